@@ -1,0 +1,3 @@
+"""The ternary vector unit (TVU) in Amaranth."""
+
+__all__: list[str] = []

@@ -1,0 +1,113 @@
+"""Scalar unit: add, multiply, maximum, divide and square root on float32 scalar registers."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib import enum, wiring
+from amaranth.lib.wiring import In, Out
+
+from .float32 import FloatAdd, FloatMultiply, float_key, round_pack
+
+__all__ = ["ScalarFunction", "ScalarUnit"]
+
+_QUOTIENT_BITS = 26
+
+
+class ScalarFunction(enum.Enum, shape=3):
+    """What the unit computes."""
+
+    ADD = 0
+    MULTIPLY = 1
+    DIVIDE = 2
+    SQRT = 3
+    MAXIMUM = 4
+
+
+class ScalarUnit(wiring.Component):
+    """Computes r from a and b; ``start`` for one cycle, ``done`` for one cycle when r holds the result.
+
+    Division and square root take one result bit per cycle; both round correctly. Division by zero and the root of a
+    negative number give an infinity.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({
+            "a": In(32), "b": In(32), "function": In(ScalarFunction), "start": In(1),
+            "r": Out(32), "done": Out(1),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.adder = adder = FloatAdd()
+        m.submodules.multiplier = multiplier = FloatMultiply()
+        a, b, function = Signal(32), Signal(32), Signal(ScalarFunction)
+        m.d.comb += [adder.a.eq(a), adder.b.eq(b), multiplier.a.eq(a), multiplier.b.eq(b)]
+
+        count = Signal(range(64))
+        remainder, divisor, root = Signal(32), Signal(24), Signal(_QUOTIENT_BITS)
+        radicand = Signal(52)
+        exponent, sign, zero, bad = Signal(range(-512, 512)), Signal(), Signal(), Signal()
+        ma, mb = Cat(a[:23], 1), Cat(b[:23], 1)
+
+        bits = round_pack(m, sign, exponent, root[2:26], root[1], root[0] | (remainder != 0), zero)
+
+        with m.FSM():
+            with m.State("IDLE"):
+                with m.If(self.start):
+                    m.d.sync += [a.eq(self.a), b.eq(self.b), function.eq(self.function), count.eq(0)]
+                    m.next = "SETUP"
+            with m.State("SETUP"):
+                m.d.sync += [root.eq(0), count.eq(0)]
+                with m.Switch(function):
+                    with m.Case(ScalarFunction.ADD, ScalarFunction.MULTIPLY, ScalarFunction.MAXIMUM):
+                        m.next = "WAIT"
+                    with m.Case(ScalarFunction.DIVIDE):
+                        less = ma < mb
+                        m.d.sync += [
+                            remainder.eq(Mux(less, ma << 1, ma)), divisor.eq(mb),
+                            exponent.eq(a[23:31] - b[23:31] + 127 - less),
+                            sign.eq(a[31] ^ b[31]), zero.eq(a[23:31] == 0), bad.eq(b[23:31] == 0),
+                        ]
+                        m.next = "DIVIDE"
+                    with m.Case(ScalarFunction.SQRT):
+                        odd = ~a[23]  # the bias is odd
+                        m.d.sync += [
+                            remainder.eq(0), radicand.eq(Mux(odd, ma << 28, ma << 27)),
+                            exponent.eq((a[23:31] + 127) >> 1),
+                            sign.eq(a[31]), zero.eq(a[23:31] == 0), bad.eq(a[31] & (a[23:31] != 0)),
+                        ]
+                        m.next = "SQRT"
+            with m.State("WAIT"):
+                m.d.sync += count.eq(count + 1)
+                with m.If(count == FloatAdd.LATENCY):
+                    m.d.comb += self.done.eq(1)
+                    m.next = "IDLE"
+                with m.Switch(function):
+                    with m.Case(ScalarFunction.ADD):
+                        m.d.comb += self.r.eq(adder.r)
+                    with m.Case(ScalarFunction.MULTIPLY):
+                        m.d.comb += self.r.eq(multiplier.r)
+                    with m.Default():
+                        m.d.comb += self.r.eq(Mux(float_key(a) >= float_key(b), a, b))
+            with m.State("DIVIDE"):
+                fits = remainder >= divisor
+                rest = Mux(fits, remainder - divisor, remainder)
+                m.d.sync += [root.eq(Cat(fits, root)), remainder.eq(rest << 1), count.eq(count + 1)]
+                with m.If(count == _QUOTIENT_BITS - 1):
+                    m.next = "ROUND"
+            with m.State("SQRT"):
+                wider = Cat(radicand[50:52], remainder)[:32]
+                trial = Cat(1, 0, root)
+                fits = wider >= trial
+                m.d.sync += [
+                    remainder.eq(Mux(fits, wider - trial, wider)), radicand.eq(radicand << 2),
+                    root.eq(Cat(fits, root)), count.eq(count + 1),
+                ]
+                with m.If(count == _QUOTIENT_BITS - 1):
+                    m.next = "ROUND"
+            with m.State("ROUND"):
+                m.d.comb += [self.done.eq(1), self.r.eq(bits)]
+                with m.If(bad):
+                    m.d.comb += self.r.eq(Cat(Const(0x7F800000, 31), sign))
+                m.next = "IDLE"
+        return m

@@ -1,0 +1,263 @@
+"""Sequencer: takes queued instructions in order, resolves scalars, and runs them on the units.
+
+Also holds the scalar registers and the REP prefix. One operation runs at a time; the DMA readers work ahead of it.
+"""
+
+from amaranth.hdl import Const, Module, Mux, Signal, Value, unsigned
+from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from xtvu import isa
+
+from .decoder import OPCODE_BITS, OPCODES
+from .scalar import ScalarFunction
+from .store import StoreKind
+from .vector import Add, Multiply, Reduce, Sink, Source, VectorOp
+
+__all__ = ["QueuedInstruction", "Sequencer"]
+
+#: How each vector or row-storing instruction sets up the vector unit; what is not named is 0.
+_RECIPES: dict[str, dict[str, object]] = {
+    "MULS": {"multiply": Multiply.SCALAR, "sink": Sink.SCRATCH},
+    "MULV": {"multiply": Multiply.B, "b_read": 1, "sink": Sink.SCRATCH},
+    "MULM": {"multiply": Multiply.B, "b_word": 1, "sink": Sink.SCRATCH},
+    "ADDV": {"add": Add.B, "b_read": 1, "sink": Sink.SCRATCH},
+    "AXPY": {"multiply": Multiply.SCALAR, "add": Add.B, "b_read": 1, "sink": Sink.SCRATCH},
+    "SQRELU": {"relu": 1, "multiply": Multiply.SELF, "sink": Sink.SCRATCH},
+    "EXP2": {"multiply": Multiply.SCALAR, "add": Add.SCALAR, "exp2": 1, "sink": Sink.SCRATCH},
+    "LOADF": {"source": Source.WORD, "sink": Sink.SCRATCH},
+    "LOADB": {"source": Source.BYTES, "multiply": Multiply.SCALAR, "sink": Sink.SCRATCH},
+    "SUM": {"add": Add.RUNNING, "reduce": Reduce.SUM},
+    "SUMSQ": {"multiply": Multiply.SELF, "add": Add.RUNNING, "reduce": Reduce.SUM},
+    "MAX": {"reduce": Reduce.MAX},
+    "ABSMAX": {"reduce": Reduce.ABSMAX},
+    "ARGMAX": {"reduce": Reduce.MAX},
+    "QUANT5": {"multiply": Multiply.SCALAR, "codes": 1, "digits5": 1, "sink": Sink.ACTIVATIONS},
+    "QUANT4": {"multiply": Multiply.SCALAR, "codes": 1, "sink": Sink.ACTIVATIONS},
+    "DOT": {"source": Source.DOT, "multiply": Multiply.SCALAR, "sink": Sink.SCRATCH},
+    "DOTA": {"source": Source.DOT, "multiply": Multiply.SCALAR, "add": Add.B, "b_read": 1, "sink": Sink.SCRATCH},
+    "STOREF": {"sink": Sink.STORE},
+    "STOREQ": {"multiply": Multiply.SCALAR, "codes": 1, "sink": Sink.STORE},
+    "STOREQT": {"multiply": Multiply.SCALAR, "codes": 1, "sink": Sink.STORE},
+}
+_STORE_KINDS = {"STOREF": StoreKind.FLOAT, "STOREQ": StoreKind.CODES, "STOREQT": StoreKind.COLUMN, "STORES": StoreKind.SCALAR}
+_SCALAR_FUNCTIONS = {
+    "SADD": ScalarFunction.ADD, "SMUL": ScalarFunction.MULTIPLY, "SDIV": ScalarFunction.DIVIDE,
+    "SSQRT": ScalarFunction.SQRT, "SMAX": ScalarFunction.MAXIMUM,
+}
+
+
+class QueuedInstruction(data.Struct):
+    """An instruction on its way through the queue."""
+
+    opcode: OPCODE_BITS
+    rs1: 32
+    rs2: 32
+
+
+class Sequencer(wiring.Component):
+    """Members: ``instruction`` in; the units' start and done lines; ``peek_address`` and ``peek_data`` read a scalar
+    register from outside; ``busy``; ``complete`` pulses per instruction; ``store_complete`` per instruction of the
+    STORE group; ``bad`` pulses on a descriptor with a zero length; ``overflow`` on an infinite scalar.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({
+            "instruction": In(stream.Signature(QueuedInstruction)),
+            "peek_address": In(5), "peek_data": Out(32),
+            "busy": Out(1), "complete": Out(1), "store_complete": Out(1), "bad": Out(1), "overflow": Out(1),
+            "vector_start": Out(1), "vector_op": Out(VectorOp), "vector_done": In(1),
+            "vector_value": In(32), "vector_index": In(15),
+            "dot_start": Out(1), "dot_words": Out(8), "dot_mode": Out(2), "dot_vectors": Out(2), "dot_rows": Out(20),
+            "check_start": Out(1), "check_words": Out(24), "check_done": In(1), "check_value": In(32),
+            "scalar_start": Out(1), "scalar_function": Out(ScalarFunction), "scalar_a": Out(32), "scalar_b": Out(32),
+            "scalar_done": In(1), "scalar_value": In(32),
+            "store_start": Out(1), "store_address": Out(32), "store_kind": Out(StoreKind), "store_idle": In(1),
+            "store_scalar": Out(32), "store_scalar_valid": Out(1), "store_scalar_ready": In(1),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.registers = registers = memory.Memory(shape=unsigned(32), depth=isa.SCALARS, init=[])
+        write = registers.write_port()
+        read_a, read_b, peek = (registers.read_port(domain="comb") for _ in range(3))
+        m.d.comb += [peek.addr.eq(self.peek_address), self.peek_data.eq(peek.data)]
+
+        held = Signal(QueuedInstruction)
+
+        def name_is(*names: str) -> Value:
+            value = Const(0)
+            for name in names:
+                value = value | (held.opcode == OPCODES[name])
+            return value
+
+        def field(instruction: str, name: str) -> Value:
+            place = next(f for f in isa.by_name(instruction).fields if f.name == name)
+            return (held.rs1, held.rs2)[place.source - 1][place.lo:place.lo + place.width]
+
+        group = Signal(3)
+        with m.Switch(held.opcode):
+            for ins in isa.INSTRUCTIONS:
+                with m.Case(OPCODES[ins.name]):
+                    m.d.comb += group.eq(ins.group)
+        is_dot = Signal()
+        m.d.comb += is_dot.eq(name_is("DOT", "DOTA"))
+
+        # Operands that REP advances; set up from the instruction, then stepped.
+        dst, a, b = Signal(12), Signal(12), Signal(12)
+        s, t = Signal(5), Signal(5)
+        factors = Signal(data.ArrayLayout(32, 4))
+        addend = Signal(32)
+        repeat = Signal(data.StructLayout({
+            "count": 6, "step_s": 1, "step_t": 1, "stride_dst": 12, "stride_a": 12, "stride_b": 12}))
+
+        has_t = Signal()
+        with m.Switch(held.opcode):
+            for ins in isa.INSTRUCTIONS:
+                if any(f.name == "t" for f in ins.fields):
+                    with m.Case(OPCODES[ins.name]):
+                        m.d.comb += has_t.eq(1)
+
+        # -- vector operation ---------------------------------------------------------------------------------------
+        op = self.vector_op
+        with m.Switch(held.opcode):
+            for name, recipe in _RECIPES.items():
+                with m.Case(OPCODES[name]):
+                    m.d.comb += [getattr(op, key).eq(value) for key, value in recipe.items()]
+                    if recipe.get("sink") is Sink.SCRATCH and "t" in {f.name for f in isa.by_name(name).fields}:
+                        with m.If(t != 0):
+                            m.d.comb += op.reduce.eq(Reduce.ABSMAX)
+        m.d.comb += [
+            op.vector.eq(Mux(is_dot, field("DOT", "vectors"), dst)), op.dst.eq(dst), op.a.eq(a), op.b.eq(b),
+            op.count.eq(field("MULS", "n")), op.stride.eq(field("DOT", "stride")),
+            op.factors.eq(factors), op.addend.eq(addend),
+            self.dot_words.eq(field("DOT", "words")), self.dot_mode.eq(field("DOT", "mode")),
+            self.dot_vectors.eq(field("DOT", "vectors")), self.dot_rows.eq(field("DOT", "rows")),
+            self.check_words.eq(field("CHECK", "words")),
+            self.store_address.eq(held.rs1), self.store_scalar.eq(factors[0]),
+            self.scalar_a.eq(factors[0]), self.scalar_b.eq(addend),
+        ]
+        for names, signal in ((_SCALAR_FUNCTIONS, self.scalar_function), (_STORE_KINDS, self.store_kind)):
+            with m.Switch(held.opcode):
+                for name, value in names.items():
+                    with m.Case(OPCODES[name]):
+                        m.d.comb += signal.eq(value)
+
+        empty = Signal()
+        with m.If(is_dot):
+            m.d.comb += empty.eq((self.dot_rows == 0) | (self.dot_words == 0))
+        with m.Elif(name_is("CHECK")):
+            m.d.comb += empty.eq(self.check_words == 0)
+        with m.Elif((group == isa.VECTOR) | ((group == isa.STORE) & ~name_is("STORES"))):
+            m.d.comb += empty.eq(op.count == 0)
+
+        loads = Signal(2)
+        step_factor = is_dot & field("DOT", "step_s")
+        m.d.comb += [read_a.addr.eq(s + Mux(step_factor, loads, 0)), read_b.addr.eq(b)]
+
+        def put(address: Value, value: Value, check: Value) -> None:
+            m.d.comb += [write.addr.eq(address), write.data.eq(value), write.en.eq(address != 0),
+                         self.overflow.eq(check & (value[23:31] == 255))]
+
+        with m.FSM() as fsm:
+            m.d.comb += self.busy.eq(~fsm.ongoing("FETCH") | self.instruction.valid)
+            with m.State("FETCH"):
+                m.d.comb += self.instruction.ready.eq(1)
+                with m.If(self.instruction.valid):
+                    m.d.sync += held.eq(self.instruction.payload)
+                    m.next = "DECODE"
+            with m.State("DECODE"):
+                m.d.sync += [
+                    loads.eq(0), dst.eq(field("MULS", "dst")), a.eq(field("MULS", "a")), b.eq(field("MULV", "b")),
+                    s.eq(field("MULS", "s")), t.eq(Mux(has_t, field("MULS", "t"), 0)),
+                ]
+                with m.If(group == isa.SCALAR):
+                    m.d.sync += [t.eq(field("SADD", "d")), s.eq(field("SADD", "a")), b.eq(field("SADD", "b"))]
+                with m.Elif(group == isa.STORE):
+                    m.d.sync += [a.eq(field("STOREQ", "a")), s.eq(field("STOREQ", "s"))]
+                    with m.If(name_is("STORES")):
+                        m.d.sync += s.eq(field("STORES", "s"))
+                with m.Elif(name_is("CHECK")):
+                    m.d.sync += t.eq(field("CHECK", "t"))
+                with m.If(name_is("REP")):
+                    m.d.sync += [repeat[f.name].eq(field("REP", f.name)) for f in isa.by_name("REP").fields]
+                    m.d.comb += self.complete.eq(1)
+                    m.next = "FETCH"
+                with m.Else():
+                    m.next = "LOAD"
+            with m.State("LOAD"):
+                m.d.sync += [factors[0].eq(read_a.data), addend.eq(read_b.data)]
+                with m.If(empty):
+                    m.d.comb += self.bad.eq(1)
+                    m.next = "COMPLETE"
+                with m.Elif(is_dot):
+                    with m.Switch(loads):
+                        for i in range(1, 4):
+                            with m.Case(i):
+                                m.d.sync += [factors[i].eq(read_a.data), factors[0].eq(factors[0])]
+                    m.d.sync += loads.eq(loads + 1)
+                    with m.If(loads == 3):
+                        m.next = "START"
+                with m.Else():
+                    m.next = "START"
+            with m.State("START"):
+                with m.If(name_is("SSET")):
+                    put(t, field("SSET", "value"), Const(0))
+                    m.next = "COMPLETE"
+                with m.Elif(group == isa.SCALAR):
+                    m.d.comb += self.scalar_start.eq(1)
+                    m.next = "SCALAR"
+                with m.Elif(name_is("CHECK")):
+                    m.d.comb += self.check_start.eq(1)
+                    m.next = "CHECK"
+                with m.Elif(name_is("STORES")):
+                    m.d.comb += self.store_start.eq(1)
+                    m.next = "STORE-SCALAR"
+                with m.Else():
+                    m.d.comb += [
+                        self.vector_start.eq(1), self.dot_start.eq(is_dot), self.store_start.eq(group == isa.STORE),
+                    ]
+                    m.next = "VECTOR"
+            with m.State("VECTOR"):
+                with m.If(self.vector_done):
+                    m.next = "COMPLETE"
+                    with m.If((op.reduce != Reduce.NONE) & (t != 0)):
+                        put(t, self.vector_value, Const(1))
+                    with m.If(name_is("ARGMAX")):
+                        m.next = "INDEX"
+                    with m.Elif(group == isa.STORE):
+                        m.next = "STORE-END"
+            with m.State("INDEX"):
+                put((t + 1)[:5], self.vector_index, Const(0))
+                m.next = "COMPLETE"
+            with m.State("SCALAR"):
+                with m.If(self.scalar_done):
+                    put(t, self.scalar_value, Const(1))
+                    m.next = "COMPLETE"
+            with m.State("CHECK"):
+                with m.If(self.check_done):
+                    put(t, self.check_value, Const(0))
+                    m.next = "COMPLETE"
+            with m.State("STORE-SCALAR"):
+                m.d.comb += self.store_scalar_valid.eq(1)
+                with m.If(self.store_scalar_ready):
+                    m.next = "STORE-END"
+            with m.State("STORE-END"):
+                with m.If(self.store_idle):
+                    m.next = "COMPLETE"
+            with m.State("COMPLETE"):
+                repeatable = ((group == isa.VECTOR) & ~is_dot & ~name_is("CHECK")) | (group == isa.SCALAR)
+                with m.If((repeat.count > 1) & repeatable):
+                    m.d.sync += [
+                        repeat.count.eq(repeat.count - 1),
+                        dst.eq(dst + repeat.stride_dst), a.eq(a + repeat.stride_a), b.eq(b + repeat.stride_b),
+                        s.eq(s + repeat.step_s), t.eq(t + repeat.step_t),
+                    ]
+                    with m.If(group == isa.SCALAR):
+                        m.d.sync += [t.eq(t + 1), b.eq(b + repeat.step_t)]
+                    m.next = "LOAD"
+                with m.Else():
+                    m.d.sync += repeat.count.eq(0)
+                    m.d.comb += [self.complete.eq(1), self.store_complete.eq(group == isa.STORE)]
+                    m.next = "FETCH"
+        return m

@@ -1,0 +1,99 @@
+"""Store unit: scratchpad rows, int8 codes and scalars to DDR through one AXI write master, one beat per write."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib import data, enum, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from xtvu.isa import LANES
+
+from .axi import AXIWrite
+
+__all__ = ["StoreKind", "StoreRow", "StoreUnit"]
+
+
+class StoreKind(enum.Enum, shape=2):
+    """How a row becomes writes: 2 floats a write, 8 codes a write, or 1 code a write 512 bytes apart."""
+
+    FLOAT = 0
+    CODES = 1
+    COLUMN = 2
+    SCALAR = 3
+
+
+class StoreRow(data.Struct):
+    """One row: ``values`` are 8 x 32 bits (codes use the low byte of each); ``mask`` marks the lanes to write."""
+
+    values: data.ArrayLayout(32, LANES)
+    mask: LANES
+
+
+class StoreUnit(wiring.Component):
+    """Serialises rows into writes.
+
+    Members: ``address`` and ``kind`` are taken with ``start``; ``row`` in; ``idle`` while no write is open;
+    ``error`` pulses on an AXI error response; ``beat`` pulses for every write.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({
+            "address": In(32), "kind": In(StoreKind), "start": In(1), "row": In(stream.Signature(StoreRow)),
+            "port": Out(AXIWrite()), "idle": Out(1), "error": Out(1), "beat": Out(1),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        port, row = self.port, self.row
+        linear, kind = Signal(32), Signal(StoreKind)
+        part = Signal(3)
+        open_writes = Signal(6)
+
+        values = [row.payload.values[i] for i in range(LANES)]
+        mask = row.payload.mask
+        wdata, strobe, last_part, step = Signal(64), Signal(8), Signal(3), Signal(10)
+        with m.Switch(kind):
+            with m.Case(StoreKind.FLOAT):
+                pair = mask.word_select(part[:2], 2)
+                m.d.comb += [
+                    wdata.eq(Cat(values).word_select(part[:2], 64)),
+                    strobe.eq(Cat(pair[0].replicate(4), pair[1].replicate(4))),
+                    last_part.eq(3), step.eq(8),
+                ]
+            with m.Case(StoreKind.CODES):
+                m.d.comb += [wdata.eq(Cat(v[:8] for v in values)), strobe.eq(mask), last_part.eq(0), step.eq(8)]
+            with m.Case(StoreKind.COLUMN):
+                code = Cat(v[:8] for v in values).word_select(part, 8)
+                m.d.comb += [
+                    wdata.eq(code.replicate(8)), strobe.eq(mask.bit_select(part, 1) << linear[:3]),
+                    last_part.eq(7), step.eq(512),
+                ]
+            with m.Case(StoreKind.SCALAR):
+                m.d.comb += [
+                    wdata.eq(values[0].replicate(2)), strobe.eq(Mux(linear[2], 0xF0, 0x0F)),
+                    last_part.eq(0), step.eq(8),
+                ]
+
+        free = Signal()
+        m.d.comb += free.eq((~port.awvalid | port.awready) & (~port.wvalid | port.wready) & (open_writes < 32))
+        with m.If(port.awready):
+            m.d.sync += port.awvalid.eq(0)
+        with m.If(port.wready):
+            m.d.sync += port.wvalid.eq(0)
+        with m.If(self.start):
+            m.d.sync += [linear.eq(self.address), kind.eq(self.kind), part.eq(0)]
+        with m.Elif(row.valid & free):
+            m.d.sync += [linear.eq(linear + step), part.eq(Mux(part == last_part, 0, part + 1))]
+            m.d.comb += row.ready.eq(part == last_part)
+            with m.If(strobe != 0):
+                physical = Cat(Const(0, 3), linear[5:9], linear[3:5], linear[9:])
+                m.d.comb += self.beat.eq(1)
+                m.d.sync += [
+                    port.awaddr.eq(physical), port.awvalid.eq(1),
+                    port.wdata.eq(wdata), port.wstrb.eq(strobe), port.wvalid.eq(1),
+                ]
+        answered = port.bvalid & port.bready
+        m.d.comb += [
+            port.bready.eq(1), self.error.eq(answered & (port.bresp != 0)),
+            self.idle.eq((open_writes == 0) & ~row.valid),
+        ]
+        m.d.sync += open_writes.eq(open_writes + self.beat - answered)
+        return m

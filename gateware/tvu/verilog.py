@@ -1,0 +1,69 @@
+"""Writes the TVU as Verilog: module ``Cfu`` with the port names that LiteX's VexRiscv instance expects."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from amaranth.back import verilog
+from amaranth.hdl import ClockDomain, Elaboratable, Module, Signal
+
+from .axi import PORTS
+from .config import TVUConfig
+from .tvu import TVU
+
+__all__ = ["AXI_READ_PORTS", "AXI_WRITE_PORTS", "Cfu", "generate"]
+
+#: (name, width, direction from the TVU) of the signals of a read and of the write master.
+AXI_READ_PORTS = (("araddr", 32, "o"), ("arlen", 4, "o"), ("arvalid", 1, "o"), ("arready", 1, "i"),
+                  ("rdata", 64, "i"), ("rresp", 2, "i"), ("rlast", 1, "i"), ("rvalid", 1, "i"), ("rready", 1, "o"))
+AXI_WRITE_PORTS = (("awaddr", 32, "o"), ("awvalid", 1, "o"), ("awready", 1, "i"),
+                   ("wdata", 64, "o"), ("wstrb", 8, "o"), ("wvalid", 1, "o"), ("wready", 1, "i"),
+                   ("bresp", 2, "i"), ("bvalid", 1, "i"), ("bready", 1, "o"))
+
+
+class Cfu(Elaboratable):
+    """Flat wrapper; ``ports`` maps LiteX's port names to signals."""
+
+    def __init__(self, config: TVUConfig | None = None) -> None:
+        self.tvu = TVU(config)
+        tvu = self.tvu
+        self.clk, self.reset = Signal(name="clk"), Signal(name="reset")
+        payload = tvu.bus.cmd.payload
+        self._inputs = {
+            "cmd_valid": tvu.bus.cmd.valid, "cmd_payload_function_id": payload.function_id,
+            "cmd_payload_inputs_0": payload.rs1, "cmd_payload_inputs_1": payload.rs2, "rsp_ready": tvu.bus.rsp.ready,
+        }
+        self._outputs = {
+            "cmd_ready": tvu.bus.cmd.ready, "rsp_valid": tvu.bus.rsp.valid, "rsp_payload_outputs_0": tvu.bus.rsp.payload,
+        }
+        masters = [(f"read{i}", AXI_READ_PORTS) for i in range(PORTS)] + [("write", AXI_WRITE_PORTS)]
+        for prefix, signals in masters:
+            for name, _, direction in signals:
+                side = self._outputs if direction == "o" else self._inputs
+                side[f"{prefix}_{name}"] = getattr(getattr(tvu, prefix), name)
+        self.ports: dict[str, Signal] = {
+            name: Signal(len(value), name=name) for name, value in (self._inputs | self._outputs).items()}
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.domains.sync = domain = ClockDomain()
+        m.d.comb += [domain.clk.eq(self.clk), domain.rst.eq(self.reset)]
+        m.submodules.tvu = self.tvu
+        m.d.comb += [value.eq(self.ports[name]) for name, value in self._inputs.items()]
+        m.d.comb += [self.ports[name].eq(value) for name, value in self._outputs.items()]
+        return m
+
+
+def generate(path: Path, config: TVUConfig | None = None) -> None:
+    """Writes the Verilog of ``Cfu`` to ``path``."""
+    cfu = Cfu(config)
+    text = verilog.convert(cfu, name="Cfu", ports=[cfu.clk, cfu.reset, *cfu.ports.values()], emit_src=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Write the TVU as Verilog.")
+    parser.add_argument("output", type=Path)
+    generate(parser.parse_args().output)

@@ -1,0 +1,190 @@
+#include "ddr.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+const DdrPreset DDR_PRESETS[2] = {
+    {"ug585", 36, 24, 0.40, 12, 8, 0.666},
+    {"conservative", 56, 36, 2.10, 24, 12, 0.666},
+};
+
+Ddr::Ddr(uint64_t size, const std::string &preload, const DdrPreset &preset, double fabric_hz)
+    : preset_(preset), size_(size), clocks_per_cycle_(DRAM_HZ / fabric_hz) {
+    void *base = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED) {
+        perror("simulated DDR");
+        exit(2);
+    }
+    memory_ = static_cast<uint8_t *>(base);
+    if (!preload.empty()) {
+        int fd = open(preload.c_str(), O_RDONLY);
+        struct stat info;
+        if (fd < 0 || fstat(fd, &info) < 0) {
+            fprintf(stderr, "cannot read the DDR contents in %s\n", preload.c_str());
+            exit(2);
+        }
+        size_t length = std::min<uint64_t>(info.st_size, size);
+        if (length && mmap(base, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fd, 0) == MAP_FAILED) {
+            perror("simulated DDR contents");
+            exit(2);
+        }
+        close(fd);
+    }
+    std::fill(open_row_, open_row_ + BANKS, -1);
+}
+
+void Ddr::violation(const char *port, const char *rule, uint64_t address) {
+    fprintf(stderr, "AXI3 violation on %s at cycle %llu, address 0x%llx: %s\n", port,
+            static_cast<unsigned long long>(now_), static_cast<unsigned long long>(address), rule);
+    exit(3);
+}
+
+void Ddr::check_address(const char *port, uint64_t address, int beats) {
+    uint64_t end = address + 8ull * beats;
+    if (address % 8) violation(port, "address is not aligned to the 8-byte beat", address);
+    if ((address >> 12) != ((end - 1) >> 12)) violation(port, "burst crosses a 4 KB boundary", address);
+    if (address < FIRST_HP_ADDRESS || end > size_) violation(port, "address is outside of what HP ports reach", address);
+}
+
+double Ddr::cost(uint64_t address, int beats, bool write) {
+    double clocks = std::max(4, beats) + preset_.burst_overhead;  // BL8 moves 32 bytes at least
+    int bank = address >> PAGE_BITS & (BANKS - 1);
+    int64_t row = address >> PAGE_BITS;
+    if (open_row_[bank] != row) {
+        open_row_[bank] = row;
+        clocks += preset_.row_miss;
+    }
+    if (write != last_was_write_) {
+        last_was_write_ = write;
+        clocks += preset_.turnaround;
+    }
+    return clocks;
+}
+
+// Serves requests until the data bus is busy beyond the current clock.
+void Ddr::schedule() {
+    dram_now_ += clocks_per_cycle_;
+    while (bus_free_ < dram_now_) {
+        if (bus_free_ >= next_refresh_) {
+            bus_free_ += REFRESH_TIME;
+            next_refresh_ += REFRESH_EVERY;
+            std::fill(open_row_, open_row_ + BANKS, -1);
+            continue;
+        }
+        int chosen = -1;
+        for (int i = 0; i <= PORTS && chosen < 0; i++) {
+            int port = (turn_ + i) % (PORTS + 1);
+            if (port == PORTS) {
+                if (!write_.pending.empty()) chosen = port;
+            } else if (reads_[port].scheduled < reads_[port].bursts.size() && pair_free_[port / 2] <= dram_now_) {
+                chosen = port;
+            }
+        }
+        if (chosen < 0) {
+            lost_ += dram_now_ - bus_free_;
+            bus_free_ = dram_now_;
+            break;
+        }
+        turn_ = (chosen + 1) % (PORTS + 1);
+        if (chosen == PORTS) {
+            Write write = write_.pending.front();
+            write_.pending.pop_front();
+            for (int i = 0; i < 8; i++)
+                if (write.strobe >> i & 1) memory_[write.address + i] = write.data >> (8 * i);
+            bus_free_ += cost(write.address, 1, true);
+            write_.responses.push_back(now_ + preset_.write_latency);
+            used_ += 1;
+        } else {
+            ReadPort &port = reads_[chosen];
+            Burst &burst = port.bursts[port.scheduled++];
+            double clocks = cost(burst.address, burst.length, false);
+            bus_free_ += clocks;
+            double &pair = pair_free_[chosen / 2];
+            pair = std::max(pair, dram_now_ - clocks_per_cycle_) + burst.length / preset_.pair_share;
+            burst.ready_at = now_ + preset_.read_latency;
+            used_ += burst.length;
+        }
+    }
+}
+
+int Ddr::access(bool write) {
+    bus_free_ = std::max(bus_free_, dram_now_) + 4 + preset_.burst_overhead;
+    return write ? 4 : preset_.read_latency / 2;
+}
+
+void Ddr::sample() {
+    static const char *names[PORTS] = {"HP0 read", "HP1 read", "HP2 read", "HP3 read"};
+    for (int i = 0; i < PORTS; i++) {
+        ReadPort &port = reads_[i];
+        AxiReadPins &p = port.pins;
+        if (port.held && (!*p.arvalid || *p.araddr != port.held_address || *p.arlen != port.held_length))
+            violation(names[i], "ARVALID fell or the address changed before ARREADY", *p.araddr);
+        port.held = *p.arvalid && !*p.arready;
+        port.held_address = *p.araddr;
+        port.held_length = *p.arlen;
+        if (*p.rvalid && *p.rready) {
+            Burst &burst = port.bursts.front();
+            if (++burst.beat == burst.length) {
+                port.bursts.pop_front();
+                port.scheduled--;
+            }
+        }
+        if (*p.arvalid && *p.arready) {
+            check_address(names[i], *p.araddr, *p.arlen + 1);
+            port.bursts.push_back({*p.araddr, *p.arlen + 1});
+        }
+    }
+
+    AxiWritePins &p = write_.pins;
+    if (write_.aw_held && (!*p.awvalid || *p.awaddr != write_.held_address))
+        violation("HP0 write", "AWVALID fell or the address changed before AWREADY", *p.awaddr);
+    if (write_.w_held && (!*p.wvalid || *p.wdata != write_.held_data || *p.wstrb != write_.held_strobe))
+        violation("HP0 write", "WVALID fell or the data changed before WREADY", *p.awaddr);
+    write_.aw_held = *p.awvalid && !*p.awready;
+    write_.w_held = *p.wvalid && !*p.wready;
+    write_.held_address = *p.awaddr;
+    write_.held_data = *p.wdata;
+    write_.held_strobe = *p.wstrb;
+    if (*p.awvalid && *p.awready) {
+        check_address("HP0 write", *p.awaddr, 1);
+        write_.addresses.push_back(*p.awaddr);
+    }
+    if (*p.wvalid && *p.wready) write_.data.push_back({0, *p.wdata, *p.wstrb});
+    if (!write_.addresses.empty() && !write_.data.empty()) {
+        Write write = write_.data.front();
+        write.address = write_.addresses.front();
+        write_.addresses.pop_front();
+        write_.data.pop_front();
+        write_.pending.push_back(write);
+    }
+    if (*p.bvalid && *p.bready) write_.responses.pop_front();
+    now_++;
+    schedule();
+}
+
+void Ddr::drive() {
+    for (auto &port : reads_) {
+        AxiReadPins &p = port.pins;
+        *p.arready = port.bursts.size() < OUTSTANDING;
+        *p.rvalid = 0;
+        if (!port.bursts.empty()) {
+            Burst &burst = port.bursts.front();
+            if (burst.ready_at >= 0 && static_cast<int64_t>(now_) >= burst.ready_at) {
+                *p.rvalid = 1;
+                *p.rresp = fail_reads ? 2 : 0;
+                *p.rlast = burst.beat == burst.length - 1;
+                memcpy(p.rdata, memory_ + burst.address + 8ull * burst.beat, 8);
+            }
+        }
+    }
+    AxiWritePins &p = write_.pins;
+    size_t open = write_.pending.size() + write_.responses.size();
+    *p.awready = open + write_.addresses.size() < OUTSTANDING;
+    *p.wready = open + write_.data.size() < OUTSTANDING;
+    *p.bvalid = !write_.responses.empty() && static_cast<int64_t>(now_) >= write_.responses.front();
+    *p.bresp = 0;
+}

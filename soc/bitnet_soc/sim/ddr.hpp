@@ -1,0 +1,120 @@
+// Model of the board's DDR3 behind the hard memory controller and its AXI HP ports.
+//
+// The data bus moves 8 bytes per DRAM clock (32 bit, double data rate, 533 MHz). Bursts of all ports are served one
+// after another; each pays its data time and what the preset charges for arbitration, row misses, refresh and
+// read/write turnaround. Data comes back a fixed latency after its bus slot, at most one 64-bit beat per port and
+// fabric clock. AXI3 rules are checked; breaking one ends the simulation.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <deque>
+#include <string>
+#include <vector>
+
+struct DdrPreset {
+    const char *name;
+    int read_latency;         // fabric clocks from a burst's bus slot to its first beat
+    int write_latency;        // fabric clocks to the write response
+    double burst_overhead;    // DRAM clocks per burst, whatever it holds
+    double row_miss;          // DRAM clocks that opening another row leaves exposed
+    double turnaround;        // DRAM clocks between a read and a write
+    double pair_share;        // share of the bus that HP0+HP1, and HP2+HP3, can take
+};
+
+// Sources: UG585 table of DDRC efficiency (92 % for random reads, 2,840 MB/s per DDRC port), and 82 % as others measured;
+// the overheads are fitted so that four ports streaming together reach those shares.
+extern const DdrPreset DDR_PRESETS[2];
+
+struct AxiReadPins {
+    uint32_t *araddr;
+    uint8_t *arlen, *arvalid, *arready;
+    uint64_t *rdata;
+    uint8_t *rresp, *rlast, *rvalid, *rready;
+};
+
+struct AxiWritePins {
+    uint32_t *awaddr;
+    uint8_t *awvalid, *awready;
+    uint64_t *wdata;
+    uint8_t *wstrb, *wvalid, *wready, *bresp, *bvalid, *bready;
+};
+
+class Ddr {
+  public:
+    static constexpr int PORTS = 4;
+    static constexpr uint64_t FIRST_HP_ADDRESS = 0x100000;  // the ports do not reach the megabyte below
+
+    // Maps `size` bytes; `preload` (may be empty) fills them copy-on-write from a file.
+    Ddr(uint64_t size, const std::string &preload, const DdrPreset &preset, double fabric_hz);
+
+    void attach(int port, const AxiReadPins &pins) { reads_[port].pins = pins; }
+    void attach(const AxiWritePins &pins) { write_.pins = pins; }
+
+    void sample();  // before the rising edge: take handshakes
+    void drive();   // after it: new inputs for the design
+
+    // A CPU-side access; returns the fabric clocks it takes.
+    int access(bool write);
+
+    uint8_t *memory() { return memory_; }
+    uint64_t size() const { return size_; }
+
+    uint64_t granted() const { return used_ + static_cast<uint64_t>(lost_); }
+    uint64_t used() const { return used_; }
+    uint64_t cycles() const { return now_; }
+    bool fail_reads = false;  // answer reads with SLVERR, to test what the design does with it
+
+  private:
+    struct Burst {
+        uint64_t address;
+        int length;
+        int beat = 0;
+        int64_t ready_at = -1;  // fabric clock of the first beat, -1 while not scheduled
+    };
+    struct ReadPort {
+        AxiReadPins pins{};
+        std::deque<Burst> bursts;
+        size_t scheduled = 0;
+        bool held = false;
+        uint32_t held_address = 0;
+        uint8_t held_length = 0;
+    };
+    struct Write {
+        uint64_t address, data;
+        uint8_t strobe;
+    };
+    struct WritePort {
+        AxiWritePins pins{};
+        std::deque<uint64_t> addresses;
+        std::deque<Write> data, pending;
+        std::deque<int64_t> responses;
+        bool aw_held = false, w_held = false;
+        uint32_t held_address = 0;
+        uint64_t held_data = 0;
+        uint8_t held_strobe = 0;
+    };
+
+    [[noreturn]] void violation(const char *port, const char *rule, uint64_t address);
+    void check_address(const char *port, uint64_t address, int beats);
+    void schedule();
+    double cost(uint64_t address, int beats, bool write);
+
+    static constexpr size_t OUTSTANDING = 8;  // of an HP port
+    static constexpr double DRAM_HZ = 533.33e6;
+    static constexpr double REFRESH_EVERY = 4160, REFRESH_TIME = 139;  // DRAM clocks: 7.8 us, 260 ns
+    static constexpr int BANKS = 8, PAGE_BITS = 12;
+
+    const DdrPreset preset_;
+    uint64_t size_;
+    uint8_t *memory_;
+    ReadPort reads_[PORTS];
+    WritePort write_;
+    double clocks_per_cycle_, dram_now_ = 0, bus_free_ = 0, next_refresh_ = REFRESH_EVERY, lost_ = 0;
+    double pair_free_[2] = {0, 0};
+    int64_t open_row_[BANKS];
+    bool last_was_write_ = false;
+    int turn_ = 0;
+    uint64_t now_ = 0, used_ = 0;
+};

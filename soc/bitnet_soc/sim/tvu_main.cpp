@@ -1,0 +1,96 @@
+// Runs a TVU program outside of the SoC: the test bench of tests/gateware/test_tvu.py.
+//
+// tvu_sim MEMORY PROGRAM OUTPUT [PRESET]: MEMORY is loaded at address 0; PROGRAM holds triples of 32-bit words
+// (function id, rs1, rs2); a function id of all ones waits until the unit is idle, 0xfffffffe makes memory answer
+// errors from then on. OUTPUT receives one 32-bit response per triple, then all of MEMORY's size.
+#include <cstring>
+
+#include "VCfu.h"
+#include "pins.hpp"
+#include "verilated.h"
+
+static constexpr uint32_t WAIT_IDLE = 0xffffffff, FAIL_READS = 0xfffffffe;
+static constexpr uint32_t STATUS_ID = 1 << 3;
+static constexpr long LIMIT = 5000000;
+
+static VCfu *top;
+static Ddr *ddr;
+static unsigned random_state = 1;
+
+static void tick() {
+    top->clk = 0;
+    top->eval();
+    ddr->sample();
+    top->clk = 1;
+    top->eval();
+    ddr->drive();
+}
+
+static uint32_t command(uint32_t id, uint32_t rs1, uint32_t rs2) {
+    top->cmd_valid = 1;
+    top->cmd_payload_function_id = id;
+    top->cmd_payload_inputs_0 = rs1;
+    top->cmd_payload_inputs_1 = rs2;
+    bool taken = false;
+    for (long i = 0; i < LIMIT; i++) {
+        random_state = random_state * 1664525 + 1013904223;
+        top->rsp_ready = random_state >> 31;
+        top->clk = 0;
+        top->eval();
+        bool accept = top->cmd_valid && top->cmd_ready, answered = top->rsp_valid && top->rsp_ready && taken;
+        uint32_t answer = top->rsp_payload_outputs_0;
+        ddr->sample();
+        top->clk = 1;
+        top->eval();
+        ddr->drive();
+        if (accept) {
+            taken = true;
+            top->cmd_valid = 0;
+        }
+        if (answered) return answer;
+    }
+    fprintf(stderr, "function id %u was never answered\n", id);
+    exit(4);
+}
+
+int main(int argc, char **argv) {
+    if (argc < 4) {
+        fprintf(stderr, "usage: tvu_sim MEMORY PROGRAM OUTPUT [PRESET]\n");
+        return 2;
+    }
+    const DdrPreset &preset = DDR_PRESETS[argc > 4 && !strcmp(argv[4], DDR_PRESETS[1].name)];
+    FILE *file = fopen(argv[1], "rb");
+    fseek(file, 0, SEEK_END);
+    long size = ftell(file);
+    fclose(file);
+    top = new VCfu;
+    ddr = new Ddr(size, argv[1], preset, 125e6);
+    ATTACH_ALL(*ddr, top, );
+    top->reset = 1;
+    for (int i = 0; i < 8; i++) tick();
+    top->reset = 0;
+    for (int i = 0; i < 4; i++) tick();
+
+    FILE *program = fopen(argv[2], "rb"), *output = fopen(argv[3], "wb");
+    uint32_t words[3];
+    while (fread(words, 4, 3, program) == 3) {
+        uint32_t answer = 0;
+        if (words[0] == FAIL_READS) {
+            ddr->fail_reads = true;
+        } else if (words[0] == WAIT_IDLE) {
+            for (long i = 0; (answer = command(STATUS_ID, 0, 0)) >> 31; i++)
+                if (i > LIMIT / 4) {
+                    fprintf(stderr, "the unit never became idle\n");
+                    return 4;
+                }
+        } else {
+            answer = command(words[0], words[1], words[2]);
+        }
+        fwrite(&answer, 4, 1, output);
+    }
+    fwrite(ddr->memory(), 1, size, output);
+    fclose(output);
+    fprintf(stderr, "cycles %llu granted %llu used %llu\n", static_cast<unsigned long long>(ddr->cycles()),
+            static_cast<unsigned long long>(ddr->granted()), static_cast<unsigned long long>(ddr->used()));
+    return 0;
+}

@@ -1,0 +1,22 @@
+"""Shared fixtures: what `make build` built. A missing build is an error, never a skip."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build"
+
+
+def _built(path: Path) -> Path:
+    if not path.exists():
+        pytest.fail(f"{path} is missing: run `make build` first")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tvu_sim() -> Path:
+    """The Verilated TVU with its test bench."""
+    return _built(BUILD / "sim" / "tvu_sim")

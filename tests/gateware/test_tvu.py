@@ -1,0 +1,155 @@
+"""The whole TVU in Verilator, on random programs, against the Machine: every bit of memory and every response."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tvu_bench import FAIL_READS, MEGABYTE, WAIT, float_bits, run_model, run_rtl
+
+from xtvu import isa
+from xtvu.layout import WEIGHTS_PER_WORD, pack_ternary, row_words, stripe
+
+DATA, RESULT, SIZE = 2 * MEGABYTE, 3 * MEGABYTE, 4 * MEGABYTE
+
+
+def _memory(data: bytes) -> np.ndarray:
+    memory = np.zeros(SIZE, np.uint8)
+    packed = stripe(data)
+    memory[DATA:DATA + packed.size] = packed
+    return memory
+
+
+def _check(tvu_sim, tmp_path, memory, program, preset="ug585"):
+    program = [*program, WAIT]
+    got, got_memory, line = run_rtl(tvu_sim, tmp_path, memory, program, preset)
+    want, want_memory = run_model(memory, program)
+    differing = np.flatnonzero(got_memory != want_memory)
+    assert differing.size == 0, f"{differing.size} bytes differ, first at 0x{differing[0]:x}"
+    assert got == want
+    return got, line
+
+
+def _load(program, floats, row):
+    """Loads float32 from DATA to scratch rows from ``row`` on."""
+    program += [("STREAM", dict(addr=DATA, words=-(-floats.size // 8))), ("LOADF", dict(dst=row, n=floats.size, t=0))]
+
+
+def _store(program, row, n, offset):
+    program.append(("STOREF", dict(addr=RESULT + offset, a=row, n=n)))
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 61, 64, 65, 333, 2560])
+def test_elementwise(tvu_sim, tmp_path, n):
+    rng = np.random.default_rng(n)
+    x = (rng.standard_normal(2 * 2560) * 3).astype(np.float32)
+    program: list = []
+    _load(program, x, 0)
+    program += [
+        ("SSET", dict(d=1, value=float_bits(0.37))), ("SSET", dict(d=2, value=float_bits(-1.25))),
+        ("MULS", dict(dst=1000, a=0, s=1, n=n, t=3)), ("MULV", dict(dst=1400, a=0, b=320, n=n, t=4)),
+        ("ADDV", dict(dst=1800, a=0, b=320, n=n, t=5)), ("AXPY", dict(dst=2200, a=0, s=1, b=320, n=n, t=6)),
+        ("SQRELU", dict(dst=2600, a=0, n=n, t=7)), ("EXP2", dict(dst=3000, a=0, s=2, c=1, n=n, t=8)),
+        ("STREAM", dict(addr=DATA, words=-(-n // 8))), ("MULM", dict(dst=3400, a=320, n=n, t=9)),
+        ("SUM", dict(a=0, n=n, t=10)), ("SUMSQ", dict(a=0, n=n, t=11)), ("MAX", dict(a=0, n=n, t=12)),
+        ("ABSMAX", dict(a=0, n=n, t=13)), ("ARGMAX", dict(a=320, n=n, t=14)),
+    ]
+    for i, row in enumerate((1000, 1400, 1800, 2200, 2600, 3000, 3400)):
+        _store(program, row, n, 16384 * i)
+    program.append(WAIT)
+    program += [("SGET", dict(s=s)) for s in range(16)]
+    _check(tvu_sim, tmp_path, _memory(x.tobytes()), program)
+
+
+@pytest.mark.parametrize("mode", ["base3", "2bit", "int8"])
+@pytest.mark.parametrize("rows,columns,vectors", [(16, 320, 1), (37, 32, 4), (9, 1000, 3), (64, 2560, 2), (1, 1, 1), (21, 6912, 1)])
+def test_dot(tvu_sim, tmp_path, mode, rows, columns, vectors):
+    if mode == "int8" and columns > 2560:
+        pytest.skip("an int8 row has at most 255 words")
+    rng = np.random.default_rng(rows * columns)
+    x = rng.standard_normal(vectors * 8 * -(-columns // 8)).astype(np.float32)
+    if mode == "int8":
+        width = row_words(columns, mode) * 32
+        matrix = rng.integers(-128, 128, (rows, width)).astype(np.int8).view(np.uint8)
+    else:
+        matrix = pack_ternary(rng.integers(-1, 2, (rows, columns)).astype(np.int8), mode)
+    data = x.tobytes()
+    data += bytes(-len(data) % 512)
+    program: list = []
+    _load(program, x, 0)
+    quant = "QUANT5" if mode == "base3" else "QUANT4"
+    program += [("SSET", dict(d=4 + v, value=float_bits(0.01 + v))) for v in range(4)]
+    program += [("SSET", dict(d=1, value=float_bits(40.0)))]
+    program += [(quant, dict(vector=v, a=v * -(-columns // 8), s=1, n=columns)) for v in range(vectors)]
+    for name in ("DOT", "DOTA"):
+        program += [
+            ("STREAM", dict(addr=DATA + len(data), words=rows * row_words(columns, mode))),
+            (name, dict(dst=3500, words=row_words(columns, mode), mode=isa.MODES[mode], vectors=vectors - 1, s=4,
+                        step_s=int(name == "DOT"), stride=32, rows=rows)),
+        ]
+    for v in range(vectors):
+        _store(program, 3500 + 32 * v, rows, 1024 * v)
+    assert WEIGHTS_PER_WORD[mode]
+    _check(tvu_sim, tmp_path, _memory(data + matrix.tobytes()), program, "conservative")
+
+
+def test_repeat_and_stores(tvu_sim, tmp_path):
+    rng = np.random.default_rng(7)
+    x = rng.standard_normal(512).astype(np.float32)
+    program: list = []
+    _load(program, x, 0)
+    rep = dict(count=4, step_s=1, step_t=1, stride_dst=16, stride_a=16, stride_b=0)
+    program += [
+        ("REP", rep | dict(stride_dst=0)), ("MAX", dict(a=0, n=100, t=8)),
+        ("SSET", dict(d=2, value=float_bits(-1.0))), ("SSET", dict(d=3, value=float_bits(127.0))),
+        ("REP", rep | dict(step_t=0)), ("SMUL", dict(d=12, a=8, b=2)),
+        ("SSET", dict(d=1, value=float_bits(1.0))),
+        ("REP", rep | dict(step_s=0, step_t=0, stride_b=1)), ("EXP2", dict(dst=100, a=0, s=1, c=12, n=100, t=0)),
+        ("REP", rep | dict(stride_dst=0)), ("SUM", dict(a=100, n=100, t=16)),
+        ("REP", rep | dict(step_s=0)), ("SDIV", dict(d=20, a=3, b=16)),
+        ("REP", rep | dict(stride_dst=1)), ("QUANT4", dict(vector=0, a=100, s=20, n=100)),
+        ("SSQRT", dict(d=24, a=16)), ("SADD", dict(d=25, a=16, b=17)), ("SMAX", dict(d=26, a=16, b=17)),
+        ("STOREQ", dict(addr=RESULT + 0x4000 + 96, a=0, n=61, s=3)), ("STOREQT", dict(addr=RESULT + 0x8000 + 45, a=0, n=61, s=3)),
+        ("STORES", dict(addr=RESULT + 0x2004, s=24)), ("STORES", dict(addr=RESULT + 0x20f8, s=25)),
+        # a fenced stream sees what the stores before it wrote
+        ("STREAM", dict(addr=RESULT + 0x4000 + 96 | 1, words=2)), ("CHECK", dict(t=28, words=2)),
+        ("STREAMR", dict(addr=DATA, rows=3, words=1, stride=1)), ("CHECK", dict(t=29, words=3)),
+        ("STREAM", dict(addr=DATA + 96, words=40)), ("CHECK", dict(t=30, words=40)),
+        ("STREAM", dict(addr=DATA + 64, words=2)), ("LOADB", dict(dst=300, s=3, n=64, t=31)),
+    ]
+    _store(program, 100, 512, 0)
+    _store(program, 300, 64, 0x3000)
+    program.append(WAIT)
+    program += [("SGET", dict(s=s)) for s in range(32)]
+    _check(tvu_sim, tmp_path, _memory(x.tobytes()), program)
+
+
+def test_every_function_id_is_answered(tvu_sim, tmp_path):
+    """All 1,024 ids respond; the undefined ones, and only those, set the sticky error."""
+    program: list = []
+    checks = []
+    for function_id in range(1024):
+        instruction = isa.by_function_id(function_id)
+        if instruction is not None and instruction.queued:
+            continue  # their operands matter: the other tests run them
+        program += [("RAW", dict(function_id=function_id, rs1=0, rs2=0)), ("STATUS", {}), ("CLEAR", dict(mask=0xFFFF))]
+        checks.append((len(program) - 2, instruction is None))
+    program += [("RAW", dict(function_id=isa.by_name(name).function_id, rs1=0, rs2=0))
+                for name in ("STREAM", "STREAMR", "MULS", "DOT", "CHECK", "STOREF", "REP", "SADD")]
+    program += [WAIT, ("ID", {})]
+    got, _, _ = run_rtl(tvu_sim, tmp_path, np.zeros(MEGABYTE, np.uint8), program)
+    undefined = 1 << list(isa.ERRORS).index("undefined")
+    for place, expected in checks:
+        assert got[place] & 0x7FFFFFFF == (undefined if expected else 0), program[place - 1]
+    assert got[-2] == 1 << list(isa.ERRORS).index("descriptor")
+    assert got[-1] == isa.isa_hash()
+
+
+def test_read_error_is_sticky(tvu_sim, tmp_path):
+    program = [FAIL_READS, ("STREAM", dict(addr=DATA, words=4)), ("CHECK", dict(t=1, words=4)), WAIT, ("STATUS", {})]
+    got, _, _ = run_rtl(tvu_sim, tmp_path, _memory(bytes(512)), program)
+    assert got[-1] == 1 << list(isa.ERRORS).index("read")
+
+
+def test_overflow_is_sticky(tvu_sim, tmp_path):
+    program = [("SSET", dict(d=1, value=float_bits(3e38))), ("SADD", dict(d=2, a=1, b=1)), WAIT, ("CLEAR", dict(mask=0xFFFF)), WAIT]
+    _check(tvu_sim, tmp_path, _memory(bytes(512)), program)

@@ -1,0 +1,257 @@
+"""The TVU instruction set: THE definition.
+
+Every TVU instruction is an R-type instruction in RISC-V's *custom-0* opcode space. The CPU hands
+``function_id = {funct7, funct3}`` and the values of rs1 and rs2 to the unit; the response goes to rd.
+
+``funct3`` is the group:
+
+====  ========  ==========================================================================
+0     CONTROL   answered at once from the unit's state
+1     STREAM    queued to the DMA readers, which run ahead of everything else
+2     VECTOR    queued; works on scratchpad rows of ``LANES`` float32
+3     SCALAR    queued; works on the ``SCALARS`` float32 scalar registers, s0 reads as zero
+4     STORE     queued; writes to DDR
+====  ========  ==========================================================================
+
+Queued instructions return 0 at once and run in order. The gateware decoder, the C header, the
+assembler, the disassembler and docs/isa.md are all made from the table below.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+__all__ = [
+    "CONTROL", "COUNTERS", "CUSTOM0", "ERRORS", "Field", "GROUPS", "INSTRUCTIONS", "Instruction", "IsaError",
+    "LANES", "MODES", "SCALAR", "SCALARS", "STORE", "STREAM", "VECTOR", "VECTORS", "WORD_BYTES",
+    "by_function_id", "by_name", "check", "isa_hash",
+]
+
+CUSTOM0 = 0x0B
+LANES = 8  # float32 per scratchpad row; one 32-byte stream word holds one row
+WORD_BYTES = 32  # bytes of the stream that arrive per clock
+VECTORS = 4  # activation vectors that share one pass over the weights
+SCALARS = 32
+
+CONTROL, STREAM, VECTOR, SCALAR, STORE = range(5)
+GROUPS = ("CONTROL", "STREAM", "VECTOR", "SCALAR", "STORE")
+
+#: DOT's ``mode`` field.
+MODES = {"base3": 0, "2bit": 1, "int8": 2}
+
+#: Bits of the sticky error register, as STATUS returns them and CLEAR takes them.
+ERRORS = {
+    "undefined": "an instruction that the table does not define",
+    "descriptor": "a descriptor with a zero length or a misaligned address",
+    "read": "an AXI read was answered with an error",
+    "write": "an AXI write was answered with an error",
+    "queue": "the queue stayed full for 2^22 cycles and an instruction was dropped",
+    "overflow": "a float32 result overflowed or a division by zero was asked for",
+}
+
+#: Performance counters (32 bit, wrapping), by the index that COUNTER takes.
+COUNTERS = {
+    "cycles": "clock cycles since reset",
+    "busy": "cycles in which an operation was executing",
+    "beats": "stream words (32 bytes) consumed",
+    "stall_memory": "cycles in which an operation waited for a stream word that memory had not delivered",
+    "stall_compute": "cycles in which a stream word waited for the operation that takes it",
+    "idle": "cycles with an empty queue and no operation executing",
+    "operations": "queued operations completed",
+    "write_beats": "AXI write beats accepted",
+    "requested": "stream words requested from memory",
+}
+
+
+class IsaError(ValueError):
+    """The instruction table contradicts itself."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """A bit field of rs1 or rs2: ``lo`` is its lowest bit, ``width`` its number of bits."""
+
+    name: str
+    source: int
+    lo: int
+    width: int
+
+    @property
+    def mask(self) -> int:
+        return (1 << self.width) - 1
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One instruction.
+
+    Members: ``name``; ``group`` (funct3); ``funct7``; ``fields`` (operands packed in rs1 and rs2);
+    ``meaning`` (formula); ``doc`` (one line for people).
+    """
+
+    name: str
+    group: int
+    funct7: int
+    fields: tuple[Field, ...]
+    meaning: str
+    doc: str
+
+    @property
+    def function_id(self) -> int:
+        return self.funct7 << 3 | self.group
+
+    @property
+    def queued(self) -> bool:
+        return self.group != CONTROL
+
+    def pack(self, **values: int) -> tuple[int, int]:
+        """Packs operand values into (rs1, rs2). Raises ValueError for an unknown, missing or too large value."""
+        words = [0, 0]
+        if set(values) != {field.name for field in self.fields}:
+            raise ValueError(f"{self.name} takes {[field.name for field in self.fields]}, not {sorted(values)}")
+        for field in self.fields:
+            value = values[field.name]
+            if value < 0 or value > field.mask:
+                raise ValueError(f"{self.name}: {field.name}={value} does not fit {field.width} bits")
+            words[field.source - 1] |= value << field.lo
+        return words[0], words[1]
+
+    def unpack(self, rs1: int, rs2: int) -> dict[str, int]:
+        """The operand values in (rs1, rs2)."""
+        return {f.name: ((rs1, rs2)[f.source - 1] >> f.lo) & f.mask for f in self.fields}
+
+
+def _fields(text: str) -> tuple[Field, ...]:
+    """Parses ``name=source:lo+width`` items; for example ``n=2:12+15`` is 15 bits of rs2 from bit 12 on."""
+    out = []
+    for item in text.split():
+        name, place = item.split("=")
+        source, bits = place.split(":")
+        lo, width = bits.split("+")
+        out.append(Field(name, int(source), int(lo), int(width)))
+    return tuple(out)
+
+
+_D, _A, _S = "dst=1:0+12", "a=1:12+12", "s=1:24+5"
+_B, _N, _T = "b=2:0+12", "n=2:12+15", "t=2:27+5"
+
+_TABLE: tuple[tuple[int, str, int, str, str, str], ...] = (
+    (CONTROL, "ID", 0, "", "rd = isa_hash", "Hash of this table; firmware and gateware must agree on it."),
+    (CONTROL, "STATUS", 1, "", "rd = busy << 31 | errors",
+     "Bit 31 is set while anything is queued or running; the low bits are the sticky errors."),
+    (CONTROL, "CLEAR", 2, "mask=1:0+16", "errors &= ~mask", "Clears sticky errors."),
+    (CONTROL, "COUNTER", 3, "index=1:0+4", "rd = counter[index]", "Reads a performance counter."),
+    (CONTROL, "SGET", 4, "s=1:0+5", "rd = s[s]", "Reads a scalar register's bits; meaningful when STATUS is not busy."),
+
+    (STREAM, "STREAM", 0, "addr=1:0+32 words=2:0+24", "fetch words x 32 bytes from addr",
+     "Contiguous stream. addr is a linear address, 32-byte aligned; bit 0 set: wait for the stores issued before."),
+    (STREAM, "STREAMR", 1, "addr=1:0+32 rows=2:0+12 words=2:12+8 stride=2:20+12",
+     "for r < rows: fetch words x 32 bytes from addr + 512 stride r",
+     "Strided stream: rows of `words` stream words, `stride` x 512 bytes apart; bit 0 of addr as in STREAM."),
+
+    (VECTOR, "REP", 0, "count=1:0+6 step_s=1:6+1 step_t=1:7+1 stride_dst=1:20+12 stride_a=2:0+12 stride_b=2:12+12",
+     "the next operation runs count times; dst, a, b advance by their strides, s and t by their steps",
+     "Prefix for the next VECTOR (not DOT) or SCALAR operation; a SCALAR one steps d always, a with step_s, b with step_t."),
+    (VECTOR, "MULS", 1, f"{_D} {_A} {_S} {_N} {_T}", "dst = a * s; s[t] = max|dst|", "Scales a vector."),
+    (VECTOR, "MULV", 2, f"{_D} {_A} {_B} {_N} {_T}", "dst = a * b; s[t] = max|dst|", "Multiplies two vectors."),
+    (VECTOR, "MULM", 3, f"{_D} {_A} {_N} {_T}", "dst = a * stream; s[t] = max|dst|",
+     "Multiplies a vector with float32 from the stream."),
+    (VECTOR, "ADDV", 4, f"{_D} {_A} {_B} {_N} {_T}", "dst = a + b; s[t] = max|dst|", "Adds two vectors."),
+    (VECTOR, "AXPY", 5, f"{_D} {_A} {_S} {_B} {_N} {_T}", "dst = (a * s) + b; s[t] = max|dst|",
+     "Scaled vector plus vector, rounded twice."),
+    (VECTOR, "SQRELU", 6, f"{_D} {_A} {_N} {_T}", "dst = max(a, 0) * max(a, 0); s[t] = max|dst|", "Squared ReLU."),
+    (VECTOR, "EXP2", 7, f"{_D} {_A} {_S} c=2:0+5 {_N} {_T}", "dst = 2^((a * s) + s[c]); s[t] = max|dst|",
+     "Base-2 exponential; relative error below 2e-5. Under REP, stride_b advances c."),
+    (VECTOR, "LOADF", 8, f"{_D} {_N} {_T}", "dst = stream; s[t] = max|dst|", "Loads float32 from the stream."),
+    (VECTOR, "LOADB", 9, f"{_D} {_S} {_N} {_T}", "dst = float(int8 stream) * s; s[t] = max|dst|",
+     "Loads int8 from the stream, scaled; n is a multiple of 32."),
+    (VECTOR, "SUM", 10, f"{_A} {_N} {_T}", "s[t] = sum(a)", "Sum in the fixed order of semantics.reduce_sum."),
+    (VECTOR, "SUMSQ", 11, f"{_A} {_N} {_T}", "s[t] = sum(a * a)", "Sum of squares, same order."),
+    (VECTOR, "MAX", 12, f"{_A} {_N} {_T}", "s[t] = max(a)", "Largest element."),
+    (VECTOR, "ABSMAX", 13, f"{_A} {_N} {_T}", "s[t] = max|a|", "Largest magnitude."),
+    (VECTOR, "ARGMAX", 14, f"{_A} {_N} {_T}", "s[t] = max(a); s[t+1] = index of the first maximum (integer)",
+     "Largest element and where it first stands."),
+    (VECTOR, "QUANT5", 15, f"vector=1:0+2 {_A} {_S} {_N}", "act[vector] = clamp(rne(a * s), -128, 127)",
+     "Quantises into an activation buffer for base-3 weights; pads with zeros to 160."),
+    (VECTOR, "QUANT4", 16, f"vector=1:0+2 {_A} {_S} {_N}", "act[vector] = clamp(rne(a * s), -128, 127)",
+     "Quantises into an activation buffer for 2-bit and int8 operands; pads with zeros to 128."),
+    (VECTOR, "DOT", 17, f"{_D} words=1:12+8 mode=1:20+2 vectors=1:22+2 {_S} step_s=1:29+1 stride=2:0+12 rows=2:12+20",
+     "dst[v*stride][r] = float(row r of the stream . act[v]) * s[s + step_s*v], v = 0..vectors",
+     "Matrix rows from the stream times 1 to 4 activation vectors; `vectors` is their number minus one."),
+    (VECTOR, "DOTA", 18, f"{_D} words=1:12+8 mode=1:20+2 vectors=1:22+2 {_S} step_s=1:29+1 stride=2:0+12 rows=2:12+20",
+     "as DOT, added to dst: dst = (float(dot) * s) + dst", "DOT that accumulates into the scratchpad."),
+    (VECTOR, "CHECK", 19, "t=1:0+5 words=2:0+24", "s[t] = semantics.checksum(stream words)",
+     "Order-sensitive 32-bit checksum of stream words."),
+
+    (SCALAR, "SSET", 0, "d=1:0+5 value=2:0+32", "s[d] = value", "Sets a scalar register's bits."),
+    (SCALAR, "SADD", 1, "d=1:0+5 a=1:5+5 b=1:10+5", "s[d] = s[a] + s[b]", "Adds."),
+    (SCALAR, "SMUL", 2, "d=1:0+5 a=1:5+5 b=1:10+5", "s[d] = s[a] * s[b]", "Multiplies."),
+    (SCALAR, "SDIV", 3, "d=1:0+5 a=1:5+5 b=1:10+5", "s[d] = s[a] / s[b]", "Divides, correctly rounded."),
+    (SCALAR, "SSQRT", 4, "d=1:0+5 a=1:5+5", "s[d] = sqrt(s[a])", "Square root, correctly rounded; negative: error."),
+    (SCALAR, "SMAX", 5, "d=1:0+5 a=1:5+5 b=1:10+5", "s[d] = max(s[a], s[b])", "The larger one."),
+
+    (STORE, "STOREF", 0, f"addr=1:0+32 a=2:0+12 {_N}", "mem[addr..] = a", "Stores float32 at a linear address, 32-byte aligned."),
+    (STORE, "STOREQ", 1, f"addr=1:0+32 a=2:0+12 {_N} s=2:27+5", "mem[addr..] = clamp(rne(a * s), -128, 127)",
+     "Stores int8 codes at a linear address, 32-byte aligned."),
+    (STORE, "STOREQT", 2, f"addr=1:0+32 a=2:0+12 {_N} s=2:27+5", "mem[addr + 512 i] = clamp(rne(a[i] * s), -128, 127)",
+     "Stores int8 codes one byte each, 512 bytes apart: a column of a transposed cache."),
+    (STORE, "STORES", 3, "addr=1:0+32 s=2:0+5", "mem[addr] = s[s]", "Stores a scalar's 4 bytes at a linear address, 4-byte aligned."),
+)
+
+INSTRUCTIONS: tuple[Instruction, ...] = tuple(
+    Instruction(name, group, funct7, _fields(fields), meaning, doc)
+    for group, name, funct7, fields, meaning, doc in _TABLE)
+
+
+def check(instructions: tuple[Instruction, ...] = INSTRUCTIONS) -> None:
+    """Raises IsaError if encodings overlap, leave their range, or operand fields collide."""
+    seen: dict[int, str] = {}
+    names: set[str] = set()
+    for ins in instructions:
+        if ins.group not in range(len(GROUPS)):
+            raise IsaError(f"{ins.name}: funct3 {ins.group} is no group")
+        if ins.funct7 not in range(128):
+            raise IsaError(f"{ins.name}: funct7 {ins.funct7} does not fit 7 bits")
+        if ins.function_id in seen:
+            raise IsaError(f"{ins.name} and {seen[ins.function_id]} share function id {ins.function_id}")
+        if ins.name in names:
+            raise IsaError(f"{ins.name} is defined twice")
+        if not ins.meaning or not ins.doc:
+            raise IsaError(f"{ins.name} has no meaning or no documentation line")
+        seen[ins.function_id] = ins.name
+        names.add(ins.name)
+        used = [0, 0]
+        for field in ins.fields:
+            bits = field.mask << field.lo
+            if field.source not in (1, 2) or field.lo + field.width > 32 or field.width < 1:
+                raise IsaError(f"{ins.name}.{field.name} lies outside of rs1 and rs2")
+            if used[field.source - 1] & bits:
+                raise IsaError(f"{ins.name}.{field.name} overlaps another field of rs{field.source}")
+            used[field.source - 1] |= bits
+    for group in range(len(GROUPS)):
+        codes = sorted(ins.funct7 for ins in instructions if ins.group == group)
+        if codes != list(range(len(codes))):
+            raise IsaError(f"group {GROUPS[group]} leaves an unassigned encoding below its last one: {codes}")
+
+
+def by_name(name: str) -> Instruction:
+    """The instruction of that name. Raises KeyError."""
+    return _BY_NAME[name]
+
+
+def by_function_id(function_id: int) -> Instruction | None:
+    """The instruction of that function id, or None where the table defines none."""
+    return _BY_ID.get(function_id)
+
+
+def isa_hash() -> int:
+    """32-bit hash over everything that gateware and firmware must agree on."""
+    text = repr([(i.name, i.function_id, [(f.name, f.source, f.lo, f.width) for f in i.fields], i.meaning)
+                 for i in INSTRUCTIONS]) + repr((LANES, WORD_BYTES, VECTORS, SCALARS, MODES, list(ERRORS), list(COUNTERS)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
+
+
+check()
+_BY_NAME = {ins.name: ins for ins in INSTRUCTIONS}
+_BY_ID = {ins.function_id: ins for ins in INSTRUCTIONS}

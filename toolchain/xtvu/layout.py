@@ -1,0 +1,77 @@
+"""How bytes lie in DDR: striping over the four ports, and weight packings.
+
+The TVU reads 32-byte *stream words*, 8 bytes from each of four AXI ports. So that a 512-byte block is one
+16-beat burst on every port, word ``w`` of a block keeps its 8-byte piece ``p`` at byte ``128 p + 8 w``.
+Addresses in TVU instructions are *linear*: they count as if words lay one after another. ``physical_address``
+maps them to where the byte is in DDR; only whole 512-byte blocks are permuted.
+
+Element ``e`` of a matrix row sits in word ``e // P`` with P = 160 (base3), 128 (2bit) or 32 (int8), and there in
+byte lane ``e % 32`` at digit ``e % P // 32``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .isa import WORD_BYTES
+
+__all__ = [
+    "BLOCK_BYTES", "WEIGHTS_PER_WORD", "pack_ternary", "physical_address", "row_words", "stripe", "unpack_ternary", "unstripe",
+]
+
+BLOCK_BYTES = 512
+WEIGHTS_PER_WORD = {"base3": 160, "2bit": 128, "int8": 32}
+_BASE = {"base3": 3, "2bit": 4}
+
+
+def row_words(columns: int, mode: str) -> int:
+    """Stream words that one matrix row of ``columns`` elements takes."""
+    return -(-columns // WEIGHTS_PER_WORD[mode])
+
+
+def physical_address(linear: int) -> int:
+    """DDR address of the byte at a linear address."""
+    return linear & ~0x1FF | (linear >> 3 & 3) << 7 | (linear >> 5 & 15) << 3 | linear & 7
+
+
+def stripe(data: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Linear bytes to DDR order; zero-padded to whole 512-byte blocks. uint8 [n] -> uint8 [ceil(n / 512) * 512]."""
+    flat = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data.reshape(-1)
+    padded = np.zeros(-(-flat.size // BLOCK_BYTES) * BLOCK_BYTES, np.uint8)
+    padded[:flat.size] = flat
+    return np.ascontiguousarray(padded.reshape(-1, 16, 4, 8).transpose(0, 2, 1, 3)).reshape(-1)
+
+
+def unstripe(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The inverse of ``stripe``; the size must be a multiple of 512."""
+    return np.ascontiguousarray(data.reshape(-1, 4, 16, 8).transpose(0, 2, 1, 3)).reshape(-1)
+
+
+def pack_ternary(weights: NDArray[np.int8], mode: str) -> NDArray[np.uint8]:
+    """Packs int8 [rows, columns] in {-1, 0, 1} to uint8 [rows, row_words * 32] in linear order.
+
+    A byte is the sum of (weight + 1) * B^digit with B = 3 (base3, 5 digits) or 4 (2bit, 4 digits).
+    Raises ValueError for other weights.
+    """
+    if weights.size and (weights.min() < -1 or weights.max() > 1):
+        raise ValueError("weights must be -1, 0 or 1")
+    rows, columns = weights.shape
+    per_word, base = WEIGHTS_PER_WORD[mode], _BASE[mode]
+    words = row_words(columns, mode)
+    trits = np.ones((rows, words * per_word), np.uint8)
+    trits[:, :columns] = (weights + 1).astype(np.uint8)
+    digits = trits.reshape(rows, words, per_word // WORD_BYTES, WORD_BYTES)
+    out = np.zeros((rows, words, WORD_BYTES), np.uint8)
+    for digit in range(digits.shape[2]):
+        out += digits[:, :, digit] * np.uint8(base**digit)
+    return out.reshape(rows, words * WORD_BYTES)
+
+
+def unpack_ternary(packed: NDArray[np.uint8], columns: int, mode: str) -> NDArray[np.int8]:
+    """The inverse of ``pack_ternary``: int8 [rows, columns]."""
+    rows = packed.shape[0]
+    per_word, base = WEIGHTS_PER_WORD[mode], _BASE[mode]
+    data = packed.reshape(rows, -1, WORD_BYTES)
+    digits = [(data // base**d % base).astype(np.int8) - 1 for d in range(per_word // WORD_BYTES)]
+    return np.ascontiguousarray(np.stack(digits, axis=2).reshape(rows, -1)[:, :columns])

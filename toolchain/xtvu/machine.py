@@ -1,0 +1,238 @@
+"""An executable model of the TVU: what every instruction does to scratchpad, scalars, activations and memory.
+
+This is the meaning that gateware must equal bit for bit; it knows nothing of time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import semantics as sem
+from .isa import ERRORS, LANES, MODES, SCALARS, VECTORS, WORD_BYTES, by_name
+from .layout import WEIGHTS_PER_WORD, physical_address
+
+__all__ = ["Machine"]
+
+_MODE_NAMES = {value: name for name, value in MODES.items()}
+_ACT_WORDS = 64
+
+
+class Machine:
+    """State: ``scratch`` float32 [rows * 8], ``scalars`` uint32 [32], ``activations`` int8 [4, 2, 64 * 160] (for the 160 and
+    the 128 layout), ``memory`` uint8 (physical order), ``errors`` (set of names)."""
+
+    def __init__(self, memory: NDArray[np.uint8], rows: int = 4096) -> None:
+        self.memory = memory
+        self.scratch = np.zeros(rows * LANES, np.float32)
+        self.scalars = np.zeros(SCALARS, np.uint32)
+        self.activations = np.zeros((VECTORS, _ACT_WORDS * 160), np.int8)
+        self.errors: set[str] = set()
+        self._stream: deque[NDArray[np.uint8]] = deque()
+        self._repeat: dict[str, int] | None = None
+
+    def execute(self, name: str, **operands: int) -> int:
+        """Runs one instruction; returns its response. Raises KeyError for an unknown one, ValueError for bad operands."""
+        instruction = by_name(name)
+        instruction.pack(**operands)
+        if not instruction.queued:
+            return self._control(name, operands)
+        if name in ("STREAM", "STREAMR"):
+            self._fetch(name, operands)
+        elif name == "REP":
+            self._repeat = operands
+        else:
+            self._run(name, dict(operands))
+        return 0
+
+    # -- helpers ---------------------------------------------------------------------------------------------------
+
+    def scalar(self, index: int) -> np.float32:
+        return np.float32(self.scalars[index:index + 1].view(np.float32)[0])
+
+    def _set(self, index: int, bits: int) -> None:
+        if index % SCALARS:
+            self.scalars[index % SCALARS] = bits
+
+    def _set_float(self, index: int, value: np.float32) -> None:
+        if not np.isfinite(value):
+            self.errors.add("overflow")
+        self._set(index, int(np.float32(value).view(np.uint32)))
+
+    def _control(self, name: str, o: dict[str, int]) -> int:
+        if name == "CLEAR":
+            self.errors -= {error for bit, error in enumerate(ERRORS) if o["mask"] >> bit & 1}
+        if name == "STATUS":
+            return sum(1 << bit for bit, error in enumerate(ERRORS) if error in self.errors)
+        if name == "SGET":
+            return int(self.scalars[o["s"]])
+        return 0
+
+    def _word(self, linear: int) -> NDArray[np.uint8]:
+        return np.concatenate([self.memory[physical_address(linear + 8 * p):][:8] for p in range(4)])
+
+    def _fetch(self, name: str, o: dict[str, int]) -> None:
+        rows, stride = (o["rows"], o["stride"]) if name == "STREAMR" else (1, 0)
+        if not rows or not o["words"] or o["addr"] & 0x1E:
+            self.errors.add("descriptor")
+        base = o["addr"] & ~0x1F
+        for row in range(rows):
+            for word in range(o["words"]):
+                self._stream.append(self._word(base + 512 * stride * row + WORD_BYTES * word))
+
+    def _take(self, words: int) -> NDArray[np.uint8]:
+        return np.concatenate([self._stream.popleft() for _ in range(words)])
+
+    def _write(self, linear: int, data: bytes) -> None:
+        for i, byte in enumerate(data):
+            self.memory[physical_address(linear + i)] = byte
+
+    # -- queued operations -----------------------------------------------------------------------------------------
+
+    def _run(self, name: str, o: dict[str, int]) -> None:
+        repeat, self._repeat = self._repeat, None
+        group = by_name(name).group
+        repeatable = group == 3 or (group == 2 and name not in ("DOT", "DOTA", "CHECK"))
+        r = repeat if repeat and repeatable else {"count": 1}
+        for turn in range(max(1, r["count"])):
+            if turn:
+                self._step(name, o, r)
+            if group == 3:
+                self._scalar(name, o)
+            elif group == 4:
+                self._store(name, o)
+            elif name in ("DOT", "DOTA"):
+                self._dot(name, o)
+            elif name == "CHECK":
+                self._check(o)
+            else:
+                self._vector(name, o)
+        if repeat and not repeatable:
+            self._repeat = None
+
+    @staticmethod
+    def _step(name: str, o: dict[str, int], r: dict[str, int]) -> None:
+        steps = {"dst": r["stride_dst"], "vector": r["stride_dst"], "a": r["stride_a"], "b": r["stride_b"], "c": r["stride_b"],
+                 "s": r["step_s"], "t": r["step_t"]}
+        if by_name(name).group == 3:
+            steps = {"d": 1, "a": r["step_s"], "b": r["step_t"]}
+        for key, step in steps.items():
+            if key in o:
+                width = next(f.width for f in by_name(name).fields if f.name == key)
+                o[key] = o[key] + step & (1 << width) - 1
+
+    def _scalar(self, name: str, o: dict[str, int]) -> None:
+        if name == "SSET":
+            self._set(o["d"], o["value"])
+            return
+        a = self.scalar(o["a"])
+        b = self.scalar(o["b"]) if "b" in o else np.float32(0)
+        value = {
+            "SADD": lambda: sem.add(a, b), "SMUL": lambda: sem.multiply(a, b), "SDIV": lambda: sem.divide(a, b),
+            "SSQRT": lambda: sem.sqrt(a), "SMAX": lambda: a if sem.float_key(a) >= sem.float_key(b) else b,
+        }[name]()
+        self._set_float(o["d"], np.float32(value))
+
+    def _rows(self, row: int, n: int) -> NDArray[np.float32]:
+        index = (row * LANES + np.arange(n)) % self.scratch.size
+        return self.scratch[index]
+
+    def _put(self, row: int, values: NDArray[np.float32]) -> None:
+        if not np.all(np.isfinite(values)):
+            self.errors.add("overflow")
+        self.scratch[(row * LANES + np.arange(values.size)) % self.scratch.size] = values
+
+    def _vector(self, name: str, o: dict[str, int]) -> None:
+        n = o["n"]
+        if n == 0:
+            self.errors.add("descriptor")
+            return
+        a = self._rows(o["a"], n) if "a" in o else np.zeros(0, np.float32)
+        b = self._rows(o["b"], n) if "b" in o else np.zeros(0, np.float32)
+        s = self.scalar(o["s"]) if "s" in o else np.float32(0)
+        if name in ("LOADF", "MULM"):
+            b = self._take(-(-n // LANES)).view(np.float32)[:n]
+        if name == "LOADB":
+            b = self._take(-(-n // WORD_BYTES)).view(np.int8)[:n].astype(np.float32)
+        if name in ("QUANT4", "QUANT5"):
+            self._quantise(o["vector"], sem.quantise(a, s), 160 if name == "QUANT5" else 128)
+            return
+        if name in ("SUM", "SUMSQ", "MAX", "ABSMAX", "ARGMAX"):
+            value = {
+                "SUM": lambda: sem.reduce_sum(sem.flush(a)), "SUMSQ": lambda: sem.reduce_sum(sem.multiply(a, a)),
+                "MAX": lambda: sem.maximum(a), "ABSMAX": lambda: sem.absmax(a), "ARGMAX": lambda: sem.maximum(a),
+            }[name]()
+            if o["t"]:
+                self._set_float(o["t"], value)
+            if name == "ARGMAX":
+                self._set(o["t"] + 1, sem.argmax(a))
+            return
+        positive = np.where(a.view(np.int32) < 0, np.float32(0), a) if name == "SQRELU" else a
+        result = {
+            "MULS": lambda: sem.multiply(a, s), "MULV": lambda: sem.multiply(a, b), "MULM": lambda: sem.multiply(a, b),
+            "ADDV": lambda: sem.add(a, b), "AXPY": lambda: sem.add(sem.multiply(a, s), b),
+            "SQRELU": lambda: sem.multiply(positive, positive),
+            "EXP2": lambda: sem.exp2(sem.add(sem.multiply(a, s), self.scalar(o["c"]))),
+            "LOADF": lambda: b, "LOADB": lambda: sem.multiply(b, s),
+        }[name]()
+        self._put(o["dst"], result)
+        if o["t"]:
+            self._set_float(o["t"], sem.absmax(result))
+
+    def _quantise(self, vector: int, codes: NDArray[np.int8], per_word: int) -> None:
+        words = -(-codes.size // per_word)
+        padded = np.zeros((words, 160), np.int8)
+        grid = np.zeros(words * per_word, np.int8)
+        grid[:codes.size] = codes
+        padded[:, :per_word] = grid.reshape(words, per_word)
+        # In a 128-element word the fifth digit keeps what was there, as no weight uses it.
+        self.activations.reshape(VECTORS, _ACT_WORDS, 160)[vector, :words, :per_word] = padded[:, :per_word]
+
+    def _dot(self, name: str, o: dict[str, int]) -> None:
+        if not o["rows"] or not o["words"]:
+            self.errors.add("descriptor")
+            return
+        mode = _MODE_NAMES[o["mode"]]
+        matrix = np.stack([self._take(o["words"]) for _ in range(o["rows"])])
+        columns = o["words"] * WEIGHTS_PER_WORD[mode]
+        acts = self.activations.reshape(VECTORS, _ACT_WORDS, 160)
+        if mode == "int8":
+            weights = matrix.view(np.int8).astype(np.int32)
+            codes = acts[:, :, :128].reshape(VECTORS, -1)[:, :columns]
+        else:
+            base, digits = (3, 5) if mode == "base3" else (4, 4)
+            data = matrix.reshape(o["rows"], o["words"], WORD_BYTES).astype(np.int32)
+            valid = data < base**digits
+            weights = np.stack([np.where(valid, data // base**d % base, 1) - 1 for d in range(digits)], axis=2)
+            weights = np.where(weights > 1, 0, weights).reshape(o["rows"], columns)
+            codes = acts[:, :o["words"], :32 * digits].reshape(VECTORS, -1)
+        for v in range(o["vectors"] + 1):
+            sums = (weights @ codes[v].astype(np.int32)).astype(np.float32)
+            result = sem.multiply(sums, self.scalar(o["s"] + v * o["step_s"] & 31))
+            row = o["dst"] + v * o["stride"]
+            if name == "DOTA":
+                result = sem.add(result, self._rows(row, result.size))
+            self._put(row, result)
+
+    def _check(self, o: dict[str, int]) -> None:
+        if not o["words"]:
+            self.errors.add("descriptor")
+            return
+        self._set(o["t"], sem.checksum(self._take(o["words"])))
+
+    def _store(self, name: str, o: dict[str, int]) -> None:
+        if name == "STORES":
+            self._write(o["addr"], self.scalars[o["s"]:o["s"] + 1].tobytes())
+            return
+        if o["n"] == 0:
+            self.errors.add("descriptor")
+            return
+        a = self._rows(o["a"], o["n"])
+        if name == "STOREF":
+            self._write(o["addr"], a.tobytes())
+            return
+        codes = sem.quantise(a, self.scalar(o["s"])).tobytes()
+        for i, code in enumerate(codes):
+            self._write(o["addr"] + (512 * i if name == "STOREQT" else i), bytes([code]))
