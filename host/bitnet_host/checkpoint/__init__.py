@@ -1,0 +1,3 @@
+"""Checkpoints: reading Hugging Face BitNet models and converting them to images."""
+
+__all__ = ["convert", "hf"]

@@ -1,0 +1,105 @@
+"""Checkpoint to image: packs weights, quantises the embedding, builds the RoPE table."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xtvu.isa import LANES, VECTORS
+from xtvu.layout import WEIGHTS_PER_WORD, pack_ternary, row_words
+
+from ..errors import UserError
+from ..image import WEIGHT_MODES, DdrHeader, Image, build_image
+from .hf import Checkpoint, ModelConfig
+
+__all__ = ["check_shape", "convert", "quantise_rows", "rope_table"]
+
+_SCRATCH_ROWS, _ACT_WORDS = 4096, 64
+
+
+def _bits(value: float) -> int:
+    return int(np.float32(value).view(np.uint32))
+
+
+def check_shape(config: ModelConfig, weights: str) -> None:
+    """Raises UserError, in terms of config.json, if the firmware cannot run such a model."""
+    queries = config.heads * config.head_dim
+    for name, value, multiple in (("hidden_size", config.hidden, 32), ("intermediate_size", config.intermediate, LANES),
+                                  ("head_dim", config.head_dim, 32), ("vocab_size", config.vocab, LANES)):
+        if value < multiple or value % multiple:
+            raise UserError(f"{name} is {value}; this machine needs a positive multiple of {multiple}")
+    if config.kv_heads < 1 or config.heads % config.kv_heads or config.heads // config.kv_heads > VECTORS:
+        raise UserError(f"{config.heads} query heads on {config.kv_heads} key/value heads: this machine needs 1 to {VECTORS} "
+                        "query heads per key/value head")
+    widest = max(config.hidden, queries, config.intermediate)
+    if row_words(widest, weights) > _ACT_WORDS or row_words(config.hidden, "int8") > 255:
+        raise UserError(f"rows of {widest} elements do not fit the activation buffer of {_ACT_WORDS * WEIGHTS_PER_WORD[weights]}")
+    if scratch_rows(config) > _SCRATCH_ROWS:
+        raise UserError(f"the model needs {scratch_rows(config)} scratchpad rows of {_SCRATCH_ROWS}: shorten max_position_embeddings")
+
+
+def scratch_rows(config: ModelConfig) -> int:
+    """Scratchpad rows that the firmware's plan needs (firmware/transformer.c, `plan_scratch`)."""
+    queries = config.heads * config.head_dim
+    fixed = (config.hidden + max(config.hidden, queries)) // LANES
+    group = config.heads // config.kv_heads
+    context_rows = -(-config.context // LANES)
+    qkv = (queries + 2 * config.kv_heads * config.head_dim) // LANES
+    rotated = 2 * (queries + config.kv_heads * config.head_dim) // LANES
+    attention = qkv + 2 * config.head_dim // LANES + max((group + 1) * context_rows, rotated)
+    return fixed + max(attention, 2 * config.intermediate // LANES, 1)
+
+
+def quantise_rows(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Symmetric int8 per row: float32 [r, c] to codes int8 [r, c] and scales float32 [r] with row = codes * scale."""
+    scales = np.maximum(np.abs(matrix).max(axis=1), np.float32(1e-8)) / np.float32(127)
+    return np.rint(matrix / scales[:, None]).astype(np.int8), scales.astype(np.float32)
+
+
+def rope_table(config: ModelConfig) -> NDArray[np.float32]:
+    """float32 [context, 2 * head_dim]: the cosines for all dimensions, then the sines, negated for the first half.
+
+    Angles as transformers' BitNetRotaryEmbedding computes them: float32 position times float32 inverse frequency.
+    """
+    half = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
+    inverse = (1.0 / np.power(np.float32(config.rope_theta), half)).astype(np.float32)
+    angles = np.arange(config.context, dtype=np.float32)[:, None] * inverse[None, :]
+    cos, sin = np.cos(angles.astype(np.float64)), np.sin(angles.astype(np.float64))
+    return np.concatenate([cos, cos, -sin, sin], axis=1).astype(np.float32)
+
+
+def convert(checkpoint: Checkpoint, weights: str = "base3", name: str = "model") -> Image:
+    """Builds the image with ``weights`` packed as base3 or 2bit. Raises UserError if the machine cannot run the model."""
+    config = checkpoint.config
+    check_shape(config, weights)
+    queries = config.heads * config.head_dim
+    codes, scales = quantise_rows(checkpoint.embedding)
+    header = DdrHeader(
+        layers=config.layers, hidden=config.hidden, intermediate=config.intermediate, heads=config.heads,
+        kv_heads=config.kv_heads, head_dim=config.head_dim, vocab=config.vocab, context=config.context,
+        weight_mode=WEIGHT_MODES[weights], eps_bits=_bits(config.eps),
+        inverse_hidden_bits=_bits(1 / config.hidden), inverse_query_bits=_bits(1 / queries),
+        inverse_intermediate_bits=_bits(1 / config.intermediate),
+        score_scale_bits=_bits(math.log2(math.e) / math.sqrt(config.head_dim)), stop_count=len(config.stop_tokens))
+    for place, token in enumerate(config.stop_tokens):
+        setattr(header, f"stop{place}", token)
+
+    parts: list[tuple[str, int, NDArray[Any], int, int, float]] = [
+        ("EMBEDDING", 0, codes, config.vocab, config.hidden, 1.0),
+        ("EMBEDDING_SCALE", 0, scales, 1, config.vocab, 1.0),
+        ("ROPE", 0, rope_table(config), config.context, 2 * config.head_dim, 1.0),
+        ("FINAL_NORM", 0, checkpoint.final_norm, 1, config.hidden, 1.0),
+    ]
+    for index, layer in enumerate(checkpoint.layers):
+        for key, value in layer.items():
+            if key.endswith("norm"):
+                parts.append((key.upper(), index, value, 1, value.size, 1.0))
+            else:
+                rows, columns = value.weights.shape
+                parts.append((key.upper(), index, pack_ternary(value.weights, weights), rows, columns, value.scale))
+    meta = {"name": name, "tokenizer": checkpoint.tokenizer, "chat_template": checkpoint.chat_template,
+            "special": checkpoint.special, "config": vars(config) | {"stop_tokens": list(config.stop_tokens)}, "weights": weights}
+    return build_image(header, parts, meta)

@@ -1,0 +1,259 @@
+"""The model image: one file that holds all a board and its host need to run a model.
+
+File: a 64-byte head, a JSON part for the host (tokenizer, chat template, origin), and the DDR part, which is uploaded
+as it is to ``MODEL_BASE``. The DDR part starts with a binary header (hyper-parameters and tensor table) that the
+firmware reads; tensors follow, striped over the four ports (``xtvu.layout``), each at a multiple of 512 bytes. Behind
+them the header reserves memory for the KV cache and the logits.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xtvu.layout import BLOCK_BYTES, stripe
+from xtvu.semantics import checksum
+
+from .errors import UserError
+
+__all__ = [
+    "DDR_MAGIC", "DdrHeader", "FORMAT_VERSION", "Image", "KINDS", "MEMORY_BYTES", "MODEL_BASE", "Tensor", "WEIGHT_MODES", "c_header",
+    "read_image", "write_image",
+]
+
+FILE_MAGIC = b"BITNETFW"
+FORMAT_VERSION = 1
+DDR_MAGIC = 0x544E5442
+MODEL_BASE = 0x0020_0000  # DDR offset of the DDR part; HP ports do not reach the first megabyte
+MEMORY_BYTES = 0x4000_0000
+WEIGHT_MODES = {"base3": 0, "2bit": 1}
+CHUNK_TOKENS = 512  # tokens of one chunk of the transposed V cache: a row of it is one 512-byte block
+
+#: Tensor kinds. Per layer from INPUT_NORM on; columns of a matrix are its inputs.
+KINDS = ("EMBEDDING", "EMBEDDING_SCALE", "ROPE", "FINAL_NORM", "INPUT_NORM", "Q", "K", "V", "O", "ATTN_SUB_NORM",
+         "POST_NORM", "GATE", "UP", "FFN_SUB_NORM", "DOWN")
+
+_FILE_HEAD = struct.Struct("<8sIIQIIII24x")  # magic, version, JSON bytes, DDR bytes, CRCs of JSON and DDR, head CRC, 0
+
+
+@dataclass
+class DdrHeader:
+    """The binary header, 32-bit words in this order; ``_bits`` fields hold float32 bits, ``_base`` fields DDR addresses."""
+
+    magic: int = DDR_MAGIC
+    version: int = FORMAT_VERSION
+    model_id: int = 0
+    header_bytes: int = 0
+    ddr_bytes: int = 0
+    total_bytes: int = 0
+    layers: int = 0
+    hidden: int = 0
+    intermediate: int = 0
+    heads: int = 0
+    kv_heads: int = 0
+    head_dim: int = 0
+    vocab: int = 0
+    context: int = 0
+    weight_mode: int = 0
+    tensors: int = 0
+    eps_bits: int = 0
+    inverse_hidden_bits: int = 0
+    inverse_query_bits: int = 0
+    inverse_intermediate_bits: int = 0
+    score_scale_bits: int = 0
+    stop_count: int = 0
+    stop0: int = 0
+    stop1: int = 0
+    stop2: int = 0
+    stop3: int = 0
+    k_base: int = 0
+    k_head_bytes: int = 0
+    v_base: int = 0
+    v_head_bytes: int = 0
+    ks_base: int = 0
+    vs_base: int = 0
+    s_head_bytes: int = 0
+    logits_base: int = 0
+    header_checksum: int = 0
+
+    def words(self) -> list[int]:
+        return [int(getattr(self, f.name)) for f in fields(self)]
+
+
+@dataclass
+class Tensor:
+    """One tensor of the table. ``offset`` from MODEL_BASE; ``words`` stream words; ``scale`` of a ternary matrix."""
+
+    kind: int
+    layer: int
+    offset: int
+    words: int
+    rows: int
+    columns: int
+    scale: float
+    checksum: int
+
+    def pack(self) -> bytes:
+        return struct.pack("<IIIIIIfI", self.kind, self.layer, self.offset, self.words, self.rows, self.columns, self.scale,
+                           self.checksum)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Tensor:
+        return cls(*struct.unpack("<IIIIIIfI", data))
+
+
+_TENSOR_BYTES = 32
+
+
+@dataclass
+class Image:
+    """A model image in memory: ``header``, ``tensors``, ``ddr`` (uint8, the DDR part), ``meta`` (the JSON part)."""
+
+    header: DdrHeader
+    tensors: list[Tensor]
+    ddr: NDArray[np.uint8]
+    meta: dict[str, Any]
+
+    def tensor(self, kind: str, layer: int = 0) -> Tensor:
+        """Raises KeyError if there is none."""
+        for tensor in self.tensors:
+            if tensor.kind == KINDS.index(kind) and tensor.layer == layer:
+                return tensor
+        raise KeyError(f"{kind} of layer {layer}")
+
+    def data(self, tensor: Tensor) -> NDArray[np.uint8]:
+        """The tensor's bytes as they lie in DDR, whole blocks."""
+        size = -(-tensor.words * 32 // BLOCK_BYTES) * BLOCK_BYTES
+        return self.ddr[tensor.offset:tensor.offset + size]
+
+
+def _header_bytes(tensor_count: int) -> int:
+    raw = 4 * len(fields(DdrHeader)) + tensor_count * _TENSOR_BYTES
+    return -(-raw // BLOCK_BYTES) * BLOCK_BYTES
+
+
+def _blocks(size: int) -> int:
+    return -(-size // BLOCK_BYTES) * BLOCK_BYTES
+
+
+def build_image(header: DdrHeader, parts: list[tuple[str, int, NDArray[Any], int, int, float]], meta: dict[str, Any]) -> Image:
+    """Lays out tensors and reserved memory.
+
+    ``parts``: (kind, layer, linear bytes as any array, rows, columns, scale). Raises UserError if memory does not suffice.
+    """
+    header.tensors = len(parts)
+    header.header_bytes = _header_bytes(len(parts))
+    offset = header.header_bytes
+    tensors, blobs = [], []
+    for kind, layer, data, rows, columns, scale in parts:
+        flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+        words = -(-flat.size // 32)
+        padded = np.zeros(words * 32, np.uint8)
+        padded[:flat.size] = flat
+        tensors.append(Tensor(KINDS.index(kind), layer, offset, words, rows, columns, float(np.float32(scale)), checksum(padded)))
+        blob = stripe(padded)
+        blobs.append(blob)
+        offset += blob.size
+    header.ddr_bytes = offset
+
+    # Reserved memory behind the tensors.
+    def reserve(size: int) -> int:
+        nonlocal offset
+        place = MODEL_BASE + offset
+        offset += _blocks(size)
+        return place
+
+    heads = header.layers * header.kv_heads
+    dim_words = -(-header.head_dim // 32)
+    header.k_head_bytes = _blocks(header.context * dim_words * 32)
+    header.v_head_bytes = -(-header.context // CHUNK_TOKENS) * header.head_dim * BLOCK_BYTES
+    header.s_head_bytes = _blocks(header.context * 4)
+    header.k_base = reserve(heads * header.k_head_bytes)
+    header.v_base = reserve(heads * header.v_head_bytes)
+    header.ks_base = reserve(heads * header.s_head_bytes)
+    header.vs_base = reserve(heads * header.s_head_bytes)
+    header.logits_base = reserve(header.vocab * 4)
+    header.total_bytes = offset
+    if MODEL_BASE + offset > MEMORY_BYTES:
+        raise UserError(f"the model needs {(MODEL_BASE + offset) / 2**20:.0f} MB of the board's {MEMORY_BYTES / 2**20:.0f} MB: "
+                        "choose a smaller model or base3 weights")
+
+    body = np.concatenate(blobs)
+    header.model_id = zlib.crc32(body.tobytes())
+    table = b"".join(t.pack() for t in tensors)
+    words = header.words()
+    header.header_checksum = _sum_words(struct.pack(f"<{len(words) - 1}I", *words[:-1]) + table)
+    head = np.zeros(header.header_bytes, np.uint8)
+    raw = struct.pack(f"<{len(words)}I", *header.words()) + table
+    head[:len(raw)] = np.frombuffer(raw, np.uint8)
+    return Image(header, tensors, np.concatenate([head, body]), meta)
+
+
+def _sum_words(data: bytes) -> int:
+    """Sum of 32-bit words, each rotated in: what the firmware checks the header with."""
+    total = 0
+    for (word,) in struct.iter_unpack("<I", data):
+        total = ((total << 1 | total >> 31) + word) & 0xFFFFFFFF
+    return total
+
+
+def write_image(image: Image, path: Path) -> None:
+    """Writes the file; a reader never sees half of it. Raises UserError if the folder cannot be written."""
+    text = json.dumps(image.meta).encode()
+    ddr = image.ddr.tobytes()
+    head = _FILE_HEAD.pack(FILE_MAGIC, FORMAT_VERSION, len(text), len(ddr), zlib.crc32(text), zlib.crc32(ddr), 0, 0)
+    head = _FILE_HEAD.pack(FILE_MAGIC, FORMAT_VERSION, len(text), len(ddr), zlib.crc32(text), zlib.crc32(ddr), zlib.crc32(head), 0)
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        with temporary.open("wb") as file:
+            file.write(head + text + ddr)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+def read_image(path: Path) -> Image:
+    """Reads and verifies an image. Raises UserError if it is no image, truncated, damaged or of another version."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    if data[:8] != FILE_MAGIC or len(data) < _FILE_HEAD.size:
+        raise UserError(f"{path} is not a model image: make one with `bitnet-host convert CHECKPOINT -o IMAGE`")
+    magic, version, text_size, ddr_size, text_crc, ddr_crc, head_crc, _ = _FILE_HEAD.unpack_from(data)
+    blank = _FILE_HEAD.pack(magic, version, text_size, ddr_size, text_crc, ddr_crc, 0, 0)
+    if zlib.crc32(blank) != head_crc:
+        raise UserError(f"{path} is damaged (its head does not match its checksum): convert the model again")
+    if version != FORMAT_VERSION:
+        raise UserError(f"{path} has image format {version}, this tool reads {FORMAT_VERSION}: convert the model again")
+    text = data[_FILE_HEAD.size:_FILE_HEAD.size + text_size]
+    ddr = data[_FILE_HEAD.size + text_size:]
+    if len(ddr) != ddr_size:
+        raise UserError(f"{path} is truncated or too long ({len(ddr)} of {ddr_size} bytes of model data): copy or convert it again")
+    if zlib.crc32(text) != text_crc or zlib.crc32(ddr) != ddr_crc:
+        raise UserError(f"{path} is damaged (checksum mismatch): copy or convert it again")
+    count = len(fields(DdrHeader))
+    header = DdrHeader(*struct.unpack_from(f"<{count}I", ddr))
+    tensors = [Tensor.unpack(ddr[4 * count + _TENSOR_BYTES * i:][:_TENSOR_BYTES]) for i in range(header.tensors)]
+    return Image(header, tensors, np.frombuffer(ddr, np.uint8), json.loads(text))
+
+
+def c_header() -> str:
+    """The firmware's view of the DDR part."""
+    lines = ["// Generated from host/bitnet_host/image.py.", "#pragma once", "#include <stdint.h>", ""]
+    lines += [f"#define IMAGE_MAGIC 0x{DDR_MAGIC:x}u", f"#define IMAGE_VERSION {FORMAT_VERSION}u",
+              f"#define MODEL_BASE 0x{MODEL_BASE:x}u", f"#define MEMORY_BYTES 0x{MEMORY_BYTES:x}u",
+              f"#define CHUNK_TOKENS {CHUNK_TOKENS}u", ""]
+    lines += ["struct image_header {", *(f"    uint32_t {f.name};" for f in fields(DdrHeader)), "};", ""]
+    lines += ["struct image_tensor {"]
+    lines += [f"    {'float' if f.name == 'scale' else 'uint32_t'} {f.name};" for f in fields(Tensor)]
+    lines += ["};", "", "enum image_kind {", *(f"    KIND_{kind}," for kind in KINDS), "    KIND_COUNT", "};"]
+    return "\n".join(lines) + "\n"

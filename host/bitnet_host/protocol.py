@@ -1,0 +1,112 @@
+"""What host and firmware say to each other: THE definition of messages, error codes and the mailbox.
+
+A message is ``[type, length, payload...]`` in 32-bit words, little-endian. Commands go to the board, events come back.
+Through Etherbone they travel in the mailbox; over UART each message is framed as SYNC, its words, and a CRC-32 of them.
+firmware/ gets all of this as a generated header.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = [
+    "COMMANDS", "ERRORS", "EVENTS", "GENERATE_FIELDS", "INFO_FIELDS", "MAILBOX", "MAX_PAYLOAD", "OPERATORS", "STATS_FIELDS",
+    "STOP_REASONS", "SYNC", "VERSION", "Mailbox", "c_header",
+]
+
+VERSION = 1
+SYNC = 0xB17E7A5C  # first word of a UART frame, sent low byte first; no ASCII text contains it
+MAX_PAYLOAD = 2048  # words of a message
+
+COMMANDS = {
+    "INFO": 1,  # -> INFO
+    "LOAD": 2,  # checks the image at the model base -> PROGRESS..., LOADED
+    "RESET": 3,  # forgets the conversation -> DONE
+    "GENERATE": 4,  # GENERATE_FIELDS, then the prompt's token ids -> PROGRESS..., TOKEN..., STATS
+    "SCORE": 5,  # [token]: one forward pass, logits left in DDR -> SCORED
+    "READ": 6,  # [address, words] -> DATA
+    "WRITE": 7,  # [address, words...] -> DONE
+    "GEMV": 8,  # [rows, columns, mode]: a GEMV over whatever DDR holds -> COUNTERS
+    "CANCEL": 9,  # ends a running GENERATE; through the mailbox its cancel word does
+}
+
+EVENTS = {
+    "INFO": 1, "LOADED": 2, "DONE": 3, "PROGRESS": 4, "TOKEN": 5, "STATS": 6, "SCORED": 7, "DATA": 8, "COUNTERS": 9,
+    "ERROR": 10,  # [code, detail]
+}
+
+#: Errors that the firmware reports: code and sentence for people. ``{detail}`` is the second word of the event.
+ERRORS = {
+    "COMMAND": (1, "the board does not know command {detail}"),
+    "NO_MODEL": (2, "the board has no model loaded: upload one first"),
+    "IMAGE": (3, "the model image on the board is damaged or of another version (field {detail})"),
+    "CHECKSUM": (4, "tensor {detail} arrived damaged on the board: upload the model again"),
+    "TOO_LARGE": (5, "the model does not fit this board's scratchpad or memory (limit {detail})"),
+    "CONTEXT": (6, "the conversation is longer than the model's context of {detail} tokens"),
+    "ARGUMENT": (7, "the board refused argument {detail} of the command"),
+    "TVU": (8, "the vector unit reported error bits 0x{detail:x}"),
+    "TIMEOUT": (9, "the vector unit did not finish in time (status 0x{detail:x})"),
+    "TRAP": (10, "the firmware crashed (cause and address 0x{detail:x}); restart the board"),
+    "SELFTEST": (11, "the vector unit failed self-test step {detail}"),
+}
+
+INFO_FIELDS = ("version", "isa_hash", "clock_hz", "selftest", "model_id", "position", "model_base", "memory_bytes")
+GENERATE_FIELDS = ("max_tokens", "temperature", "top_k", "top_p", "seed", "prompt_tokens")
+STOP_REASONS = {"stop": 0, "length": 1, "cancel": 2, "context": 3}
+#: Where cycles go; each is counted by the firmware around its part of the work.
+OPERATORS = ("embed", "norm", "qkv", "rope", "attention", "o_proj", "gate_up", "activation", "down_proj", "head", "sample")
+STATS_FIELDS = ("stop_reason", "tokens", "prefill_tokens", "prefill_cycles_low", "prefill_cycles_high",
+                "decode_cycles_low", "decode_cycles_high", "position", *(f"op_{name}" for name in OPERATORS))
+
+
+@dataclass(frozen=True)
+class Mailbox:
+    """Word offsets in the mailbox memory.
+
+    The host writes a command, then ``command_sequence``; the board copies that to ``command_taken`` when it is done
+    reading. Events are appended to a ring of ``ring_words``; ``event_head`` (board) and ``event_tail`` (host) count
+    words and wrap at 2^32.
+    """
+
+    magic: int = 0
+    version: int = 1
+    isa_hash: int = 2
+    command_sequence: int = 4
+    command_taken: int = 5
+    cancel: int = 6
+    event_head: int = 7
+    event_tail: int = 8
+    command: int = 16
+    ring: int = 2080
+    ring_words: int = 1024
+    MAGIC: int = 0x4D555654
+
+
+MAILBOX = Mailbox()
+
+
+def c_header() -> str:
+    """The firmware's view of this module."""
+    lines = ["// Generated from host/bitnet_host/protocol.py.", "#pragma once", ""]
+
+    def define(name: str, value: int) -> None:
+        lines.append(f"#define {name} 0x{value:x}u")
+
+    define("PROTOCOL_VERSION", VERSION)
+    define("PROTOCOL_SYNC", SYNC)
+    define("PROTOCOL_MAX_PAYLOAD", MAX_PAYLOAD)
+    for prefix, table in (("COMMAND", COMMANDS), ("EVENT", EVENTS), ("STOP", STOP_REASONS)):
+        for name, code in table.items():
+            define(f"{prefix}_{name.upper()}", code)
+    for name, (code, _) in ERRORS.items():
+        define(f"ERROR_{name}", code)
+    for name, offset in vars(MAILBOX).items():
+        define(f"MAILBOX_{name.upper()}", offset)
+    for prefix, fields in (("INFO", INFO_FIELDS), ("GENERATE", GENERATE_FIELDS), ("STATS", STATS_FIELDS)):
+        for place, name in enumerate(fields):
+            define(f"{prefix}_{name.upper()}", place)
+        define(f"{prefix}_WORDS", len(fields))
+    for place, name in enumerate(OPERATORS):
+        define(f"OPERATOR_{name.upper()}", place)
+    define("OPERATOR_COUNT", len(OPERATORS))
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,177 @@
+"""The golden model: runs an image in NumPy with exactly the hardware's arithmetic.
+
+It follows the numeric contract, not the firmware's instructions: every formula here is stated on whole vectors with the
+functions of ``xtvu.semantics``. Board and golden model agree bit for bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xtvu import semantics as sem
+from xtvu.layout import row_words, unpack_ternary, unstripe
+
+from .image import CHUNK_TOKENS, WEIGHT_MODES, Image
+
+__all__ = ["Quantised", "ReferenceModel", "bitlinear", "quantise_vector", "rms_norm", "rope"]
+
+F32 = NDArray[np.float32]
+I8 = NDArray[np.int8]
+ONE, MAX_CODE, SMALLEST = np.float32(1), np.float32(127), np.float32(1e-5)
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """int8 codes of a vector and the factor they were scaled with."""
+
+    codes: I8
+    scale: np.float32
+
+
+def _scalar(value: object) -> np.float32:
+    return np.float32(value)
+
+
+def rms_norm(x: F32, weight: F32, inverse_count: np.float32, eps: np.float32) -> F32:
+    """w * (x * 1 / sqrt(mean(x^2) + eps)); float32 [n] -> float32 [n]."""
+    mean = sem.multiply(sem.reduce_sum(sem.multiply(x, x)), inverse_count)
+    factor = sem.divide(ONE, sem.sqrt(sem.add(mean, eps)))
+    return sem.multiply(sem.multiply(x, factor), weight)
+
+
+def quantise_vector(x: F32) -> Quantised:
+    """s = 127 / max(absmax, 1e-5); codes = clamp(round_half_even(x * s), -128, 127)."""
+    scale = _scalar(sem.divide(MAX_CODE, np.maximum(sem.absmax(x), SMALLEST)))
+    return Quantised(sem.quantise(x, scale), scale)
+
+
+def integer_products(matrix: NDArray[np.int8], codes: I8) -> NDArray[np.int32]:
+    """int8 [rows, n] times int8 [n], exact; int32 [rows]."""
+    exact = np.float32 if matrix.shape[1] * 128 * 128 < 2**24 else np.float64
+    return np.concatenate([
+        (matrix[i:i + 8192].astype(exact) @ codes.astype(exact)).astype(np.int32) for i in range(0, matrix.shape[0], 8192)])
+
+
+def bitlinear(weights: NDArray[np.int8] | F32, x: Quantised, weight_scale: np.float32) -> F32:
+    """int_sum * (weight_scale / s). ``weights`` ternary [out, in], as int8 or float32."""
+    # float32 sums of integers below 2^24 are exact in any order
+    sums = weights.astype(np.float32, copy=False) @ x.codes.astype(np.float32)
+    return sem.multiply(sums, sem.divide(weight_scale, x.scale))
+
+
+def rope(x: F32, cos: F32, sin: F32) -> F32:
+    """rotate_half RoPE on float32 [heads, head_dim]; ``sin`` is negated in its first half."""
+    swapped = np.concatenate([x[:, x.shape[1] // 2:], x[:, :x.shape[1] // 2]], axis=1)
+    return sem.add(sem.multiply(x, cos), sem.multiply(swapped, sin))
+
+
+class ReferenceModel:
+    """Runs an image. ``position`` counts the tokens in the KV cache."""
+
+    def __init__(self, image: Image) -> None:
+        self.image = image
+        h = image.header
+        self.header = h
+        self._mode = next(name for name, code in WEIGHT_MODES.items() if code == h.weight_mode)
+        self._matrices = {(t.kind, t.layer): self._matrix(t) for t in image.tensors if t.columns and t.rows > 1 and t.kind > 3}
+        self._embedding = self._linear("EMBEDDING").view(np.int8)[:h.vocab * h.hidden].reshape(h.vocab, h.hidden)
+        self._row_scales = self._floats("EMBEDDING_SCALE", h.vocab)
+        self._rope = self._floats("ROPE", h.context * 2 * h.head_dim).reshape(h.context, 2, h.head_dim)
+        self.reset()
+
+    def _linear(self, kind: str, layer: int = 0) -> NDArray[np.uint8]:
+        return unstripe(self.image.data(self.image.tensor(kind, layer)))
+
+    def _floats(self, kind: str, count: int, layer: int = 0) -> F32:
+        return self._linear(kind, layer).view(np.float32)[:count]
+
+    def _matrix(self, tensor) -> F32:
+        size = tensor.rows * row_words(tensor.columns, self._mode) * 32
+        packed = unstripe(self.image.data(tensor))[:size].reshape(tensor.rows, -1)
+        return unpack_ternary(packed, tensor.columns, self._mode).astype(np.float32)
+
+    @staticmethod
+    def _bits(value: int) -> np.float32:
+        return np.uint32(value).view(np.float32)
+
+    def reset(self) -> None:
+        """Empties the KV cache."""
+        h = self.header
+        shape = (h.layers, h.kv_heads, h.context)
+        self.position = 0
+        self._k = np.zeros((*shape, h.head_dim), np.int8)
+        self._v = np.zeros((*shape, h.head_dim), np.int8)
+        self._ks = np.zeros(shape, np.float32)
+        self._vs = np.zeros(shape, np.float32)
+
+    def _project(self, kind: str, layer: int, x: Quantised) -> F32:
+        tensor = self.image.tensor(kind, layer)
+        from .image import KINDS
+        return bitlinear(self._matrices[KINDS.index(kind), layer], x, np.float32(tensor.scale))
+
+    def _norm(self, kind: str, layer: int, x: F32, inverse_bits: int) -> F32:
+        return rms_norm(x, self._floats(kind, x.size, layer), self._bits(inverse_bits), self._bits(self.header.eps_bits))
+
+    def _attend(self, layer: int, head: int, queries: F32) -> F32:
+        """float32 [group, head_dim] -> float32 [group, head_dim], over the cached tokens including the current one."""
+        tokens = self.position + 1
+        q = quantise_vector(queries.reshape(-1))
+        codes = q.codes.reshape(queries.shape)
+        back = sem.divide(self._bits(self.header.score_scale_bits), q.scale)
+        out = []
+        for query in codes:
+            sums = integer_products(self._k[layer, head, :tokens], query).astype(np.float32)
+            scores = sem.multiply(sem.multiply(sums, back), self._ks[layer, head, :tokens])
+            powers = sem.exp2(sem.add(sem.multiply(scores, ONE), -sem.maximum(scores)))
+            total = sem.reduce_sum(powers)
+            weights = sem.multiply(powers, self._vs[layer, head, :tokens])
+            scale = sem.divide(MAX_CODE, sem.absmax(weights))
+            factor = sem.divide(sem.divide(ONE, scale), total)
+            result = None
+            for start in range(0, tokens, CHUNK_TOKENS):
+                part = slice(start, min(start + CHUNK_TOKENS, tokens))
+                mixed = integer_products(self._v[layer, head, part].T, sem.quantise(weights[part], scale))
+                product = sem.multiply(mixed.astype(np.float32), factor)
+                result = product if result is None else sem.add(product, result)
+            out.append(result)
+        return np.stack(out)
+
+    def _layer(self, layer: int, x: F32) -> F32:
+        h = self.header
+        normed = quantise_vector(self._norm("INPUT_NORM", layer, x, h.inverse_hidden_bits))
+        cos, sin = self._rope[self.position]
+        q = rope(self._project("Q", layer, normed).reshape(h.heads, h.head_dim), cos, sin)
+        k = rope(self._project("K", layer, normed).reshape(h.kv_heads, h.head_dim), cos, sin)
+        v = self._project("V", layer, normed).reshape(h.kv_heads, h.head_dim)
+        mixed = []
+        group = h.heads // h.kv_heads
+        for head in range(h.kv_heads):
+            for vector, codes, scales in ((k, self._k, self._ks), (v, self._v, self._vs)):
+                quantised = quantise_vector(vector[head])
+                codes[layer, head, self.position] = quantised.codes
+                scales[layer, head, self.position] = sem.divide(ONE, quantised.scale)
+            mixed.append(self._attend(layer, head, q[head * group:(head + 1) * group]))
+        attended = np.concatenate(mixed).reshape(-1)
+        x = sem.add(self._project("O", layer, quantise_vector(self._norm("ATTN_SUB_NORM", layer, attended, h.inverse_query_bits))), x)
+
+        normed = quantise_vector(self._norm("POST_NORM", layer, x, h.inverse_hidden_bits))
+        gate, up = self._project("GATE", layer, normed), self._project("UP", layer, normed)
+        positive = np.where(gate.view(np.int32) < 0, np.float32(0), gate)
+        activated = sem.multiply(sem.multiply(positive, positive), up)
+        down = quantise_vector(self._norm("FFN_SUB_NORM", layer, activated, h.inverse_intermediate_bits))
+        return sem.add(self._project("DOWN", layer, down), x)
+
+    def forward(self, token: int, *, head: bool = True) -> F32 | None:
+        """Appends a token; returns the logits, float32 [vocab], or None without ``head``."""
+        x = sem.multiply(self._embedding[token].astype(np.float32), self._row_scales[token])
+        for layer in range(self.header.layers):
+            x = self._layer(layer, x)
+        self.position += 1
+        if not head:
+            return None
+        normed = quantise_vector(self._norm("FINAL_NORM", 0, x, self.header.inverse_hidden_bits))
+        sums = integer_products(self._embedding, normed.codes).astype(np.float32)
+        return sem.multiply(sem.multiply(sums, sem.divide(ONE, normed.scale)), self._row_scales)

@@ -1,0 +1,78 @@
+"""The simulated board: top-level pads for our own C++ main, and the generated files it is built from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from litex.build.generic_platform import GenericPlatform, Pins, Subsignal
+from litex.build.io import CRG
+from litex.build.sim.common import sim_special_overrides
+from litex.soc.integration import export
+from litex.soc.interconnect import wishbone
+from tvu.axi import PORTS
+from tvu.verilog import AXI_READ_PORTS, AXI_WRITE_PORTS
+
+from ..ethernet import StreamPHY
+from ..soc import DDR_BASE, BitNetSoC
+
+__all__ = ["generate"]
+
+
+def _pads(name: str, *signals: tuple[str, int]):
+    return (name, 0, *(Subsignal(signal, Pins(width)) for signal, width in signals))
+
+
+_STREAM = (("source_valid", 1), ("source_ready", 1), ("source_data", 8), ("sink_valid", 1), ("sink_ready", 1), ("sink_data", 8))
+_AXI = [(f"read{i}_{name}", width) for i in range(PORTS) for name, width, _ in AXI_READ_PORTS]
+_AXI += [(f"write_{name}", width) for name, width, _ in AXI_WRITE_PORTS]
+_IO = [
+    ("sys_clk", 0, Pins(1)), ("sys_rst", 0, Pins(1)),
+    _pads("serial", *_STREAM),
+    _pads("eth", *_STREAM, ("source_last", 1), ("sink_last", 1)),
+    _pads("hp", *_AXI),
+]
+
+
+class _Platform(GenericPlatform):
+    def __init__(self):
+        GenericPlatform.__init__(self, "SIM", _IO, name="soc")
+
+    def get_verilog(self, *args, special_overrides=None, **kwargs):
+        return GenericPlatform.get_verilog(
+            self, *args, special_overrides={**sim_special_overrides, **(special_overrides or {})}, **kwargs)
+
+
+class _SimSoC(BitNetSoC):
+    """The SoC on the simulated board."""
+
+    def __init__(self, platform, cfu: Path):
+        ddr = wishbone.Interface(data_width=32, address_width=32, addressing="word")
+        platform.add_extension(ddr.get_ios("ddr"))
+        super().__init__(
+            platform, CRG(platform.request("sys_clk"), platform.request("sys_rst")), cfu, [0x6F], "sim",
+            platform.request("hp"), platform.request("ddr"), StreamPHY(platform.request("eth")))
+
+
+def generate(folder: Path, cfu: Path) -> list[Path]:
+    """Writes soc.v, memory files and the ``generated`` C headers to ``folder``; returns the Verilog sources."""
+    folder.mkdir(parents=True, exist_ok=True)
+    platform = _Platform()
+    soc = _SimSoC(platform, cfu.resolve())
+    soc.finalize()
+    verilog = platform.get_verilog(soc.get_fragment(), name="soc", regular_comb=False)
+    here = Path.cwd()
+    os.chdir(folder)  # LiteX writes memory contents beside the Verilog, by relative name
+    try:
+        verilog.write("soc.v")
+    finally:
+        os.chdir(here)
+    headers = folder / "generated"
+    headers.mkdir(exist_ok=True)
+    csr = export.get_csr_header(soc.csr_regions, soc.constants, csr_base=soc.mem_regions["csr"].origin,
+                                with_access_functions=True)
+    (headers / "csr.h").write_text(csr)
+    (headers / "mem.h").write_text(export.get_mem_header(soc.mem_regions))
+    (headers / "soc.h").write_text(export.get_soc_header(soc.constants))
+    assert soc.mem_regions["main_ram"].origin == DDR_BASE
+    return [folder / "soc.v", *(Path(source[0]) for source in platform.sources)]

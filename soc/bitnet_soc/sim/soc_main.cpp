@@ -1,0 +1,185 @@
+// The simulated board: Verilated SoC, DDR model, UART, Ethernet, and a control port for statistics.
+//
+// soc_sim [--preset ug585|conservative] [--preload FILE] [--udp PORT] [--tcp PORT] [--max-cycles N]
+// Prints one line of JSON with the ports when it is up, and ends when its parent does.
+#include <arpa/inet.h>
+#include <csignal>
+#include <cstring>
+#include <string>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "Vsoc.h"
+#include "network.hpp"
+#include "pins.hpp"
+#include "serial.hpp"
+#include "verilated.h"
+
+static constexpr uint64_t DDR_BYTES = 1ull << 30;
+static constexpr int POLL_EVERY = 512;  // cycles
+static constexpr double CLOCK_HZ = 125e6;
+
+// Main memory as the CPU and Etherbone see it: single accesses and incrementing bursts on Wishbone.
+class MainRam {
+  public:
+    MainRam(Vsoc *top, Ddr &ddr) : top_(top), ddr_(ddr) {}
+
+    void sample() {
+        request_ = top_->ddr_cyc && top_->ddr_stb;
+        acked_ = top_->ddr_ack;
+        address_ = static_cast<uint64_t>(top_->ddr_adr) << 2;
+        write_ = top_->ddr_we;
+        data_ = top_->ddr_dat_w;
+        select_ = top_->ddr_sel;
+        burst_ = top_->ddr_cti == 2;
+    }
+
+    void drive() {
+        top_->ddr_ack = 0;
+        if (!request_) {
+            wait_ = -1;
+            return;
+        }
+        uint64_t next = address_;
+        bool answer = false;
+        if (acked_) {
+            wait_ = -1;
+            if (burst_) {
+                next += 4;
+                answer = true;
+            }
+        } else {
+            if (wait_ < 0) wait_ = ddr_.access(write_);
+            answer = wait_-- == 0;
+        }
+        if (!answer) return;
+        uint8_t *word = ddr_.memory() + (next & (DDR_BYTES - 4));
+        top_->ddr_ack = 1;
+        if (write_) {
+            for (int i = 0; i < 4; i++)
+                if (select_ >> i & 1) word[i] = data_ >> (8 * i);
+        } else {
+            memcpy(&top_->ddr_dat_r, word, 4);
+        }
+    }
+
+  private:
+    Vsoc *top_;
+    Ddr &ddr_;
+    bool request_ = false, acked_ = false, write_ = false, burst_ = false;
+    uint64_t address_ = 0;
+    uint32_t data_ = 0;
+    int select_ = 0, wait_ = -1;
+};
+
+// A UDP port that answers "stats" with the memory model's counters, and obeys "quit".
+class Control {
+  public:
+    Control() {
+        socket_ = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
+        sockaddr_in address{};
+        address.sin_family = AF_INET;
+        address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        socklen_t length = sizeof address;
+        if (bind(socket_, reinterpret_cast<sockaddr *>(&address), length) < 0) {
+            perror("control port");
+            exit(2);
+        }
+        getsockname(socket_, reinterpret_cast<sockaddr *>(&address), &length);
+        port = ntohs(address.sin_port);
+    }
+
+    bool poll(const Ddr &ddr) {  // false: quit
+        char text[256];
+        sockaddr_in from;
+        socklen_t length = sizeof from;
+        ssize_t n = recvfrom(socket_, text, sizeof text - 1, 0, reinterpret_cast<sockaddr *>(&from), &length);
+        if (n < 0) return true;
+        text[n] = 0;
+        if (!strcmp(text, "quit")) return false;
+        int size = snprintf(text, sizeof text, "{\"cycles\": %llu, \"granted\": %llu, \"used\": %llu}",
+                            static_cast<unsigned long long>(ddr.cycles()), static_cast<unsigned long long>(ddr.granted()),
+                            static_cast<unsigned long long>(ddr.used()));
+        sendto(socket_, text, size, 0, reinterpret_cast<sockaddr *>(&from), length);
+        return true;
+    }
+
+    int port = 0;
+
+  private:
+    int socket_;
+};
+
+int main(int argc, char **argv) {
+    std::string preload;
+    const DdrPreset *preset = &DDR_PRESETS[0];
+    int udp_port = 0, tcp_port = 0;
+    uint64_t max_cycles = ~0ull;
+    for (int i = 1; i + 1 < argc; i += 2) {
+        std::string option = argv[i], value = argv[i + 1];
+        if (option == "--preload") preload = value;
+        else if (option == "--udp") udp_port = std::stoi(value);
+        else if (option == "--tcp") tcp_port = std::stoi(value);
+        else if (option == "--max-cycles") max_cycles = std::stoull(value);
+        else if (option == "--preset" && value == DDR_PRESETS[0].name) preset = &DDR_PRESETS[0];
+        else if (option == "--preset" && value == DDR_PRESETS[1].name) preset = &DDR_PRESETS[1];
+        else {
+            fprintf(stderr, "unknown option %s %s\n", argv[i], argv[i + 1]);
+            return 2;
+        }
+    }
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGINT, SIG_IGN);  // Ctrl-C is for the host tool: the board keeps running
+
+    Vsoc *top = new Vsoc;
+    Ddr ddr(DDR_BYTES, preload, *preset, CLOCK_HZ);
+    ATTACH_ALL(ddr, top, hp_);
+    MainRam ram(top, ddr);
+    Serial serial(tcp_port);
+    Network network(udp_port);
+    Control control;
+    printf("{\"udp\": %d, \"tcp\": %d, \"pty\": \"%s\", \"control\": %d}\n", network.port(), serial.tcp_port(),
+           serial.pty().c_str(), control.port);
+    fflush(stdout);
+
+    top->sys_rst = 1;
+    top->serial_source_ready = 1;
+    top->eth_source_ready = 1;
+    for (uint64_t cycle = 0; cycle < max_cycles; cycle++) {
+        top->sys_clk = 0;
+        top->eval();
+        ddr.sample();
+        ram.sample();
+        bool serial_out = top->serial_source_valid, serial_taken = top->serial_sink_valid && top->serial_sink_ready;
+        uint8_t serial_byte = top->serial_source_data;
+        bool eth_out = top->eth_source_valid, eth_last = top->eth_source_last;
+        bool eth_taken = top->eth_sink_valid && top->eth_sink_ready;
+        uint8_t eth_byte = top->eth_source_data;
+        top->sys_clk = 1;
+        top->eval();
+        ddr.drive();
+        ram.drive();
+        if (cycle == 16) top->sys_rst = 0;
+
+        if (serial_out) serial.from_soc(serial_byte);
+        if (serial_taken) serial.to_soc_pop();
+        top->serial_sink_valid = serial.to_soc_pending();
+        if (top->serial_sink_valid) top->serial_sink_data = serial.to_soc_front();
+
+        if (eth_out) network.from_soc(eth_byte, eth_last);
+        if (eth_taken) network.to_soc_next();
+        top->eth_sink_valid = network.to_soc_pending();
+        if (top->eth_sink_valid) {
+            top->eth_sink_data = network.to_soc_byte();
+            top->eth_sink_last = network.to_soc_last();
+        }
+        if (cycle % POLL_EVERY == 0) {
+            serial.poll();
+            network.poll();
+            if (!control.poll(ddr)) return 0;
+        }
+    }
+    return 0;
+}

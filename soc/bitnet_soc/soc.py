@@ -1,0 +1,59 @@
+"""The SoC: VexRiscv with the TVU on its CFU bus, DDR as main_ram, UART, timer, mailbox and Etherbone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from litex.soc.integration.soc import SoCRegion
+from litex.soc.integration.soc_core import SoCCore
+from litex.soc.interconnect import wishbone
+from tvu.axi import PORTS
+from tvu.verilog import AXI_READ_PORTS, AXI_WRITE_PORTS
+
+from .ethernet import repair_packet_fifo
+
+__all__ = ["BitNetSoC", "CLOCK_HZ", "DDR_BASE", "DDR_BYTES", "ETHERBONE_PORT", "MAILBOX_BASE", "MAILBOX_BYTES", "SOC_IP", "SOC_MAC"]
+
+CLOCK_HZ = 125_000_000
+DDR_BASE, DDR_BYTES = 0x4000_0000, 0x4000_0000
+MAILBOX_BASE, MAILBOX_BYTES = 0x9000_0000, 0x4000  # above 0x8000_0000 the CPU does not cache
+ROM_BYTES, SRAM_BYTES = 0x10000, 0x8000
+SOC_IP, SOC_MAC, ETHERBONE_PORT = "192.168.1.50", 0x10E2D5000001, 1234
+
+
+class BitNetSoC(SoCCore):
+    """Everything but clocking, pads and PHY, which the platform brings.
+
+    Parameters: ``crg``; ``cfu`` (path of the TVU's Verilog); ``rom`` (initial words); ``uart_name``; ``hp`` (record with
+    the AXI signals ``read0_araddr`` and so on); ``ddr_pads`` (Wishbone pads of main_ram); ``phy`` (Ethernet PHY or None).
+    """
+
+    # Pinned: otherwise every CSR address moves when a peripheral comes or goes, and old firmware talks to the wrong ones.
+    csr_map = {"ctrl": 0, "uart": 1, "timer0": 2, "ethphy": 3}
+
+    def __init__(self, platform, crg, cfu: Path, rom: list[int], uart_name: str, hp, ddr_pads, phy=None):
+        repair_packet_fifo()
+        self.crg = crg
+        SoCCore.__init__(
+            self, platform, clk_freq=CLOCK_HZ, cpu_type="vexriscv", cpu_variant="full+cfu", cpu_cfu=str(cfu),
+            integrated_rom_size=ROM_BYTES, integrated_rom_init=rom, integrated_sram_size=SRAM_BYTES,
+            uart_name=uart_name, uart_fifo_depth=64, timer_uptime=True, ident="", ident_version=False)
+        self._connect_axi(hp)
+
+        ddr = wishbone.Interface(data_width=32, address_width=32, addressing="word")
+        self.bus.add_slave("main_ram", ddr, SoCRegion(origin=DDR_BASE, size=DDR_BYTES, mode="rwx"))
+        self.comb += ddr.connect_to_pads(ddr_pads, mode="master")
+
+        self.mailbox = mailbox = wishbone.SRAM(MAILBOX_BYTES, name="mailbox_ram")  # "mailbox" is a SystemVerilog keyword
+        self.bus.add_slave("mailbox", mailbox.bus, SoCRegion(origin=MAILBOX_BASE, size=MAILBOX_BYTES, mode="rw", cached=False))
+
+        if phy is not None:
+            self.ethphy = phy
+            self.add_etherbone(phy=phy, ip_address=SOC_IP, mac_address=SOC_MAC, data_width=32, udp_port=ETHERBONE_PORT,
+                               buffer_depth=255, arp_entries=4, with_timing_constraints=False)
+
+    def _connect_axi(self, hp) -> None:
+        masters = [(f"read{i}", AXI_READ_PORTS) for i in range(PORTS)] + [("write", AXI_WRITE_PORTS)]
+        self.cpu.cfu_params.update({
+            f"{direction}_{prefix}_{name}": getattr(hp, f"{prefix}_{name}")
+            for prefix, signals in masters for name, _, direction in signals})
