@@ -79,7 +79,7 @@ class Mailbox:
     command: int = 16
     ring: int = 2080
     ring_words: int = 1024
-    MAGIC: int = 0x4D555654
+    magic_value: int = 0x4D555654
 
 
 MAILBOX = Mailbox()

@@ -44,13 +44,13 @@ def check_shape(config: ModelConfig, weights: str) -> None:
 def scratch_rows(config: ModelConfig) -> int:
     """Scratchpad rows that the firmware's plan needs (firmware/transformer.c, `plan_scratch`)."""
     queries = config.heads * config.head_dim
-    fixed = (config.hidden + max(config.hidden, queries)) // LANES
+    fixed = (config.hidden + max(config.hidden, queries) + 2 * config.head_dim) // LANES
     group = config.heads // config.kv_heads
     context_rows = -(-config.context // LANES)
     qkv = (queries + 2 * config.kv_heads * config.head_dim) // LANES
     rotated = 2 * (queries + config.kv_heads * config.head_dim) // LANES
-    attention = qkv + 2 * config.head_dim // LANES + max((group + 1) * context_rows, rotated)
-    return fixed + max(attention, 2 * config.intermediate // LANES, 1)
+    attention = qkv + max((group + 1) * context_rows, rotated)
+    return fixed + max(attention, 2 * config.intermediate // LANES)
 
 
 def quantise_rows(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

@@ -1,0 +1,59 @@
+// Registers and memory of the SoC, from the generated LiteX headers; caches; time.
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define CSR_ACCESSORS_DEFINED
+static inline void csr_write_simple(unsigned long value, unsigned long address)
+{
+    *(volatile uint32_t *)address = value;
+}
+static inline unsigned long csr_read_simple(unsigned long address)
+{
+    return *(volatile uint32_t *)address;
+}
+#include <generated/csr.h>
+#include <generated/mem.h>
+
+// DDR as the CPU sees it; `offset` is a DDR address as the TVU uses it, in physical order.
+static inline volatile uint32_t *ddr_word(uint32_t offset)
+{
+    return (volatile uint32_t *)(MAIN_RAM_BASE + offset);
+}
+
+// Where the byte at a linear address lies (xtvu.layout.physical_address).
+static inline uint32_t ddr_physical(uint32_t linear)
+{
+    return (linear & ~0x1ffu) | (linear >> 3 & 3) << 7 | (linear >> 5 & 15) << 3 | (linear & 7);
+}
+
+// Forgets cached DDR contents: needed before the CPU reads what the TVU or the host wrote.
+static inline void cache_forget(void)
+{
+    __asm__ volatile(".word 0x500F" ::: "memory");
+}
+
+// Waits until the CPU's own stores have left it: the bus answers in order, so any uncached load does.
+static inline void stores_drain(void)
+{
+    (void)uart_txfull_read();
+}
+
+static inline uint32_t cycles_low(void)
+{
+    uint32_t value;
+    __asm__ volatile("csrr %0, mcycle" : "=r"(value));
+    return value;
+}
+
+static inline uint64_t cycles(void)
+{
+    uint32_t high, low, again;
+    do {
+        __asm__ volatile("csrr %0, mcycleh" : "=r"(high));
+        low = cycles_low();
+        __asm__ volatile("csrr %0, mcycleh" : "=r"(again));
+    } while (high != again);
+    return (uint64_t)high << 32 | low;
+}

@@ -1,0 +1,25 @@
+// The model image in DDR: its header, and where each tensor lies.
+#pragma once
+
+#include <generated/image.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#define MODEL_MAX_LAYERS 64u
+#define SCRATCH_ROWS 4096u
+
+struct tensor {
+    uint32_t address; // linear DDR address
+    uint32_t words;   // stream words
+    uint32_t scale;   // float32 bits
+};
+
+extern struct image_header model;
+extern bool model_loaded;
+
+// Reads and checks the header at MODEL_BASE, then the checksum of every tensor. Raises a fault if something is wrong.
+bool model_load(void);
+
+const struct tensor *model_tensor(enum image_kind kind, uint32_t layer);
+// One float of a float tensor, read by the CPU.
+uint32_t model_float_bits(enum image_kind kind, uint32_t index);

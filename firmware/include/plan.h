@@ -1,0 +1,40 @@
+// Where things stand in the TVU: scratchpad rows (planned from the model's shape) and scalar registers.
+#pragma once
+
+#include "model.h"
+#include <generated/tvu.h>
+
+struct plan {
+    uint32_t head_rows;    // of one head's vector
+    uint32_t context_rows; // of one score per token of context
+    uint32_t x, t, qkv, rope, scores, cached, gate, up, logits;
+    uint32_t logits_chunk; // logits computed at once
+    uint32_t ternary_mode; // of DOT
+    uint32_t hidden_words, query_words, intermediate_words, head_words; // stream words of matrix rows
+};
+extern struct plan plan;
+
+// Scalar registers. 1 to 22 are scratch; the rest hold constants during a forward pass.
+enum {
+    S_A = 1,
+    S_B = 2,
+    S_SCALE = 3,   // 127 / absmax of the vector quantised last
+    S_GROUP0 = 4,  // four values each, one per query head
+    S_GROUP1 = 8,
+    S_SUMS = 12,
+    S_GROUP2 = 16,
+    S_BEST = 20,   // and 21: its index
+    S_OUT = 22,    // factor of a matrix product
+    S_SCORE = 23,
+    S_INV_INTERMEDIATE = 24,
+    S_INV_QUERY = 25,
+    S_INV_HIDDEN = 26,
+    S_EPS = 27,
+    S_SMALLEST = 28, // 1e-5, the least absmax
+    S_MINUS_ONE = 29,
+    S_ONE = 30,
+    S_127 = 31,
+};
+
+// Runs the attention of one layer on plan.qkv; the result goes to plan.t.
+void attention(uint32_t layer, uint32_t position);

@@ -1,0 +1,1 @@
+// LiteX includes this from csr.h; nothing of it is needed here.

@@ -1,0 +1,236 @@
+// Boot and command loop.
+#include "board.h"
+#include "fault.h"
+#include "link.h"
+#include "model.h"
+#include "sample.h"
+#include "selftest.h"
+#include "transformer.h"
+#include <generated/tvu.h>
+
+static uint32_t selftest_result;
+
+static float bits_float(uint32_t bits)
+{
+    union {
+        uint32_t bits;
+        float value;
+    } u = {.bits = bits};
+    return u.value;
+}
+
+static bool is_stop(uint32_t token)
+{
+    const uint32_t stops[4] = {model.stop0, model.stop1, model.stop2, model.stop3};
+    for (uint32_t i = 0; i < model.stop_count; i++)
+        if (stops[i] == token)
+            return true;
+    return false;
+}
+
+static void do_info(void)
+{
+    uint32_t info[INFO_WORDS] = {
+        [INFO_VERSION] = PROTOCOL_VERSION, [INFO_ISA_HASH] = tvu_id(), [INFO_CLOCK_HZ] = CONFIG_CLOCK_FREQUENCY,
+        [INFO_SELFTEST] = selftest_result, [INFO_MODEL_ID] = model_loaded ? model.model_id : 0, [INFO_POSITION] = position,
+        [INFO_MODEL_BASE] = MODEL_BASE, [INFO_MEMORY_BYTES] = MEMORY_BYTES,
+    };
+    link_send(EVENT_INFO, info, INFO_WORDS);
+}
+
+static void do_load(void)
+{
+    position = 0;
+    if (model_load())
+        link_send1(EVENT_LOADED, model.model_id);
+}
+
+// Processes the prompt, then writes tokens until a stop token, the limit, the end of the context, or a cancel.
+static void do_generate(const struct message *m)
+{
+    uint32_t count = m->length < GENERATE_WORDS ? 0 : m->payload[GENERATE_PROMPT_TOKENS];
+    uint32_t max_tokens = m->payload[GENERATE_MAX_TOKENS];
+    struct sampling sampling = {bits_float(m->payload[GENERATE_TEMPERATURE]), m->payload[GENERATE_TOP_K],
+                                bits_float(m->payload[GENERATE_TOP_P]), m->payload[GENERATE_SEED] | 1};
+    bool greedy = m->payload[GENERATE_TEMPERATURE] == 0;
+    if (count == 0 || m->length != GENERATE_WORDS + count) {
+        fault_raise(ERROR_ARGUMENT, GENERATE_PROMPT_TOKENS);
+        return;
+    }
+    if (!greedy && !(sampling.temperature > 0 && sampling.top_p > 0 && sampling.top_p <= 1)) {
+        fault_raise(ERROR_ARGUMENT, GENERATE_TEMPERATURE);
+        return;
+    }
+    if (position + count > model.context) {
+        fault_raise(model_loaded ? ERROR_CONTEXT : ERROR_NO_MODEL, model.context);
+        return;
+    }
+    uint64_t start = cycles(), prefilled = 0;
+    uint32_t tokens = 0, reason = STOP_LENGTH;
+    struct logits logits = {0, 0};
+    transformer_clear_cycles();
+    for (uint32_t i = 0; i < count; i++) {
+        bool last = i + 1 == count;
+        if (link_cancelled()) {
+            reason = STOP_CANCEL;
+            count = i;
+            break;
+        }
+        if (!transformer_forward(m->payload[GENERATE_WORDS + i], last && max_tokens ? &logits : 0, !greedy))
+            return;
+        if (i % 8 == 7 || last) {
+            uint32_t progress[2] = {i + 1, count};
+            link_send(EVENT_PROGRESS, progress, 2);
+        }
+    }
+    link_release();
+    prefilled = cycles();
+    if (max_tokens > 1)
+        transformer_clear_cycles();
+    while (reason == STOP_LENGTH && tokens < max_tokens) {
+        uint32_t before = cycles_low();
+        uint32_t token = greedy ? logits.best : sample(&sampling, model.logits_base, model.vocab);
+        operator_cycles[OPERATOR_SAMPLE] += cycles_low() - before;
+        tokens++;
+        link_send1(EVENT_TOKEN, token);
+        if (is_stop(token))
+            reason = STOP_STOP;
+        else if (link_cancelled())
+            reason = STOP_CANCEL;
+        else if (position >= model.context)
+            reason = STOP_CONTEXT;
+        else if (tokens < max_tokens && !transformer_forward(token, &logits, !greedy))
+            return;
+    }
+    uint64_t decode = cycles() - prefilled, prefill = prefilled - start;
+    uint32_t passes = tokens > 1 ? tokens - 1 : 1;
+    uint32_t stats[STATS_WORDS] = {
+        [STATS_STOP_REASON] = reason, [STATS_TOKENS] = tokens, [STATS_PREFILL_TOKENS] = count,
+        [STATS_PREFILL_CYCLES_LOW] = (uint32_t)prefill, [STATS_PREFILL_CYCLES_HIGH] = (uint32_t)(prefill >> 32),
+        [STATS_DECODE_CYCLES_LOW] = (uint32_t)decode, [STATS_DECODE_CYCLES_HIGH] = (uint32_t)(decode >> 32),
+        [STATS_POSITION] = position,
+    };
+    for (uint32_t i = 0; i < OPERATOR_COUNT; i++)
+        stats[STATS_OP_EMBED + i] = (uint32_t)(operator_cycles[i] / passes);
+    link_send(EVENT_STATS, stats, STATS_WORDS);
+}
+
+static void do_score(const struct message *m)
+{
+    struct logits logits;
+    if (m->length != 1)
+        fault_raise(ERROR_ARGUMENT, 0);
+    else if (transformer_forward(m->payload[0], &logits, true)) {
+        uint32_t reply[3] = {position, model.logits_base, model.vocab};
+        link_send(EVENT_SCORED, reply, 3);
+    }
+}
+
+// Memory for the UART path; DDR only, physical order.
+static void do_memory(const struct message *m)
+{
+    uint32_t address = m->length ? m->payload[0] : MEMORY_BYTES;
+    uint32_t words = m->type == COMMAND_WRITE ? m->length - 1 : m->length == 2 ? m->payload[1] : 0;
+    if (address % 4 || address >= MEMORY_BYTES || words > 512 || words == 0 || words > (MEMORY_BYTES - address) / 4) {
+        fault_raise(ERROR_ARGUMENT, address);
+        return;
+    }
+    if (m->type == COMMAND_WRITE) {
+        for (uint32_t i = 0; i < words; i++)
+            *ddr_word(address + 4 * i) = m->payload[1 + i];
+        stores_drain();
+        link_send(EVENT_DONE, 0, 0);
+    } else {
+        static uint32_t data[512];
+        cache_forget();
+        for (uint32_t i = 0; i < words; i++)
+            data[i] = *ddr_word(address + 4 * i);
+        link_send(EVENT_DATA, data, words);
+    }
+}
+
+// A matrix-vector product over whatever lies at MODEL_BASE, for measuring the stream.
+static void do_gemv(const struct message *m)
+{
+    uint32_t rows = m->payload[0], words = m->payload[1], mode = m->payload[2];
+    if (m->length != 3 || rows == 0 || rows > 16384 || words == 0 || words > 64) {
+        fault_raise(ERROR_ARGUMENT, 0);
+        return;
+    }
+    uint32_t before[9], counts[9];
+    tvu_sset(1, 0);
+    for (uint32_t i = 0; i < 9; i++)
+        before[i] = tvu_counter(i);
+    tvu_stream(MODEL_BASE, rows * words);
+    tvu_dot(0, words, mode, 0, 1, 0, 0, rows);
+    if (!tvu_wait())
+        return;
+    for (uint32_t i = 0; i < 9; i++)
+        counts[i] = tvu_counter(i) - before[i];
+    link_send(EVENT_COUNTERS, counts, 9);
+}
+
+static void run(const struct message *m)
+{
+    switch (m->type) {
+    case COMMAND_INFO:
+        do_info();
+        break;
+    case COMMAND_LOAD:
+        do_load();
+        break;
+    case COMMAND_RESET:
+        position = 0;
+        link_send(EVENT_DONE, 0, 0);
+        break;
+    case COMMAND_GENERATE:
+        do_generate(m);
+        break;
+    case COMMAND_SCORE:
+        do_score(m);
+        break;
+    case COMMAND_READ:
+    case COMMAND_WRITE:
+        do_memory(m);
+        break;
+    case COMMAND_GEMV:
+        do_gemv(m);
+        break;
+    default:
+        fault_raise(ERROR_COMMAND, m->type);
+    }
+}
+
+int main(void);
+int main(void)
+{
+    link_init();
+    uart_text("\nbitnet firmware, ISA ");
+    uart_hex(TVU_ISA_HASH);
+    if (tvu_id() != TVU_ISA_HASH) {
+        uart_text(": the vector unit is of another version, ");
+        uart_hex(tvu_id());
+        selftest_result = 0xffffffff;
+    } else {
+        selftest_result = selftest();
+        uart_text(selftest_result ? ": self-test FAILED\n" : ": self-test passed\n");
+    }
+    if (fault_pending())
+        fault_report();
+    volatile uint32_t *mailbox = (volatile uint32_t *)MAILBOX_BASE;
+    mailbox[MAILBOX_VERSION] = PROTOCOL_VERSION;
+    mailbox[MAILBOX_ISA_HASH] = tvu_id();
+    mailbox[MAILBOX_MAGIC] = MAILBOX_MAGIC_VALUE; // last: the host waits for it
+    for (;;) {
+        struct message message;
+        if (!link_poll(&message))
+            continue;
+        if (selftest_result && message.type != COMMAND_INFO)
+            fault_raise(ERROR_SELFTEST, selftest_result);
+        else
+            run(&message);
+        link_release();
+        if (fault_pending())
+            fault_report();
+    }
+}
