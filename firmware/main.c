@@ -157,17 +157,17 @@ static void do_gemv(const struct message *m)
         fault_raise(ERROR_ARGUMENT, 0);
         return;
     }
-    uint32_t before[9], counts[9];
+    uint32_t before[TVU_COUNTERS], counts[TVU_COUNTERS];
     tvu_sset(1, 0);
-    for (uint32_t i = 0; i < 9; i++)
+    for (uint32_t i = 0; i < TVU_COUNTERS; i++)
         before[i] = tvu_counter(i);
     tvu_stream(MODEL_BASE, rows * words);
     tvu_dot(0, words, mode, 0, 1, 0, 0, rows);
     if (!tvu_wait())
         return;
-    for (uint32_t i = 0; i < 9; i++)
+    for (uint32_t i = 0; i < TVU_COUNTERS; i++)
         counts[i] = tvu_counter(i) - before[i];
-    link_send(EVENT_COUNTERS, counts, 9);
+    link_send(EVENT_COUNTERS, counts, TVU_COUNTERS);
 }
 
 static void run(const struct message *m)

@@ -37,7 +37,8 @@ class CFUBus(wiring.Signature):
 
 
 class TVU(wiring.Component):
-    """Members: ``bus``; ``read0`` .. ``read3``; ``write``.
+    """Members: ``bus``; ``read0`` .. ``read3``; ``write``; ``awake`` (low: nothing is queued, running or asked for, and the
+    clock may stop; the simulation saves its time so).
 
     Every command is answered, one cycle after it was taken. A queued instruction waits for room in its queue; after
     2^22 cycles without any it is dropped and the ``queue`` error set, so the CPU never hangs.
@@ -47,7 +48,7 @@ class TVU(wiring.Component):
         self.config = config or TVUConfig()
         self.watchdog_bits = watchdog_bits
         super().__init__({
-            "bus": In(CFUBus()), **{f"read{i}": Out(AXIRead()) for i in range(PORTS)}, "write": Out(AXIWrite()),
+            "bus": In(CFUBus()), "awake": Out(1), **{f"read{i}": Out(AXIRead()) for i in range(PORTS)}, "write": Out(AXIWrite()),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -102,6 +103,7 @@ class TVU(wiring.Component):
             return (cmd.payload.rs1, cmd.payload.rs2)[place.source - 1][place.lo:place.lo + place.width]
 
         busy = queue.r_rdy | sequencer.busy | reader.active | (store.idle == 0)
+        m.d.comb += self.awake.eq(busy | cmd.valid | rsp.valid)
         answer = Signal(32)
         m.d.comb += sequencer.peek_address.eq(operand("SGET", "s"))
         with m.If(opcode_is("ID")):
@@ -197,12 +199,10 @@ class TVU(wiring.Component):
         # -- counters --------------------------------------------------------------------------------------------
         hungry = lanes.hungry | checksum.hungry | vector.wants_word
         steps = {
-            "cycles": 1,
             "busy": sequencer.busy,
             "beats": word.valid & word.ready,
             "stall_memory": hungry & ~word.valid,
             "stall_compute": word.valid & ~word.ready,
-            "idle": ~sequencer.busy,
             "operations": sequencer.complete,
             "write_beats": store.beat,
             "requested": reader.requested,

@@ -36,6 +36,7 @@ class Cfu(Elaboratable):
         }
         self._outputs = {
             "cmd_ready": tvu.bus.cmd.ready, "rsp_valid": tvu.bus.rsp.valid, "rsp_payload_outputs_0": tvu.bus.rsp.payload,
+            "awake": tvu.awake,
         }
         masters = [(f"read{i}", AXI_READ_PORTS) for i in range(PORTS)] + [("write", AXI_WRITE_PORTS)]
         for prefix, signals in masters:

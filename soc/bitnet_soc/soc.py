@@ -25,13 +25,14 @@ class BitNetSoC(SoCCore):
     """Everything but clocking, pads and PHY, which the platform brings.
 
     Parameters: ``crg``; ``cfu`` (path of the TVU's Verilog); ``rom`` (initial words); ``uart_name``; ``hp`` (record with
-    the AXI signals ``read0_araddr`` and so on); ``ddr_pads`` (Wishbone pads of main_ram); ``phy`` (Ethernet PHY or None).
+    the AXI signals ``read0_araddr`` and so on); ``ddr_pads`` (Wishbone pads of main_ram); ``phy`` (Ethernet PHY or None);
+    ``tvu_clock`` (record with ``clk``, a gated copy of the system clock, and ``awake``, or None to use the system clock).
     """
 
     # Pinned: otherwise every CSR address moves when a peripheral comes or goes, and old firmware talks to the wrong ones.
     csr_map = {"ctrl": 0, "uart": 1, "timer0": 2, "ethphy": 3}
 
-    def __init__(self, platform, crg, cfu: Path, rom: list[int], uart_name: str, hp, ddr_pads, phy=None):
+    def __init__(self, platform, crg, cfu: Path, rom: list[int], uart_name: str, hp, ddr_pads, phy=None, tvu_clock=None):
         repair_packet_fifo()
         self.crg = crg
         SoCCore.__init__(
@@ -39,6 +40,8 @@ class BitNetSoC(SoCCore):
             integrated_rom_size=ROM_BYTES, integrated_rom_init=rom, integrated_sram_size=SRAM_BYTES,
             uart_name=uart_name, uart_fifo_depth=64, timer_uptime=True, ident="", ident_version=False)
         self._connect_axi(hp)
+        if tvu_clock is not None:
+            self.cpu.cfu_params.update(i_clk=tvu_clock.clk, o_awake=tvu_clock.awake)
 
         ddr = wishbone.Interface(data_width=32, address_width=32, addressing="word")
         self.bus.add_slave("main_ram", ddr, SoCRegion(origin=DDR_BASE, size=DDR_BYTES, mode="rwx"))

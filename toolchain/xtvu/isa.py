@@ -52,12 +52,10 @@ ERRORS = {
 
 #: Performance counters (32 bit, wrapping), by the index that COUNTER takes.
 COUNTERS = {
-    "cycles": "clock cycles since reset",
     "busy": "cycles in which an operation was executing",
     "beats": "stream words (32 bytes) consumed",
     "stall_memory": "cycles in which an operation waited for a stream word that memory had not delivered",
     "stall_compute": "cycles in which a stream word waited for the operation that takes it",
-    "idle": "cycles with an empty queue and no operation executing",
     "operations": "queued operations completed",
     "write_beats": "AXI write beats accepted",
     "requested": "stream words requested from memory",

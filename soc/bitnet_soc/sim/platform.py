@@ -31,6 +31,7 @@ _IO = [
     _pads("serial", *_STREAM),
     _pads("eth", *_STREAM, ("source_last", 1), ("sink_last", 1)),
     _pads("hp", *_AXI),
+    _pads("tvu", ("clk", 1), ("awake", 1)),
 ]
 
 
@@ -51,7 +52,8 @@ class _SimSoC(BitNetSoC):
         platform.add_extension(ddr.get_ios("ddr"))
         super().__init__(
             platform, CRG(platform.request("sys_clk"), platform.request("sys_rst")), cfu, [0x6F], "sim",
-            platform.request("hp"), platform.request("ddr"), StreamPHY(platform.request("eth")))
+            platform.request("hp"), platform.request("ddr"), StreamPHY(platform.request("eth")),
+            platform.request("tvu"))
 
 
 def generate(folder: Path, cfu: Path) -> list[Path]:

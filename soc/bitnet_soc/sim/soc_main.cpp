@@ -17,7 +17,8 @@
 #include "verilated.h"
 
 static constexpr uint64_t DDR_BYTES = 1ull << 30;
-static constexpr int POLL_EVERY = 512;  // cycles
+static constexpr int POLL_EVERY = 64;  // cycles
+static constexpr int TVU_LINGER = 32;  // cycles that the TVU's clock goes on after it has nothing to do
 static constexpr double CLOCK_HZ = 125e6;
 
 // Main memory as the CPU and Etherbone see it: single accesses and incrementing bursts on Wishbone.
@@ -147,8 +148,10 @@ int main(int argc, char **argv) {
     top->sys_rst = 1;
     top->serial_source_ready = 1;
     top->eth_source_ready = 1;
+    int linger = TVU_LINGER;
     for (uint64_t cycle = 0; cycle < max_cycles; cycle++) {
         top->sys_clk = 0;
+        top->tvu_clk = 0;
         top->eval();
         ddr.sample();
         ram.sample();
@@ -157,7 +160,10 @@ int main(int argc, char **argv) {
         bool eth_out = top->eth_source_valid, eth_last = top->eth_source_last;
         bool eth_taken = top->eth_sink_valid && top->eth_sink_ready;
         uint8_t eth_byte = top->eth_source_data;
+        // Evaluating a sleeping TVU would take most of the simulation's time.
+        linger = top->tvu_awake || cycle < 64 ? TVU_LINGER : linger - (linger > 0);
         top->sys_clk = 1;
+        top->tvu_clk = linger > 0;
         top->eval();
         ddr.drive();
         ram.drive();

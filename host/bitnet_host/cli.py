@@ -1,0 +1,167 @@
+"""The command line: chat, convert, score, info, bench."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from .chat import ProgressDisplay, answer_once, as_json, converse, statistics
+from .checkpoint.convert import convert as convert_checkpoint
+from .checkpoint.hf import open_checkpoint
+from .errors import UserError
+from .image import KINDS, Image, read_image, write_image
+from .models import BUNDLED
+from .sampling import SamplingOptions
+from .targets import open_target
+from .text import Conversation, TextModel
+
+__all__ = ["main"]
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+                  help="Talk to a BitNet b1.58 model on a Zynq-7020 board or its simulation.")
+_TARGET = typer.Option(help="sim, reference, udp://HOST[:PORT] or serial:DEVICE")
+_MODEL = typer.Option(help="model image or checkpoint folder (default: the bundled model)")
+
+
+def _open_model(path: Path | None) -> Image:
+    source = path or BUNDLED
+    if source.is_dir():
+        return convert_checkpoint(open_checkpoint(source), name=source.name)
+    return read_image(source)
+
+
+@app.command()
+def chat(
+    target: Annotated[str, _TARGET] = "sim",
+    model: Annotated[Path | None, _MODEL] = None,
+    prompt: Annotated[str | None, typer.Option(help="answer this once and exit")] = None,
+    system: Annotated[str | None, typer.Option(help="system message")] = None,
+    max_tokens: Annotated[int, typer.Option(help="most tokens per answer")] = 256,
+    temperature: Annotated[float, typer.Option(help="0: greedy")] = 0.0,
+    top_k: Annotated[int, typer.Option(help="0: no limit but the 64 best")] = 0,
+    top_p: Annotated[float, typer.Option(help="share of the probability kept")] = 1.0,
+    seed: Annotated[int, typer.Option(help="of the random choice")] = 1,
+    raw: Annotated[bool, typer.Option("--raw", help="the prompt is plain text, without the chat template")] = False,
+    as_object: Annotated[bool, typer.Option("--json", help="print one JSON object as the last line")] = False,
+) -> None:
+    """Chat with a model."""
+    options = SamplingOptions(temperature, top_k, top_p, seed)
+    options.check()
+    if max_tokens < 1:
+        raise UserError(f"--max-tokens must be at least 1, not {max_tokens}")
+    if raw and prompt is None:
+        raise UserError("--raw needs --prompt TEXT")
+    image = _open_model(model)
+    text = TextModel(image.meta)
+    ids: list[int] | None = None
+    if prompt is not None:
+        ids = text.encode_raw(prompt) if raw else Conversation(text, system).ask(prompt)[0]
+    board = open_target(target, image)
+    try:
+        if ids is not None:
+            board.check_prompt(ids)
+        display = ProgressDisplay()
+        board.prepare(display)
+        display.end()
+        if ids is None:
+            converse(board, text, system, max_tokens, options, display)
+            return
+        answer, words = answer_once(board, text, ids, max_tokens, options, display, show=not as_object)
+        print(statistics(answer), file=sys.stderr)
+        if as_object:
+            print(as_json(answer, words))
+    finally:
+        board.close()
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="folder of a Hugging Face checkpoint", metavar="SRC")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="image to write")],
+    weights: Annotated[str, typer.Option(help="base3 (1.6 bit) or 2bit")] = "base3",
+) -> None:
+    """Convert a packed Hugging Face checkpoint to a model image."""
+    if weights not in ("base3", "2bit"):
+        raise UserError(f"--weights must be base3 or 2bit, not {weights}")
+    if not source.is_dir():
+        raise UserError(f"{source} is not a folder: give the folder of a Hugging Face checkpoint")
+    image = convert_checkpoint(open_checkpoint(source), weights, source.resolve().name)
+    write_image(image, output)
+    print(f"wrote {output}: {image.header.ddr_bytes / 2**20:.1f} MB for the board, "
+          f"{image.header.total_bytes / 2**20:.1f} MB with KV cache for {image.header.context} tokens")
+
+
+@app.command()
+def score(
+    model: Annotated[Path | None, _MODEL] = None,
+    target: Annotated[str, _TARGET] = "sim",
+    tokens: Annotated[Path, typer.Option(help="JSON list of token ids")] = ...,  # type: ignore[assignment]  # required
+    output: Annotated[Path, typer.Option("-o", "--output", help=".npy to write: float32 [tokens, vocab]")] = ...,  # type: ignore[assignment]
+) -> None:
+    """Teacher-forced logits for a list of token ids."""
+    try:
+        ids = json.loads(tokens.read_text())
+    except OSError as error:
+        raise UserError(f"cannot read {tokens}: {error.strerror}") from None
+    except ValueError:
+        raise UserError(f"{tokens} is not JSON: it must hold a list of token ids") from None
+    if not isinstance(ids, list) or not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
+        raise UserError(f"{tokens} must hold a JSON list of token ids")
+    image = _open_model(model)
+    board = open_target(target, image)
+    display = ProgressDisplay()
+    try:
+        board.check_prompt(ids)
+        board.prepare(display)
+        rows = []
+        for place, token in enumerate(ids):
+            rows.append(board.score(token))
+            display("score", place + 1, len(ids))
+    finally:
+        board.close()
+    partial = output.with_name(output.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            np.save(file, np.stack(rows))
+        partial.replace(output)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"cannot write {output}: {error.strerror}") from None
+
+
+@app.command()
+def info(
+    image: Annotated[Path, typer.Argument(help="model image", metavar="IMAGE")],
+    as_object: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Show what an image holds."""
+    model = read_image(image)
+    header = model.header
+    fields = {
+        "name": model.meta.get("name"), "weights": model.meta.get("weights"), "layers": header.layers, "hidden": header.hidden,
+        "intermediate": header.intermediate, "heads": header.heads, "kv_heads": header.kv_heads, "head_dim": header.head_dim,
+        "vocab": header.vocab, "context": header.context, "tensors": header.tensors, "model_id": f"{header.model_id:08x}",
+        "ddr_bytes": header.ddr_bytes, "total_bytes": header.total_bytes,
+    }
+    if as_object:
+        fields["tensor_table"] = [vars(t) | {"kind": KINDS[t.kind]} for t in model.tensors]
+        print(json.dumps(fields))
+        return
+    for name, value in fields.items():
+        print(f"{name:<14}{value:,}" if isinstance(value, int) else f"{name:<14}{value}")
+
+
+def main() -> None:
+    """Entry point: every expected failure is one sentence on stderr and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"bitnet-host: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.exit(2)

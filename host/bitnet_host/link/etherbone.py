@@ -1,0 +1,82 @@
+"""Etherbone over UDP: words of the SoC's bus, read and written in acknowledged records.
+
+A record is ``00 0f writes reads``, then for writes a base address and data, for reads a return address and addresses,
+everything big-endian behind an 8-byte packet head (Etherbone 1.0, as LiteEth's core implements it). The return address
+comes back as the base of the answer and serves as a sequence number here. Every write record carries one read, so it is
+acknowledged; one record is under way at a time, since LiteEth has no flow control.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UserError
+
+__all__ = ["Etherbone", "MAX_WORDS"]
+
+_HEAD = struct.pack(">HBBI", 0x4E6F, 0x10, 0x44, 0)
+MAX_WORDS = 250  # of a record; LiteEth's buffer holds 255
+_TIMEOUT, _TRIES = 1.0, 8
+
+
+class Etherbone:
+    """A connection. ``host``, ``port``: where the board, or the simulator's UDP port, is."""
+
+    def __init__(self, host: str, port: int, *, timeout: float = _TIMEOUT, tries: int = _TRIES) -> None:
+        self.name = f"udp://{host}:{port}"
+        self._tries = tries
+        self._sequence = 0
+        try:
+            self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            self._socket.settimeout(timeout)
+            self._socket.connect((host, port))
+        except OSError as error:
+            raise UserError(f"cannot reach {self.name}: {error.strerror or error}") from None
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _exchange(self, writes: int, base: int, data: bytes, addresses: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """One record with at least one read; resent until its answer comes. Raises UserError after the last try."""
+        self._sequence = self._sequence + 1 & 0xFFFFFF
+        tag = self._sequence << 2
+        record = _HEAD + struct.pack(">BBBB", 0, 0x0F, writes, len(addresses))
+        if writes:
+            record += struct.pack(">I", base) + data
+        record += struct.pack(">I", tag) + addresses.astype(">u4").tobytes()
+        expected = 16 + 4 * len(addresses)
+        for _ in range(self._tries):
+            try:
+                self._socket.send(record)
+                while True:
+                    answer = self._socket.recv(2048)
+                    if len(answer) >= expected and struct.unpack_from(">I", answer, 12)[0] == tag:
+                        return np.frombuffer(answer, ">u4", len(addresses), 16).astype(np.uint32)
+            except TimeoutError:
+                continue
+            except OSError:
+                break  # the port is closed: nobody listens
+        raise UserError(f"the board at {self.name} does not answer: check that it is on, loaded and in this network")
+
+    def write(self, address: int, words: NDArray[np.uint32]) -> None:
+        """Writes consecutive 32-bit words at a byte address of the bus."""
+        for start in range(0, len(words), MAX_WORDS):
+            part = words[start:start + MAX_WORDS]
+            here = address + 4 * start
+            self._exchange(len(part), here, part.astype(">u4").tobytes(), np.array([here + 4 * (len(part) - 1)], np.uint32))
+
+    def read(self, address: int, count: int) -> NDArray[np.uint32]:
+        """Reads consecutive 32-bit words."""
+        parts = []
+        for start in range(0, count, MAX_WORDS):
+            n = min(MAX_WORDS, count - start)
+            parts.append(self._exchange(0, 0, b"", (address + 4 * (start + np.arange(n))).astype(np.uint32)))
+        return np.concatenate(parts)
+
+    def read_list(self, addresses: list[int]) -> list[int]:
+        """Reads words at the given addresses, in one record."""
+        return [int(x) for x in self._exchange(0, 0, b"", np.array(addresses, np.uint32))]

@@ -1,0 +1,78 @@
+"""Starts the Verilator simulation of the board and finds its ports."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+
+__all__ = ["Simulator", "build_folder"]
+
+
+def build_folder() -> Path:
+    """Where `make build` left the simulator; BITNET_BUILD overrides it."""
+    return Path(os.environ.get("BITNET_BUILD") or Path(__file__).resolve().parents[3] / "build")
+
+
+class Simulator:
+    """A running simulator. ``ports``: udp, tcp (UART), control; ``pty``: the UART as a device.
+
+    Parameters: ``preset`` of the DDR model; ``preload``: a file that DDR holds from address 0 on.
+    """
+
+    def __init__(self, preset: str = "ug585", preload: Path | None = None) -> None:
+        folder = build_folder() / "sim"
+        binary = folder / "soc_sim"
+        if not binary.exists() or not (folder / "soc_rom.init").exists():
+            raise UserError(f"the simulator is not built ({binary} is missing): run `make build`, or choose --target reference")
+        command: list[str | Path] = [binary, "--preset", preset]
+        if preload is not None:
+            command += ["--preload", preload.resolve()]
+        try:
+            # cwd: the simulated ROM reads soc_rom.init from there
+            self._process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        except OSError as error:
+            raise UserError(f"cannot start {binary}: {error.strerror}; run `make build` again") from None
+        assert self._process.stdout is not None
+        ready, _, _ = select.select([self._process.stdout], [], [], 30)
+        line = self._process.stdout.readline() if ready else ""
+        try:
+            self.ports: dict[str, Any] = json.loads(line)
+        except ValueError:
+            self.close()
+            raise UserError(f"the simulator {binary} did not start: run `make build` again") from None
+
+    def stats(self) -> dict[str, int]:
+        """Counters of the memory model: cycles, beats granted and used."""
+        return json.loads(self._control("stats"))
+
+    def _control(self, text: str) -> str:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as line:
+            line.settimeout(10)
+            line.sendto(text.encode(), ("127.0.0.1", self.ports["control"]))
+            return line.recv(1024).decode()
+
+    def failure(self) -> str | None:
+        """What the simulator said if it has ended by itself, else None."""
+        if self._process.poll() is None:
+            return None
+        assert self._process.stderr is not None
+        return self._process.stderr.read().strip() or f"exit code {self._process.returncode}"
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        for stream in (self._process.stdout, self._process.stderr):
+            if stream is not None:
+                stream.close()
