@@ -2,8 +2,9 @@
 
 A record is ``00 0f writes reads``, then for writes a base address and data, for reads a return address and addresses,
 everything big-endian behind an 8-byte packet head (Etherbone 1.0, as LiteEth's core implements it). The return address
-comes back as the base of the answer and serves as a sequence number here. Every write record carries one read, so it is
-acknowledged; one record is under way at a time, since LiteEth has no flow control.
+comes back as the base of the answer and serves as a sequence number here. A write is acknowledged by a read of its last
+word that follows in a packet of its own: LiteEth 2024.12 mistakes the return address of a record that writes and reads
+for an address to read. One such pair is under way at a time, since LiteEth has no flow control.
 """
 
 from __future__ import annotations
@@ -40,21 +41,19 @@ class Etherbone:
     def close(self) -> None:
         self._socket.close()
 
-    def _exchange(self, writes: int, base: int, data: bytes, addresses: NDArray[np.uint32]) -> NDArray[np.uint32]:
-        """One record with at least one read; resent until its answer comes. Raises UserError after the last try."""
+    def _exchange(self, addresses: NDArray[np.uint32], before: bytes = b"") -> NDArray[np.uint32]:
+        """Sends ``before`` and a read; repeats both until the answer comes. Raises UserError after the last try."""
         self._sequence = self._sequence + 1 & 0xFFFFFF
         tag = self._sequence << 2
-        record = _HEAD + struct.pack(">BBBB", 0, 0x0F, writes, len(addresses))
-        if writes:
-            record += struct.pack(">I", base) + data
-        record += struct.pack(">I", tag) + addresses.astype(">u4").tobytes()
-        expected = 16 + 4 * len(addresses)
+        request = _HEAD + struct.pack(">BBBBI", 0, 0x0F, 0, len(addresses), tag) + addresses.astype(">u4").tobytes()
         for _ in range(self._tries):
             try:
-                self._socket.send(record)
+                if before:
+                    self._socket.send(before)
+                self._socket.send(request)
                 while True:
                     answer = self._socket.recv(2048)
-                    if len(answer) >= expected and struct.unpack_from(">I", answer, 12)[0] == tag:
+                    if len(answer) >= 16 + 4 * len(addresses) and struct.unpack_from(">I", answer, 12)[0] == tag:
                         return np.frombuffer(answer, ">u4", len(addresses), 16).astype(np.uint32)
             except TimeoutError:
                 continue
@@ -67,16 +66,17 @@ class Etherbone:
         for start in range(0, len(words), MAX_WORDS):
             part = words[start:start + MAX_WORDS]
             here = address + 4 * start
-            self._exchange(len(part), here, part.astype(">u4").tobytes(), np.array([here + 4 * (len(part) - 1)], np.uint32))
+            record = _HEAD + struct.pack(">BBBBI", 0, 0x0F, len(part), 0, here) + part.astype(">u4").tobytes()
+            self._exchange(np.array([here + 4 * (len(part) - 1)], np.uint32), record)
 
     def read(self, address: int, count: int) -> NDArray[np.uint32]:
         """Reads consecutive 32-bit words."""
         parts = []
         for start in range(0, count, MAX_WORDS):
             n = min(MAX_WORDS, count - start)
-            parts.append(self._exchange(0, 0, b"", (address + 4 * (start + np.arange(n))).astype(np.uint32)))
+            parts.append(self._exchange((address + 4 * (start + np.arange(n))).astype(np.uint32)))
         return np.concatenate(parts)
 
     def read_list(self, addresses: list[int]) -> list[int]:
         """Reads words at the given addresses, in one record."""
-        return [int(x) for x in self._exchange(0, 0, b"", np.array(addresses, np.uint32))]
+        return [int(x) for x in self._exchange(np.array(addresses, np.uint32))]

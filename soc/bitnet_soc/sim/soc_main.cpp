@@ -18,6 +18,7 @@
 
 static constexpr uint64_t DDR_BYTES = 1ull << 30;
 static constexpr int POLL_EVERY = 64;  // cycles
+static constexpr uint64_t RESET_CYCLES = 16, QUIET_CYCLES = 256;  // nothing comes from outside before the SoC is out of reset
 static constexpr int TVU_LINGER = 32;  // cycles that the TVU's clock goes on after it has nothing to do
 static constexpr double CLOCK_HZ = 125e6;
 
@@ -161,13 +162,13 @@ int main(int argc, char **argv) {
         bool eth_taken = top->eth_sink_valid && top->eth_sink_ready;
         uint8_t eth_byte = top->eth_source_data;
         // Evaluating a sleeping TVU would take most of the simulation's time.
-        linger = top->tvu_awake || cycle < 64 ? TVU_LINGER : linger - (linger > 0);
+        linger = top->tvu_awake || cycle < QUIET_CYCLES ? TVU_LINGER : linger - (linger > 0);
         top->sys_clk = 1;
         top->tvu_clk = linger > 0;
         top->eval();
         ddr.drive();
         ram.drive();
-        if (cycle == 16) top->sys_rst = 0;
+        if (cycle == RESET_CYCLES) top->sys_rst = 0;
 
         if (serial_out) serial.from_soc(serial_byte);
         if (serial_taken) serial.to_soc_pop();
@@ -181,7 +182,7 @@ int main(int argc, char **argv) {
             top->eth_sink_data = network.to_soc_byte();
             top->eth_sink_last = network.to_soc_last();
         }
-        if (cycle % POLL_EVERY == 0) {
+        if (cycle % POLL_EVERY == 0 && cycle >= QUIET_CYCLES) {
             serial.poll();
             network.poll();
             if (!control.poll(ddr)) return 0;
