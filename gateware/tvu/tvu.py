@@ -8,7 +8,6 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from xtvu import isa
 
-from .activations import Activations
 from .axi import PORTS, AXIRead, AXIWrite
 from .checksum import Checksum
 from .collect import Collector
@@ -37,8 +36,8 @@ class CFUBus(wiring.Signature):
 
 
 class TVU(wiring.Component):
-    """Members: ``bus``; ``read0`` .. ``read3``; ``write``; ``awake`` (low: nothing is queued, running or asked for, and the
-    clock may stop; the simulation saves its time so).
+    """Members: ``bus``; ``read0`` .. ``read3``; ``write``; ``awake``, which clocks must run: bit 0 for ``sync`` (something
+    is queued, running or asked for), 1 for ``dot``, 2 for ``dotx`` (see lanes.py). The simulation saves most of its time so.
 
     Every command is answered, one cycle after it was taken. A queued instruction waits for room in its queue; after
     2^22 cycles without any it is dropped and the ``queue`` error set, so the CPU never hangs.
@@ -48,7 +47,7 @@ class TVU(wiring.Component):
         self.config = config or TVUConfig()
         self.watchdog_bits = watchdog_bits
         super().__init__({
-            "bus": In(CFUBus()), "awake": Out(1), **{f"read{i}": Out(AXIRead()) for i in range(PORTS)}, "write": Out(AXIWrite()),
+            "bus": In(CFUBus()), "awake": Out(3), **{f"read{i}": Out(AXIRead()) for i in range(PORTS)}, "write": Out(AXIWrite()),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -56,7 +55,6 @@ class TVU(wiring.Component):
         config = self.config
         m.submodules.decoder = decoder = Decoder()
         m.submodules.reader = reader = StreamReader(config)
-        m.submodules.activations = activations = Activations(config)
         m.submodules.lanes = lanes = DotLanes(config)
         m.submodules.collector = collector = Collector(config)
         m.submodules.vector = vector = VectorUnit(config)
@@ -103,7 +101,7 @@ class TVU(wiring.Component):
             return (cmd.payload.rs1, cmd.payload.rs2)[place.source - 1][place.lo:place.lo + place.width]
 
         busy = queue.r_rdy | sequencer.busy | reader.active | (store.idle == 0)
-        m.d.comb += self.awake.eq(busy | cmd.valid | rsp.valid)
+        m.d.comb += self.awake.eq(Cat(busy | cmd.valid | rsp.valid, lanes.awake, lanes.awake_more))
         answer = Signal(32)
         m.d.comb += sequencer.peek_address.eq(operand("SGET", "s"))
         with m.If(opcode_is("ID")):
@@ -155,16 +153,13 @@ class TVU(wiring.Component):
             m.d.sync += errors.eq(errors.as_value() & ~operand("CLEAR", "mask"))
 
         # -- units -----------------------------------------------------------------------------------------------
-        for v in range(config.vectors):
-            m.d.comb += getattr(lanes, f"read{v}").eq(getattr(activations, f"read{v}"))
         connect(m, lanes.result, collector.result)
         connect(m, collector.row, vector.dot)
         word = reader.word
         m.d.comb += [
-            activations.read_address.eq(lanes.read_address),
-            activations.write_enable.eq(vector.act_enable), activations.write_vector.eq(vector.act_vector),
-            activations.write_address.eq(vector.act_address), activations.write_digit.eq(vector.act_digit),
-            activations.write_quarter.eq(vector.act_quarter), activations.write_codes.eq(vector.act_codes),
+            lanes.write.enable.eq(vector.act_enable), lanes.write_vector.eq(vector.act_vector),
+            lanes.write.address.eq(vector.act_address), lanes.write.digit.eq(vector.act_digit),
+            lanes.write.quarter.eq(vector.act_quarter), lanes.write.codes.eq(vector.act_codes),
             collector.vectors.eq(sequencer.dot_vectors),
             scratch_read.addr.eq(vector.read_address), vector.read_data.eq(scratch_read.data),
             scratch_write.addr.eq(vector.write_address), scratch_write.data.eq(vector.write_data),

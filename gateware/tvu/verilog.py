@@ -23,12 +23,13 @@ AXI_WRITE_PORTS = (("awaddr", 32, "o"), ("awvalid", 1, "o"), ("awready", 1, "i")
 
 
 class Cfu(Elaboratable):
-    """Flat wrapper; ``ports`` maps LiteX's port names to signals."""
+    """Flat wrapper; ``ports`` maps LiteX's port names to signals. All clocks are the same but where the simulation stops them."""
 
     def __init__(self, config: TVUConfig | None = None) -> None:
         self.tvu = TVU(config)
         tvu = self.tvu
         self.clk, self.reset = Signal(name="clk"), Signal(name="reset")
+        self.dot_clk, self.dotx_clk = Signal(name="dot_clk"), Signal(name="dotx_clk")
         payload = tvu.bus.cmd.payload
         self._inputs = {
             "cmd_valid": tvu.bus.cmd.valid, "cmd_payload_function_id": payload.function_id,
@@ -49,7 +50,9 @@ class Cfu(Elaboratable):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.domains.sync = domain = ClockDomain()
-        m.d.comb += [domain.clk.eq(self.clk), domain.rst.eq(self.reset)]
+        m.domains.dot = dot = ClockDomain(reset_less=True)
+        m.domains.dotx = dotx = ClockDomain(reset_less=True)
+        m.d.comb += [domain.clk.eq(self.clk), domain.rst.eq(self.reset), dot.clk.eq(self.dot_clk), dotx.clk.eq(self.dotx_clk)]
         m.submodules.tvu = self.tvu
         m.d.comb += [value.eq(self.ports[name]) for name, value in self._inputs.items()]
         m.d.comb += [self.ports[name].eq(value) for name, value in self._outputs.items()]
@@ -59,7 +62,7 @@ class Cfu(Elaboratable):
 def generate(path: Path, config: TVUConfig | None = None) -> None:
     """Writes the Verilog of ``Cfu`` to ``path``."""
     cfu = Cfu(config)
-    text = verilog.convert(cfu, name="Cfu", ports=[cfu.clk, cfu.reset, *cfu.ports.values()], emit_src=False)
+    text = verilog.convert(cfu, name="Cfu", ports=[cfu.clk, cfu.dot_clk, cfu.dotx_clk, cfu.reset, *cfu.ports.values()], emit_src=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
 

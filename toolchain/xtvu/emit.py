@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from . import isa
@@ -81,7 +82,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write what is generated from the TVU instruction table.")
     parser.add_argument("--header", type=Path)
     parser.add_argument("--docs", type=Path)
+    parser.add_argument("--check", type=Path, help="fail if this file is not what --docs would write")
     arguments = parser.parse_args()
+    if arguments.check is not None and (not arguments.check.exists() or arguments.check.read_text() != markdown()):
+        sys.exit(f"{arguments.check} is out of date: run `make generate` and commit it")
     for path, text in ((arguments.header, c_header), (arguments.docs, markdown)):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -152,7 +152,7 @@ int main(int argc, char **argv) {
     int linger = TVU_LINGER;
     for (uint64_t cycle = 0; cycle < max_cycles; cycle++) {
         top->sys_clk = 0;
-        top->tvu_clk = 0;
+        top->tvu_clk = top->tvu_dot_clk = top->tvu_dotx_clk = 0;
         top->eval();
         ddr.sample();
         ram.sample();
@@ -162,9 +162,12 @@ int main(int argc, char **argv) {
         bool eth_taken = top->eth_sink_valid && top->eth_sink_ready;
         uint8_t eth_byte = top->eth_source_data;
         // Evaluating a sleeping TVU would take most of the simulation's time.
-        linger = top->tvu_awake || cycle < QUIET_CYCLES ? TVU_LINGER : linger - (linger > 0);
+        uint8_t awake = top->tvu_awake;
+        linger = awake & 1 || cycle < QUIET_CYCLES ? TVU_LINGER : linger - (linger > 0);
         top->sys_clk = 1;
         top->tvu_clk = linger > 0;
+        top->tvu_dot_clk = awake >> 1 & 1;
+        top->tvu_dotx_clk = awake >> 2 & 1;
         top->eval();
         ddr.drive();
         ram.drive();

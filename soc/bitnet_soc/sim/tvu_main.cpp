@@ -17,13 +17,24 @@ static VCfu *top;
 static Ddr *ddr;
 static unsigned random_state = 1;
 
-static void tick() {
-    top->clk = 0;
+static void low() {
+    top->clk = top->dot_clk = top->dotx_clk = 0;
     top->eval();
     ddr->sample();
+}
+
+static void high() {
+    uint8_t awake = top->awake;  // the lanes' clocks stop as they do in the SoC simulation
     top->clk = 1;
+    top->dot_clk = awake >> 1 & 1;
+    top->dotx_clk = awake >> 2 & 1;
     top->eval();
     ddr->drive();
+}
+
+static void tick() {
+    low();
+    high();
 }
 
 static uint32_t command(uint32_t id, uint32_t rs1, uint32_t rs2) {
@@ -35,14 +46,10 @@ static uint32_t command(uint32_t id, uint32_t rs1, uint32_t rs2) {
     for (long i = 0; i < LIMIT; i++) {
         random_state = random_state * 1664525 + 1013904223;
         top->rsp_ready = random_state >> 31;
-        top->clk = 0;
-        top->eval();
+        low();
         bool accept = top->cmd_valid && top->cmd_ready, answered = top->rsp_valid && top->rsp_ready && taken;
         uint32_t answer = top->rsp_payload_outputs_0;
-        ddr->sample();
-        top->clk = 1;
-        top->eval();
-        ddr->drive();
+        high();
         if (accept) {
             taken = true;
             top->cmd_valid = 0;

@@ -1,0 +1,53 @@
+# make chat, make test: everything else is called by these. CI runs check, test and oracle.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+APT_TOOLS := verilator g++ make riscv64-unknown-elf-gcc
+APT_PACKAGES := verilator g++ make gcc-riscv64-unknown-elf python3-venv
+CHAT := $(if $(PROMPT),--prompt "$(PROMPT)") $(if $(MAX_TOKENS),--max-tokens $(MAX_TOKENS)) $(if $(TARGET),--target $(TARGET))
+
+.PHONY: chat test check oracle bench build setup generate clean
+
+chat: build
+	@$(BIN)/bitnet-host chat $(CHAT)
+
+test: build
+	$(BIN)/python -m pytest -q
+
+check: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m xtvu.emit --check docs/isa.md
+
+oracle: $(VENV)/.oracle
+	TORCHDYNAMO_DISABLE=1 $(BIN)/python tests/oracle.py
+
+bench: build
+	$(BIN)/bitnet-host bench --gemv 2560x2560 --ddr ug585
+	$(BIN)/bitnet-host bench --gemv 2560x2560 --ddr conservative
+
+build: $(VENV)/.installed
+	@$(BIN)/python soc/build.py
+
+generate: $(VENV)/.installed
+	$(BIN)/python -m xtvu.emit --docs docs/isa.md
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	@for tool in $(APT_TOOLS); do command -v $$tool > /dev/null || missing=1; done; \
+	if [ -n "$$missing" ]; then echo "installing system packages ..."; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(APT_PACKAGES) > /dev/null; fi
+	@echo "installing Python packages ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+$(VENV)/.oracle: $(VENV)/.installed
+	@echo "installing PyTorch and transformers ..."
+	@$(BIN)/pip install -q --disable-pip-version-check torch==2.13.0
+	@$(BIN)/pip install -q --disable-pip-version-check -e '.[oracle]'
+	@touch $@
+
+clean:
+	rm -rf build

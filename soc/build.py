@@ -1,0 +1,168 @@
+"""Builds the simulated board: headers, Verilog, firmware, simulators. Steps whose inputs did not change are skipped."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TOOLS = {"verilator": "verilator", "g++": "g++", "make": "make", "riscv64-unknown-elf-gcc": "gcc-riscv64-unknown-elf"}
+ROM_WORDS = 0x4000
+_VERILATOR = ["--cc", "--exe", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "-Wno-fatal", "-Wno-lint",
+              "-Wno-COMBDLY", "-Wno-BLKANDNBLK", "-Wno-UNOPTFLAT", "--output-split", "20000"]
+
+__all__ = ["build", "main"]
+
+
+class BuildError(Exception):
+    """A step failed; the message says which and where its output is."""
+
+
+def _digest(paths: Iterable[Path], *extra: str) -> str:
+    state = hashlib.sha256("\0".join(extra).encode())
+    for path in sorted(paths):
+        state.update(str(path).encode() + path.read_bytes())
+    return state.hexdigest()
+
+
+def _sources(*folders: str) -> list[Path]:
+    return [p for folder in folders for p in (ROOT / folder).rglob("*") if p.suffix in (".py", ".cpp", ".hpp")]
+
+
+def write_if_changed(path: Path, text: str) -> None:
+    """Keeps the file's time when nothing changed, so that make does not rebuild."""
+    if not path.exists() or path.read_text() != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def _run(command: list[str | Path], folder: Path, log: Path) -> None:
+    with log.open("w") as output:
+        done = subprocess.run([str(c) for c in command], cwd=folder, stdout=output, stderr=subprocess.STDOUT)
+    if done.returncode:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+        raise BuildError(f"{command[0]} failed, see {log}:\n{tail}")
+
+
+class _Steps:
+    """Numbers the steps and remembers their inputs' digests in ``folder``."""
+
+    def __init__(self, folder: Path, total: int) -> None:
+        self._folder, self._total, self._done = folder, total, 0
+
+    def step(self, name: str, digest: str, action: Callable[[], None], *outputs: Path) -> None:
+        self._done += 1
+        stamp = self._folder / f"{name.replace(' ', '-')}.stamp"
+        fresh = stamp.exists() and stamp.read_text() == digest and all(output.exists() for output in outputs)
+        print(f"[{self._done}/{self._total}] {name}{': up to date' if fresh else ' ...'}", flush=True)
+        if not fresh:
+            action()
+            stamp.write_text(digest)
+
+
+def _headers(folder: Path) -> None:
+    from bitnet_host import image, protocol
+
+    from xtvu import emit, selftest
+    for name, text in (("tvu.h", emit.c_header()), ("selftest.h", selftest.c_header()), ("protocol.h", protocol.c_header()),
+                       ("image.h", image.c_header())):
+        write_if_changed(folder / name, text)
+
+
+def _tvu_verilog(path: Path) -> None:
+    from tvu.verilog import generate
+    generate(path)
+
+
+def _soc_verilog(folder: Path, cfu: Path) -> None:
+    import logging
+
+    from bitnet_soc.sim.platform import generate
+    logging.disable(logging.INFO)  # LiteX tells its whole hierarchy
+    with contextlib.redirect_stdout(io.StringIO()):
+        sources = generate(folder, cfu)
+    write_if_changed(folder / "sources.txt", "\n".join(str(s) for s in sources))
+    for header in (folder / "generated").glob("*.h"):
+        # LiteX writes the date into its headers
+        text = "\n".join(line for line in header.read_text().splitlines() if "Auto-generated" not in line) + "\n"
+        write_if_changed(folder.parent / "generated" / header.name, text)
+
+
+def rom_init(binary: Path, output: Path) -> None:
+    """The firmware as the memory file that the simulated ROM reads."""
+    data = binary.read_bytes()
+    data += bytes(-len(data) % 4)
+    words = [int.from_bytes(data[i:i + 4], "little") for i in range(0, len(data), 4)]
+    if len(words) > ROM_WORDS:
+        raise BuildError(f"the firmware has {len(words)} words, the ROM {ROM_WORDS}")
+    write_if_changed(output, "\n".join(f"{w:08x}" for w in words + [0] * (ROM_WORDS - len(words))) + "\n")
+
+
+def _verilate(folder: Path, top: str, sources: list[Path], mains: list[str], binary: str, optimise: str) -> None:
+    simulation = ROOT / "soc/bitnet_soc/sim"
+    work = folder / f"{binary}.obj"
+    shutil.rmtree(work, ignore_errors=True)
+    _run(["verilator", *_VERILATOR, "--top-module", top, "-CFLAGS", f"-O2 -march=native -I{simulation}", "-LDFLAGS", "-lutil",
+          "--Mdir", work.name, *sources, *(simulation / main for main in mains), "-o", binary], folder, folder / f"{binary}.verilator.log")
+    _run(["make", f"-j{os.cpu_count() or 1}", "-C", work.name, "-f", f"V{top}.mk", f"OPT_FAST={optimise}", "OPT_SLOW=-O0"],
+         folder, folder / f"{binary}.make.log")
+    (work / binary).replace(folder / binary)
+    shutil.rmtree(work)
+
+
+def build(folder: Path) -> None:
+    """Builds everything into ``folder``. Raises BuildError."""
+    missing = [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
+    if missing:
+        raise BuildError(f"missing tools: run `make setup`, or apt-get install {' '.join(missing)}")
+    sim, generated = folder / "sim", folder / "generated"
+    sim.mkdir(parents=True, exist_ok=True)
+    steps = _Steps(sim, 6)
+    versions = "".join(version(p) for p in ("amaranth", "litex", "liteeth", "pythondata-cpu-vexriscv"))
+    gateware = _digest(_sources("toolchain/xtvu", "gateware/tvu"), versions)
+    tvu, soc = sim / "tvu.v", sim / "soc.v"
+    steps.step("C headers", _digest(_sources("toolchain/xtvu", "host/bitnet_host")), lambda: _headers(generated), generated / "tvu.h")
+    steps.step("vector unit", gateware, lambda: _tvu_verilog(tvu), tvu)
+    steps.step("SoC", _digest(_sources("soc/bitnet_soc"), gateware), lambda: _soc_verilog(sim, tvu), soc, sim / "sources.txt",
+               generated / "csr.h")
+    binary = folder / "firmware/firmware.bin"
+
+    def firmware() -> None:
+        binary.parent.mkdir(exist_ok=True)
+        _run(["make", "-C", ROOT / "firmware", f"BUILD={folder}"], ROOT, binary.parent / "make.log")
+        rom_init(binary, sim / "soc_rom.init")
+
+    steps.step("firmware", _digest([*(ROOT / "firmware").rglob("*.[chS]"), ROOT / "firmware/Makefile", ROOT / "firmware/link.ld",
+                                    *generated.glob("*.h")]), firmware, sim / "soc_rom.init", binary)
+    simulation = [*(ROOT / "soc/bitnet_soc/sim").glob("*.[ch]pp")]
+    sources = [Path(line) for line in (sim / "sources.txt").read_text().split()]
+    mains = ["ddr.cpp"]
+    steps.step("board simulator (some minutes)", _digest([*simulation, *sources]),
+               lambda: _verilate(sim, "soc", sources, ["soc_main.cpp", "serial.cpp", "network.cpp", *mains], "soc_sim",
+                                 "-O2 -march=native"), sim / "soc_sim")
+    steps.step("vector unit simulator", _digest([*simulation, tvu]),
+               lambda: _verilate(sim, "Cfu", [tvu], ["tvu_main.cpp", *mains], "tvu_sim", "-O1"), sim / "tvu_sim")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=ROOT / "build", help="folder to build into")
+    try:
+        build(parser.parse_args().output.resolve())
+    except BuildError as error:
+        print(f"build: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
