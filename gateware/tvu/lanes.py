@@ -130,21 +130,33 @@ class DotLanes(wiring.Component):
         end, last = delay(m, final, _LATENCY), delay(m, rows == 1, _LATENCY)
         m.d.comb += [self.awake.eq(Cat(valids).any()), self.awake_more.eq(self.awake & (vectors != 0))]
 
-        word1, word2 = Signal(256, reset_less=True), Signal(256, reset_less=True)
-        digit1, int8_1, two_bit1 = Signal(2), Signal(), Signal()
-        plus, minus = Signal(DIGITS * WORD_BYTES, reset_less=True), Signal(DIGITS * WORD_BYTES, reset_less=True)
-        m.d.dot += [
-            word1.eq(self.word.payload), word2.eq(word1), digit1.eq(index[:2]), int8_1.eq(int8), two_bit1.eq(mode == MODES["2bit"]),
-        ]
+        word1 = Signal(256, reset_less=True)
+        two_bit1 = Signal()
+        m.d.dot += [word1.eq(self.word.payload), two_bit1.eq(mode == MODES["2bit"])]
+        weights = []
         for lane in range(WORD_BYTES):
             m.submodules[f"unpack{lane}"] = unpacker = Unpacker()
             m.d.comb += [unpacker.byte.eq(word1.word_select(lane, 8)), unpacker.two_bit.eq(two_bit1)]
-            m.d.dot += [plus.word_select(lane, DIGITS).eq(unpacker.plus), minus.word_select(lane, DIGITS).eq(unpacker.minus)]
+            weights.append(unpacker)
+        # Each domain has its own copy of what it works on, or one would wake the other.
+        copies = {}
+        for domain in ("dot", "dotx"):
+            digit1, int8_1 = Signal(2, name=f"digit_{domain}"), Signal(name=f"int8_{domain}")
+            plus = Signal(DIGITS * WORD_BYTES, reset_less=True, name=f"plus_{domain}")
+            minus = Signal(DIGITS * WORD_BYTES, reset_less=True, name=f"minus_{domain}")
+            word2 = Signal(256, reset_less=True, name=f"word_{domain}")
+            m.d[domain] += [
+                digit1.eq(index[:2]), int8_1.eq(int8), word2.eq(word1),
+                plus.eq(Cat(u.plus for u in weights)), minus.eq(Cat(u.minus for u in weights)),
+            ]
+            copies[domain] = digit1, int8_1, plus, minus, word2
 
         m.submodules.results = results = fifo.SyncFIFOBuffered(width=len(self.result.payload.as_value()), depth=_RESULTS)
         result = Signal(DotResult)
         for v in range(self.config.vectors):
-            m.submodules[f"vector{v}"] = vector = VectorLanes(self.config, "dotx" if v else "dot")
+            domain = "dotx" if v else "dot"
+            m.submodules[f"vector{v}"] = vector = VectorLanes(self.config, domain)
+            digit1, int8_1, plus, minus, word2 = copies[domain]
             m.d.comb += [
                 vector.write.enable.eq(self.write.enable & (self.write_vector == v)), vector.write.address.eq(self.write.address),
                 vector.write.digit.eq(self.write.digit), vector.write.quarter.eq(self.write.quarter),

@@ -52,7 +52,10 @@ class Cfu(Elaboratable):
         m.domains.sync = domain = ClockDomain()
         m.domains.dot = dot = ClockDomain(reset_less=True)
         m.domains.dotx = dotx = ClockDomain(reset_less=True)
-        m.d.comb += [domain.clk.eq(self.clk), domain.rst.eq(self.reset), dot.clk.eq(self.dot_clk), dotx.clk.eq(self.dotx_clk)]
+        # A reset register of our own: every state of the unit then depends on its own clock alone, and may sleep with it.
+        m.domains.raw = raw = ClockDomain(reset_less=True)
+        m.d.raw += domain.rst.eq(self.reset)
+        m.d.comb += [raw.clk.eq(self.clk), domain.clk.eq(self.clk), dot.clk.eq(self.dot_clk), dotx.clk.eq(self.dotx_clk)]
         m.submodules.tvu = self.tvu
         m.d.comb += [value.eq(self.ports[name]) for name, value in self._inputs.items()]
         m.d.comb += [self.ports[name].eq(value) for name, value in self._outputs.items()]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from xtvu import semantics as sem
 from xtvu.layout import row_words, unpack_ternary, unstripe
 
-from .image import CHUNK_TOKENS, WEIGHT_MODES, Image
+from .image import CHUNK_TOKENS, KINDS, WEIGHT_MODES, Image, Tensor
 
 __all__ = ["Quantised", "ReferenceModel", "bitlinear", "quantise_vector", "rms_norm", "rope"]
 
@@ -76,19 +76,28 @@ class ReferenceModel:
         h = image.header
         self.header = h
         self._mode = next(name for name, code in WEIGHT_MODES.items() if code == h.weight_mode)
-        self._matrices = {(t.kind, t.layer): self._matrix(t) for t in image.tensors if t.columns and t.rows > 1 and t.kind > 3}
+        self._matrices = {(t.kind, t.layer): self._unpack(t) for t in image.tensors if t.columns and t.rows > 1 and t.kind > 3}
         self._embedding = self._linear("EMBEDDING").view(np.int8)[:h.vocab * h.hidden].reshape(h.vocab, h.hidden)
-        self._row_scales = self._floats("EMBEDDING_SCALE", h.vocab)
-        self._rope = self._floats("ROPE", h.context * 2 * h.head_dim).reshape(h.context, 2, h.head_dim)
+        self._row_scales = self.floats("EMBEDDING_SCALE", h.vocab)
+        self._rope = self.floats("ROPE", h.context * 2 * h.head_dim).reshape(h.context, 2, h.head_dim)
         self.reset()
 
     def _linear(self, kind: str, layer: int = 0) -> NDArray[np.uint8]:
         return unstripe(self.image.data(self.image.tensor(kind, layer)))
 
-    def _floats(self, kind: str, count: int, layer: int = 0) -> F32:
+    def floats(self, kind: str, count: int, layer: int = 0) -> F32:
+        """The first ``count`` elements of a float32 tensor."""
         return self._linear(kind, layer).view(np.float32)[:count]
 
-    def _matrix(self, tensor) -> F32:
+    def matrix(self, kind: int, layer: int) -> F32:
+        """A ternary matrix, float32 [rows, columns]."""
+        return self._matrices[kind, layer]
+
+    def rope_row(self, position: int) -> F32:
+        """Cosines and signed sines of a position, float32 [2, head_dim]."""
+        return self._rope[position]
+
+    def _unpack(self, tensor: Tensor) -> F32:
         size = tensor.rows * row_words(tensor.columns, self._mode) * 32
         packed = unstripe(self.image.data(tensor))[:size].reshape(tensor.rows, -1)
         return unpack_ternary(packed, tensor.columns, self._mode).astype(np.float32)
@@ -109,11 +118,10 @@ class ReferenceModel:
 
     def _project(self, kind: str, layer: int, x: Quantised) -> F32:
         tensor = self.image.tensor(kind, layer)
-        from .image import KINDS
-        return bitlinear(self._matrices[KINDS.index(kind), layer], x, np.float32(tensor.scale))
+        return bitlinear(self.matrix(KINDS.index(kind), layer), x, np.float32(tensor.scale))
 
     def _norm(self, kind: str, layer: int, x: F32, inverse_bits: int) -> F32:
-        return rms_norm(x, self._floats(kind, x.size, layer), self._bits(inverse_bits), self._bits(self.header.eps_bits))
+        return rms_norm(x, self.floats(kind, x.size, layer), self._bits(inverse_bits), self._bits(self.header.eps_bits))
 
     def _attend(self, layer: int, head: int, queries: F32) -> F32:
         """float32 [group, head_dim] -> float32 [group, head_dim], over the cached tokens including the current one."""

@@ -4,7 +4,8 @@ A record is ``00 0f writes reads``, then for writes a base address and data, for
 everything big-endian behind an 8-byte packet head (Etherbone 1.0, as LiteEth's core implements it). The return address
 comes back as the base of the answer and serves as a sequence number here. A write is acknowledged by a read of its last
 word that follows in a packet of its own: LiteEth 2024.12 mistakes the return address of a record that writes and reads
-for an address to read. One such pair is under way at a time, since LiteEth has no flow control.
+for an address to read. LiteEth has no flow control, so at most two writes and the read that acknowledges them are under
+way at a time; if the words read are not the words written, both are repeated.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ __all__ = ["Etherbone", "MAX_WORDS"]
 _HEAD = struct.pack(">HBBI", 0x4E6F, 0x10, 0x44, 0)
 MAX_WORDS = 250  # of a record; LiteEth's buffer holds 255
 _TIMEOUT, _TRIES = 1.0, 8
+_WINDOW = 2  # write records before one is acknowledged
 
 
 class Etherbone:
@@ -41,15 +43,15 @@ class Etherbone:
     def close(self) -> None:
         self._socket.close()
 
-    def _exchange(self, addresses: NDArray[np.uint32], before: bytes = b"") -> NDArray[np.uint32]:
-        """Sends ``before`` and a read; repeats both until the answer comes. Raises UserError after the last try."""
+    def _exchange(self, addresses: NDArray[np.uint32], *before: bytes) -> NDArray[np.uint32]:
+        """Sends the records ``before`` and a read; repeats all until the answer comes. Raises UserError after the last try."""
         self._sequence = self._sequence + 1 & 0xFFFFFF
         tag = self._sequence << 2
         request = _HEAD + struct.pack(">BBBBI", 0, 0x0F, 0, len(addresses), tag) + addresses.astype(">u4").tobytes()
         for _ in range(self._tries):
             try:
-                if before:
-                    self._socket.send(before)
+                for record in before:
+                    self._socket.send(record)
                 self._socket.send(request)
                 while True:
                     answer = self._socket.recv(2048)
@@ -68,6 +70,23 @@ class Etherbone:
             here = address + 4 * start
             record = _HEAD + struct.pack(">BBBBI", 0, 0x0F, len(part), 0, here) + part.astype(">u4").tobytes()
             self._exchange(np.array([here + 4 * (len(part) - 1)], np.uint32), record)
+
+    def write_checked(self, address: int, words: NDArray[np.uint32]) -> None:
+        """As ``write``, for memory: faster, and repeated where the last word of a record does not read back."""
+        span = _WINDOW * MAX_WORDS
+        for start in range(0, len(words), span):
+            records, ends, last = [], [], []
+            for offset in range(start, min(start + span, len(words)), MAX_WORDS):
+                part = words[offset:offset + MAX_WORDS]
+                here = address + 4 * offset
+                records.append(_HEAD + struct.pack(">BBBBI", 0, 0x0F, len(part), 0, here) + part.astype(">u4").tobytes())
+                ends.append(here + 4 * (len(part) - 1))
+                last.append(part[-1])
+            for _ in range(self._tries):
+                if np.array_equal(self._exchange(np.array(ends, np.uint32), *records), last):
+                    break
+            else:
+                raise UserError(f"the board at {self.name} does not keep what is written to its memory: check the network and try again")
 
     def read(self, address: int, count: int) -> NDArray[np.uint32]:
         """Reads consecutive 32-bit words."""

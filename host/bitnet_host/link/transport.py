@@ -134,7 +134,7 @@ class MailboxTransport(Transport):
         self._bus.write(self._at(MAILBOX.cancel), _words([1]))
 
     def write_ddr(self, offset: int, words: Words) -> None:
-        self._bus.write(_DDR_BASE + offset, words)
+        self._bus.write_checked(_DDR_BASE + offset, words)
 
     def read_ddr(self, offset: int, count: int) -> Words:
         return self._bus.read(_DDR_BASE + offset, count)

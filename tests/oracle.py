@@ -1,0 +1,171 @@
+"""Holds the golden model against Hugging Face transformers (float32), operator by operator, with the same inputs.
+
+    python tests/oracle.py                     compares live, and checks that the recorded fixtures still say the same
+    python tests/oracle.py --record            writes tests/fixtures/, which `make test` uses without torch
+    python tests/oracle.py --heldout FILE      also measures perplexity on a JSON list of lists of token ids
+
+int8 codes and int32 sums must be identical; float results must agree to rounding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from bitnet_host.checkpoint.convert import convert
+from bitnet_host.checkpoint.hf import open_checkpoint
+from bitnet_host.models import BUNDLED
+from bitnet_host.reference import ReferenceModel
+from golden import PROMPT_FIXTURE, OperatorRecord, compare_records, fixture_path, load_records, save_records
+from models import SHAPES, write_checkpoint
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.integrations import bitnet as hf_bitnet
+from transformers.models.bitnet import modeling_bitnet as hf_model
+
+PROMPTS = ["Tell me a story about a dog.", "Write a story about a rabbit.", "Who are you?", "Tell me a story about Lily and a cat.",
+           "Can you tell me a story?", "Hello!"]
+TOKENS = 3
+
+
+def load(folder: Path):
+    """The checkpoint in float32 throughout; transformers leaves norms and embedding in their stored type."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return torch.nn.Module.float(model).eval()
+
+
+def _linear_record(module, x: torch.Tensor, y: torch.Tensor) -> dict[str, np.ndarray]:
+    """Codes and sums as the module's own functions make them."""
+    if isinstance(module, hf_bitnet.AutoBitLinear):
+        scale = 127 / x.abs().max(dim=-1, keepdim=True).values.clamp(min=1e-5)
+        codes = (hf_bitnet.ActQuant.apply(x) * scale).round()
+        weight = module.weight
+    else:
+        codes, _ = module.activation_quant(x)
+        weight = hf_bitnet.unpack_weights(module.weight, dtype=torch.float32)
+    sums = torch.nn.functional.linear(codes.double(), weight.double())
+    return {"input": x.numpy(), "codes": codes.to(torch.int8).numpy(), "sums": sums.to(torch.int32).numpy(), "output": y.numpy()}
+
+
+@torch.no_grad()
+def record(folder: Path, tokens: list[int]) -> list[OperatorRecord]:
+    """Runs transformers over ``tokens`` and keeps every operator's input and output."""
+    model = load(folder)
+    records: list[OperatorRecord] = []
+
+    def hook(name: str):
+        def keep(module, inputs, output):
+            x, y = inputs[0][0], output[0]
+            if isinstance(module, hf_model.BitNetRMSNorm):
+                records.append(OperatorRecord(name, "norm", {"input": x.numpy(), "output": y.numpy()}))
+            else:
+                records.append(OperatorRecord(name, "linear", _linear_record(module, x, y)))
+        return keep
+
+    for name, module in model.named_modules():
+        if isinstance(module, (hf_bitnet.AutoBitLinear, hf_bitnet.BitLinear, hf_model.BitNetRMSNorm)):
+            module.register_forward_hook(hook(name))
+    ids = torch.tensor([tokens])
+    logits = model(ids).logits[0]
+    head_dim = model.model.layers[0].self_attn.head_dim
+    x = torch.from_numpy(np.random.default_rng(5).standard_normal((1, 2, len(tokens), head_dim)).astype(np.float32))
+    cos, sin = model.model.rotary_emb(x, torch.arange(len(tokens))[None])
+    rotated, _ = hf_model.apply_rotary_pos_emb(x, x, cos, sin)
+    records.append(OperatorRecord("rope", "rope", {"input": x[0].numpy(), "output": rotated[0].numpy()}))
+    records.append(OperatorRecord("logits", "logits", {"tokens": np.array(tokens), "output": logits.numpy()}))
+    return records
+
+
+@torch.no_grad()
+def greedy_prompts() -> list[dict]:
+    """transformers' greedy continuations of PROMPTS: 64 tokens, not stopped, and the first logits."""
+    model, tokenizer = load(BUNDLED), AutoTokenizer.from_pretrained(BUNDLED)
+    out = []
+    for prompt in PROMPTS:
+        text = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False)
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        logits = model(torch.tensor([ids])).logits[0, -1]
+        made = list(ids)
+        for _ in range(64):
+            made.append(int(model(torch.tensor([made])).logits[0, -1].argmax()))
+        top = torch.topk(logits, 20)
+        out.append({"prompt": prompt, "prompt_ids": ids, "greedy_ids": made[len(ids):],
+                    "first_logits_top20": [[int(i), float(v)] for i, v in zip(top.indices, top.values, strict=True)]})
+    return out
+
+
+@torch.no_grad()
+def perplexity(file: Path) -> None:
+    """Prints the perplexity of both models over the held-out token lists."""
+    model, reference = load(BUNDLED), ReferenceModel(convert(open_checkpoint(BUNDLED)))
+    sums, count = [0.0, 0.0], 0
+    for story in json.loads(file.read_text()):
+        ids = story[:reference.header.context]
+        theirs = torch.log_softmax(model(torch.tensor([ids])).logits[0].double(), dim=-1)
+        reference.reset()
+        for place, token in enumerate(ids[:-1]):
+            logits = reference.forward(token).astype(np.float64)
+            ours = logits[ids[place + 1]] - logits.max() - math.log(np.exp(logits - logits.max()).sum())
+            sums[0] -= float(theirs[place, ids[place + 1]])
+            sums[1] -= float(ours)
+            count += 1
+    hf, golden = (math.exp(total / count) for total in sums)
+    print(f"perplexity over {count} positions: transformers {hf:.4f}, golden {golden:.4f} ({100 * (golden / hf - 1):+.3f} %)")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--heldout", type=Path)
+    arguments = parser.parse_args()
+    cases = [("bundled", None), *((f"random{shape.seed}", shape) for shape in SHAPES)]
+    bad = 0
+    for name, shape in cases:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = BUNDLED if shape is None else write_checkpoint(Path(temporary), shape)
+            tokens = [0, 807, 29, 1368, 506][:TOKENS] if shape is None else [3, 17, 40][:TOKENS]
+            records = record(folder, tokens)
+            reference = ReferenceModel(convert(open_checkpoint(folder)))
+        problems, summary = compare_records(reference, records)
+        if arguments.record:
+            save_records(fixture_path(name), records)
+        else:
+            problems += [f"{name}: fixture differs: {text}" for text in _differences(load_records(fixture_path(name)), records)]
+        for problem in problems:
+            print(problem, file=sys.stderr)
+        bad += len(problems)
+        print(f"{name:<10} {summary}", flush=True)
+    prompts = greedy_prompts()
+    if arguments.record:
+        PROMPT_FIXTURE.write_text(json.dumps(prompts))
+    elif [p["greedy_ids"] for p in json.loads(PROMPT_FIXTURE.read_text())] != [p["greedy_ids"] for p in prompts]:
+        print("the recorded greedy continuations differ from transformers'", file=sys.stderr)
+        bad += 1
+    if arguments.heldout:
+        perplexity(arguments.heldout)
+    print(f"{len(cases)} passed, 0 failed" if not bad else f"{len(cases) - bad} passed, {bad} failed")
+    return 1 if bad else 0
+
+
+def _differences(old: list[OperatorRecord], new: list[OperatorRecord]) -> list[str]:
+    """Names of records whose exact parts differ. torch may round a float matrix product differently on another CPU, so an
+    input that changed by rounding is not held against the fixture."""
+    if [r.name for r in old] != [r.name for r in new]:
+        return ["other operators"]
+    out = []
+    for a, b in zip(old, new, strict=True):
+        if not np.allclose(a.arrays["output"], b.arrays["output"], rtol=1e-2, atol=1e-2):
+            out.append(a.name)
+        elif "codes" in a.arrays and np.array_equal(a.arrays["input"], b.arrays["input"]) \
+                and not np.array_equal(a.arrays["codes"], b.arrays["codes"]):
+            out.append(a.name)
+    return out
+
+
+if __name__ == "__main__":
+    sys.exit(main())

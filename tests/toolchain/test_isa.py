@@ -1,0 +1,104 @@
+"""The instruction table, and its encodings against GNU as, riscv-assembler and objdump."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from xtvu import emit, isa
+from xtvu.asm import assemble, encode, mnemonic
+from xtvu.disasm import annotate, disassemble
+from xtvu.layout import pack_ternary, physical_address, stripe, unpack_ternary, unstripe
+
+GNU = "riscv64-unknown-elf-"
+
+
+def test_table_is_consistent():
+    isa.check()
+
+
+@pytest.mark.parametrize("change,words", [
+    (dict(funct7=1), "share function id"), (dict(funct7=128), "does not fit"), (dict(group=7), "no group"),
+    (dict(name="MULS", funct7=99), "defined twice"), (dict(doc=""), "no documentation"), (dict(funct7=40), "unassigned"),
+    (dict(fields=(isa.Field("x", 1, 0, 8), isa.Field("y", 1, 7, 2))), "overlaps"),
+    (dict(fields=(isa.Field("x", 1, 30, 8),)), "outside"),
+])
+def test_bad_tables_are_rejected(change, words):
+    place = [i.name for i in isa.INSTRUCTIONS].index("CHECK")
+    table = list(isa.INSTRUCTIONS)
+    table[place] = replace(table[place], **change)
+    with pytest.raises(isa.IsaError, match=words):
+        isa.check(tuple(table))
+
+
+def test_pack_and_unpack():
+    values = dict(dst=17, a=33, s=5, n=2560, t=9)
+    muls = isa.by_name("MULS")
+    assert muls.unpack(*muls.pack(**values)) == values
+    with pytest.raises(ValueError, match="does not fit"):
+        muls.pack(**values | dict(n=40000))
+    with pytest.raises(ValueError, match="takes"):
+        muls.pack(dst=1)
+
+
+def _gnu_words(tmp_path, source):
+    (tmp_path / "t.s").write_text(source)
+    subprocess.run([GNU + "as", "-march=rv32im", "-o", "t.o", "t.s"], cwd=tmp_path, check=True)
+    subprocess.run([GNU + "objcopy", "-O", "binary", "-j", ".text", "t.o", "t.bin"], cwd=tmp_path, check=True)
+    return np.fromfile(tmp_path / "t.bin", "<u4").tolist()
+
+
+def test_every_encoding_equals_gnu_as_and_riscv_assembler(tmp_path):
+    registers = [(5, 6, 7), (31, 1, 30), (0, 0, 0)]
+    gnu, ours, library = [], [], []
+    for ins in isa.INSTRUCTIONS:
+        for rd, rs1, rs2 in registers:
+            gnu.append(f".insn r 0x0B, {ins.group}, {ins.funct7}, x{rd}, x{rs1}, x{rs2}")
+            ours.append(encode(ins.name, rd, rs1, rs2))
+            library += assemble(f"{mnemonic(ins)} x{rd}, x{rs1}, x{rs2}")
+    assert _gnu_words(tmp_path, "\n".join(gnu) + "\n") == ours == library
+
+
+def test_disassembler_names_every_instruction_in_objdump(tmp_path):
+    source = "\n".join(f".insn r 0x0B, {i.group}, {i.funct7}, a0, a1, a2" for i in isa.INSTRUCTIONS) + "\nadd a0, a1, a2\n"
+    _gnu_words(tmp_path, source)
+    dump = subprocess.run([GNU + "objdump", "-d", "t.o"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    text = "".join(annotate(dump.splitlines(keepends=True)))
+    for ins in isa.INSTRUCTIONS:
+        assert f"{mnemonic(ins)}\ta0,a1,a2" in text
+    assert "add\ta0,a1,a2" in text
+    assert disassemble(0x33) is None
+    assert "undefined" in disassemble(127 << 25 | 0x0B)
+
+
+def test_c_header_compiles_to_the_same_words(tmp_path):
+    (tmp_path / "tvu.h").write_text(emit.c_header())
+    (tmp_path / "t.c").write_text('#include "tvu.h"\nuint32_t f(void) { return tvu_muls(17, 33, 5, 2560, 9); }\n')
+    subprocess.run([GNU + "gcc", "-march=rv32im", "-mabi=ilp32", "-misa-spec=2.2", "-ffreestanding", "-O2", "-Wall", "-Werror", "-S", "t.c"], cwd=tmp_path, check=True)
+    assembly = (tmp_path / "t.s").read_text()
+    rs1, rs2 = isa.by_name("MULS").pack(dst=17, a=33, s=5, n=2560, t=9)
+    assert ".insn r 11, 2, 1" in assembly
+    for value in (rs1, rs2):
+        high, low = (value + 0x800) >> 12 & 0xFFFFF, (value & 0xFFF) - (0x1000 if value & 0x800 else 0)
+        assert f",{high}" in assembly and f",{low}" in assembly
+
+
+@pytest.mark.parametrize("mode", ["base3", "2bit"])
+def test_packing_round_trip(mode):
+    weights = np.random.default_rng(1).integers(-1, 2, (7, 333)).astype(np.int8)
+    packed = pack_ternary(weights, mode)
+    np.testing.assert_array_equal(unpack_ternary(packed, 333, mode), weights)
+    with pytest.raises(ValueError, match="-1, 0 or 1"):
+        pack_ternary(np.full((1, 4), 2, np.int8), mode)
+
+
+def test_striping_is_the_address_map():
+    data = np.random.default_rng(2).integers(0, 256, 1500).astype(np.uint8)
+    striped = stripe(data)
+    assert striped.size == 1536
+    for linear in range(data.size):
+        assert striped[physical_address(linear)] == data[linear]
+    np.testing.assert_array_equal(unstripe(striped)[:1500], data)
