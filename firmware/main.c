@@ -31,7 +31,7 @@ static bool is_stop(uint32_t token)
 static void do_info(void)
 {
     uint32_t info[INFO_WORDS] = {
-        [INFO_VERSION] = PROTOCOL_VERSION, [INFO_ISA_HASH] = tvu_id(), [INFO_CLOCK_HZ] = CONFIG_CLOCK_FREQUENCY,
+        [INFO_VERSION] = PROTOCOL_VERSION, [INFO_ISA_HASH] = TVU_ISA_HASH, [INFO_CLOCK_HZ] = CONFIG_CLOCK_FREQUENCY,
         [INFO_SELFTEST] = selftest_result, [INFO_MODEL_ID] = model_loaded ? model.model_id : 0, [INFO_POSITION] = position,
         [INFO_MODEL_BASE] = MODEL_BASE, [INFO_MEMORY_BYTES] = MEMORY_BYTES,
     };
@@ -51,7 +51,7 @@ static void do_generate(const struct message *m)
     uint32_t count = m->length < GENERATE_WORDS ? 0 : m->payload[GENERATE_PROMPT_TOKENS];
     uint32_t max_tokens = m->payload[GENERATE_MAX_TOKENS];
     struct sampling sampling = {bits_float(m->payload[GENERATE_TEMPERATURE]), m->payload[GENERATE_TOP_K],
-                                bits_float(m->payload[GENERATE_TOP_P]), m->payload[GENERATE_SEED] | 1};
+                                bits_float(m->payload[GENERATE_TOP_P]), (m->payload[GENERATE_SEED] * 0x9e3779b9u + 0x7f4a7c15u) | 1};
     bool greedy = m->payload[GENERATE_TEMPERATURE] == 0;
     if (count == 0 || m->length != GENERATE_WORDS + count) {
         fault_raise(ERROR_ARGUMENT, GENERATE_PROMPT_TOKENS);

@@ -10,7 +10,6 @@ from __future__ import annotations
 from amaranth.hdl import Module, Signal, Value, unsigned
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
-
 from xtvu.isa import LANES, WORD_BYTES
 
 from .config import TVUConfig

@@ -3,7 +3,6 @@
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-
 from xtvu.isa import LANES
 
 from .config import TVUConfig

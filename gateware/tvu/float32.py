@@ -9,7 +9,6 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.hdl._ast import Value  # the base class has no public home in Amaranth 0.5
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
-
 from xtvu import semantics
 
 __all__ = ["FloatAdd", "FloatExp2", "FloatMultiply", "FloatToInt8", "IntToFloat", "delay", "float_key", "leading_zeros", "round_pack"]

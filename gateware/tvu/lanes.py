@@ -12,10 +12,9 @@ its time.
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
-
 from xtvu.isa import MODES, WORD_BYTES
 
-from .activations import DIGITS, ActivationWrite, Activations
+from .activations import DIGITS, Activations, ActivationWrite
 from .config import TVUConfig
 from .float32 import delay
 from .unpack import Unpacker
@@ -39,7 +38,8 @@ class VectorLanes(wiring.Component):
     """One activation vector: its buffer, 32 lanes, tree and accumulator, all in clock domain ``domain``.
 
     Members: ``write``; ``read_address`` at cycle 0; ``digit`` (which digit an int8 word multiplies) and ``int8`` at cycle 1;
-    ``plus``, ``minus`` (5 bits per lane) and ``word`` at cycle 2; ``valid`` and ``first`` (word of a row) at the last cycle before ``total``.
+    ``plus``, ``minus`` (5 bits per lane) and ``word`` at cycle 2;
+    ``valid`` and ``first`` (word of a row) at the last cycle before ``total``.
     """
 
     def __init__(self, config: TVUConfig, domain: str) -> None:

@@ -6,7 +6,6 @@ Also holds the scalar registers and the REP prefix. One operation runs at a time
 from amaranth.hdl import Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
-
 from xtvu import isa
 
 from .decoder import OPCODE_BITS, OPCODES

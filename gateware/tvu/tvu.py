@@ -5,7 +5,6 @@ from __future__ import annotations
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
-
 from xtvu import isa
 
 from .axi import PORTS, AXIRead, AXIWrite

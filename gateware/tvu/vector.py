@@ -8,7 +8,6 @@ stalls once a row is issued. The running sums of SUM and SUMSQ circulate in the 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, enum, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
-
 from xtvu.isa import LANES
 from xtvu.semantics import SLOTS
 
@@ -247,7 +246,6 @@ class VectorUnit(wiring.Component):
         # -- lanes -----------------------------------------------------------------------------------------------
         at_multiply = 2 + IntToFloat.LATENCY
         at_add = at_multiply + FloatMultiply.LATENCY
-        at_post = at_add + FloatAdd.LATENCY
         integer = (op.source == Source.BYTES) | from_dot
         factor = Signal(32)
         m.d.comb += factor.eq(Array(op.factors[i] for i in range(4))[Mux(from_dot, beside(at_multiply).vector, 0)])

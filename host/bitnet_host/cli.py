@@ -10,6 +10,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from .bench import measure_gemv
 from .chat import ProgressDisplay, answer_once, as_json, converse, statistics
 from .checkpoint.convert import convert as convert_checkpoint
 from .checkpoint.hf import open_checkpoint
@@ -154,6 +155,22 @@ def info(
         return
     for name, value in fields.items():
         print(f"{name:<14}{value:,}" if isinstance(value, int) else f"{name:<14}{value}")
+
+
+@app.command()
+def bench(
+    gemv: Annotated[str, typer.Option(help="ROWSxCOLUMNS of the matrix-vector product to measure")] = "2560x2560",
+    weights: Annotated[str, typer.Option(help="base3 or 2bit")] = "base3",
+    ddr: Annotated[str, typer.Option(help="memory model: ug585 or conservative")] = "ug585",
+    as_object: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Measure how much of the memory's bandwidth a GEMV uses, on the simulated board."""
+    result = measure_gemv(gemv, weights, ddr)
+    if as_object:
+        print(json.dumps(result))
+        return
+    for name, value in result.items():
+        print(f"{name:<22}{value:,}" if isinstance(value, int) else f"{name:<22}{value}")
 
 
 def main() -> None:

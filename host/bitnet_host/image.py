@@ -17,15 +17,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from xtvu.layout import BLOCK_BYTES, stripe
 from xtvu.semantics import checksum
 
 from .errors import UserError
 
 __all__ = [
-    "DDR_MAGIC", "DdrHeader", "FORMAT_VERSION", "Image", "KINDS", "MEMORY_BYTES", "MODEL_BASE", "Tensor", "WEIGHT_MODES", "c_header",
-    "read_image", "write_image",
+    "DDR_MAGIC", "DdrHeader", "FORMAT_VERSION", "Image", "KINDS", "MEMORY_BYTES", "MODEL_BASE", "Tensor", "WEIGHT_MODES", "build_image",
+    "c_header", "read_image", "write_image",
 ]
 
 FILE_MAGIC = b"BITNETFW"
@@ -188,10 +187,10 @@ def build_image(header: DdrHeader, parts: list[tuple[str, int, NDArray[Any], int
     body = np.concatenate(blobs)
     header.model_id = zlib.crc32(body.tobytes())
     table = b"".join(t.pack() for t in tensors)
-    words = header.words()
-    header.header_checksum = _sum_words(struct.pack(f"<{len(words) - 1}I", *words[:-1]) + table)
+    unsigned = header.words()[:-1]  # all but the checksum
+    header.header_checksum = _sum_words(struct.pack(f"<{len(unsigned)}I", *unsigned) + table)
     head = np.zeros(header.header_bytes, np.uint8)
-    raw = struct.pack(f"<{len(words)}I", *header.words()) + table
+    raw = struct.pack(f"<{len(unsigned) + 1}I", *header.words()) + table
     head[:len(raw)] = np.frombuffer(raw, np.uint8)
     return Image(header, tensors, np.concatenate([head, body]), meta)
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
 from xtvu import semantics as sem
 from xtvu.layout import row_words, unpack_ternary, unstripe
 
@@ -31,10 +30,6 @@ class Quantised:
     scale: np.float32
 
 
-def _scalar(value: object) -> np.float32:
-    return np.float32(value)
-
-
 def rms_norm(x: F32, weight: F32, inverse_count: np.float32, eps: np.float32) -> F32:
     """w * (x * 1 / sqrt(mean(x^2) + eps)); float32 [n] -> float32 [n]."""
     mean = sem.multiply(sem.reduce_sum(sem.multiply(x, x)), inverse_count)
@@ -44,7 +39,7 @@ def rms_norm(x: F32, weight: F32, inverse_count: np.float32, eps: np.float32) ->
 
 def quantise_vector(x: F32) -> Quantised:
     """s = 127 / max(absmax, 1e-5); codes = clamp(round_half_even(x * s), -128, 127)."""
-    scale = _scalar(sem.divide(MAX_CODE, np.maximum(sem.absmax(x), SMALLEST)))
+    scale = np.float32(sem.divide(MAX_CODE, np.maximum(sem.absmax(x), SMALLEST)))
     return Quantised(sem.quantise(x, scale), scale)
 
 
@@ -138,12 +133,12 @@ class ReferenceModel:
             weights = sem.multiply(powers, self._vs[layer, head, :tokens])
             scale = sem.divide(MAX_CODE, sem.absmax(weights))
             factor = sem.divide(sem.divide(ONE, scale), total)
-            result = None
+            result = np.zeros(0, np.float32)
             for start in range(0, tokens, CHUNK_TOKENS):
                 part = slice(start, min(start + CHUNK_TOKENS, tokens))
                 mixed = integer_products(self._v[layer, head, part].T, sem.quantise(weights[part], scale))
                 product = sem.multiply(mixed.astype(np.float32), factor)
-                result = product if result is None else sem.add(product, result)
+                result = sem.add(product, result) if start else product
             out.append(result)
         return np.stack(out)
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
 from xtvu.semantics import argmax, float_key
 
 from .errors import UserError
@@ -57,7 +56,8 @@ class Sampler:
 
     def __init__(self, options: SamplingOptions) -> None:
         self._options = options
-        self._state = options.seed & 0xFFFFFFFF | 1
+        # neighbouring seeds must not start alike
+        self._state = (options.seed * 0x9E3779B9 + 0x7F4A7C15) & 0xFFFFFFFF | 1
 
     def _random(self) -> int:
         x = self._state

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-
 from xtvu.isa import isa_hash
 from xtvu.layout import unstripe
 
@@ -74,6 +73,7 @@ class Target(ABC):
         """Asks a running ``generate`` to end; safe in a signal handler."""
         self.cancelled = True
 
+    @abstractmethod
     def close(self) -> None:
         """Releases what the target holds."""
 
@@ -102,6 +102,9 @@ class ReferenceTarget(Target):
     def reset(self) -> None:
         self._model.reset()
         self.position = 0
+
+    def close(self) -> None:
+        pass
 
     def score(self, token: int) -> NDArray[np.float32]:
         self.check_prompt([token])
@@ -222,19 +225,14 @@ class BoardTarget(Target):
         raw = self.transport.read_ddr(int(payload[1]), blocks * 128)
         return unstripe(raw.astype("<u4").view(np.uint8)).view(np.float32)[:int(payload[2])].copy()
 
-    def cancel(self) -> None:
-        self.cancelled = True
-
     def generate(self, prompt: list[int], max_tokens: int, options: SamplingOptions, on_token: Callable[[int], None],
                  progress: Progress) -> Answer:
         self.check_prompt(prompt)
         self.cancelled = False
-        prefill_before = 0
-        for start in range(0, len(prompt) - 1, _MAX_PROMPT):  # a long prompt goes in several messages
-            if len(prompt) - start <= _MAX_PROMPT:
-                break
-            prefill_before += self._run(prompt[start:start + _MAX_PROMPT], 0, options, on_token, progress).prefill_cycles or 0
-        rest = prompt[(len(prompt) - 1) // _MAX_PROMPT * _MAX_PROMPT:]
+        prefill_before, rest = 0, prompt
+        while len(rest) > _MAX_PROMPT:  # a long prompt goes in several messages
+            prefill_before += self._run(rest[:_MAX_PROMPT], 0, options, on_token, progress).prefill_cycles or 0
+            rest = rest[_MAX_PROMPT:]
         answer = self._run(rest, max_tokens, options, on_token, progress)
         answer.prefill_cycles = (answer.prefill_cycles or 0) + prefill_before
         answer.prompt_tokens = len(prompt)

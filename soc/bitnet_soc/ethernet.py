@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import litex.soc.interconnect.packet as litex_packet
 import liteeth.frontend.etherbone as liteeth_etherbone
+import litex.soc.interconnect.packet as litex_packet
 from liteeth.common import eth_phy_description
 from litex.gen import ClockDomain, ClockSignal, LiteXModule, ResetSignal
 from litex.soc.interconnect import stream

@@ -7,7 +7,6 @@ import pytest
 from amaranth.sim import Simulator
 from tvu.float32 import FloatAdd, FloatExp2, FloatMultiply, FloatToInt8, IntToFloat
 from tvu.scalar import ScalarFunction, ScalarUnit
-
 from xtvu import semantics
 
 

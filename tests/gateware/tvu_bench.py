@@ -6,7 +6,6 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
-
 from xtvu.isa import by_name
 from xtvu.machine import Machine
 

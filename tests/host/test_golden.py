@@ -12,7 +12,6 @@ from bitnet_host.models import BUNDLED
 from bitnet_host.reference import ReferenceModel
 from golden import PROMPT_FIXTURE, compare_records, fixture_path, load_records
 from models import SHAPES, write_checkpoint
-
 from xtvu import semantics
 
 

@@ -16,7 +16,6 @@ from bitnet_host.sampling import SamplingOptions
 from bitnet_host.targets import BoardTarget, ReferenceTarget
 from bitnet_host.text import Conversation, TextModel
 from models import Shape, write_checkpoint
-
 from xtvu.isa import isa_hash
 
 

@@ -59,8 +59,8 @@ def markdown() -> str:
              "- CONTROL instructions answer at once. All others are queued, return 0, and run in order.",
              "- STREAM descriptors have a queue of their own: the DMA readers fetch ahead of the operation that consumes the words, "
              "which must take exactly as many as were asked for.",
-             f"- A scratchpad row is {isa.LANES} float32; `dst`, `a`, `b` are row numbers, `n` counts elements. `dst` may equal `a` or `b`; "
-             "partial overlap is undefined.",
+             f"- A scratchpad row is {isa.LANES} float32; `dst`, `a`, `b` are row numbers, `n` counts elements. "
+             "`dst` may equal `a` or `b`; partial overlap is undefined.",
              "- s0 reads as zero; writing it is how a result is thrown away.",
              "- Exact arithmetic: toolchain/xtvu/semantics.py and machine.py, docs/numerics.md.", ""]
     for group, title in enumerate(isa.GROUPS):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 import serial
@@ -31,7 +32,7 @@ class Transport(ABC):
     name: str
 
     @abstractmethod
-    def send(self, command: str, payload: Words | list[int] = ()) -> None:
+    def send(self, command: str, payload: Words | Sequence[int] = ()) -> None:
         """Sends a command. Raises UserError if the board does not take it."""
 
     @abstractmethod
@@ -92,7 +93,7 @@ class MailboxTransport(Transport):
         self._sequence, self._tail = sequence, head
         self._bus.write(self._at(MAILBOX.event_tail), _words([head]))
 
-    def send(self, command: str, payload: Words | list[int] = ()) -> None:
+    def send(self, command: str, payload: Words | Sequence[int] = ()) -> None:
         data = _words(payload)
         limit = time.monotonic() + 60
         while self._bus.read_list([self._at(MAILBOX.command_taken)])[0] != self._sequence:
@@ -154,7 +155,7 @@ class SerialTransport(Transport):
             raise UserError(f"cannot open {device}: {error}") from None
         self._buffer = bytearray()
 
-    def send(self, command: str, payload: Words | list[int] = ()) -> None:
+    def send(self, command: str, payload: Words | Sequence[int] = ()) -> None:
         body = np.concatenate([_words([COMMANDS[command], len(payload)]), _words(payload)]).astype("<u4").tobytes()
         try:
             self._line.write(SYNC.to_bytes(4, "little") + body + zlib.crc32(body).to_bytes(4, "little"))

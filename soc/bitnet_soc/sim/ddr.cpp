@@ -85,7 +85,7 @@ void Ddr::schedule() {
             }
         }
         if (chosen < 0) {
-            lost_ += dram_now_ - bus_free_;
+            if (measuring) lost_ += dram_now_ - bus_free_;
             bus_free_ = dram_now_;
             break;
         }

@@ -61,9 +61,11 @@ class Ddr {
     uint8_t *memory() { return memory_; }
     uint64_t size() const { return size_; }
 
-    uint64_t granted() const { return used_ + static_cast<uint64_t>(lost_); }
+    // Beats that could have moved: those that did, and those that fit into bus time without a request.
+    uint64_t granted() const { return used_ + static_cast<uint64_t>(lost_ * 16 / (16 + preset_.burst_overhead)); }
     uint64_t used() const { return used_; }
     uint64_t cycles() const { return now_; }
+    bool measuring = true;    // idle bus time counts as granted
     bool fail_reads = false;  // answer reads with SLVERR, to test what the design does with it
 
   private:

@@ -164,6 +164,7 @@ int main(int argc, char **argv) {
         // Evaluating a sleeping TVU would take most of the simulation's time.
         uint8_t awake = top->tvu_awake;
         linger = awake & 1 || cycle < QUIET_CYCLES ? TVU_LINGER : linger - (linger > 0);
+        ddr.measuring = awake & 1;
         top->sys_clk = 1;
         top->tvu_clk = linger > 0;
         top->tvu_dot_clk = awake >> 1 & 1;

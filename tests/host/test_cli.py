@@ -1,0 +1,197 @@
+"""The command line: results on the golden model, and one clear sentence with exit code 2 for everything that can go wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from bitnet_host.errors import UserError
+from bitnet_host.image import DdrHeader, build_image, read_image, write_image
+from bitnet_host.models import BUNDLED
+from bitnet_host.reference import ReferenceModel
+from models import Shape, write_checkpoint
+
+
+def run(*arguments, env=None, timeout=120):
+    return subprocess.run([sys.executable, "-m", "bitnet_host", *map(str, arguments)], capture_output=True, text=True, timeout=timeout,
+                          env=env)
+
+
+def refused(*arguments, saying, env=None):
+    """Exit code 2, exactly one sentence on stderr, no traceback, nothing on stdout."""
+    done = run(*arguments, env=env)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("bitnet-host: ") and saying in lines[0], done.stderr
+    assert not done.stdout
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    path = tmp_path_factory.mktemp("image") / "tiny.img"
+    done = run("convert", BUNDLED, "-o", path)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def test_chat_json():
+    done = run("chat", "--target", "reference", "--prompt", "Tell me a story about a dog.", "--max-tokens", 5, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["token_ids"] == [423, 430, 262, 398, 15] and result["text"] == "Once upon a time,"
+    assert result["prompt_tokens"] == 15 and result["stop_reason"] == "length"
+    assert set(result) == {"text", "token_ids", "prompt_tokens", "stop_reason", "prefill_cycles", "decode_cycles_per_token", "clock_hz",
+                           "tokens_per_second", "operators"}
+
+
+def test_interactive_chat():
+    done = subprocess.run([sys.executable, "-m", "bitnet_host", "chat", "--target", "reference", "--max-tokens", "4"], text=True,
+                          input="/stats\nHello!\n/stats\n/reset\n/what\nHello!\n/quit\n", capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "Nothing has been said yet" in done.stdout and "prompt tokens, 4 tokens (length)" in done.stdout
+    assert "conversation is empty" in done.stdout and "/reset, /stats and /quit" in done.stdout
+
+
+def test_raw_prompt_and_seed():
+    answers = [run("chat", "--target", "reference", "--raw", "--prompt", "Once upon a time", "--max-tokens", 8, "--temperature", 0.9,
+                   "--seed", seed, "--json").stdout for seed in (1, 1, 3)]
+    assert answers[0] == answers[1] != answers[2]
+    assert json.loads(answers[0])["prompt_tokens"] == 5
+
+
+def test_info_and_score(image, tmp_path):
+    fields = json.loads(run("info", image, "--json").stdout)
+    assert fields["hidden"] == 256 and fields["tensors"] == 48 and len(fields["tensor_table"]) == 48
+    assert "hidden        256" in run("info", image).stdout
+    (tmp_path / "ids.json").write_text("[0, 807, 29]")
+    done = run("score", "--target", "reference", "--model", image, "--tokens", tmp_path / "ids.json", "-o", tmp_path / "out.npy")
+    assert done.returncode == 0, done.stderr
+    model = ReferenceModel(read_image(image))
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), np.stack([model.forward(t) for t in (0, 807, 29)]))
+
+
+@pytest.mark.parametrize("options,saying", [
+    (["--temperature", "-1"], "--temperature"), (["--temperature", "nan"], "--temperature"), (["--temperature", "0.001"], "too small"),
+    (["--top-p", "0"], "--top-p"), (["--top-p", "1.5"], "--top-p"), (["--top-k", "-1"], "--top-k"), (["--top-k", "65"], "--top-k"),
+    (["--seed", "-1"], "--seed"), (["--max-tokens", "0"], "--max-tokens"), (["--target", "moon"], "choose sim, reference"),
+    (["--target", "udp://"], "udp://HOST"), (["--target", "serial:/dev/nothing"], "no device"), (["--model", "/nowhere"], "cannot read"),
+    (["--prompt", "word " * 300], "context of 256"),
+])
+def test_bad_chat_options(options, saying):
+    prompt = [] if "--prompt" in options else ["--prompt", "Hello!"]
+    target = [] if "--target" in options else ["--target", "reference"]
+    refused("chat", *target, *prompt, *options, saying=saying)
+
+
+def test_raw_without_prompt():
+    refused("chat", "--raw", saying="--raw needs --prompt")
+
+
+@pytest.mark.parametrize("damage,saying", [
+    (lambda d: d[:len(d) // 2], "truncated"), (lambda d: d[:30], "not a model image"), (lambda d: b"", "not a model image"),
+    (lambda d: b"PK" + d[2:], "not a model image"), (lambda d: d[:-100] + bytes(100), "damaged"),
+    (lambda d: d[:70] + b"\0" + d[71:], "damaged"), (lambda d: d[:9] + b"\7" + d[10:], "damaged"),
+    (lambda d: d + b"x", "truncated or too long"),
+])
+def test_damaged_images(image, tmp_path, damage, saying):
+    bad = tmp_path / "bad.img"
+    bad.write_bytes(damage(image.read_bytes()))
+    refused("chat", "--target", "reference", "--model", bad, "--prompt", "Hi", saying=saying)
+    refused("info", bad, saying=saying)
+
+
+def test_image_of_another_version(image, tmp_path):
+    data = bytearray(image.read_bytes())
+    struct.pack_into("<I", data, 8, 99)
+    struct.pack_into("<I", data, 32, 0)
+    struct.pack_into("<I", data, 32, zlib.crc32(bytes(data[:64])))
+    (tmp_path / "new.img").write_bytes(bytes(data))
+    refused("info", tmp_path / "new.img", saying="image format 99")
+
+
+def _edit_config(folder, **changes):
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("changes,saying", [
+    ({"model_type": "llama"}, "only BitNet"), ({"hidden_act": "silu"}, "only relu2"), ({"tie_word_embeddings": False}, "untied"),
+    ({"hidden_size": 128}, "config.json says"), ({"num_hidden_layers": 5}, "is missing"), ({"num_attention_heads": 0}, "hyper-parameter"),
+    ({"quantization_config": {"quantization_mode": "online"}}, "unpacked training weights"), ({"head_dim": 16}, "config.json says"),
+])
+def test_unusable_checkpoints(tmp_path, changes, saying):
+    folder = write_checkpoint(tmp_path / "model", Shape(64, 96, 1, 2, 1, 104))
+    _edit_config(folder, **changes)
+    refused("convert", folder, "-o", tmp_path / "out.img", saying=saying)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model"], "something half-written was left"
+
+
+def test_shapes_that_the_machine_refuses(tmp_path):
+    folder = write_checkpoint(tmp_path / "a", Shape(80, 96, 1, 1, 1, 104))
+    refused("convert", folder, "-o", tmp_path / "out.img", saying="multiple of 32")
+    folder = write_checkpoint(tmp_path / "b", Shape(160, 96, 1, 5, 1, 104))
+    refused("convert", folder, "-o", tmp_path / "out.img", saying="query heads per key/value head")
+    folder = write_checkpoint(tmp_path / "d", Shape(32, 32, 65, 1, 1, 104))
+    refused("convert", folder, "-o", tmp_path / "out.img", saying="65 layers")
+    folder = write_checkpoint(tmp_path / "c", Shape(64, 96, 1, 2, 1, 104, context=1 << 20))
+    refused("convert", folder, "-o", tmp_path / "out.img", saying="scratchpad rows")
+
+
+def test_model_larger_than_memory():
+    """A long enough KV cache overfills 1 GB."""
+    header = DdrHeader(layers=64, kv_heads=8, head_dim=256, context=4096, vocab=64)
+    with pytest.raises(UserError, match="of the board's 1024 MB: choose a smaller model"):
+        build_image(header, [("FINAL_NORM", 0, np.zeros(8, np.float32), 1, 8, 1.0)], {})
+
+
+def test_damaged_checkpoints(tmp_path):
+    folder = write_checkpoint(tmp_path / "model", Shape(64, 96, 1, 2, 1, 104))
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[:len(data) // 2])
+    refused("convert", folder, "-o", tmp_path / "x.img", saying="truncated or damaged")
+    (folder / "model.safetensors").unlink()
+    refused("convert", folder, "-o", tmp_path / "x.img", saying="no .safetensors")
+    (folder / "config.json").write_text("{")
+    refused("convert", folder, "-o", tmp_path / "x.img", saying="not valid JSON")
+    refused("convert", tmp_path / "none", "-o", tmp_path / "x.img", saying="not a folder")
+    refused("convert", BUNDLED, "-o", tmp_path / "no" / "x.img", saying="cannot write")
+    refused("convert", BUNDLED, "-o", tmp_path / "x.img", "--weights", "3bit", saying="base3 or 2bit")
+    refused("chat", "--target", "reference", "--prompt", "Hi", "--model", write_checkpoint(tmp_path / "n", Shape(64, 96, 1, 2, 1, 104)),
+            saying="no tokenizer")
+
+
+@pytest.mark.parametrize("text,saying", [("{}", "JSON list"), ("[1.5]", "JSON list"), ("x", "not JSON"), ("[]", "empty"),
+                                         ("[99999]", "between 0 and 2047"), (json.dumps([0] * 300), "context of 256")])
+def test_bad_score_files(tmp_path, text, saying):
+    (tmp_path / "ids.json").write_text(text)
+    refused("score", "--target", "reference", "--tokens", tmp_path / "ids.json", "-o", tmp_path / "o.npy", saying=saying)
+    assert not (tmp_path / "o.npy").exists()
+
+
+def test_bad_bench_arguments():
+    refused("bench", "--gemv", "big", saying="ROWSxCOLUMNS")
+    refused("bench", "--gemv", "10x99999", saying="columns")
+    refused("bench", "--ddr", "fast", saying="ug585 or conservative")
+
+
+def test_simulator_not_built(tmp_path):
+    refused("chat", "--prompt", "Hi", saying="run `make build`", env=os.environ | {"BITNET_BUILD": str(tmp_path)})
+
+
+def test_board_not_answering():
+    refused("chat", "--target", "udp://127.0.0.1:9", "--prompt", "Hi", saying="does not answer")
+
+
+def test_write_image_replaces_whole_files(image, tmp_path):
+    target = tmp_path / "copy.img"
+    shutil.copy(image, target)
+    write_image(read_image(image), target)
+    assert target.read_bytes() == image.read_bytes() and list(tmp_path.iterdir()) == [target]

@@ -1,0 +1,120 @@
+"""The simulator as people use it: from the command line, with other firmware, when it dies; and its memory model."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from bitnet_host.bench import measure_gemv
+from bitnet_host.checkpoint.convert import convert
+from bitnet_host.checkpoint.hf import open_checkpoint
+from bitnet_host.errors import UserError
+from bitnet_host.link import transport
+from bitnet_host.link.etherbone import Etherbone
+from bitnet_host.link.simulator import Simulator, build_folder
+from bitnet_host.models import BUNDLED
+from bitnet_host.targets import BoardTarget
+from bitnet_soc import soc
+from conftest import ROOT
+
+DDR_BYTES_PER_SECOND = 4 * 2 * 533.33e6
+
+
+def _chat(*arguments, build=None):
+    env = os.environ | ({"BITNET_BUILD": str(build)} if build else {})
+    return subprocess.run([sys.executable, "-m", "bitnet_host", "chat", "--prompt", "Hello!", *arguments], capture_output=True, text=True,
+                          timeout=300, env=env)
+
+
+def test_chat_command_on_the_simulator():
+    done = _chat("--max-tokens", "4", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    reference = json.loads(_chat("--max-tokens", "4", "--json", "--target", "reference").stdout.splitlines()[-1])
+    assert result["token_ids"] == reference["token_ids"] and result["text"] == reference["text"]
+    assert result["clock_hz"] == soc.CLOCK_HZ and result["prefill_cycles"] > 0 and result["decode_cycles_per_token"] > 0
+    assert result["tokens_per_second"] == pytest.approx(soc.CLOCK_HZ / result["decode_cycles_per_token"])
+    assert result["operators"]["head"] > 16384  # 2048 rows of 8 words cannot take less
+    for step in ("upload", "verify", "prefill"):
+        assert step in done.stderr
+
+
+@pytest.mark.parametrize("preset,share", [("ug585", 0.92), ("conservative", 0.82)])
+def test_gemv_uses_what_memory_grants(preset, share):
+    result = measure_gemv("2560x2560", "base3", preset)
+    assert result["beats"] == 2560 * 16 and result["beats_used"] == 4 * result["beats"]
+    assert result["share_of_granted"] >= 0.95
+    # and what the model grants is what its preset promises, start-up included
+    used = result["beats_used"] * 8 / (result["busy"] / soc.CLOCK_HZ) / DDR_BYTES_PER_SECOND
+    assert share - 0.03 < used < share + 0.01
+
+
+def _other_firmware(folder, header, old, new):
+    """A build folder whose firmware was compiled with an edited generated header."""
+    build = build_folder()
+    shutil.copytree(build / "generated", folder / "generated")
+    text = (folder / "generated" / header).read_text()
+    assert old in text
+    (folder / "generated" / header).write_text(text.replace(old, new))
+    subprocess.run(["make", "-C", ROOT / "firmware", f"BUILD={folder}"], check=True, capture_output=True)
+    (folder / "sim").mkdir()
+    for name in ("soc_sim", "soc_sram.init"):
+        shutil.copy(build / "sim" / name, folder / "sim")
+    sys.path.insert(0, str(ROOT / "soc"))
+    try:
+        from build import rom_init
+    finally:
+        sys.path.pop(0)
+    rom_init(folder / "firmware/firmware.bin", folder / "sim/soc_rom.init")
+    return folder
+
+
+@pytest.mark.parametrize("header,old,new", [
+    ("protocol.h", "#define PROTOCOL_VERSION 0x1u", "#define PROTOCOL_VERSION 0x63u"),
+    ("tvu.h", "#define TVU_ISA_HASH 0x", "#define TVU_ISA_HASH 0x1 + 0x"),
+])
+def test_firmware_of_another_version(tmp_path, header, old, new):
+    done = _chat(build=_other_firmware(tmp_path, header, old, new))
+    assert done.returncode == 2 and "firmware of another version" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_failed_selftest_is_reported(tmp_path):
+    done = _chat(build=_other_firmware(tmp_path, "selftest.h", "selftest_expected[] = {\n    0x00000000,",
+                                       "selftest_expected[] = {\n    0x00000001,"))
+    assert done.returncode == 2 and "failed self-test step 1" in done.stderr
+
+
+def test_a_simulator_that_dies_is_one_sentence():
+    image = convert(open_checkpoint(BUNDLED))
+    simulator = Simulator()
+    board = BoardTarget(image, transport.MailboxTransport("127.0.0.1", simulator.ports["udp"]), simulator)
+    simulator._process.kill()
+    simulator._process.wait()
+    with pytest.raises(UserError, match="does not answer"):
+        board.info()
+    board.close()
+
+
+def test_host_and_soc_agree_on_addresses():
+    assert (transport._MAILBOX_BASE, transport._DDR_BASE) == (soc.MAILBOX_BASE, soc.DDR_BASE)
+
+
+def test_etherbone_against_the_bus():
+    """Writes of every record size arrive whole and in order; single words too."""
+    simulator = Simulator()
+    try:
+        bus = Etherbone("127.0.0.1", simulator.ports["udp"])
+        rng = np.random.default_rng(1)
+        for count in (1, 2, 249, 250, 251, 777):
+            words = rng.integers(0, 2**32, count, np.uint32)
+            bus.write_checked(soc.DDR_BASE + 0x300000, words)
+            np.testing.assert_array_equal(bus.read(soc.DDR_BASE + 0x300000, count), words)
+        bus.write(soc.DDR_BASE + 0x300010, np.array([7], np.uint32))
+        assert bus.read_list([soc.DDR_BASE + 0x300010, soc.DDR_BASE + 0x30000C]) == [7, int(words[3])]
+    finally:
+        simulator.close()
