@@ -25,6 +25,8 @@ oracle: $(VENV)/.oracle
 bench: build
 	$(BIN)/bitnet-host bench --gemv 2560x2560 --ddr ug585
 	$(BIN)/bitnet-host bench --gemv 2560x2560 --ddr conservative
+	$(BIN)/bitnet-host bench --context 64 --ddr ug585
+	$(BIN)/bitnet-host bench --context 64 --ddr conservative
 
 build: $(VENV)/.installed
 	@$(BIN)/python soc/build.py

@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from .bench import measure_gemv
+from .bench import measure_decode, measure_gemv
 from .chat import ProgressDisplay, answer_once, as_json, converse, statistics
 from .checkpoint.convert import convert as convert_checkpoint
 from .checkpoint.hf import open_checkpoint
@@ -159,13 +159,21 @@ def info(
 
 @app.command()
 def bench(
-    gemv: Annotated[str, typer.Option(help="ROWSxCOLUMNS of the matrix-vector product to measure")] = "2560x2560",
+    gemv: Annotated[str | None, typer.Option(help="measure a matrix-vector product of ROWSxCOLUMNS")] = None,
+    context: Annotated[int | None, typer.Option(help="measure decode of the bundled model at this context")] = None,
     weights: Annotated[str, typer.Option(help="base3 or 2bit")] = "base3",
     ddr: Annotated[str, typer.Option(help="memory model: ug585 or conservative")] = "ug585",
     as_object: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Measure how much of the memory's bandwidth a GEMV uses, on the simulated board."""
-    result = measure_gemv(gemv, weights, ddr)
+    """Measure cycles on the simulated board (without options: a GEMV of 2560x2560)."""
+    if context is not None:
+        if gemv is not None:
+            raise UserError("--gemv and --context are two measurements: choose one")
+        display = ProgressDisplay()
+        result = measure_decode(context, weights, ddr, display)
+        display.end()
+    else:
+        result = measure_gemv(gemv or "2560x2560", weights, ddr)
     if as_object:
         print(json.dumps(result))
         return

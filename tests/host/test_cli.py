@@ -180,6 +180,8 @@ def test_bad_bench_arguments():
     refused("bench", "--gemv", "big", saying="ROWSxCOLUMNS")
     refused("bench", "--gemv", "10x99999", saying="columns")
     refused("bench", "--ddr", "fast", saying="ug585 or conservative")
+    refused("bench", "--context", "999", saying="bundled model's 256")
+    refused("bench", "--context", "9", "--gemv", "8x8", saying="choose one")
 
 
 def test_simulator_not_built(tmp_path):
