@@ -205,7 +205,9 @@ int main(void);
 int main(void)
 {
     link_init();
-    uart_text("\nbitnet firmware, ISA ");
+    uart_text("\nbitnet firmware, protocol ");
+    uart_hex(PROTOCOL_VERSION);
+    uart_text(", ISA ");
     uart_hex(TVU_ISA_HASH);
     if (tvu_id() != TVU_ISA_HASH) {
         uart_text(": the vector unit is of another version, ");

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import numpy as np
 import pytest
 from tvu_bench import FAIL_READS, MEGABYTE, WAIT, float_bits, run_model, run_rtl
@@ -147,6 +149,16 @@ def test_read_error_is_sticky(tvu_sim, tmp_path):
     program = [FAIL_READS, ("STREAM", dict(addr=DATA, words=4)), ("CHECK", dict(t=1, words=4)), WAIT, ("STATUS", {})]
     got, _, _ = run_rtl(tvu_sim, tmp_path, _memory(bytes(512)), program)
     assert got[-1] == 1 << list(isa.ERRORS).index("read")
+
+
+@pytest.mark.parametrize("address", [0x8000, SIZE])
+def test_axi_violation_stops_the_simulation(tvu_sim, tmp_path, address):
+    """HP ports reach neither the first megabyte nor beyond the memory; the model refuses what a board could not do."""
+    _memory(bytes(512)).tofile(tmp_path / "memory.bin")
+    stream = isa.by_name("STREAM")
+    np.array([stream.function_id, *stream.pack(addr=address, words=4), 0xFFFFFFFF, 0, 0], np.uint32).tofile(tmp_path / "program.bin")
+    done = subprocess.run([tvu_sim, "memory.bin", "program.bin", "output.bin"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 3 and "AXI3 violation on HP" in done.stderr and "outside of what HP ports reach" in done.stderr
 
 
 def test_overflow_is_sticky(tvu_sim, tmp_path):

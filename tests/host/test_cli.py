@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -58,6 +59,21 @@ def test_interactive_chat():
     assert done.returncode == 0, done.stderr
     assert "Nothing has been said yet" in done.stdout and "prompt tokens, 4 tokens (length)" in done.stdout
     assert "conversation is empty" in done.stdout and "/reset, /stats and /quit" in done.stdout
+
+
+def test_ctrl_c_stops_the_answer_only():
+    process = subprocess.Popen([sys.executable, "-m", "bitnet_host", "chat", "--target", "reference"], stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process.stdin.write(b"Tell me a story about a dog.\n")
+    process.stdin.flush()
+    seen = b""
+    while b"Once upon" not in seen:
+        byte = process.stdout.read(1)
+        assert byte, seen
+        seen += byte
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(b"/stats\n/quit\n", timeout=60)
+    assert process.returncode == 0 and b"tokens (cancel)" in output
 
 
 def test_raw_prompt_and_seed():
