@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 APT_TOOLS := verilator g++ make riscv64-unknown-elf-gcc
 APT_PACKAGES := verilator g++ make gcc-riscv64-unknown-elf python3-venv
-CHAT := $(if $(PROMPT),--prompt "$(PROMPT)") $(if $(MAX_TOKENS),--max-tokens $(MAX_TOKENS)) $(if $(TARGET),--target $(TARGET))
+export PROMPT
+CHAT := $(if $(PROMPT),--prompt "$$PROMPT") $(if $(MAX_TOKENS),--max-tokens $(MAX_TOKENS)) $(if $(TARGET),--target $(TARGET))
 
 .PHONY: chat test check oracle bench build setup generate clean
 

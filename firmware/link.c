@@ -92,6 +92,7 @@ static bool uart_poll(void)
 
 void link_init(void)
 {
+    mailbox[MAILBOX_MAGIC] = 0; // the memory may have outlived a restart of the CPU
     mailbox[MAILBOX_COMMAND_SEQUENCE] = 0;
     mailbox[MAILBOX_COMMAND_TAKEN] = 0;
     mailbox[MAILBOX_EVENT_HEAD] = 0;

@@ -33,7 +33,7 @@ static void do_info(void)
     uint32_t info[INFO_WORDS] = {
         [INFO_VERSION] = PROTOCOL_VERSION, [INFO_ISA_HASH] = TVU_ISA_HASH, [INFO_CLOCK_HZ] = CONFIG_CLOCK_FREQUENCY,
         [INFO_SELFTEST] = selftest_result, [INFO_MODEL_ID] = model_loaded ? model.model_id : 0, [INFO_POSITION] = position,
-        [INFO_MODEL_BASE] = MODEL_BASE, [INFO_MEMORY_BYTES] = MEMORY_BYTES,
+        [INFO_MODEL_BASE] = MODEL_BASE, [INFO_MEMORY_BYTES] = MAIN_RAM_SIZE,
     };
     link_send(EVENT_INFO, info, INFO_WORDS);
 }
@@ -129,9 +129,9 @@ static void do_score(const struct message *m)
 // Memory for the UART path; DDR only, physical order.
 static void do_memory(const struct message *m)
 {
-    uint32_t address = m->length ? m->payload[0] : MEMORY_BYTES;
+    uint32_t address = m->length ? m->payload[0] : MAIN_RAM_SIZE;
     uint32_t words = m->type == COMMAND_WRITE ? m->length - 1 : m->length == 2 ? m->payload[1] : 0;
-    if (address % 4 || address >= MEMORY_BYTES || words > 512 || words == 0 || words > (MEMORY_BYTES - address) / 4) {
+    if (address % 4 || address >= MAIN_RAM_SIZE || words > 512 || words == 0 || words > (MAIN_RAM_SIZE - address) / 4) {
         fault_raise(ERROR_ARGUMENT, address);
         return;
     }
@@ -152,8 +152,8 @@ static void do_memory(const struct message *m)
 // A matrix-vector product over whatever lies at MODEL_BASE, for measuring the stream.
 static void do_gemv(const struct message *m)
 {
-    uint32_t rows = m->payload[0], words = m->payload[1], mode = m->payload[2];
-    if (m->length != 3 || rows == 0 || rows > 16384 || words == 0 || words > 64) {
+    uint32_t rows = m->payload[0], words = m->payload[1], mode = m->payload[2]; // garbage if m->length is not 3
+    if (m->length != 3 || rows == 0 || rows > 16384 || words == 0 || words > TVU_ACT_WORDS || mode > TVU_MODE_INT8) {
         fault_raise(ERROR_ARGUMENT, 0);
         return;
     }

@@ -10,11 +10,11 @@
 struct image_header model;
 bool model_loaded;
 static struct tensor single[KIND_INPUT_NORM];
-static struct tensor layered[MODEL_MAX_LAYERS][PER_LAYER];
+static struct tensor layered[IMAGE_MAX_LAYERS][PER_LAYER];
 
 static struct tensor *slot(uint32_t kind, uint32_t layer)
 {
-    if (kind >= KIND_COUNT || layer >= MODEL_MAX_LAYERS)
+    if (kind >= KIND_COUNT || layer >= IMAGE_MAX_LAYERS)
         return 0;
     return kind < KIND_INPUT_NORM ? &single[kind] : &layered[layer][kind - KIND_INPUT_NORM];
 }
@@ -32,9 +32,9 @@ uint32_t model_float_bits(enum image_kind kind, uint32_t index)
 // Limits of this firmware and machine; 0 if the model fits, else which limit it breaks.
 static uint32_t broken_limit(const struct image_header *h)
 {
-    if (h->layers == 0 || h->layers > MODEL_MAX_LAYERS)
+    if (h->layers == 0 || h->layers > IMAGE_MAX_LAYERS)
         return 1;
-    if (h->total_bytes > MEMORY_BYTES - MODEL_BASE)
+    if (h->total_bytes > MAIN_RAM_SIZE - MODEL_BASE)
         return 2;
     if (h->kv_heads == 0 || h->heads % h->kv_heads || h->heads / h->kv_heads > TVU_VECTORS)
         return 3;
@@ -55,7 +55,7 @@ static bool read_header(void)
     cache_forget();
     for (uint32_t i = 0; i < words; i++)
         copy[i] = *ddr_word(MODEL_BASE + 4 * i);
-    if (model.magic != IMAGE_MAGIC || model.version != IMAGE_VERSION || model.tensors > KIND_COUNT * MODEL_MAX_LAYERS) {
+    if (model.magic != IMAGE_MAGIC || model.version != IMAGE_VERSION || model.tensors > KIND_COUNT * IMAGE_MAX_LAYERS) {
         fault_raise(ERROR_IMAGE, 0);
         return false;
     }

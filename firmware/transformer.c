@@ -53,11 +53,12 @@ static bool plan_scratch(void)
     uint32_t rotated = 2 * (model.heads + model.kv_heads) * plan.head_rows;
     uint32_t end = plan.scores + larger((group + 1) * plan.context_rows, rotated);
     end = larger(end, plan.up + model.intermediate / TVU_LANES);
-    if (end > SCRATCH_ROWS || model.heads + model.kv_heads > 63) {
+    uint32_t widest = larger(larger(plan.hidden_words, plan.query_words), plan.intermediate_words);
+    if (end > TVU_SCRATCH_ROWS || widest > TVU_ACT_WORDS || model.heads + model.kv_heads > 63) {
         fault_raise(ERROR_TOO_LARGE, end);
         return false;
     }
-    plan.logits_chunk = (SCRATCH_ROWS - plan.logits) * TVU_LANES;
+    plan.logits_chunk = (TVU_SCRATCH_ROWS - plan.logits) * TVU_LANES;
     if (plan.logits_chunk > LOGITS_CHUNK)
         plan.logits_chunk = LOGITS_CHUNK;
     return true;

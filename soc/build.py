@@ -65,6 +65,7 @@ class _Steps:
         fresh = stamp.exists() and stamp.read_text() == digest and all(output.exists() for output in outputs)
         print(f"[{self._done}/{self._total}] {name}{': up to date' if fresh else ' ...'}", flush=True)
         if not fresh:
+            stamp.unlink(missing_ok=True)  # a step that fails half-way is not up to date
             action()
             stamp.write_text(digest)
 

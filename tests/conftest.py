@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+__all__ = ["BUILD", "ROOT"]
+
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 

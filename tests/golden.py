@@ -20,7 +20,7 @@ _NORMS = {"input_layernorm": "INPUT_NORM", "attn_sub_norm": "ATTN_SUB_NORM", "po
 
 @dataclass
 class OperatorRecord:
-    """One operator's run: ``kind`` is linear, norm, rope or logits; ``arrays`` hold its input, output and exact parts."""
+    """One operator's run: ``kind`` is linear, norm, rope or attention; ``arrays`` hold its input, output and exact parts."""
 
     name: str
     kind: str
@@ -57,12 +57,15 @@ def compare_records(model: ReferenceModel, records: list[OperatorRecord]) -> tup
     """Problems (empty if all agree) and a summary line."""
     problems: list[str] = []
     codes = sums = 0
-    worst = 0.0
+    worst = attention = 0.0
 
     def close(name: str, ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> None:
-        nonlocal worst
+        nonlocal worst, attention
         error = float(np.max(np.abs(ours - theirs)) / max(float(np.max(np.abs(theirs))), 1e-9))
-        worst = max(worst, error)
+        if name == "attention":
+            attention = error
+        else:
+            worst = max(worst, error)
         if error > tolerance:
             problems.append(f"{name}: relative error {error:.2e}")
 
@@ -88,8 +91,13 @@ def compare_records(model: ReferenceModel, records: list[OperatorRecord]) -> tup
             inverse, eps = np.float32(1 / x.shape[1]), np.uint32(h.eps_bits).view(np.float32)
             for row in range(x.shape[0]):
                 close(r.name, rms_norm(x[row], weight, inverse, eps), theirs[row], 1e-5)
+        elif r.kind == "attention":
+            # K, V, q and the weights are int8 here, so this agrees to int8's precision only
+            close("attention", model.attend_once(x, r.arrays["k"], r.arrays["v"]), theirs, 0.03)
         elif r.kind == "rope":
             for position in range(x.shape[1]):
                 cos, sin = model.rope_row(position)
                 close(r.name, rope(x[:, position], cos, sin), theirs[:, position], 1e-5)
-    return problems, f"{codes} codes and {sums} sums identical, worst float error {worst:.1e}" if not problems else "DIFFERS"
+    if problems:
+        return problems, "DIFFERS"
+    return [], f"{codes} codes and {sums} sums identical, worst float error {worst:.1e}, attention {attention:.1e}"

@@ -10,5 +10,5 @@ bool fault_pending(void);
 // Sends the recorded error to the host and forgets it.
 void fault_report(void);
 
-// Waits until the TVU is idle. False, with a fault raised, if it reports an error or takes longer than a minute.
+// Waits until the TVU is idle. False, with a fault raised, if it reports an error or takes longer than half a minute.
 bool tvu_wait(void);

@@ -5,9 +5,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define MODEL_MAX_LAYERS 64u
-#define SCRATCH_ROWS 4096u
-
 struct tensor {
     uint32_t address; // linear DDR address
     uint32_t words;   // stream words

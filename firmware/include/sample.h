@@ -1,9 +1,8 @@
 // Choosing the next token from the logits in DDR.
 #pragma once
 
+#include <generated/protocol.h>
 #include <stdint.h>
-
-#define SAMPLE_CANDIDATES 64u // the largest logits considered, whatever top_k says
 
 struct sampling {
     float temperature; // above 0

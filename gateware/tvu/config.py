@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xtvu.isa import LANES, VECTORS
+from xtvu.isa import ACT_WORDS, SCRATCH_ROWS, VECTORS
 
 __all__ = ["TVUConfig"]
 
@@ -18,17 +18,16 @@ class TVUConfig:
     (64-bit beats buffered per AXI port, which bounds the bursts in flight).
     """
 
-    scratch_rows: int = 4096
-    act_depth: int = 64
+    scratch_rows: int = SCRATCH_ROWS
+    act_depth: int = ACT_WORDS
     queue_depth: int = 32
     stream_queue_depth: int = 8
     port_fifo_depth: int = 256
 
-    lanes: int = LANES
     vectors: int = VECTORS
 
     def __post_init__(self) -> None:
-        if self.scratch_rows > 4096:
-            raise ValueError("row addresses have 12 bits: scratch_rows is at most 4096")
+        if not 8 <= self.scratch_rows <= SCRATCH_ROWS or not 1 <= self.act_depth <= ACT_WORDS or self.vectors != VECTORS:
+            raise ValueError(f"the instruction set is made for {SCRATCH_ROWS} rows, {ACT_WORDS} words and {VECTORS} vectors at most")
         if self.port_fifo_depth < 32:
             raise ValueError("a port needs room for two bursts of 16 beats")

@@ -57,7 +57,7 @@ class QueuedInstruction(data.Struct):
 class Sequencer(wiring.Component):
     """Members: ``instruction`` in; the units' start and done lines; ``peek_address`` and ``peek_data`` read a scalar
     register from outside; ``busy``; ``complete`` pulses per instruction; ``store_complete`` per instruction of the
-    STORE group; ``bad`` pulses on a descriptor with a zero length; ``overflow`` on an infinite scalar.
+    STORE group; ``bad`` pulses on a zero length or one beyond the activation buffer; ``overflow`` on an infinite scalar.
     """
 
     def __init__(self) -> None:
@@ -142,13 +142,15 @@ class Sequencer(wiring.Component):
                     with m.Case(OPCODES[name]):
                         m.d.comb += signal.eq(value)
 
-        empty = Signal()
+        unfit = Signal()  # no operation: nothing to do, or more than fits
         with m.If(is_dot):
-            m.d.comb += empty.eq((self.dot_rows == 0) | (self.dot_words == 0))
+            too_long = (self.dot_mode != isa.MODES["int8"]) & (self.dot_words > isa.ACT_WORDS)
+            m.d.comb += unfit.eq((self.dot_rows == 0) | (self.dot_words == 0) | too_long)
         with m.Elif(name_is("CHECK")):
-            m.d.comb += empty.eq(self.check_words == 0)
+            m.d.comb += unfit.eq(self.check_words == 0)
         with m.Elif((group == isa.VECTOR) | ((group == isa.STORE) & ~name_is("STORES"))):
-            m.d.comb += empty.eq(op.count == 0)
+            too_long = (op.sink == Sink.ACTIVATIONS) & (op.count > isa.ACT_WORDS * Mux(op.digits5, 160, 128))
+            m.d.comb += unfit.eq((op.count == 0) | too_long)
 
         loads = Signal(2)
         step_factor = is_dot & field("DOT", "step_s")
@@ -186,7 +188,7 @@ class Sequencer(wiring.Component):
                     m.next = "LOAD"
             with m.State("LOAD"):
                 m.d.sync += [factors[0].eq(read_a.data), addend.eq(read_b.data)]
-                with m.If(empty):
+                with m.If(unfit):
                     m.d.comb += self.bad.eq(1)
                     m.next = "COMPLETE"
                 with m.Elif(is_dot):

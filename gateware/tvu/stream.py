@@ -125,6 +125,6 @@ class StreamReader(wiring.Component):
             self.word.payload.eq(Cat(b.r_data for b in buffers)),
             self.word.valid.eq(Cat(b.r_rdy for b in buffers).all()),
             self.error.eq(Cat(errors).any()),
-            self.active.eq(running | queue.r_rdy | (reserved != 0)),
+            self.active.eq(running | (queue.level != 0) | (reserved != 0)),
         ]
         return m

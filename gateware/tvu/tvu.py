@@ -99,7 +99,7 @@ class TVU(wiring.Component):
             place = next(f for f in isa.by_name(instruction).fields if f.name == name)
             return (cmd.payload.rs1, cmd.payload.rs2)[place.source - 1][place.lo:place.lo + place.width]
 
-        busy = queue.r_rdy | sequencer.busy | reader.active | (store.idle == 0)
+        busy = (queue.level != 0) | sequencer.busy | reader.active | (store.idle == 0)
         m.d.comb += self.awake.eq(Cat(busy | cmd.valid | rsp.valid, lanes.awake, lanes.awake_more))
         answer = Signal(32)
         m.d.comb += sequencer.peek_address.eq(operand("SGET", "s"))

@@ -71,11 +71,22 @@ class _Printer:
             print(whole[len(self._printed):], end="", flush=True)
             self._printed = whole
 
+    def finish(self) -> None:
+        """Prints what was held back."""
+        if self._show:
+            print(self._text.decode(self._ids)[len(self._printed):], flush=True)
+
 
 @contextmanager
 def _interruptible(target: Target):
-    """Ctrl-C ends the answer, not the program and not the board."""
-    before = signal.signal(signal.SIGINT, lambda *_: target.cancel())
+    """Ctrl-C ends the answer, not the program and not the board; a second one ends the program."""
+    def stop(*_: object) -> None:
+        if target.cancelled:
+            raise KeyboardInterrupt  # asked twice: the board does not react
+        target.cancel()
+
+    target.cancelled = False
+    before = signal.signal(signal.SIGINT, stop)
     try:
         yield
     finally:
@@ -113,8 +124,7 @@ def answer_once(target: Target, text: TextModel, prompt: list[int], max_tokens: 
     with _interruptible(target):
         answer = target.generate(prompt, max_tokens, options, printer, display)
     display.end()
-    if show:
-        print(flush=True)
+    printer.finish()
     return answer, text.decode(answer.token_ids)
 
 
@@ -159,4 +169,9 @@ def converse(target: Target, text: TextModel, system: str | None, max_tokens: in
                 print("The conversation was reset.")
                 continue
             last, _ = answer_once(target, text, ids, max_tokens, options, display, show=True)
-            conversation.answered(last.token_ids, target.stop_tokens())
+            if last.token_ids:
+                conversation.answered(last.token_ids, target.stop_tokens())
+            else:  # stopped within the question: the model has read only part of it
+                target.reset()
+                conversation.clear()
+                print("Stopped before the answer; the conversation was reset.")

@@ -63,10 +63,10 @@ def chat(
     if prompt is not None:
         ids = text.encode_raw(prompt) if raw else Conversation(text, system).ask(prompt)[0]
     board = open_target(target, image)
+    display = ProgressDisplay()
     try:
         if ids is not None:
             board.check_prompt(ids)
-        display = ProgressDisplay()
         board.prepare(display)
         display.end()
         if ids is None:
@@ -77,6 +77,7 @@ def chat(
         if as_object:
             print(as_json(answer, words))
     finally:
+        display.end()
         board.close()
 
 
@@ -124,6 +125,7 @@ def score(
             rows.append(board.score(token))
             display("score", place + 1, len(ids))
     finally:
+        display.end()
         board.close()
     partial = output.with_name(output.name + ".partial")
     try:
@@ -190,3 +192,5 @@ def main() -> None:
         sys.exit(2)
     except BrokenPipeError:
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -23,8 +23,8 @@ from xtvu.semantics import checksum
 from .errors import UserError
 
 __all__ = [
-    "DDR_MAGIC", "DdrHeader", "FORMAT_VERSION", "Image", "KINDS", "MEMORY_BYTES", "MODEL_BASE", "Tensor", "WEIGHT_MODES", "build_image",
-    "c_header", "read_image", "write_image",
+    "DDR_MAGIC", "DdrHeader", "FORMAT_VERSION", "Image", "KINDS", "MAX_LAYERS", "MAX_STOPS", "MEMORY_BYTES", "MODEL_BASE", "Tensor",
+    "WEIGHT_MODES", "build_image", "c_header", "read_image", "write_image",
 ]
 
 FILE_MAGIC = b"BITNETFW"
@@ -33,6 +33,8 @@ DDR_MAGIC = 0x544E5442
 MODEL_BASE = 0x0020_0000  # DDR offset of the DDR part; HP ports do not reach the first megabyte
 MEMORY_BYTES = 0x4000_0000
 WEIGHT_MODES = {"base3": 0, "2bit": 1}
+MAX_LAYERS = 64  # of the firmware's tensor table
+MAX_STOPS = 4  # stop0 to stop3 of the header
 CHUNK_TOKENS = 512  # tokens of one chunk of the transposed V cache: a row of it is one 512-byte block
 
 #: Tensor kinds. Per layer from INPUT_NORM on; columns of a matrix are its inputs.
@@ -185,8 +187,9 @@ def build_image(header: DdrHeader, parts: list[tuple[str, int, NDArray[Any], int
                         "choose a smaller model or base3 weights")
 
     body = np.concatenate(blobs)
-    header.model_id = zlib.crc32(body.tobytes())
     table = b"".join(t.pack() for t in tensors)
+    # over everything that changes an answer: header (id and checksum still zero), table and tensors
+    header.model_id = zlib.crc32(struct.pack(f"<{len(header.words())}I", *header.words()) + table + body.tobytes())
     unsigned = header.words()[:-1]  # all but the checksum
     header.header_checksum = _sum_words(struct.pack(f"<{len(unsigned)}I", *unsigned) + table)
     head = np.zeros(header.header_bytes, np.uint8)
@@ -249,7 +252,7 @@ def c_header() -> str:
     """The firmware's view of the DDR part."""
     lines = ["// Generated from host/bitnet_host/image.py.", "#pragma once", "#include <stdint.h>", ""]
     lines += [f"#define IMAGE_MAGIC 0x{DDR_MAGIC:x}u", f"#define IMAGE_VERSION {FORMAT_VERSION}u",
-              f"#define MODEL_BASE 0x{MODEL_BASE:x}u", f"#define MEMORY_BYTES 0x{MEMORY_BYTES:x}u",
+              f"#define MODEL_BASE 0x{MODEL_BASE:x}u", f"#define IMAGE_MAX_LAYERS {MAX_LAYERS}u",
               f"#define CHUNK_TOKENS {CHUNK_TOKENS}u", ""]
     lines += ["struct image_header {", *(f"    uint32_t {f.name};" for f in fields(DdrHeader)), "};", ""]
     lines += ["struct image_tensor {"]

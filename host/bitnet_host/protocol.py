@@ -10,13 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 __all__ = [
-    "COMMANDS", "ERRORS", "EVENTS", "GENERATE_FIELDS", "INFO_FIELDS", "MAILBOX", "MAX_PAYLOAD", "OPERATORS", "STATS_FIELDS",
-    "STOP_REASONS", "SYNC", "VERSION", "Mailbox", "c_header",
+    "COMMANDS", "ERRORS", "EVENTS", "GENERATE_FIELDS", "INFO_FIELDS", "MAILBOX", "MAX_PAYLOAD", "OPERATORS", "SAMPLE_CANDIDATES",
+    "STATS_FIELDS", "STOP_REASONS", "SYNC", "VERSION", "Mailbox", "c_header",
 ]
 
 VERSION = 1
 SYNC = 0xB17E7A5C  # first word of a UART frame, sent low byte first; no ASCII text contains it
 MAX_PAYLOAD = 2048  # words of a message
+SAMPLE_CANDIDATES = 64  # the largest logits considered in sampling, whatever top_k says
 
 COMMANDS = {
     "INFO": 1,  # -> INFO
@@ -26,7 +27,7 @@ COMMANDS = {
     "SCORE": 5,  # [token]: one forward pass, logits left in DDR -> SCORED
     "READ": 6,  # [address, words] -> DATA
     "WRITE": 7,  # [address, words...] -> DONE
-    "GEMV": 8,  # [rows, columns, mode]: a GEMV over whatever DDR holds -> COUNTERS
+    "GEMV": 8,  # [rows, stream words per row, mode]: a GEMV over whatever DDR holds -> COUNTERS
     "CANCEL": 9,  # ends a running GENERATE; through the mailbox its cancel word does
 }
 
@@ -95,6 +96,7 @@ def c_header() -> str:
     define("PROTOCOL_VERSION", VERSION)
     define("PROTOCOL_SYNC", SYNC)
     define("PROTOCOL_MAX_PAYLOAD", MAX_PAYLOAD)
+    define("SAMPLE_CANDIDATES", SAMPLE_CANDIDATES)
     for prefix, table in (("COMMAND", COMMANDS), ("EVENT", EVENTS), ("STOP", STOP_REASONS)):
         for name, code in table.items():
             define(f"{prefix}_{name.upper()}", code)

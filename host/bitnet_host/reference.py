@@ -142,6 +142,24 @@ class ReferenceModel:
             out.append(result)
         return np.stack(out)
 
+    def attend_once(self, q: F32, k: F32, v: F32) -> F32:
+        """Attention of layer 0 over given keys and values, float32 [kv_heads, tokens, head_dim], for the queries of the last
+        token, float32 [heads, head_dim]. Overwrites the cache; for comparisons with other implementations."""
+        self.reset()
+        group = self.header.heads // self.header.kv_heads
+        for self.position in range(k.shape[1]):
+            for head in range(self.header.kv_heads):
+                self._remember(0, head, k[head, self.position], v[head, self.position])
+        return np.stack([row for head in range(self.header.kv_heads)
+                         for row in self._attend(0, head, q[head * group:(head + 1) * group])])
+
+    def _remember(self, layer: int, head: int, k: F32, v: F32) -> None:
+        """Puts a token's key and value, float32 [head_dim], into the cache."""
+        for vector, codes, scales in ((k, self._k, self._ks), (v, self._v, self._vs)):
+            quantised = quantise_vector(vector)
+            codes[layer, head, self.position] = quantised.codes
+            scales[layer, head, self.position] = sem.divide(ONE, quantised.scale)
+
     def _layer(self, layer: int, x: F32) -> F32:
         h = self.header
         normed = quantise_vector(self._norm("INPUT_NORM", layer, x, h.inverse_hidden_bits))
@@ -152,10 +170,7 @@ class ReferenceModel:
         mixed = []
         group = h.heads // h.kv_heads
         for head in range(h.kv_heads):
-            for vector, codes, scales in ((k, self._k, self._ks), (v, self._v, self._vs)):
-                quantised = quantise_vector(vector[head])
-                codes[layer, head, self.position] = quantised.codes
-                scales[layer, head, self.position] = sem.divide(ONE, quantised.scale)
+            self._remember(layer, head, k[head], v[head])
             mixed.append(self._attend(layer, head, q[head * group:(head + 1) * group]))
         attended = np.concatenate(mixed).reshape(-1)
         x = sem.add(self._project("O", layer, quantise_vector(self._norm("ATTN_SUB_NORM", layer, attended, h.inverse_query_bits))), x)

@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 from xtvu.semantics import argmax, float_key
 
 from .errors import UserError
+from .protocol import SAMPLE_CANDIDATES
 
-__all__ = ["CANDIDATES", "Sampler", "SamplingOptions"]
+__all__ = ["Sampler", "SamplingOptions"]
 
-CANDIDATES = 64  # the largest logits considered, whatever top_k says
 _LOG2_E = np.float32(1.44269504)
 
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """Temperature 0 is greedy; ``top_k`` 0 means no limit but CANDIDATES."""
+    """Temperature 0 is greedy; ``top_k`` 0 means no limit but SAMPLE_CANDIDATES."""
 
     temperature: float = 0.0
     top_k: int = 0
@@ -33,8 +33,8 @@ class SamplingOptions:
             raise UserError(f"--temperature {self.temperature:g} is too small: use 0 for greedy answers or at least 0.01")
         if not 0 < self.top_p <= 1:
             raise UserError(f"--top-p must be above 0 and at most 1, not {self.top_p:g}")
-        if not 0 <= self.top_k <= CANDIDATES:
-            raise UserError(f"--top-k must lie between 0 (no limit) and {CANDIDATES}, not {self.top_k}")
+        if not 0 <= self.top_k <= SAMPLE_CANDIDATES:
+            raise UserError(f"--top-k must lie between 0 (no limit) and {SAMPLE_CANDIDATES}, not {self.top_k}")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"--seed must lie between 0 and {2**32 - 1}, not {self.seed}")
 
@@ -72,7 +72,7 @@ class Sampler:
         options = self._options
         if options.temperature == 0:
             return argmax(logits)
-        order = np.argsort(-float_key(logits), kind="stable")[:CANDIDATES]
+        order = np.argsort(-float_key(logits), kind="stable")[:SAMPLE_CANDIDATES]
         if options.top_k:
             order = order[:options.top_k]
         factor = np.float32(_LOG2_E / np.float32(options.temperature))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -121,6 +123,9 @@ class ReferenceTarget(Target):
         answer = Answer(prompt_tokens=len(prompt))
         logits = None
         for place, token in enumerate(prompt):
+            if self.cancelled:
+                answer.stop_reason, answer.prompt_tokens = "cancel", place
+                return answer
             logits = self._model.forward(token, head=place + 1 == len(prompt))
             self.position = self._model.position
             progress("prefill", place + 1, len(prompt))
@@ -164,12 +169,24 @@ class BoardTarget(Target):
 
     # -- exchange ----------------------------------------------------------------------------------------------------
 
-    def _event(self, *expected: str, timeout: float = _ANSWER_TIMEOUT) -> tuple[str, NDArray[np.uint32]]:
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """If the simulator has died, says what it died of instead of what followed."""
         try:
-            name, payload = self.transport.receive(timeout)
-        except UserError as error:
+            yield
+        except UserError:
             failure = self.simulator.failure() if self.simulator else None
-            raise UserError(f"the simulator stopped: {failure}" if failure else str(error)) from None
+            if failure:
+                raise UserError(f"the simulator stopped: {failure}") from None
+            raise
+
+    def transport_event(self, timeout: float) -> tuple[str, NDArray[np.uint32]]:
+        """The next event, whatever it is."""
+        with self._explained():
+            return self.transport.receive(timeout)
+
+    def _event(self, *expected: str, timeout: float = _ANSWER_TIMEOUT) -> tuple[str, NDArray[np.uint32]]:
+        name, payload = self.transport_event(timeout)
         if name == "ERROR":
             raise UserError(_board_error(int(payload[0]), int(payload[1])))
         if name not in expected:
@@ -179,7 +196,9 @@ class BoardTarget(Target):
     def info(self) -> dict[str, int]:
         """INFO_FIELDS of the board. Raises UserError if its firmware is of another version or its self-test failed."""
         self.transport.send("INFO")
-        _, words = self._event("INFO", timeout=30)
+        name = ""
+        while name != "INFO":  # events of a command that an earlier host left running may come first
+            name, words = self.transport_event(30)
         if len(words) < 2 or words[0] != VERSION or words[1] != isa_hash():
             found = f"protocol {words[0]}, ISA {int(words[1]):08x}" if len(words) > 1 else "an unknown protocol"
             raise UserError(f"the board runs firmware of another version ({found}; this tool has protocol {VERSION}, ISA "
@@ -197,18 +216,26 @@ class BoardTarget(Target):
             raise UserError(f"the model needs {(MODEL_BASE + header.total_bytes) / 2**20:.0f} MB, the board has "
                             f"{info['memory_bytes'] / 2**20:.0f} MB: choose a smaller model")
         if info["model_id"] == header.model_id:
-            self.reset()
-            return
+            # It was loaded once; an upload that was broken off since may have damaged it.
+            with suppress(UserError):
+                self._load(progress)
+                return
         words = self.image.ddr.view("<u4")
-        for start in range(0, len(words), _UPLOAD_WORDS):
-            self.transport.write_ddr(MODEL_BASE + 4 * start, words[start:start + _UPLOAD_WORDS])
-            progress("upload", min(start + _UPLOAD_WORDS, len(words)) * 4, 4 * len(words))
+        with self._explained():
+            for start in range(0, len(words), _UPLOAD_WORDS):
+                self.transport.write_ddr(MODEL_BASE + 4 * start, words[start:start + _UPLOAD_WORDS])
+                progress("upload", min(start + _UPLOAD_WORDS, len(words)) * 4, 4 * len(words))
+        self._load(progress)
+
+    def _load(self, progress: Progress) -> None:
         self.transport.send("LOAD")
         while True:
             name, payload = self._event("PROGRESS", "LOADED")
             if name == "LOADED":
                 break
             progress("verify", int(payload[0]), int(payload[1]))
+        if payload[0] != self.image.header.model_id:
+            raise UserError("the board holds another model than the one uploaded: upload it again")
         self.position = 0
 
     def reset(self) -> None:
@@ -230,12 +257,12 @@ class BoardTarget(Target):
         self.check_prompt(prompt)
         self.cancelled = False
         prefill_before, rest = 0, prompt
-        while len(rest) > _MAX_PROMPT:  # a long prompt goes in several messages
+        while len(rest) > _MAX_PROMPT and not self.cancelled:  # a long prompt goes in several messages
             prefill_before += self._run(rest[:_MAX_PROMPT], 0, options, on_token, progress).prefill_cycles or 0
             rest = rest[_MAX_PROMPT:]
         answer = self._run(rest, max_tokens, options, on_token, progress)
         answer.prefill_cycles = (answer.prefill_cycles or 0) + prefill_before
-        answer.prompt_tokens = len(prompt)
+        answer.prompt_tokens = len(prompt) - len(rest) + answer.prompt_tokens
         return answer
 
     def _run(self, prompt: list[int], max_tokens: int, options: SamplingOptions, on_token: Callable[[int], None],
@@ -266,6 +293,7 @@ class BoardTarget(Target):
                 break
         stats = _stats(payload)
         self.position = stats["position"]
+        answer.prompt_tokens = stats["prefill_tokens"]
         answer.stop_reason = next(reason for reason, code in STOP_REASONS.items() if code == stats["stop_reason"])
         answer.prefill_cycles = stats["prefill_cycles_low"] | stats["prefill_cycles_high"] << 32
         decode = stats["decode_cycles_low"] | stats["decode_cycles_high"] << 32
@@ -299,7 +327,7 @@ def open_target(name: str, image: Image) -> Target:
             raise
     if name.startswith("udp://"):
         host, _, port = name.removeprefix("udp://").partition(":")
-        if not host or not (port or "1234").isdigit():
+        if not host or not re.fullmatch(r"[0-9]{0,5}", port) or not 0 < int(port or 1234) < 65536:
             raise UserError(f"--target {name}: write udp://HOST or udp://HOST:PORT")
         return BoardTarget(image, MailboxTransport(host, int(port or 1234)))
     if name.startswith("serial:"):

@@ -49,7 +49,7 @@ class TextModel:
 
     def encode_chat(self, text: str, *, start: bool) -> list[int]:
         """Token ids of rendered text; at the ``start`` of a conversation the BOS token is put first if it is missing."""
-        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        ids = self._encode(text, special=False)
         bos = self._special.get("bos_token_id")
         if start and bos is not None and ids[:1] != [bos]:
             ids = [bos, *ids]
@@ -57,7 +57,14 @@ class TextModel:
 
     def encode_raw(self, text: str) -> list[int]:
         """Token ids of plain text, with the tokenizer's own special tokens."""
-        return self._tokenizer.encode(text).ids
+        return self._encode(text, special=True)
+
+    def _encode(self, text: str, *, special: bool) -> list[int]:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UserError("the text is not valid UTF-8: check the terminal's encoding") from None
+        return self._tokenizer.encode(text, add_special_tokens=special).ids
 
     def decode(self, ids: list[int]) -> str:
         """Text of token ids, without special tokens."""

@@ -97,11 +97,6 @@ def test_semantics_equal_numpy_on_normal_numbers():
 def test_scalar_unit(function):
     rng = np.random.default_rng(6)
     a, b = _pairs(rng, 60)
-    if function is ScalarFunction.SQRT:
-        a = np.abs(a)
-    if function is ScalarFunction.DIVIDE:
-        keep = semantics.flush(b) != 0
-        a, b = a[keep], b[keep]
     want = {
         ScalarFunction.ADD: lambda: semantics.add(a, b),
         ScalarFunction.MULTIPLY: lambda: semantics.multiply(a, b),

@@ -6,7 +6,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from tvu_bench import FAIL_READS, MEGABYTE, WAIT, float_bits, run_model, run_rtl
+from tvu_bench import FAIL, MEGABYTE, WAIT, float_bits, run_model, run_rtl
 from xtvu import isa
 from xtvu.layout import pack_ternary, row_words, stripe
 
@@ -146,9 +146,34 @@ def test_every_function_id_is_answered(tvu_sim, tmp_path):
 
 
 def test_read_error_is_sticky(tvu_sim, tmp_path):
-    program = [FAIL_READS, ("STREAM", dict(addr=DATA, words=4)), ("CHECK", dict(t=1, words=4)), WAIT, ("STATUS", {})]
+    program = [FAIL, ("STREAM", dict(addr=DATA, words=4)), ("CHECK", dict(t=1, words=4)), WAIT, ("STATUS", {})]
     got, _, _ = run_rtl(tvu_sim, tmp_path, _memory(bytes(512)), program)
     assert got[-1] == 1 << list(isa.ERRORS).index("read")
+
+
+def test_write_error_is_sticky(tvu_sim, tmp_path):
+    program = [FAIL, ("STOREF", dict(addr=RESULT, a=0, n=8)), WAIT, ("STATUS", {})]
+    got, _, _ = run_rtl(tvu_sim, tmp_path, _memory(bytes(512)), program)
+    assert got[-1] == 1 << list(isa.ERRORS).index("write")
+
+
+def test_full_queue_gives_up_instead_of_hanging(tvu_sim, tmp_path):
+    """33 operations that wait for words fill sequencer and queue; the next is dropped after 2^22 cycles, and said so."""
+    waiting = [("CHECK", dict(t=1, words=1))] * 34
+    program = [*waiting, ("STREAM", dict(addr=DATA, words=33)), WAIT, ("STATUS", {})]
+    got, _, line = run_rtl(tvu_sim, tmp_path, _memory(bytes(range(256)) * 8), program)
+    assert got[-1] == 1 << list(isa.ERRORS).index("queue")
+    assert 1 << 22 < int(line.split()[1]) < 1 << 23
+
+
+@pytest.mark.parametrize("name,operands", [
+    ("QUANT5", dict(vector=0, a=0, s=1, n=10241)), ("QUANT4", dict(vector=0, a=0, s=1, n=8193)),
+    ("DOT", dict(dst=0, words=65, mode=0, vectors=0, s=1, step_s=0, stride=0, rows=1)), ("SUM", dict(a=0, n=0, t=1)),
+    ("CHECK", dict(t=1, words=0)), ("STOREF", dict(addr=RESULT, a=0, n=0)),
+])
+def test_operations_that_do_not_fit_are_refused(tvu_sim, tmp_path, name, operands):
+    got, _ = _check(tvu_sim, tmp_path, _memory(bytes(512)), [(name, operands), WAIT, ("MULS", dict(dst=1, a=0, s=1, n=8, t=0)), WAIT])
+    assert got[1] == 1 << list(isa.ERRORS).index("descriptor")
 
 
 @pytest.mark.parametrize("address", [0x8000, SIZE])

@@ -10,7 +10,9 @@ from xtvu.isa import by_name
 from xtvu.machine import Machine
 
 WAIT = ("WAIT", {})
-FAIL_READS = ("FAIL_READS", {})
+FAIL = ("FAIL", {})
+__all__ = ["FAIL", "MEGABYTE", "WAIT", "float_bits", "run_model", "run_rtl"]
+
 MEGABYTE = 1 << 20
 
 
@@ -19,8 +21,8 @@ def run_rtl(binary: Path, folder: Path, memory: np.ndarray, program: list, prese
     memory.tofile(folder / "memory.bin")
     words = []
     for name, operands in program:
-        if name in ("WAIT", "FAIL_READS"):
-            words += [0xFFFFFFFF - (name == "FAIL_READS"), 0, 0]
+        if name in ("WAIT", "FAIL"):
+            words += [0xFFFFFFFF - (name == "FAIL"), 0, 0]
         elif name == "RAW":
             words += [operands["function_id"], operands["rs1"], operands["rs2"]]
         else:

@@ -98,7 +98,9 @@ def test_info_and_score(image, tmp_path):
     (["--temperature", "-1"], "--temperature"), (["--temperature", "nan"], "--temperature"), (["--temperature", "0.001"], "too small"),
     (["--top-p", "0"], "--top-p"), (["--top-p", "1.5"], "--top-p"), (["--top-k", "-1"], "--top-k"), (["--top-k", "65"], "--top-k"),
     (["--seed", "-1"], "--seed"), (["--max-tokens", "0"], "--max-tokens"), (["--target", "moon"], "choose sim, reference"),
-    (["--target", "udp://"], "udp://HOST"), (["--target", "serial:/dev/nothing"], "no device"), (["--model", "/nowhere"], "cannot read"),
+    (["--target", "udp://"], "udp://HOST"),
+    (["--target", "udp://127.0.0.1:99999"], "udp://HOST"), (["--prompt", "\udcff"], "UTF-8"),
+    (["--target", "serial:/dev/nothing"], "no device"), (["--model", "/nowhere"], "cannot read"),
     (["--prompt", "word " * 300], "context of 256"),
 ])
 def test_bad_chat_options(options, saying):
@@ -140,7 +142,10 @@ def _edit_config(folder, **changes):
 
 @pytest.mark.parametrize("changes,saying", [
     ({"model_type": "llama"}, "only BitNet"), ({"hidden_act": "silu"}, "only relu2"), ({"tie_word_embeddings": False}, "untied"),
-    ({"hidden_size": 128}, "config.json says"), ({"num_hidden_layers": 5}, "is missing"), ({"num_attention_heads": 0}, "hyper-parameter"),
+    ({"hidden_size": 128}, "config.json says"), ({"num_hidden_layers": 5}, "is missing"), ({"num_attention_heads": 0}, "positive number"),
+    ({"rms_norm_eps": "x"}, "rms_norm_eps"), ({"num_hidden_layers": "2"}, "num_hidden_layers"), ({"intermediate_size": None}, "None"),
+    ({"max_position_embeddings": -4}, "positive number"), ({"eos_token_id": -1}, "eos_token_id"),
+    ({"quantization_config": "bitnet"}, "must be an object"),
     ({"quantization_config": {"quantization_mode": "online"}}, "unpacked training weights"), ({"head_dim": 16}, "config.json says"),
 ])
 def test_unusable_checkpoints(tmp_path, changes, saying):

@@ -123,6 +123,51 @@ def test_firmware_refuses_a_damaged_upload(bundled):
     assert board.score(0).shape == (2048,)
 
 
+def test_interrupted_upload_is_found(bundled):
+    """The board's model id still matches, but what lies in memory does not: it is uploaded again."""
+    board, reference = bundled
+    address = 0x200000 + board.image.tensor("DOWN", 2).offset
+    board.transport.write_ddr(address, np.zeros(16, np.uint32))
+    assert board.info()["model_id"] == board.image.header.model_id
+    steps = []
+    board.prepare(lambda what, *_: steps.append(what))
+    assert "upload" in steps
+    reference.reset()
+    np.testing.assert_array_equal(board.score(3), reference.score(3))
+    steps.clear()
+    board.prepare(lambda what, *_: steps.append(what))
+    assert "upload" not in steps
+
+
+def test_next_host_ends_what_the_last_one_left_running(bundled):
+    board, _ = bundled
+    board.reset()
+    board.transport.send("GENERATE", [200, 0, 0, 0, 1, 2, 0, 807])
+    assert board._event("PROGRESS", "TOKEN")
+    other = BoardTarget(board.image, MailboxTransport("127.0.0.1", board.simulator.ports["udp"]))
+    assert other.info()["selftest"] == 0
+    other.prepare(_quiet)
+    assert other.score(0).shape == (2048,)
+    board.transport.close()
+    board.transport = other.transport
+
+
+def test_cancel_in_prefill(bundled):
+    board, _ = bundled
+    board.reset()
+    answer = board.generate([0] * 200, 4, SamplingOptions(), _quiet, lambda *_: board.cancel())
+    assert answer.stop_reason == "cancel" and answer.token_ids == [] and 0 < answer.prompt_tokens < 200
+    assert board.position == answer.prompt_tokens
+
+
+def test_board_with_less_memory(bundled, monkeypatch):
+    board, _ = bundled
+    small = board.info() | {"memory_bytes": 1 << 20}
+    monkeypatch.setattr(board, "info", lambda: small)
+    with pytest.raises(UserError, match="the board has 1 MB: choose a smaller model"):
+        board.prepare(_quiet)
+
+
 @pytest.fixture(scope="module")
 def serial_board(tmp_path_factory):
     """A board reached over its UART only, with a small random model uploaded that way."""
@@ -165,6 +210,14 @@ def test_uart_survives_noise(serial_board):
     board.reset()
     stopped = board.generate([1, 2], 50, SamplingOptions(), lambda token: board.cancel(), _quiet)
     assert stopped.stop_reason in ("cancel", "stop")
+
+
+def test_the_pty_is_the_same_line(serial_board):
+    board, _ = serial_board
+    board.transport.close()
+    board.transport = SerialTransport(board.simulator.ports["pty"])
+    assert board.info()["model_id"] == board.image.header.model_id
+    board.reset()
 
 
 def test_boot_report(serial_board):

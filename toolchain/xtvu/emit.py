@@ -29,7 +29,8 @@ def c_header() -> str:
     lines = ["// Generated from toolchain/xtvu/isa.py.", "#pragma once", "#include <stdint.h>", "",
              f"#define TVU_ISA_HASH 0x{isa.isa_hash():08x}u", f"#define TVU_LANES {isa.LANES}u",
              f"#define TVU_WORD_BYTES {isa.WORD_BYTES}u", f"#define TVU_VECTORS {isa.VECTORS}u",
-             f"#define TVU_SCALARS {isa.SCALARS}u", f"#define TVU_COUNTERS {len(isa.COUNTERS)}u", ""]
+             f"#define TVU_SCALARS {isa.SCALARS}u", f"#define TVU_COUNTERS {len(isa.COUNTERS)}u",
+             f"#define TVU_SCRATCH_ROWS {isa.SCRATCH_ROWS}u", f"#define TVU_ACT_WORDS {isa.ACT_WORDS}u", ""]
     lines += [f"#define TVU_MODE_{name.upper()} {value}u" for name, value in isa.MODES.items()]
     lines += [f"#define TVU_ERROR_{name.upper()} 0x{1 << bit:x}u // {doc}" for bit, (name, doc) in enumerate(isa.ERRORS.items())]
     lines += [f"#define TVU_COUNTER_{name.upper()} {index}u // {doc}" for index, (name, doc) in enumerate(isa.COUNTERS.items())]

@@ -23,8 +23,8 @@ import hashlib
 from dataclasses import dataclass
 
 __all__ = [
-    "CONTROL", "COUNTERS", "CUSTOM0", "ERRORS", "Field", "GROUPS", "INSTRUCTIONS", "Instruction", "IsaError",
-    "LANES", "MODES", "SCALAR", "SCALARS", "STORE", "STREAM", "VECTOR", "VECTORS", "WORD_BYTES",
+    "ACT_WORDS", "CONTROL", "COUNTERS", "CUSTOM0", "ERRORS", "Field", "GROUPS", "INSTRUCTIONS", "Instruction", "IsaError",
+    "LANES", "MODES", "SCALAR", "SCALARS", "SCRATCH_ROWS", "STORE", "STREAM", "VECTOR", "VECTORS", "WORD_BYTES",
     "by_function_id", "by_name", "check", "isa_hash",
 ]
 
@@ -33,6 +33,8 @@ LANES = 8  # float32 per scratchpad row; one 32-byte stream word holds one row
 WORD_BYTES = 32  # bytes of the stream that arrive per clock
 VECTORS = 4  # activation vectors that share one pass over the weights
 SCALARS = 32
+SCRATCH_ROWS = 4096
+ACT_WORDS = 64  # words of an activation buffer: 160 codes each for base-3 weights, 128 otherwise
 
 CONTROL, STREAM, VECTOR, SCALAR, STORE = range(5)
 GROUPS = ("CONTROL", "STREAM", "VECTOR", "SCALAR", "STORE")
@@ -43,7 +45,7 @@ MODES = {"base3": 0, "2bit": 1, "int8": 2}
 #: Bits of the sticky error register, as STATUS returns them and CLEAR takes them.
 ERRORS = {
     "undefined": "an instruction that the table does not define",
-    "descriptor": "a descriptor with a zero length or a misaligned address",
+    "descriptor": "a zero length, a misaligned address, or more than an activation buffer holds",
     "read": "an AXI read was answered with an error",
     "write": "an AXI write was answered with an error",
     "queue": "the queue stayed full for 2^22 cycles and an instruction was dropped",
@@ -143,7 +145,8 @@ _TABLE: tuple[tuple[int, str, int, str, str, str], ...] = (
     (CONTROL, "SGET", 4, "s=1:0+5", "rd = s[s]", "Reads a scalar register's bits; meaningful when STATUS is not busy."),
 
     (STREAM, "STREAM", 0, "addr=1:0+32 words=2:0+24", "fetch words x 32 bytes from addr",
-     "Contiguous stream. addr is a linear address, 32-byte aligned; bit 0 set: wait for the stores issued before."),
+     "Contiguous stream. addr is a linear address, 32-byte aligned; bit 0 set: wait for the stores issued before, "
+     "of which at most 127 may be incomplete."),
     (STREAM, "STREAMR", 1, "addr=1:0+32 rows=2:0+12 words=2:12+8 stride=2:20+12",
      "for r < rows: fetch words x 32 bytes from addr + 512 stride r",
      "Strided stream: rows of `words` stream words, `stride` x 512 bytes apart; bit 0 of addr as in STREAM."),
@@ -246,7 +249,8 @@ def by_function_id(function_id: int) -> Instruction | None:
 def isa_hash() -> int:
     """32-bit hash over everything that gateware and firmware must agree on."""
     text = repr([(i.name, i.function_id, [(f.name, f.source, f.lo, f.width) for f in i.fields], i.meaning)
-                 for i in INSTRUCTIONS]) + repr((LANES, WORD_BYTES, VECTORS, SCALARS, MODES, list(ERRORS), list(COUNTERS)))
+                 for i in INSTRUCTIONS])
+    text += repr((LANES, WORD_BYTES, VECTORS, SCALARS, SCRATCH_ROWS, ACT_WORDS, MODES, list(ERRORS), list(COUNTERS)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
 
 

@@ -11,24 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import semantics as sem
-from .isa import ERRORS, LANES, MODES, SCALARS, VECTORS, WORD_BYTES, by_name
+from .isa import ACT_WORDS, ERRORS, LANES, MODES, SCALARS, SCRATCH_ROWS, VECTORS, WORD_BYTES, by_name
 from .layout import WEIGHTS_PER_WORD, physical_address
 
 __all__ = ["Machine"]
 
 _MODE_NAMES = {value: name for name, value in MODES.items()}
-_ACT_WORDS = 64
 
 
 class Machine:
-    """State: ``scratch`` float32 [rows * 8], ``scalars`` uint32 [32], ``activations`` int8 [4, 2, 64 * 160] (for the 160 and
-    the 128 layout), ``memory`` uint8 (physical order), ``errors`` (set of names)."""
+    """State: ``scratch`` float32 [rows * 8], ``scalars`` uint32 [32], ``activations`` int8 [4, 64 * 160],
+    ``memory`` uint8 (physical order), ``errors`` (set of names)."""
 
-    def __init__(self, memory: NDArray[np.uint8], rows: int = 4096) -> None:
+    def __init__(self, memory: NDArray[np.uint8], rows: int = SCRATCH_ROWS) -> None:
         self.memory = memory
         self.scratch = np.zeros(rows * LANES, np.float32)
         self.scalars = np.zeros(SCALARS, np.uint32)
-        self.activations = np.zeros((VECTORS, _ACT_WORDS * 160), np.int8)
+        self.activations = np.zeros((VECTORS, ACT_WORDS * 160), np.int8)
         self.errors: set[str] = set()
         self._stream: deque[NDArray[np.uint8]] = deque()
         self._repeat: dict[str, int] | None = None
@@ -109,8 +108,6 @@ class Machine:
                 self._check(o)
             else:
                 self._vector(name, o)
-        if repeat and not repeatable:
-            self._repeat = None
 
     @staticmethod
     def _step(name: str, o: dict[str, int], r: dict[str, int]) -> None:
@@ -157,6 +154,9 @@ class Machine:
         if name == "LOADB":
             b = self._take(-(-n // WORD_BYTES)).view(np.int8)[:n].astype(np.float32)
         if name in ("QUANT4", "QUANT5"):
+            if n > ACT_WORDS * (160 if name == "QUANT5" else 128):
+                self.errors.add("descriptor")
+                return
             self._quantise(o["vector"], sem.quantise(a, s), 160 if name == "QUANT5" else 128)
             return
         if name in ("SUM", "SUMSQ", "MAX", "ABSMAX", "ARGMAX"):
@@ -188,16 +188,16 @@ class Machine:
         grid[:codes.size] = codes
         padded[:, :per_word] = grid.reshape(words, per_word)
         # In a 128-element word the fifth digit keeps what was there, as no weight uses it.
-        self.activations.reshape(VECTORS, _ACT_WORDS, 160)[vector, :words, :per_word] = padded[:, :per_word]
+        self.activations.reshape(VECTORS, ACT_WORDS, 160)[vector, :words, :per_word] = padded[:, :per_word]
 
     def _dot(self, name: str, o: dict[str, int]) -> None:
-        if not o["rows"] or not o["words"]:
+        if not o["rows"] or not o["words"] or (o["mode"] != MODES["int8"] and o["words"] > ACT_WORDS):
             self.errors.add("descriptor")
             return
         mode = _MODE_NAMES[o["mode"]]
         matrix = np.stack([self._take(o["words"]) for _ in range(o["rows"])])
         columns = o["words"] * WEIGHTS_PER_WORD[mode]
-        acts = self.activations.reshape(VECTORS, _ACT_WORDS, 160)
+        acts = self.activations.reshape(VECTORS, ACT_WORDS, 160)
         if mode == "int8":
             weights = matrix.view(np.int8).astype(np.int32)
             codes = acts[:, :, :128].reshape(VECTORS, -1)[:, :columns]

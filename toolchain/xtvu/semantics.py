@@ -49,18 +49,20 @@ def add(a: ArrayLike, b: ArrayLike) -> F32:
 
 
 def divide(a: ArrayLike, b: ArrayLike) -> F32:
-    """a / b; division by zero gives an infinity (and the overflow error)."""
-    with np.errstate(over="ignore", divide="ignore", under="ignore"):
+    """a / b; division by zero, of zero too, gives an infinity (and the overflow error)."""
+    with np.errstate(over="ignore", divide="ignore", under="ignore", invalid="ignore"):
         x, y = flush(a), flush(b)
         exact = x.astype(np.float64) / y.astype(np.float64)
         # The float64 quotient, rounded again, equals the correctly rounded one (53 >= 2 * 24 + 2).
         rounded = exact.astype(np.float32)
-    return np.where(np.abs(exact) < float(_TINY), np.copysign(np.float32(0), rounded), rounded)
+        infinity = np.copysign(np.float32(np.inf), np.copysign(np.float32(1), x) * np.copysign(np.float32(1), y))
+    return np.where(y == 0, infinity, np.where(np.abs(exact) < float(_TINY), np.copysign(np.float32(0), rounded), rounded))
 
 
 def sqrt(a: ArrayLike) -> F32:
-    """Square root of a non-negative number."""
-    return np.sqrt(flush(a))
+    """Square root; of a negative number, minus infinity (and the overflow error)."""
+    x = flush(a)
+    return np.where(x < 0, np.float32(-np.inf), np.sqrt(np.abs(x)) * np.copysign(np.float32(1), x))
 
 
 def float_key(x: ArrayLike) -> NDArray[np.int64]:
@@ -136,7 +138,7 @@ def checksum(data: NDArray[np.uint8]) -> int:
     mask = 0xFFFFFFFF
     s1 = words.sum(axis=0) & mask
     weights = (np.arange(n, 0, -1, dtype=np.uint64))[:, None]
-    s2 = (words * weights & mask).sum(axis=0) & mask if n < 2**31 else s1
+    s2 = (words * weights & mask).sum(axis=0) & mask
     result = 0
     for lane in range(8):
         for value, turn in ((int(s1[lane]), 4 * lane + 2), (int(s2[lane]), 4 * lane)):

@@ -7,17 +7,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from xtvu.isa import LANES, VECTORS
+from xtvu.isa import ACT_WORDS, LANES, SCRATCH_ROWS, VECTORS
 from xtvu.layout import WEIGHTS_PER_WORD, pack_ternary, row_words
 
 from ..errors import UserError
-from ..image import WEIGHT_MODES, DdrHeader, Image, build_image
+from ..image import MAX_LAYERS, WEIGHT_MODES, DdrHeader, Image, build_image
 from .hf import Checkpoint, ModelConfig
 
 __all__ = ["check_shape", "convert", "quantise_rows", "rope_table"]
 
-_SCRATCH_ROWS, _ACT_WORDS = 4096, 64
-_MAX_LAYERS, _MAX_HEADS = 64, 63  # of the firmware's tables, and of a REP
+_MAX_HEADS = 63  # of a REP
 
 
 def _bits(value: float) -> int:
@@ -34,14 +33,16 @@ def check_shape(config: ModelConfig, weights: str) -> None:
     if config.kv_heads < 1 or config.heads % config.kv_heads or config.heads // config.kv_heads > VECTORS:
         raise UserError(f"{config.heads} query heads on {config.kv_heads} key/value heads: this machine needs 1 to {VECTORS} "
                         "query heads per key/value head")
-    if not 1 <= config.layers <= _MAX_LAYERS or config.heads + config.kv_heads > _MAX_HEADS:
+    if not 1 <= config.layers <= MAX_LAYERS or config.heads + config.kv_heads > _MAX_HEADS:
         raise UserError(f"{config.layers} layers with {config.heads} query and {config.kv_heads} key heads: this machine takes "
-                        f"{_MAX_LAYERS} layers and {_MAX_HEADS} heads in all")
+                        f"{MAX_LAYERS} layers and {_MAX_HEADS} heads in all")
     widest = max(config.hidden, queries, config.intermediate)
-    if row_words(widest, weights) > _ACT_WORDS or row_words(config.hidden, "int8") > 255:
-        raise UserError(f"rows of {widest} elements do not fit the activation buffer of {_ACT_WORDS * WEIGHTS_PER_WORD[weights]}")
-    if scratch_rows(config) > _SCRATCH_ROWS:
-        raise UserError(f"the model needs {scratch_rows(config)} scratchpad rows of {_SCRATCH_ROWS}: shorten max_position_embeddings")
+    if row_words(widest, weights) > ACT_WORDS or row_words(config.hidden, "int8") > 255:
+        raise UserError(f"rows of {widest} elements do not fit the activation buffer of {ACT_WORDS * WEIGHTS_PER_WORD[weights]}")
+    if config.context < 1:
+        raise UserError(f"max_position_embeddings is {config.context}; it must be positive")
+    if scratch_rows(config) > SCRATCH_ROWS:
+        raise UserError(f"the model needs {scratch_rows(config)} scratchpad rows of {SCRATCH_ROWS}: shorten max_position_embeddings")
 
 
 def scratch_rows(config: ModelConfig) -> int:

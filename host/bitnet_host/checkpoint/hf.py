@@ -7,7 +7,7 @@ by weight_scale, ``bitlinear`` (the default) divides (transformers 5.23, integra
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import safetensors
 from numpy.typing import NDArray
 
 from ..errors import UserError
+from ..image import MAX_STOPS
 
 __all__ = ["Checkpoint", "Linear", "ModelConfig", "open_checkpoint", "unpack_hf"]
 
@@ -118,15 +119,30 @@ def _config(raw: dict[str, Any], path: Path) -> ModelConfig:
         raise UserError(f"{path}: activation {raw['hidden_act']} is not supported, only relu2 (squared ReLU)")
     if not raw.get("tie_word_embeddings", True):
         raise UserError(f"{path}: untied output heads are not supported")
-    try:
-        heads = raw["num_attention_heads"]
-        rope = raw.get("rope_theta") or raw.get("rope_parameters", {}).get("rope_theta", 500000.0)
-        return ModelConfig(
-            raw["hidden_size"], raw["intermediate_size"], raw["num_hidden_layers"], heads, raw["num_key_value_heads"],
-            raw.get("head_dim") or raw["hidden_size"] // heads, raw["vocab_size"], raw["max_position_embeddings"], float(rope),
-            float(raw["rms_norm_eps"]))
-    except (KeyError, TypeError, ZeroDivisionError) as error:
-        raise UserError(f"{path} lacks or misstates a hyper-parameter ({error}): download the checkpoint again") from None
+
+    def number(name: str, kind: type = int, default: Any = None) -> Any:
+        value = raw.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else int) or not 0 < value < 2**31:
+            raise UserError(f"{path}: {name} is {value!r}; it must be a positive number")
+        return kind(value)
+
+    heads, hidden = number("num_attention_heads"), number("hidden_size")
+    rope = raw.get("rope_parameters")
+    theta = rope.get("rope_theta") if isinstance(rope, dict) else None
+    return ModelConfig(
+        hidden, number("intermediate_size"), number("num_hidden_layers"), heads, number("num_key_value_heads"),
+        number("head_dim", default=hidden // heads), number("vocab_size"), number("max_position_embeddings"),
+        number("rope_theta", float, theta or 500000.0), number("rms_norm_eps", float))
+
+
+def _stop_tokens(folder: Path, raw: dict[str, Any], vocab: int) -> tuple[int, ...]:
+    """End-of-text ids of generation_config.json, or else of config.json. Raises UserError for ids that cannot be."""
+    settings = _read_json(folder / "generation_config.json") if (folder / "generation_config.json").exists() else {}
+    value = settings.get("eos_token_id", raw.get("eos_token_id"))
+    stops = value if isinstance(value, list) else [] if value is None else [value]
+    if len(stops) > MAX_STOPS or not all(isinstance(token, int) and 0 <= token < vocab for token in stops):
+        raise UserError(f"{folder}: eos_token_id is {value!r}; it must be at most {MAX_STOPS} token ids below {vocab}")
+    return tuple(stops)
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
@@ -134,6 +150,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     raw = _read_json(folder / "config.json")
     config = _config(raw, folder / "config.json")
     quantization = raw.get("quantization_config") or {}
+    if not isinstance(quantization, dict):
+        raise UserError(f"{folder / 'config.json'}: quantization_config is {quantization!r}; it must be an object")
     if quantization.get("quantization_mode", "offline") != "offline":
         raise UserError(f"{folder} holds unpacked training weights: give the packed checkpoint (quantization_mode offline)")
     divides = quantization.get("linear_class", "bitlinear") == "bitlinear"
@@ -167,9 +185,6 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             layer[name] = take(f"{prefix}{place}.weight", (norms[name],)).astype(np.float32)
         layers.append(layer)
 
-    stops = _read_json(folder / "generation_config.json").get("eos_token_id") if (folder / "generation_config.json").exists() \
-        else raw.get("eos_token_id")
-    stop_tokens = tuple(stops) if isinstance(stops, list) else (stops,) if isinstance(stops, int) else ()
     tokenizer = _read_json(folder / "tokenizer.json") if (folder / "tokenizer.json").exists() else None
     settings = _read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
     template = settings.get("chat_template")
@@ -178,6 +193,6 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     special = {"bos_token": settings.get("bos_token"), "eos_token": settings.get("eos_token"),
                "bos_token_id": raw.get("bos_token_id")}
     return Checkpoint(
-        ModelConfig(**{**vars(config), "stop_tokens": stop_tokens[:4]}),
+        replace(config, stop_tokens=_stop_tokens(folder, raw, config.vocab)),
         take("model.embed_tokens.weight", (config.vocab, config.hidden)).astype(np.float32),
         take("model.norm.weight", (config.hidden,)).astype(np.float32), layers, tokenizer, template, special)

@@ -5,7 +5,7 @@ everything big-endian behind an 8-byte packet head (Etherbone 1.0, as LiteEth's 
 comes back as the base of the answer and serves as a sequence number here. A write is acknowledged by a read of its last
 word that follows in a packet of its own: LiteEth 2024.12 mistakes the return address of a record that writes and reads
 for an address to read. LiteEth has no flow control, so at most two writes and the read that acknowledges them are under
-way at a time; if the words read are not the words written, both are repeated.
+way at a time.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Etherbone:
             self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             self._socket.settimeout(timeout)
             self._socket.connect((host, port))
-        except OSError as error:
-            raise UserError(f"cannot reach {self.name}: {error.strerror or error}") from None
+        except (OSError, OverflowError, UnicodeError) as error:
+            raise UserError(f"cannot reach {self.name}: {error}") from None
 
     def close(self) -> None:
         self._socket.close()
@@ -64,15 +64,29 @@ class Etherbone:
         raise UserError(f"the board at {self.name} does not answer: check that it is on, loaded and in this network")
 
     def write(self, address: int, words: NDArray[np.uint32]) -> None:
-        """Writes consecutive 32-bit words at a byte address of the bus."""
+        """Writes consecutive 32-bit words at a byte address of the bus; what others may change there too."""
         for start in range(0, len(words), MAX_WORDS):
             part = words[start:start + MAX_WORDS]
             here = address + 4 * start
             record = _HEAD + struct.pack(">BBBBI", 0, 0x0F, len(part), 0, here) + part.astype(">u4").tobytes()
             self._exchange(np.array([here + 4 * (len(part) - 1)], np.uint32), record)
 
+    def write_kept(self, address: int, words: NDArray[np.uint32]) -> None:
+        """As ``write``, where only this host writes: repeated until every word reads back."""
+        for _ in range(self._tries):
+            self.write(address, words)
+            if np.array_equal(self.read(address, len(words)), words):
+                return
+        raise self._lossy()
+
+    def _lossy(self) -> UserError:
+        return UserError(f"the board at {self.name} does not keep what is written to its memory: check the network and try again")
+
     def write_checked(self, address: int, words: NDArray[np.uint32]) -> None:
-        """As ``write``, for memory: faster, and repeated where the last word of a record does not read back."""
+        """As ``write``, for bulk data: faster, and repeated where the last word of a record does not read back.
+
+        The firmware's checksums find what this misses.
+        """
         span = _WINDOW * MAX_WORDS
         for start in range(0, len(words), span):
             records, ends, last = [], [], []
@@ -86,7 +100,7 @@ class Etherbone:
                 if np.array_equal(self._exchange(np.array(ends, np.uint32), *records), last):
                     break
             else:
-                raise UserError(f"the board at {self.name} does not keep what is written to its memory: check the network and try again")
+                raise self._lossy()
 
     def read(self, address: int, count: int) -> NDArray[np.uint32]:
         """Reads consecutive 32-bit words."""

@@ -81,17 +81,17 @@ class MailboxTransport(Transport):
         """Waits for the firmware to open the mailbox and takes up its counters."""
         limit = time.monotonic() + 30
         while True:
-            magic, sequence, taken, head = self._bus.read_list(
-                [self._at(w) for w in (MAILBOX.magic, MAILBOX.command_sequence, MAILBOX.command_taken, MAILBOX.event_head)])
+            magic, sequence, head = self._bus.read_list(
+                [self._at(w) for w in (MAILBOX.magic, MAILBOX.command_sequence, MAILBOX.event_head)])
             if magic == MAILBOX.magic_value:
                 break
             if time.monotonic() > limit:
                 raise UserError(f"{self.name} answers, but no bitnet firmware runs there: load the board and try again")
             time.sleep(0.05)
-        if sequence != taken:
-            self.cancel()
+        # What an earlier host left running ends now; BoardTarget.info skips its last events.
+        self.cancel()
         self._sequence, self._tail = sequence, head
-        self._bus.write(self._at(MAILBOX.event_tail), _words([head]))
+        self._bus.write_kept(self._at(MAILBOX.event_tail), _words([head]))
 
     def send(self, command: str, payload: Words | Sequence[int] = ()) -> None:
         data = _words(payload)
@@ -100,9 +100,9 @@ class MailboxTransport(Transport):
             if time.monotonic() > limit:
                 raise self._silent()
             time.sleep(0.01)
-        self._bus.write(self._at(MAILBOX.command), np.concatenate([_words([COMMANDS[command], len(data)]), data]))
+        self._bus.write_kept(self._at(MAILBOX.command), np.concatenate([_words([COMMANDS[command], len(data)]), data]))
         self._sequence = self._sequence + 1 & 0xFFFFFFFF
-        self._bus.write(self._at(MAILBOX.command_sequence), _words([self._sequence]))
+        self._bus.write_kept(self._at(MAILBOX.command_sequence), _words([self._sequence]))
 
     def receive(self, timeout: float) -> tuple[str, Words]:
         limit = time.monotonic() + timeout
@@ -120,6 +120,8 @@ class MailboxTransport(Transport):
 
     def _collect(self, head: int) -> None:
         count = head - self._tail & 0xFFFFFFFF
+        if count > MAILBOX.ring_words:
+            raise UserError(f"the board at {self.name} was restarted: start anew")
         places = [(self._tail + i) % MAILBOX.ring_words for i in range(count)]
         words: list[int] = []
         for start in range(0, count, 128):
@@ -129,7 +131,7 @@ class MailboxTransport(Transport):
             self._pending.append((_name(words[0]), _words(words[2:2 + length])))
             words = words[2 + length:]
         self._tail = head
-        self._bus.write(self._at(MAILBOX.event_tail), _words([head]))
+        self._bus.write_kept(self._at(MAILBOX.event_tail), _words([head]))
 
     def cancel(self) -> None:
         self._bus.write(self._at(MAILBOX.cancel), _words([1]))
@@ -154,6 +156,7 @@ class SerialTransport(Transport):
         except (serial.SerialException, OSError, ValueError) as error:
             raise UserError(f"cannot open {device}: {error}") from None
         self._buffer = bytearray()
+        self.cancel()  # what an earlier host left running ends now
 
     def send(self, command: str, payload: Words | Sequence[int] = ()) -> None:
         body = np.concatenate([_words([COMMANDS[command], len(payload)]), _words(payload)]).astype("<u4").tobytes()

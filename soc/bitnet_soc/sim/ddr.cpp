@@ -175,7 +175,7 @@ void Ddr::drive() {
             Burst &burst = port.bursts.front();
             if (burst.ready_at >= 0 && static_cast<int64_t>(now_) >= burst.ready_at) {
                 *p.rvalid = 1;
-                *p.rresp = fail_reads ? 2 : 0;
+                *p.rresp = failing ? 2 : 0;
                 *p.rlast = burst.beat == burst.length - 1;
                 memcpy(p.rdata, memory_ + burst.address + 8ull * burst.beat, 8);
             }
@@ -186,5 +186,5 @@ void Ddr::drive() {
     *p.awready = open + write_.addresses.size() < OUTSTANDING;
     *p.wready = open + write_.data.size() < OUTSTANDING;
     *p.bvalid = !write_.responses.empty() && static_cast<int64_t>(now_) >= write_.responses.front();
-    *p.bresp = 0;
+    *p.bresp = failing ? 2 : 0;
 }

@@ -66,7 +66,7 @@ class Ddr {
     uint64_t used() const { return used_; }
     uint64_t cycles() const { return now_; }
     bool measuring = true;    // idle bus time counts as granted
-    bool fail_reads = false;  // answer reads with SLVERR, to test what the design does with it
+    bool failing = false;     // answer everything with SLVERR, to test what the design does with it
 
   private:
     struct Burst {

@@ -9,7 +9,7 @@
 #include "pins.hpp"
 #include "verilated.h"
 
-static constexpr uint32_t WAIT_IDLE = 0xffffffff, FAIL_READS = 0xfffffffe;
+static constexpr uint32_t WAIT_IDLE = 0xffffffff, FAIL = 0xfffffffe;
 static constexpr uint32_t STATUS_ID = 1 << 3;
 static constexpr long LIMIT = 5000000;
 
@@ -82,8 +82,8 @@ int main(int argc, char **argv) {
     uint32_t words[3];
     while (fread(words, 4, 3, program) == 3) {
         uint32_t answer = 0;
-        if (words[0] == FAIL_READS) {
-            ddr->fail_reads = true;
+        if (words[0] == FAIL) {
+            ddr->failing = true;
         } else if (words[0] == WAIT_IDLE) {
             for (long i = 0; (answer = command(STATUS_ID, 0, 0)) >> 31; i++)
                 if (i > LIMIT / 4) {
