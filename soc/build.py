@@ -90,6 +90,7 @@ def _soc_verilog(folder: Path, cfu: Path) -> None:
     logging.disable(logging.INFO)  # LiteX tells its whole hierarchy
     with contextlib.redirect_stdout(io.StringIO()):
         sources = generate(folder, cfu)
+    (folder / "soc_rom.init").unlink()  # LiteX's placeholder; the firmware step writes the real one
     write_if_changed(folder / "sources.txt", "\n".join(str(s) for s in sources))
     for header in (folder / "generated").glob("*.h"):
         # LiteX writes the date into its headers
