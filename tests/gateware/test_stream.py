@@ -49,10 +49,12 @@ def test_reader_delivers_words_in_order(chance):
 
     async def feed(ctx):
         for address, words, rows, stride in descriptors:
+            while rng.random() > chance:
+                await ctx.tick()
             ctx.set(unit.descriptor.payload, {"address": address, "words": words, "rows": rows, "stride": stride})
             ctx.set(unit.descriptor.valid, 1)
             await ctx.tick().until(unit.descriptor.ready)
-        ctx.set(unit.descriptor.valid, 0)
+            ctx.set(unit.descriptor.valid, 0)
         for _ in range(20000):
             if len(got) == len(expected):
                 break

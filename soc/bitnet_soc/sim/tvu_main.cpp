@@ -37,15 +37,18 @@ static void tick() {
     high();
 }
 
+static uint32_t next_random() { return random_state = random_state * 1664525 + 1013904223; }
+
+// Issues a command after a random pause and takes its response with random delays.
 static uint32_t command(uint32_t id, uint32_t rs1, uint32_t rs2) {
+    for (uint32_t pause = next_random() >> 30 ? 0 : next_random() >> 28; pause > 0; pause--) tick();
     top->cmd_valid = 1;
     top->cmd_payload_function_id = id;
     top->cmd_payload_inputs_0 = rs1;
     top->cmd_payload_inputs_1 = rs2;
     bool taken = false;
     for (long i = 0; i < LIMIT; i++) {
-        random_state = random_state * 1664525 + 1013904223;
-        top->rsp_ready = random_state >> 31;
+        top->rsp_ready = next_random() >> 31;
         low();
         bool accept = top->cmd_valid && top->cmd_ready, answered = top->rsp_valid && top->rsp_ready && taken;
         uint32_t answer = top->rsp_payload_outputs_0;
