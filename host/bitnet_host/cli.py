@@ -100,10 +100,10 @@ def convert(
 
 @app.command()
 def score(
-    model: Annotated[Path | None, _MODEL] = None,
+    tokens: Annotated[Path, typer.Option(help="JSON list of token ids")],
+    output: Annotated[Path, typer.Option("-o", "--output", help=".npy to write: float32 [tokens, vocab]")],
     target: Annotated[str, _TARGET] = "sim",
-    tokens: Annotated[Path, typer.Option(help="JSON list of token ids")] = ...,  # type: ignore[assignment]  # required
-    output: Annotated[Path, typer.Option("-o", "--output", help=".npy to write: float32 [tokens, vocab]")] = ...,  # type: ignore[assignment]
+    model: Annotated[Path | None, _MODEL] = None,
 ) -> None:
     """Teacher-forced logits for a list of token ids."""
     try:
