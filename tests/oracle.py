@@ -2,6 +2,7 @@
 
     python tests/oracle.py                     compares live, and checks that the recorded fixtures still say the same
     python tests/oracle.py --record            writes tests/fixtures/, which `make test` uses without torch
+    python tests/oracle.py --reference FILE    also prints the greedy agreement with a reference.json
     python tests/oracle.py --heldout FILE      also measures perplexity on a JSON list of lists of token ids
 
 int8 codes and int32 sums must be identical; float results must agree to rounding.
@@ -27,6 +28,7 @@ from models import SHAPES, write_checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.integrations import bitnet as hf_bitnet
 from transformers.models.bitnet import modeling_bitnet as hf_model
+from xtvu.semantics import argmax
 
 __all__ = ["main"]
 
@@ -130,10 +132,29 @@ def perplexity(file: Path) -> None:
     print(f"perplexity over {count} positions: transformers {hf:.4f}, golden {golden:.4f} ({100 * (golden / hf - 1):+.3f} %)")
 
 
+def agreement(file: Path) -> None:
+    """Prints, per prompt of a reference.json, how many greedy tokens agree before the first that does not, and the largest
+    difference of the first logits that it records."""
+    reference = ReferenceModel(convert(open_checkpoint(BUNDLED)))
+    for prompt in json.loads(file.read_text())["prompts"]:
+        reference.reset()
+        for token in prompt["prompt_ids"]:
+            logits = reference.forward(token)
+        error = max(abs(float(logits[token]) - value) for token, value in prompt["first_logits_top20"])
+        agreed = 0
+        for expected in prompt["greedy_ids"]:
+            if argmax(logits) != expected:
+                break
+            agreed += 1
+            logits = reference.forward(expected)
+        print(f"greedy agreement {agreed} of {len(prompt['greedy_ids'])}, first logits within {error:.3f}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--record", action="store_true")
     parser.add_argument("--heldout", type=Path)
+    parser.add_argument("--reference", type=Path)
     arguments = parser.parse_args()
     cases = [("bundled", None), *((f"random{shape.seed}", shape) for shape in SHAPES)]
     bad, failed = 0, set()
@@ -160,6 +181,8 @@ def main() -> int:
         print("the recorded greedy continuations differ from transformers'", file=sys.stderr)
         bad += 1
         failed.add("prompts")
+    if arguments.reference:
+        agreement(arguments.reference)
     if arguments.heldout:
         perplexity(arguments.heldout)
     print(f"{len(cases) + 1 - len(failed)} passed, {len(failed)} failed")

@@ -205,13 +205,15 @@ class _LanesAndCollector(wiring.Component):
         return m
 
 
-@pytest.mark.parametrize("mode,vectors,chance", [("base3", 1, 0.4), ("2bit", 2, 1.0), ("int8", 4, 0.3)])
-def test_lanes_under_back_pressure(mode, vectors, chance):
+@pytest.mark.parametrize("mode,vectors,chance,words,rows,sleep", [
+    ("base3", 1, 0.4, 2, 11, 0), ("2bit", 2, 1.0, 2, 11, 0), ("int8", 4, 0.3, 2, 11, 0),
+    ("int8", 1, 1.0, 1, 61, 120),  # more rows than all queues hold, while nobody takes any
+])
+def test_lanes_under_back_pressure(mode, vectors, chance, words, rows, sleep):
     rng = np.random.default_rng(8)
     unit = _LanesAndCollector()
     lanes, collector = unit.lanes, unit.collector
     per_word = {"base3": 160, "2bit": 128, "int8": 32}[mode]
-    words, rows = 2, 11
     columns = words * per_word
     codes = rng.integers(-128, 128, (vectors, columns))
     if mode == "int8":
@@ -222,7 +224,7 @@ def test_lanes_under_back_pressure(mode, vectors, chance):
         packed = pack_ternary(matrix.astype(np.int8), mode)
     stream = packed.reshape(-1, 32)
     want = codes @ matrix.T
-    got = np.zeros((vectors, 16), np.int64)
+    got = np.zeros((vectors, 64), np.int64)
 
     async def feed(ctx):
         layout = 160 if mode == "base3" else 128
@@ -261,6 +263,8 @@ def test_lanes_under_back_pressure(mode, vectors, chance):
 
     async def sink(ctx):
         group = 0
+        for _ in range(sleep):
+            await ctx.tick()
         while True:
             ready = rng.random() < chance
             ctx.set(collector.row.ready, int(ready))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -31,12 +32,11 @@ def _same(board, reference, prompt, max_tokens, options):
     return answers[0]
 
 
-@pytest.fixture(scope="module", params=["base3", "2bit"])
-def bundled(request):
-    """A board with the bundled model uploaded over Etherbone, and its golden model."""
-    image = convert(open_checkpoint(BUNDLED), request.param)
-    simulator = Simulator()
-    board = BoardTarget(image, MailboxTransport("127.0.0.1", simulator.ports["udp"]), simulator)
+@contextmanager
+def _opened(image, preset, connect):
+    """A simulated board with the model uploaded through what ``connect`` makes of the ports, and its golden model."""
+    simulator = Simulator(preset)
+    board = BoardTarget(image, connect(simulator.ports), simulator)
     reference = ReferenceTarget(image)
     try:
         board.prepare(_quiet)
@@ -44,6 +44,14 @@ def bundled(request):
         yield board, reference
     finally:
         board.close()
+
+
+@pytest.fixture(scope="module", params=["base3", "2bit"])
+def bundled(request):
+    """The bundled model over Etherbone."""
+    image = convert(open_checkpoint(BUNDLED), request.param)
+    with _opened(image, "ug585", lambda ports: MailboxTransport("127.0.0.1", ports["udp"])) as pair:
+        yield pair
 
 
 def test_scores_are_bit_identical(bundled):
@@ -180,15 +188,8 @@ def serial_board(tmp_path_factory):
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     (folder / "tokenizer_config.json").write_text((BUNDLED / "tokenizer_config.json").read_text())
     image = convert(open_checkpoint(folder))
-    simulator = Simulator("conservative")
-    board = BoardTarget(image, SerialTransport(f"socket://127.0.0.1:{simulator.ports['tcp']}"), simulator)
-    reference = ReferenceTarget(image)
-    try:
-        board.prepare(_quiet)
-        reference.prepare(_quiet)
-        yield board, reference
-    finally:
-        board.close()
+    with _opened(image, "conservative", lambda ports: SerialTransport(f"socket://127.0.0.1:{ports['tcp']}")) as pair:
+        yield pair
 
 
 def test_chat_over_uart(serial_board):

@@ -100,6 +100,19 @@ def test_a_simulator_that_dies_is_one_sentence():
     board.close()
 
 
+def test_ddr_can_be_preloaded(tmp_path):
+    words = np.random.default_rng(2).integers(0, 2**32, 1000, np.uint32)
+    words.tofile(tmp_path / "ddr.bin")
+    simulator = Simulator(preload=tmp_path / "ddr.bin")
+    try:
+        bus = Etherbone("127.0.0.1", simulator.ports["udp"])
+        np.testing.assert_array_equal(bus.read(soc.DDR_BASE, 1000), words)
+        bus.write_checked(soc.DDR_BASE, np.zeros(4, np.uint32))
+    finally:
+        simulator.close()
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "ddr.bin", np.uint32), words)  # the file itself is not written
+
+
 def test_host_and_soc_agree_on_addresses():
     assert (transport._MAILBOX_BASE, transport._DDR_BASE) == (soc.MAILBOX_BASE, soc.DDR_BASE)
 
