@@ -38,10 +38,10 @@ static void do_info(void)
     link_send(EVENT_INFO, info, INFO_WORDS);
 }
 
-static void do_load(void)
+static void do_load(const struct message *m)
 {
     position = 0;
-    if (model_load())
+    if (model_load(m->length && m->payload[0]))
         link_send1(EVENT_LOADED, model.model_id);
 }
 
@@ -52,6 +52,7 @@ static void do_generate(const struct message *m)
     uint32_t max_tokens = m->payload[GENERATE_MAX_TOKENS];
     struct sampling sampling = {bits_float(m->payload[GENERATE_TEMPERATURE]), m->payload[GENERATE_TOP_K],
                                 bits_float(m->payload[GENERATE_TOP_P]), (m->payload[GENERATE_SEED] * 0x9e3779b9u + 0x7f4a7c15u) | 1};
+    enum head head = m->payload[GENERATE_FULL_HEAD] ? HEAD_FULL : HEAD_SCREENED;
     bool greedy = m->payload[GENERATE_TEMPERATURE] == 0;
     if (count == 0 || m->length != GENERATE_WORDS + count) {
         fault_raise(ERROR_ARGUMENT, GENERATE_PROMPT_TOKENS);
@@ -61,14 +62,16 @@ static void do_generate(const struct message *m)
         fault_raise(ERROR_ARGUMENT, GENERATE_TEMPERATURE);
         return;
     }
+    if (!greedy && head == HEAD_FULL)
+        head = HEAD_KEPT;
     if (position + count > model.context) {
         fault_raise(model_loaded ? ERROR_CONTEXT : ERROR_NO_MODEL, model.context);
         return;
     }
     uint64_t start = cycles(), prefilled = 0;
     uint32_t tokens = 0, reason = STOP_LENGTH;
-    struct logits logits = {0, 0};
-    transformer_clear_cycles();
+    struct logits logits = {0};
+    transformer_count(true);
     for (uint32_t i = 0; i < count; i++) {
         bool last = i + 1 == count;
         if (link_cancelled()) {
@@ -76,7 +79,7 @@ static void do_generate(const struct message *m)
             count = i;
             break;
         }
-        if (!transformer_forward(m->payload[GENERATE_WORDS + i], last && max_tokens ? &logits : 0, !greedy))
+        if (!transformer_forward(m->payload[GENERATE_WORDS + i], last && max_tokens ? head : HEAD_NONE, &logits))
             return;
         if (i % 8 == 7 || last) {
             uint32_t progress[2] = {i + 1, count};
@@ -84,14 +87,14 @@ static void do_generate(const struct message *m)
         }
     }
     link_release();
-    prefilled = cycles();
     if (max_tokens > 1)
-        transformer_clear_cycles();
+        transformer_count(true);
+    prefilled = cycles();
     while (reason == STOP_LENGTH && tokens < max_tokens) {
-        uint32_t before = cycles_low();
-        uint32_t token = greedy ? logits.best : sample(&sampling, model.logits_base, model.vocab);
-        operator_cycles[OPERATOR_SAMPLE] += cycles_low() - before;
+        uint32_t token = greedy ? logits.best : sample(&sampling, &logits);
         tokens++;
+        if (tokens % 32 == 0)
+            transformer_count(false);
         link_send1(EVENT_TOKEN, token);
         if (is_stop(token))
             reason = STOP_STOP;
@@ -99,19 +102,21 @@ static void do_generate(const struct message *m)
             reason = STOP_CANCEL;
         else if (position >= model.context)
             reason = STOP_CONTEXT;
-        else if (tokens < max_tokens && !transformer_forward(token, &logits, !greedy))
+        else if (tokens < max_tokens && !transformer_forward(token, head, &logits))
             return;
     }
     uint64_t decode = cycles() - prefilled, prefill = prefilled - start;
-    uint32_t passes = tokens > 1 ? tokens - 1 : 1;
+    transformer_count(false);
+    tvu_section(0);
+    uint32_t passes = tokens > 1 ? tokens - 1 : count ? count : 1;
     uint32_t stats[STATS_WORDS] = {
         [STATS_STOP_REASON] = reason, [STATS_TOKENS] = tokens, [STATS_PREFILL_TOKENS] = count,
         [STATS_PREFILL_CYCLES_LOW] = (uint32_t)prefill, [STATS_PREFILL_CYCLES_HIGH] = (uint32_t)(prefill >> 32),
         [STATS_DECODE_CYCLES_LOW] = (uint32_t)decode, [STATS_DECODE_CYCLES_HIGH] = (uint32_t)(decode >> 32),
         [STATS_POSITION] = position,
     };
-    for (uint32_t i = 0; i < OPERATOR_COUNT; i++)
-        stats[STATS_OP_EMBED + i] = (uint32_t)(operator_cycles[i] / passes);
+    for (uint32_t i = 0; i < OPERATOR_COUNT * PARTS; i++)
+        stats[STATS_EMBED_MOVING + i] = (uint32_t)(operator_counts[i / PARTS][i % PARTS] / passes);
     link_send(EVENT_STATS, stats, STATS_WORDS);
 }
 
@@ -120,7 +125,8 @@ static void do_score(const struct message *m)
     struct logits logits;
     if (m->length != 1)
         fault_raise(ERROR_ARGUMENT, 0);
-    else if (transformer_forward(m->payload[0], &logits, true)) {
+    else if (transformer_forward(m->payload[0], HEAD_KEPT, &logits)) {
+        tvu_section(0);
         uint32_t reply[3] = {position, model.logits_base, model.vocab};
         link_send(EVENT_SCORED, reply, 3);
     }
@@ -160,13 +166,15 @@ static void do_gemv(const struct message *m)
     uint32_t before[TVU_COUNTERS], counts[TVU_COUNTERS];
     tvu_sset(1, 0);
     for (uint32_t i = 0; i < TVU_COUNTERS; i++)
-        before[i] = tvu_counter(i);
+        before[i] = tvu_counter(i, 1);
+    tvu_section(1);
     tvu_stream(MODEL_BASE, rows * words);
     tvu_dot(0, words, mode, 0, 1, 0, 0, rows);
+    tvu_section(0);
     if (!tvu_wait())
         return;
     for (uint32_t i = 0; i < TVU_COUNTERS; i++)
-        counts[i] = tvu_counter(i) - before[i];
+        counts[i] = tvu_counter(i, 1) - before[i];
     link_send(EVENT_COUNTERS, counts, TVU_COUNTERS);
 }
 
@@ -177,10 +185,10 @@ static void run(const struct message *m)
         do_info();
         break;
     case COMMAND_LOAD:
-        do_load();
+        do_load(m);
         break;
     case COMMAND_RESET:
-        position = 0;
+        position = m->length ? m->payload[0] : 0;
         link_send(EVENT_DONE, 0, 0);
         break;
     case COMMAND_GENERATE:
@@ -231,6 +239,7 @@ int main(void)
             fault_raise(ERROR_SELFTEST, selftest_result);
         else
             run(&message);
+        tvu_section(0); // wherever a fault ended it
         link_release();
         if (fault_pending())
             fault_report();

@@ -41,8 +41,10 @@ static uint32_t broken_limit(const struct image_header *h)
     if (h->hidden % 32 || h->head_dim % 32 || h->intermediate % TVU_LANES || h->vocab % TVU_LANES || !h->hidden ||
         !h->head_dim || !h->intermediate || !h->vocab || !h->context)
         return 4;
-    if (h->stop_count > 4)
+    if (h->stop_count > 4 || h->rank_levels == 0 || h->rank_levels > TVU_RANK_LEVELS)
         return 5;
+    if (h->intermediate > TVU_PICK_ROWS * TVU_LANES)
+        return 6;
     return 0;
 }
 
@@ -73,7 +75,7 @@ static bool read_header(void)
     return !limit;
 }
 
-bool model_load(void)
+bool model_load(bool trust)
 {
     if (!read_header())
         return false;
@@ -88,6 +90,8 @@ bool model_load(void)
         place->address = MODEL_BASE + entry->offset;
         place->words = entry->words;
         place->scale = ((volatile const uint32_t *)entry)[6];
+        if (trust)
+            continue;
         tvu_stream(place->address, place->words);
         tvu_check(1, place->words);
         if (!tvu_wait())

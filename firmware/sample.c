@@ -26,19 +26,24 @@ static float key_value(int32_t key)
     return u.value;
 }
 
+static bool better(const struct candidate *a, const struct candidate *b)
+{
+    return a->key != b->key ? a->key > b->key : a->token < b->token;
+}
+
 // The largest logits in falling order, equal ones by token.
-static uint32_t find_candidates(uint32_t address, uint32_t vocab)
+static uint32_t find_candidates(const struct logits *logits)
 {
     uint32_t count = 0;
     cache_forget();
-    for (uint32_t token = 0; token < vocab; token++) {
-        int32_t key = order_key(*ddr_word(ddr_physical(address + 4 * token)));
-        if (count == SAMPLE_CANDIDATES && key <= candidates[count - 1].key)
+    for (uint32_t i = 0; i < logits->count; i++) {
+        struct candidate new = {order_key(*ddr_word(ddr_physical(logits->address + 4 * i))), logits->tokens ? logits->tokens[i] : i};
+        if (count == SAMPLE_CANDIDATES && !better(&new, &candidates[count - 1]))
             continue;
         uint32_t place = count < SAMPLE_CANDIDATES ? count++ : count - 1;
-        for (; place && key > candidates[place - 1].key; place--)
+        for (; place && better(&new, &candidates[place - 1]); place--)
             candidates[place] = candidates[place - 1];
-        candidates[place] = (struct candidate){key, token};
+        candidates[place] = new;
     }
     return count;
 }
@@ -71,9 +76,9 @@ static uint32_t next_random(uint32_t *state)
     return *state = x;
 }
 
-uint32_t sample(struct sampling *sampling, uint32_t logits_address, uint32_t vocab)
+uint32_t sample(struct sampling *sampling, const struct logits *logits)
 {
-    uint32_t count = find_candidates(logits_address, vocab);
+    uint32_t count = find_candidates(logits);
     if (sampling->top_k && sampling->top_k < count)
         count = sampling->top_k;
     float factor = LOG2_E / sampling->temperature, best = key_value(candidates[0].key), total = 0.0f;

@@ -14,8 +14,9 @@ struct tensor {
 extern struct image_header model;
 extern bool model_loaded;
 
-// Reads and checks the header at MODEL_BASE, then the checksum of every tensor. Raises a fault if something is wrong.
-bool model_load(void);
+// Reads and checks the header at MODEL_BASE, then, unless told to trust it, the checksum of every tensor. Raises a fault if
+// something is wrong.
+bool model_load(bool trust);
 
 const struct tensor *model_tensor(enum image_kind kind, uint32_t layer);
 // One float of a float tensor, read by the CPU.

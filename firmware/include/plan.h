@@ -7,14 +7,14 @@
 struct plan {
     uint32_t head_rows;    // of one head's vector
     uint32_t context_rows; // of one score per token of context
-    uint32_t x, t, qkv, rope, scores, cached, gate, up, logits;
+    uint32_t x, t, qkv, rope, direct, swapped, scores, cached, gate, logits;
     uint32_t logits_chunk; // logits computed at once
     uint32_t ternary_mode; // of DOT
     uint32_t hidden_words, query_words, intermediate_words, head_words; // stream words of matrix rows
 };
 extern struct plan plan;
 
-// Scalar registers. 1 to 22 are scratch; the rest hold constants during a forward pass.
+// Scalar registers. 1 to 21 are scratch; the rest hold constants during a forward pass.
 enum {
     S_A = 1,
     S_B = 2,
@@ -23,8 +23,9 @@ enum {
     S_GROUP1 = 8,
     S_SUMS = 12,
     S_GROUP2 = 16,
-    S_BEST = 20,   // and 21: its index
-    S_OUT = 22,    // factor of a matrix product
+    S_OUT = 20,    // factor of a matrix product
+    S_BEST = 4,    // and 5: its index; only in the output head
+    S_INV_127 = 22,
     S_SCORE = 23,
     S_INV_INTERMEDIATE = 24,
     S_INV_QUERY = 25,
@@ -36,5 +37,7 @@ enum {
     S_127 = 31,
 };
 
-// Runs the attention of one layer on plan.qkv; the result goes to plan.t.
+// Puts a token's keys and values, from plan.qkv, into the cache of a layer.
+void attention_store(uint32_t layer, uint32_t position);
+// Runs the attention of one layer with the queries in plan.qkv; the result goes to plan.t.
 void attention(uint32_t layer, uint32_t position);

@@ -1,8 +1,7 @@
 // Choosing the next token from the logits in DDR.
 #pragma once
 
-#include <generated/protocol.h>
-#include <stdint.h>
+#include "transformer.h"
 
 struct sampling {
     float temperature; // above 0
@@ -11,4 +10,4 @@ struct sampling {
     uint32_t state;    // of the random generator; not 0
 };
 
-uint32_t sample(struct sampling *sampling, uint32_t logits_address, uint32_t vocab);
+uint32_t sample(struct sampling *sampling, const struct logits *logits);

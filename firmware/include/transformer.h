@@ -5,16 +5,23 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-extern uint32_t position;                        // tokens in the KV cache
-extern uint64_t operator_cycles[OPERATOR_COUNT]; // where cycles went, since transformer_clear_cycles
+extern uint32_t position; // tokens in the KV cache
+
+// Where cycles went: the TVU's first counters, by operator.
+extern uint64_t operator_counts[OPERATOR_COUNT][PARTS];
+// Adds what was counted since the last call, or starts anew. To be called before a counter wraps: every 2^32 cycles.
+void transformer_count(bool from_here);
 
 struct logits {
-    uint32_t best_bits; // float32 bits of the largest logit
-    uint32_t best;      // its token
+    uint32_t best_bits;     // float32 bits of the largest logit
+    uint32_t best;          // its token
+    uint32_t count;         // logits in DDR
+    uint32_t address;       // linear DDR address where they lie
+    const uint32_t *tokens; // whose they are, in no order; null: of tokens 0, 1, ...
 };
 
-void transformer_clear_cycles(void);
+// HEAD_FULL computes all logits and keeps only the largest, HEAD_KEPT leaves all in DDR.
+enum head { HEAD_NONE, HEAD_SCREENED, HEAD_FULL, HEAD_KEPT };
 
-// Appends a token to the KV cache. Without `logits` the output head is left out; `keep` also stores all logits in DDR.
-// False if a fault was raised.
-bool transformer_forward(uint32_t token, struct logits *logits, bool keep);
+// Appends a token to the KV cache. False if a fault was raised.
+bool transformer_forward(uint32_t token, enum head head, struct logits *logits);

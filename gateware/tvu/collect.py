@@ -1,4 +1,4 @@
-"""Collector: dot products of eight matrix rows become one scratchpad row per activation vector."""
+"""Collector: dot products of eight neighbouring matrix rows become one scratchpad row per activation vector."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
@@ -12,9 +12,10 @@ __all__ = ["CollectedRow", "Collector"]
 
 
 class CollectedRow(data.Struct):
-    """Eight int32 for ``vector``; ``mask`` marks the lanes that hold a result, ``last`` the operation's last row."""
+    """Eight int32 of row ``group`` for ``vector``; ``mask`` marks the lanes that hold a result, ``last`` the operation's last row."""
 
     sums: data.ArrayLayout(signed(32), LANES)
+    group: 12
     vector: 2
     mask: LANES
     last: 1
@@ -23,7 +24,8 @@ class CollectedRow(data.Struct):
 class Collector(wiring.Component):
     """Members: ``vectors`` (number minus one, constant during an operation); ``result`` in; ``row`` out.
 
-    The rows of one group of eight leave vector by vector while the next group is gathered.
+    Results of one group of eight are gathered until one of another group, or the last one, comes. A gathered group leaves
+    vector by vector while the next one is gathered.
     """
 
     def __init__(self, config: TVUConfig) -> None:
@@ -35,20 +37,23 @@ class Collector(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         count = self.config.vectors
-        lane = Signal(range(LANES))
         gathered = [[Signal(signed(32), name=f"gathered{v}_{i}") for i in range(LANES)] for v in range(count)]
-        full, final, filled = Signal(), Signal(), Signal(LANES)
+        group, filled, final = Signal(12), Signal(LANES), Signal()
         leaving = [[Signal(signed(32), name=f"leaving{v}_{i}") for i in range(LANES)] for v in range(count)]
-        busy, vector, final_out, mask_out = Signal(), Signal(2), Signal(), Signal(LANES)
+        busy, vector, group_out, mask_out, final_out = Signal(), Signal(2), Signal(12), Signal(LANES), Signal()
 
         result = self.result
+        lane, result_group = result.payload.row[:3], result.payload.row[3:]
+        elsewhere = result.valid & result.payload.data & (result_group != group)
         move = Signal()
         m.d.comb += [
-            result.ready.eq(~full | move),
-            move.eq(full & (~busy | (self.row.ready & (vector == self.vectors)))),
+            move.eq((final | filled[-1] | ((filled != 0) & elsewhere)) & (~busy | (self.row.ready & (vector == self.vectors)))),
+            result.ready.eq(move | (~final & ~filled[-1] & ((filled == 0) | ~elsewhere))),
         ]
         with m.If(move):
-            m.d.sync += [full.eq(0), busy.eq(1), vector.eq(0), final_out.eq(final), mask_out.eq(filled), filled.eq(0)]
+            m.d.sync += [
+                busy.eq(1), vector.eq(0), final_out.eq(final), mask_out.eq(filled), group_out.eq(group), filled.eq(0), final.eq(0),
+            ]
             for v in range(count):
                 m.d.sync += [leaving[v][i].eq(gathered[v][i]) for i in range(LANES)]
         with m.Elif(busy & self.row.ready):
@@ -56,16 +61,14 @@ class Collector(wiring.Component):
             with m.If(vector == self.vectors):
                 m.d.sync += busy.eq(0)
         with m.If(result.valid & result.ready):
-            for i in range(LANES):
-                with m.If(lane == i):
-                    m.d.sync += [gathered[v][i].eq(result.payload.sums[v]) for v in range(count)]
-            m.d.sync += [
-                filled.eq(Mux(move, 0, filled) | (1 << lane)), final.eq(result.payload.last),
-                full.eq((lane == LANES - 1) | result.payload.last),
-                lane.eq(Mux(result.payload.last, 0, lane + 1)),
-            ]
+            m.d.sync += final.eq(result.payload.last)
+            with m.If(result.payload.data):
+                for i in range(LANES):
+                    with m.If(lane == i):
+                        m.d.sync += [gathered[v][i].eq(result.payload.sums[v]) for v in range(count)]
+                m.d.sync += [filled.eq(Mux(move, 0, filled) | (1 << lane)), group.eq(result_group)]
         row = self.row.payload
-        m.d.comb += [self.row.valid.eq(busy), row.vector.eq(vector), row.mask.eq(mask_out),
+        m.d.comb += [self.row.valid.eq(busy), row.vector.eq(vector), row.mask.eq(mask_out), row.group.eq(group_out),
                      row.last.eq(final_out & (vector == self.vectors))]
         chosen = Cat(*(Cat(*leaving[v]) for v in range(count))).word_select(vector, 32 * LANES)
         m.d.comb += Cat(row.sums[i] for i in range(LANES)).eq(chosen)

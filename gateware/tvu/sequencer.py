@@ -1,6 +1,6 @@
 """Sequencer: takes queued instructions in order, resolves scalars, and runs them on the units.
 
-Also holds the scalar registers and the REP prefix. One operation runs at a time; the DMA readers work ahead of it.
+Also holds the scalar registers and the REP and EPI prefixes. One operation runs at a time; the DMA readers work ahead of it.
 """
 
 from amaranth.hdl import Const, Module, Mux, Signal, Value, unsigned
@@ -11,34 +11,38 @@ from xtvu import isa
 from .decoder import OPCODE_BITS, OPCODES
 from .scalar import ScalarFunction
 from .store import StoreKind
-from .vector import Add, Multiply, Reduce, Sink, Source, VectorOp
+from .vector import Add, Factor, Reduce, Sink, Source, VectorOp
 
 __all__ = ["QueuedInstruction", "Sequencer"]
 
 #: How each vector or row-storing instruction sets up the vector unit; what is not named is 0.
 _RECIPES: dict[str, dict[str, object]] = {
-    "MULS": {"multiply": Multiply.SCALAR, "sink": Sink.SCRATCH},
-    "MULV": {"multiply": Multiply.B, "b_read": 1, "sink": Sink.SCRATCH},
-    "MULM": {"multiply": Multiply.B, "b_word": 1, "sink": Sink.SCRATCH},
+    "MULS": {"scale": 1, "sink": Sink.SCRATCH},
+    "MULV": {"scale": 1, "factor": Factor.B, "b_read": 1, "sink": Sink.SCRATCH},
+    "MULM": {"scale": 1, "factor": Factor.B, "b_word": 1, "sink": Sink.SCRATCH},
     "ADDV": {"add": Add.B, "b_read": 1, "sink": Sink.SCRATCH},
-    "AXPY": {"multiply": Multiply.SCALAR, "add": Add.B, "b_read": 1, "sink": Sink.SCRATCH},
-    "SQRELU": {"relu": 1, "multiply": Multiply.SELF, "sink": Sink.SCRATCH},
-    "EXP2": {"multiply": Multiply.SCALAR, "add": Add.SCALAR, "exp2": 1, "sink": Sink.SCRATCH},
+    "AXPY": {"scale": 1, "add": Add.B, "b_read": 1, "sink": Sink.SCRATCH},
+    "EXP2": {"scale": 1, "add": Add.SCALAR, "exp2": 1, "sink": Sink.SCRATCH},
     "LOADF": {"source": Source.WORD, "sink": Sink.SCRATCH},
-    "LOADB": {"source": Source.BYTES, "multiply": Multiply.SCALAR, "sink": Sink.SCRATCH},
+    "LOADB": {"source": Source.BYTES, "scale": 1, "sink": Sink.SCRATCH},
     "SUM": {"add": Add.RUNNING, "reduce": Reduce.SUM},
-    "SUMSQ": {"multiply": Multiply.SELF, "add": Add.RUNNING, "reduce": Reduce.SUM},
+    "SUMSQ": {"factor": Factor.SELF, "add": Add.RUNNING, "reduce": Reduce.SUM},
     "MAX": {"reduce": Reduce.MAX},
     "ABSMAX": {"reduce": Reduce.ABSMAX},
     "ARGMAX": {"reduce": Reduce.MAX},
-    "QUANT5": {"multiply": Multiply.SCALAR, "codes": 1, "digits5": 1, "sink": Sink.ACTIVATIONS},
-    "QUANT4": {"multiply": Multiply.SCALAR, "codes": 1, "sink": Sink.ACTIVATIONS},
-    "DOT": {"source": Source.DOT, "multiply": Multiply.SCALAR, "sink": Sink.SCRATCH},
-    "DOTA": {"source": Source.DOT, "multiply": Multiply.SCALAR, "add": Add.B, "b_read": 1, "sink": Sink.SCRATCH},
+    "QUANT5": {"scale": 1, "codes": 1, "digits5": 1, "sink": Sink.ACTIVATIONS},
+    "QUANT4": {"scale": 1, "codes": 1, "sink": Sink.ACTIVATIONS},
+    "PICK": {"scale": 1, "codes": 1, "sink": Sink.PICK},
+    "DOT": {"source": Source.DOT, "scale": 1, "sink": Sink.SCRATCH},
+    "DOTA": {"source": Source.DOT, "scale": 1, "add": Add.B, "b_read": 1, "b_dst": 1, "sink": Sink.SCRATCH},
+    "COLS": {"source": Source.DOT, "scale": 1, "add": Add.B, "b_read": 1, "b_dst": 1, "sink": Sink.SCRATCH},
     "STOREF": {"sink": Sink.STORE},
-    "STOREQ": {"multiply": Multiply.SCALAR, "codes": 1, "sink": Sink.STORE},
-    "STOREQT": {"multiply": Multiply.SCALAR, "codes": 1, "sink": Sink.STORE},
+    "STOREQ": {"scale": 1, "codes": 1, "sink": Sink.STORE},
+    "STOREQT": {"scale": 1, "codes": 1, "sink": Sink.STORE},
 }
+#: Vector operations that REP runs as one when no maximum is asked for: groups of rows that differ in their places only.
+_GROUPED = ("MULS", "MULV", "ADDV", "AXPY", "EXP2", "QUANT5", "QUANT4")
+_PREFIXES = ("REP", "EPI")
 _STORE_KINDS = {"STOREF": StoreKind.FLOAT, "STOREQ": StoreKind.CODES, "STOREQT": StoreKind.COLUMN, "STORES": StoreKind.SCALAR}
 _SCALAR_FUNCTIONS = {
     "SADD": ScalarFunction.ADD, "SMUL": ScalarFunction.MULTIPLY, "SDIV": ScalarFunction.DIVIDE,
@@ -57,21 +61,25 @@ class QueuedInstruction(data.Struct):
 class Sequencer(wiring.Component):
     """Members: ``instruction`` in; the units' start and done lines; ``peek_address`` and ``peek_data`` read a scalar
     register from outside; ``busy``; ``complete`` pulses per instruction; ``store_complete`` per instruction of the
-    STORE group; ``bad`` pulses on a zero length or one beyond the activation buffer; ``overflow`` on an infinite scalar.
+    STORE group and ``pick_complete`` per one that wrote the pick memory; ``bad`` pulses on a zero length or one beyond what a
+    buffer holds; ``overflow`` on an infinite scalar; ``section`` is what counters count for.
     """
 
     def __init__(self) -> None:
         super().__init__({
             "instruction": In(stream.Signature(QueuedInstruction)),
             "peek_address": In(5), "peek_data": Out(32),
-            "busy": Out(1), "complete": Out(1), "store_complete": Out(1), "bad": Out(1), "overflow": Out(1),
+            "busy": Out(1), "complete": Out(1), "store_complete": Out(1), "pick_complete": Out(1), "bad": Out(1),
+            "overflow": Out(1), "section": Out(4),
             "vector_start": Out(1), "vector_op": Out(VectorOp), "vector_done": In(1),
             "vector_value": In(32), "vector_index": In(15),
             "dot_start": Out(1), "dot_words": Out(8), "dot_mode": Out(2), "dot_vectors": Out(2), "dot_rows": Out(20),
+            "dot_picked": Out(1), "dot_columns": Out(1), "rank_clear": Out(1), "rank_levels": Out(4), "rank_start": Out(1),
+            "rank_base": Out(20), "rank_idle": In(1),
             "check_start": Out(1), "check_words": Out(24), "check_done": In(1), "check_value": In(32),
             "scalar_start": Out(1), "scalar_function": Out(ScalarFunction), "scalar_a": Out(32), "scalar_b": Out(32),
             "scalar_done": In(1), "scalar_value": In(32),
-            "store_start": Out(1), "store_address": Out(32), "store_kind": Out(StoreKind), "store_idle": In(1),
+            "store_start": Out(1), "store_address": Out(32), "store_kind": Out(StoreKind),
             "store_scalar": Out(32), "store_scalar_valid": Out(1), "store_scalar_ready": In(1),
         })
 
@@ -100,15 +108,15 @@ class Sequencer(wiring.Component):
                 with m.Case(OPCODES[ins.name]):
                     m.d.comb += group.eq(ins.group)
         is_dot = Signal()
-        m.d.comb += is_dot.eq(name_is("DOT", "DOTA"))
+        m.d.comb += is_dot.eq(name_is("DOT", "DOTA", "COLS"))
 
         # Operands that REP advances; set up from the instruction, then stepped.
         dst, a, b = Signal(12), Signal(12), Signal(12)
         s, t = Signal(5), Signal(5)
-        factors = Signal(data.ArrayLayout(32, 4))
-        addend = Signal(32)
+        factors, addends = Signal(data.ArrayLayout(32, isa.VECTORS)), Signal(data.ArrayLayout(32, isa.VECTORS))
         repeat = Signal(data.StructLayout({
             "count": 6, "step_s": 1, "step_t": 1, "stride_dst": 12, "stride_a": 12, "stride_b": 12}))
+        epilogue = Signal(data.StructLayout({"b": 12, "factor": 2, "pick": 2, "rank": 1, "base": 20}))
 
         has_t = Signal()
         with m.Switch(held.opcode):
@@ -126,15 +134,34 @@ class Sequencer(wiring.Component):
                     if recipe.get("sink") is Sink.SCRATCH and "t" in {f.name for f in isa.by_name(name).fields}:
                         with m.If(t != 0):
                             m.d.comb += op.reduce.eq(Reduce.ABSMAX)
+        steps = repeat.step_s | (name_is("EXP2") & (repeat.stride_b != 0))
+        grouped = Signal()
+        m.d.comb += grouped.eq(name_is(*_GROUPED) & (repeat.count > 1) & (t == 0) & (~steps | (repeat.count <= isa.VECTORS)))
+        picked, marking = epilogue.pick == isa.PICKS["picked"], epilogue.pick == isa.PICKS["mark"]
+        with m.If(name_is("DOT")):
+            m.d.comb += op.mark.eq(marking)
+            with m.Switch(epilogue.factor):
+                with m.Case(isa.FACTORS["b"]):
+                    m.d.comb += [op.b_read.eq(1), op.factor.eq(Factor.B)]
+                with m.Case(isa.FACTORS["dst"]):
+                    m.d.comb += [op.b_read.eq(1), op.b_dst.eq(1), op.factor.eq(Factor.B)]
+                with m.Case(isa.FACTORS["relu2"]):
+                    m.d.comb += [op.relu.eq(1), op.factor.eq(Factor.SELF)]
+            with m.If(epilogue.rank):
+                m.d.comb += op.sink.eq(Sink.RANK)
         m.d.comb += [
-            op.vector.eq(Mux(is_dot, field("DOT", "vectors"), dst)), op.dst.eq(dst), op.a.eq(a), op.b.eq(b),
+            op.vector.eq(Mux(is_dot, self.dot_vectors, dst)), op.dst.eq(dst), op.a.eq(a), op.b.eq(Mux(is_dot, epilogue.b, b)),
             op.count.eq(field("MULS", "n")), op.stride.eq(field("DOT", "stride")),
-            op.factors.eq(factors), op.addend.eq(addend),
+            op.factors.eq(factors), op.addends.eq(addends),
+            op.groups.eq(Mux(grouped, repeat.count, 1)), op.step.eq(grouped & steps),
+            op.step_dst.eq(repeat.stride_dst), op.step_a.eq(repeat.stride_a), op.step_b.eq(repeat.stride_b),
+            self.dot_picked.eq((name_is("DOT") & picked) | name_is("COLS")), self.dot_columns.eq(name_is("COLS")),
+            self.rank_base.eq(epilogue.base), self.rank_levels.eq(field("RANK", "levels")),
             self.dot_words.eq(field("DOT", "words")), self.dot_mode.eq(field("DOT", "mode")),
-            self.dot_vectors.eq(field("DOT", "vectors")), self.dot_rows.eq(field("DOT", "rows")),
+            self.dot_vectors.eq(Mux(name_is("COLS"), 0, field("DOT", "vectors"))), self.dot_rows.eq(field("DOT", "rows")),
             self.check_words.eq(field("CHECK", "words")),
             self.store_address.eq(held.rs1), self.store_scalar.eq(factors[0]),
-            self.scalar_a.eq(factors[0]), self.scalar_b.eq(addend),
+            self.scalar_a.eq(factors[0]), self.scalar_b.eq(addends[0]),
         ]
         for names, signal in ((_SCALAR_FUNCTIONS, self.scalar_function), (_STORE_KINDS, self.store_kind)):
             with m.Switch(held.opcode):
@@ -144,17 +171,19 @@ class Sequencer(wiring.Component):
 
         unfit = Signal()  # no operation: nothing to do, or more than fits
         with m.If(is_dot):
-            too_long = (self.dot_mode != isa.MODES["int8"]) & (self.dot_words > isa.ACT_WORDS)
+            limit = Mux(self.dot_columns, isa.COLUMN_WORDS, isa.ACT_WORDS)
+            too_long = Mux(self.dot_mode == isa.MODES["int8"], self.dot_columns, self.dot_words > limit)
             m.d.comb += unfit.eq((self.dot_rows == 0) | (self.dot_words == 0) | too_long)
         with m.Elif(name_is("CHECK")):
             m.d.comb += unfit.eq(self.check_words == 0)
         with m.Elif((group == isa.VECTOR) | ((group == isa.STORE) & ~name_is("STORES"))):
             too_long = (op.sink == Sink.ACTIVATIONS) & (op.count > isa.ACT_WORDS * Mux(op.digits5, 160, 128))
+            too_long |= (op.sink == Sink.PICK) & (op.count > isa.PICK_ROWS * isa.LANES)
             m.d.comb += unfit.eq((op.count == 0) | too_long)
 
         loads = Signal(2)
-        step_factor = is_dot & field("DOT", "step_s")
-        m.d.comb += [read_a.addr.eq(s + Mux(step_factor, loads, 0)), read_b.addr.eq(b)]
+        step_factor = Mux(is_dot, field("DOT", "step_s") & ~name_is("COLS"), grouped & repeat.step_s)
+        m.d.comb += [read_a.addr.eq(s + Mux(step_factor, loads, 0)), read_b.addr.eq(b + Mux(name_is("EXP2"), loads * repeat.stride_b[:5], 0))]
 
         def put(address: Value, value: Value, check: Value) -> None:
             m.d.comb += [write.addr.eq(address), write.data.eq(value), write.en.eq(address != 0),
@@ -180,31 +209,36 @@ class Sequencer(wiring.Component):
                         m.d.sync += s.eq(field("STORES", "s"))
                 with m.Elif(name_is("CHECK")):
                     m.d.sync += t.eq(field("CHECK", "t"))
-                with m.If(name_is("REP")):
-                    m.d.sync += [repeat[f.name].eq(field("REP", f.name)) for f in isa.by_name("REP").fields]
+                with m.If(name_is(*_PREFIXES)):
+                    for prefix, held_prefix in (("REP", repeat), ("EPI", epilogue)):
+                        with m.If(name_is(prefix)):
+                            m.d.sync += [held_prefix[f.name].eq(field(prefix, f.name)) for f in isa.by_name(prefix).fields]
                     m.d.comb += self.complete.eq(1)
                     m.next = "FETCH"
                 with m.Else():
                     m.next = "LOAD"
             with m.State("LOAD"):
-                m.d.sync += [factors[0].eq(read_a.data), addend.eq(read_b.data)]
+                with m.Switch(loads):
+                    for i in range(isa.VECTORS):
+                        with m.Case(i):
+                            m.d.sync += [factors[i].eq(read_a.data), addends[i].eq(read_b.data)]
+                m.d.sync += loads.eq(loads + 1)
                 with m.If(unfit):
                     m.d.comb += self.bad.eq(1)
                     m.next = "COMPLETE"
-                with m.Elif(is_dot):
-                    with m.Switch(loads):
-                        for i in range(1, 4):
-                            with m.Case(i):
-                                m.d.sync += [factors[i].eq(read_a.data), factors[0].eq(factors[0])]
-                    m.d.sync += loads.eq(loads + 1)
-                    with m.If(loads == 3):
-                        m.next = "START"
-                with m.Else():
+                with m.Elif((loads == isa.VECTORS - 1) | ~(is_dot | (grouped & steps))):
                     m.next = "START"
             with m.State("START"):
                 with m.If(name_is("SSET")):
                     put(t, field("SSET", "value"), Const(0))
                     m.next = "COMPLETE"
+                with m.Elif(name_is("SECTION")):
+                    m.d.sync += self.section.eq(field("SECTION", "section"))
+                    m.next = "COMPLETE"
+                with m.Elif(name_is("RANK")):
+                    with m.If(self.rank_idle):
+                        m.d.comb += self.rank_clear.eq(1)
+                        m.next = "COMPLETE"
                 with m.Elif(group == isa.SCALAR):
                     m.d.comb += self.scalar_start.eq(1)
                     m.next = "SCALAR"
@@ -216,7 +250,7 @@ class Sequencer(wiring.Component):
                     m.next = "STORE-SCALAR"
                 with m.Else():
                     m.d.comb += [
-                        self.vector_start.eq(1), self.dot_start.eq(is_dot), self.store_start.eq(group == isa.STORE),
+                        self.vector_start.eq(1), self.dot_start.eq(is_dot), self.rank_start.eq(is_dot), self.store_start.eq(group == isa.STORE),
                     ]
                     m.next = "VECTOR"
             with m.State("VECTOR"):
@@ -226,8 +260,6 @@ class Sequencer(wiring.Component):
                         put(t, self.vector_value, Const(1))
                     with m.If(name_is("ARGMAX")):
                         m.next = "INDEX"
-                    with m.Elif(group == isa.STORE):
-                        m.next = "STORE-END"
             with m.State("INDEX"):
                 put((t + 1)[:5], self.vector_index, Const(0))
                 m.next = "COMPLETE"
@@ -242,13 +274,11 @@ class Sequencer(wiring.Component):
             with m.State("STORE-SCALAR"):
                 m.d.comb += self.store_scalar_valid.eq(1)
                 with m.If(self.store_scalar_ready):
-                    m.next = "STORE-END"
-            with m.State("STORE-END"):
-                with m.If(self.store_idle):
                     m.next = "COMPLETE"
             with m.State("COMPLETE"):
+                m.d.sync += loads.eq(0)
                 repeatable = ((group == isa.VECTOR) & ~is_dot & ~name_is("CHECK")) | (group == isa.SCALAR)
-                with m.If((repeat.count > 1) & repeatable):
+                with m.If((repeat.count > 1) & repeatable & ~grouped):
                     m.d.sync += [
                         repeat.count.eq(repeat.count - 1),
                         dst.eq(dst + repeat.stride_dst), a.eq(a + repeat.stride_a), b.eq(b + repeat.stride_b),
@@ -258,7 +288,10 @@ class Sequencer(wiring.Component):
                         m.d.sync += [t.eq(t + 1), b.eq(b + repeat.step_t)]
                     m.next = "LOAD"
                 with m.Else():
-                    m.d.sync += repeat.count.eq(0)
-                    m.d.comb += [self.complete.eq(1), self.store_complete.eq(group == isa.STORE)]
+                    m.d.sync += [repeat.eq(0), epilogue.eq(0)]
+                    m.d.comb += [
+                        self.complete.eq(1), self.store_complete.eq(group == isa.STORE),
+                        self.pick_complete.eq(name_is("PICK") | marking),
+                    ]
                     m.next = "FETCH"
         return m

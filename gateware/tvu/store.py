@@ -29,14 +29,15 @@ class StoreRow(data.Struct):
 class StoreUnit(wiring.Component):
     """Serialises rows into writes.
 
-    Members: ``address`` and ``kind`` are taken with ``start``; ``row`` in; ``idle`` while no write is open;
-    ``error`` pulses on an AXI error response; ``beat`` pulses for every write.
+    Members: ``address`` and ``kind`` are taken with ``start``; ``row`` in; ``issued`` tells that all rows of a store were taken, and
+    ``completed`` counts the stores all of whose writes are answered, modulo 256; ``idle`` while no write is open; ``error`` pulses
+    on an AXI error response; ``beat`` pulses for every write.
     """
 
     def __init__(self) -> None:
         super().__init__({
             "address": In(32), "kind": In(StoreKind), "start": In(1), "row": In(stream.Signature(StoreRow)),
-            "port": Out(AXIWrite()), "idle": Out(1), "error": Out(1), "beat": Out(1),
+            "port": Out(AXIWrite()), "issued": In(1), "completed": Out(8), "idle": Out(1), "error": Out(1), "beat": Out(1),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -89,6 +90,12 @@ class StoreUnit(wiring.Component):
                     port.awaddr.eq(physical), port.awvalid.eq(1),
                     port.wdata.eq(wdata), port.wstrb.eq(strobe), port.wvalid.eq(1),
                 ]
+        # Answers are not told apart: stores count as completed when no write is open.
+        pending = Signal(8)
+        with m.If(self.idle):
+            m.d.sync += [self.completed.eq(self.completed + pending), pending.eq(self.issued)]
+        with m.Else():
+            m.d.sync += pending.eq(pending + self.issued)
         answered = port.bvalid & port.bready
         m.d.comb += [
             port.bready.eq(1), self.error.eq(answered & (port.bresp != 0)),

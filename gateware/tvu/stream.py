@@ -3,25 +3,30 @@
 A generator splits descriptors into bursts that stay inside a 512-byte block; the same burst goes to all four ports,
 each of which holds 8 bytes of every word (``xtvu.layout``). Bursts are requested as far ahead as the port FIFOs can
 hold the answers, so latency costs nothing once a stream flows, and the next descriptor follows without a gap.
+
+A picked stream fetches only rows whose code in the pick memory is not zero. A scanner finds them, eight per clock, and tells
+the consumer which they are.
 """
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .axi import PORTS, AXIRead
 from .config import TVUConfig
 
-__all__ = ["BURST_WORDS", "StreamDescriptor", "StreamReader"]
+__all__ = ["BURST_WORDS", "PickedRow", "StreamDescriptor", "StreamReader"]
 
 BURST_WORDS = 16
 _WORD_ADDRESS_BITS = 27
+_ENTRIES = 64  # picked rows between fetching and consuming
 
 
 class StreamDescriptor(data.Struct):
     """What to fetch: ``rows`` runs of ``words`` stream words, ``stride`` blocks of 512 bytes apart.
 
-    ``address`` is the linear address divided by 32. With ``fence`` the fetch waits until ``ticket`` stores are complete.
+    ``address`` is the linear address divided by 32. With ``fence`` the fetch waits until ``ticket`` stores are complete; with
+    ``picked``, ``rows`` are groups of eight, ``stride`` does not count, and ``ticket`` is the number of picks to wait for.
     """
 
     address: _WORD_ADDRESS_BITS
@@ -29,14 +34,24 @@ class StreamDescriptor(data.Struct):
     rows: 12
     stride: 12
     fence: 1
+    picked: 1
     ticket: 8
+
+
+class PickedRow(data.Struct):
+    """A row of a picked stream and its code, or the ``end`` of the rows."""
+
+    row: 15
+    code: signed(8)
+    end: 1
 
 
 class StreamReader(wiring.Component):
     """Four AXI read masters behind one descriptor queue.
 
     Members: ``descriptor`` in; ``word`` out (256 bits); ``port0`` to ``port3``; ``completed`` (stores completed,
-    modulo 256, for fences); ``error`` pulses on an AXI error response; ``bad`` pulses on a descriptor without words;
+    modulo 256, for fences) and ``picks`` (PICKs completed, likewise); ``pick_address`` and ``pick_data`` (8 codes, a cycle later)
+    read the pick memory; ``entry`` out; ``error`` pulses on an AXI error response; ``bad`` pulses on a descriptor without words;
     ``requested`` (words in the burst requested this cycle); ``active`` while anything is queued, in flight or buffered.
     """
 
@@ -46,7 +61,8 @@ class StreamReader(wiring.Component):
             "descriptor": In(stream.Signature(StreamDescriptor)),
             "word": Out(stream.Signature(256)),
             **{f"port{i}": Out(AXIRead()) for i in range(PORTS)},
-            "completed": In(8), "error": Out(1), "bad": Out(1), "requested": Out(5), "active": Out(1),
+            "completed": In(8), "picks": In(8), "pick_address": Out(11), "pick_data": In(64), "entry": Out(stream.Signature(PickedRow)),
+            "error": Out(1), "bad": Out(1), "requested": Out(5), "active": Out(1),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -88,21 +104,67 @@ class StreamReader(wiring.Component):
             address_queues.append(addresses)
         m.d.comb += issue.eq(running & room & Cat(q.w_rdy for q in address_queues).all())
 
-        fenced = head.fence & ((self.completed - head.ticket)[:8].as_signed() < 0)
+        # -- picked rows: the scanner's current group and what is left of it ------------------------------------------
+        m.submodules.entries = entries = fifo.SyncFIFOBuffered(width=len(self.entry.payload.as_value()), depth=_ENTRIES)
+        entry = Signal(PickedRow)
+        m.d.comb += [
+            entries.w_data.eq(entry.as_value()), self.entry.payload.as_value().eq(entries.r_data),
+            self.entry.valid.eq(entries.r_rdy), entries.r_en.eq(self.entry.ready),
+        ]
+        picking, scanning, loaded = Signal(), Signal(), Signal()
+        codes, open_rows, group, group_address = Signal(64), Signal(8), Signal(12), Signal(_WORD_ADDRESS_BITS)
+        next_group, groups = Signal(12), Signal(12)
+        lane, pick = Signal(3), Signal()
+        for i in reversed(range(8)):
+            with m.If(open_rows[i]):
+                m.d.comb += lane.eq(i)
+        rest = open_rows & ~(1 << lane)
+        advance = Signal()
+        offset = Mux(lane[0], words[:8], 0) + Mux(lane[1], words[:8] << 1, 0) + Mux(lane[2], words[:8] << 2, 0)
+        m.d.comb += [
+            entry.row.eq(Cat(lane, group)), entry.code.eq(codes.word_select(lane, 8)),
+            self.pick_address.eq(Mux(advance, next_group + 1, next_group)),
+            advance.eq(scanning & loaded & (next_group != groups) & ((open_rows == 0) | (pick & (rest == 0)))),
+        ]
+        with m.If(scanning):
+            m.d.sync += loaded.eq(1)  # the memory has answered
+        with m.If(advance):
+            m.d.sync += [
+                codes.eq(self.pick_data), open_rows.eq(Cat(self.pick_data.word_select(i, 8).any() for i in range(8))),
+                group.eq(next_group), next_group.eq(next_group + 1), group_address.eq(group_address + (words[:8] << 3)),
+            ]
+        with m.Elif(pick):
+            m.d.sync += open_rows.eq(rest)
+
+        waiting = Mux(head.picked, (self.picks - head.ticket)[:8].as_signed() < 0,
+                      head.fence & ((self.completed - head.ticket)[:8].as_signed() < 0))
         load = Signal()
-        last_burst = issue & (left == length) & (rows == 1)
-        with m.If((~running | last_burst) & queue.r_rdy & ~fenced):
+        last_of_row = issue & (left == length)
+        last_burst = last_of_row & (rows == 1) & ~picking
+        with m.If(((~running & ~picking) | last_burst) & queue.r_rdy & ~waiting):
             m.d.comb += [load.eq(1), queue.r_en.eq(1)]
+        with m.If(picking & (~running | last_of_row) & entries.w_rdy):
+            with m.If(open_rows != 0):
+                m.d.comb += [pick.eq(1), entries.w_en.eq(1)]
+            with m.Elif(loaded & (next_group == groups)):
+                m.d.comb += [entry.end.eq(1), entries.w_en.eq(1)]
+                m.d.sync += [picking.eq(0), scanning.eq(0)]
         with m.If(load):
             empty = (head.words == 0) | (head.rows == 0)
             m.d.comb += self.bad.eq(empty)
             m.d.sync += [
-                running.eq(~empty), address.eq(head.address), row_address.eq(head.address),
+                running.eq(~empty & ~head.picked), address.eq(head.address), row_address.eq(head.address),
                 left.eq(head.words), words.eq(head.words), rows.eq(head.rows), stride.eq(head.stride),
+                picking.eq(~empty & head.picked), scanning.eq(~empty & head.picked), loaded.eq(0), open_rows.eq(0), next_group.eq(0),
+                groups.eq(head.rows), group_address.eq(head.address - (head.words[:8] << 3)),
             ]
+        with m.Elif(pick):
+            m.d.sync += [address.eq(group_address + offset), left.eq(words), running.eq(1)]
         with m.Elif(issue):
             m.d.sync += [address.eq(address + length), left.eq(left - length)]
-            with m.If(left == length):
+            with m.If(picking & last_of_row):
+                m.d.sync += running.eq(0)
+            with m.Elif(last_of_row):
                 next_row = row_address + (stride << 4)
                 m.d.sync += [
                     rows.eq(rows - 1), left.eq(words), address.eq(next_row), row_address.eq(next_row),
@@ -125,6 +187,6 @@ class StreamReader(wiring.Component):
             self.word.payload.eq(Cat(b.r_data for b in buffers)),
             self.word.valid.eq(Cat(b.r_rdy for b in buffers).all()),
             self.error.eq(Cat(errors).any()),
-            self.active.eq(running | (queue.level != 0) | (reserved != 0)),
+            self.active.eq(running | picking | (queue.level != 0) | (reserved != 0)),
         ]
         return m

@@ -10,14 +10,16 @@ from xtvu import isa
 from .axi import PORTS, AXIRead, AXIWrite
 from .checksum import Checksum
 from .collect import Collector
+from .columns import Columns
 from .config import TVUConfig
 from .decoder import OPCODES, Decoder
 from .lanes import DotLanes
+from .rank import Ranking
 from .scalar import ScalarUnit
 from .sequencer import Sequencer
 from .store import StoreUnit
 from .stream import StreamReader
-from .vector import VectorUnit
+from .vector import Sink, VectorUnit
 
 __all__ = ["CFUBus", "TVU"]
 
@@ -36,7 +38,8 @@ class CFUBus(wiring.Signature):
 
 class TVU(wiring.Component):
     """Members: ``bus``; ``read0`` .. ``read3``; ``write``; ``awake``, which clocks must run: bit 0 for ``sync`` (something
-    is queued, running or asked for), 1 for ``dot``, 2 for ``dotx`` (see lanes.py). The simulation saves most of its time so.
+    is queued, running, asked for or counted), 1 for ``dot``, 2 for ``dotx``, 3 for ``cols`` (see lanes.py). The simulation saves
+    most of its time so.
 
     Every command is answered, one cycle after it was taken. A queued instruction waits for room in its queue; after
     2^22 cycles without any it is dropped and the ``queue`` error set, so the CPU never hangs.
@@ -46,7 +49,7 @@ class TVU(wiring.Component):
         self.config = config or TVUConfig()
         self.watchdog_bits = watchdog_bits
         super().__init__({
-            "bus": In(CFUBus()), "awake": Out(3), **{f"read{i}": Out(AXIRead()) for i in range(PORTS)}, "write": Out(AXIWrite()),
+            "bus": In(CFUBus()), "awake": Out(4), **{f"read{i}": Out(AXIRead()) for i in range(PORTS)}, "write": Out(AXIWrite()),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -56,13 +59,19 @@ class TVU(wiring.Component):
         m.submodules.reader = reader = StreamReader(config)
         m.submodules.lanes = lanes = DotLanes(config)
         m.submodules.collector = collector = Collector(config)
+        m.submodules.columns = columns = Columns()
+        m.submodules.ranking = ranking = Ranking()
         m.submodules.vector = vector = VectorUnit(config)
         m.submodules.scalar = scalar = ScalarUnit()
         m.submodules.checksum = checksum = Checksum()
         m.submodules.store = store = StoreUnit()
         m.submodules.sequencer = sequencer = Sequencer()
-        m.submodules.scratch = scratch = memory.Memory(shape=unsigned(256), depth=config.scratch_rows, init=[])
-        scratch_read, scratch_write = scratch.read_port(), scratch.write_port(granularity=32)
+        m.submodules.pick = pick = memory.Memory(shape=unsigned(64), depth=isa.PICK_ROWS, init=[])
+        pick_read, pick_write = pick.read_port(), pick.write_port()
+        banks = []
+        for bank in range(2):
+            m.submodules[f"scratch{bank}"] = scratch = memory.Memory(shape=unsigned(256), depth=config.scratch_rows // 2, init=[])
+            banks.append((scratch.read_port(), scratch.write_port(granularity=32)))
 
         for i in range(PORTS):
             connect(m, getattr(reader, f"port{i}"), flipped(getattr(self, f"read{i}")))
@@ -73,8 +82,7 @@ class TVU(wiring.Component):
         m.submodules.queue = queue = fifo.SyncFIFOBuffered(
             width=len(sequencer.instruction.payload.as_value()), depth=config.queue_depth)
         errors = Signal(data.StructLayout({name: 1 for name in isa.ERRORS}))
-        counters = {name: Signal(32, name=f"counter_{name}") for name in isa.COUNTERS}
-        tickets = Signal(8)
+        stores, picks = Signal(8), Signal(8)  # instructions accepted that stores or picks are counted by
 
         to_stream = decoder.defined & (decoder.group == isa.STREAM)
         to_queue = decoder.defined & (decoder.group > isa.STREAM)
@@ -99,19 +107,45 @@ class TVU(wiring.Component):
             place = next(f for f in isa.by_name(instruction).fields if f.name == name)
             return (cmd.payload.rs1, cmd.payload.rs2)[place.source - 1][place.lo:place.lo + place.width]
 
-        busy = (queue.level != 0) | sequencer.busy | reader.active | (store.idle == 0)
-        m.d.comb += self.awake.eq(Cat(busy | cmd.valid | rsp.valid, lanes.awake, lanes.awake_more))
+        busy = (queue.level != 0) | sequencer.busy | reader.active | ~store.idle | ~ranking.idle
+        m.d.comb += self.awake.eq(Cat(
+            busy | cmd.valid | rsp.valid | (sequencer.section != 0), lanes.awake, lanes.awake_more, lanes.awake_columns))
+
+        # One adder per counter; the section chooses the register, which lies in distributed RAM.
+        hungry = lanes.hungry | checksum.hungry | vector.wants_word
+        moving, starved = Signal(), Signal()
+        m.d.comb += [moving.eq(reader.word.valid & reader.word.ready), starved.eq(hungry & ~reader.word.valid)]
+        steps = {
+            "moving": moving,
+            "stall_memory": starved,
+            "stall_compute": sequencer.busy & ~moving & ~starved,
+            "stall_control": ~sequencer.busy & ~moving & ~starved,
+            "operations": sequencer.complete,
+            "write_beats": store.beat,
+            "requested": reader.requested,
+        }
+        counters = []
+        for name in isa.COUNTERS:
+            m.submodules[f"counter_{name}"] = counter = memory.Memory(shape=unsigned(32), depth=isa.SECTIONS, init=[])
+            write, read, asked = counter.write_port(), counter.read_port(domain="comb"), counter.read_port(domain="comb")
+            m.d.comb += [
+                read.addr.eq(sequencer.section), write.addr.eq(sequencer.section), write.data.eq(read.data + steps[name]), write.en.eq(1),
+                asked.addr.eq(operand("COUNTER", "section")),
+            ]
+            counters.append(asked.data)
         answer = Signal(32)
-        m.d.comb += sequencer.peek_address.eq(operand("SGET", "s"))
+        m.d.comb += [sequencer.peek_address.eq(operand("SGET", "s")), ranking.peek.eq(operand("RANKED", "index"))]
         with m.If(opcode_is("ID")):
             m.d.comb += answer.eq(isa.isa_hash())
         with m.Elif(opcode_is("STATUS")):
             m.d.comb += answer.eq(Cat(errors.as_value(), Const(0, 31 - len(isa.ERRORS)), busy))
         with m.Elif(opcode_is("COUNTER")):
-            values = Array([*counters.values(), *[Const(0, 32)] * (16 - len(counters))])
+            values = Array([*counters, *[Const(0, 32)] * (16 - len(counters))])
             m.d.comb += answer.eq(values[operand("COUNTER", "index")])
         with m.Elif(opcode_is("SGET")):
             m.d.comb += answer.eq(sequencer.peek_data)
+        with m.Elif(opcode_is("RANKED")):
+            m.d.comb += answer.eq(ranking.number)
         with m.If(accept):
             m.d.sync += [rsp.valid.eq(1), rsp.payload.eq(answer)]
         with m.Elif(rsp.ready):
@@ -119,11 +153,12 @@ class TVU(wiring.Component):
 
         descriptor = reader.descriptor.payload
         address = operand("STREAM", "addr")
-        strided = opcode_is("STREAMR")
+        strided, picked = opcode_is("STREAMR"), opcode_is("STREAMP")
         m.d.comb += [
-            descriptor.address.eq(address[5:]), descriptor.fence.eq(address[0]), descriptor.ticket.eq(tickets),
-            descriptor.words.eq(Mux(strided, operand("STREAMR", "words"), operand("STREAM", "words"))),
-            descriptor.rows.eq(Mux(strided, operand("STREAMR", "rows"), 1)),
+            descriptor.address.eq(address[5:]), descriptor.fence.eq(address[0]), descriptor.picked.eq(picked),
+            descriptor.ticket.eq(Mux(picked, picks, stores)),
+            descriptor.words.eq(Mux(strided | picked, operand("STREAMR", "words"), operand("STREAM", "words"))),
+            descriptor.rows.eq(Mux(strided | picked, operand("STREAMR", "rows"), 1)),
             descriptor.stride.eq(operand("STREAMR", "stride")),
             reader.descriptor.valid.eq(accept & to_stream & ~expired),
             queue.w_data.eq(Cat(decoder.opcode, cmd.payload.rs1, cmd.payload.rs2)),
@@ -132,9 +167,13 @@ class TVU(wiring.Component):
             sequencer.instruction.valid.eq(queue.r_rdy), queue.r_en.eq(sequencer.instruction.ready),
         ]
         with m.If(accept & (decoder.group == isa.STORE) & to_queue & ~expired):
-            m.d.sync += tickets.eq(tickets + 1)
-        with m.If(sequencer.store_complete):
-            m.d.sync += reader.completed.eq(reader.completed + 1)
+            m.d.sync += stores.eq(stores + 1)
+        marks = opcode_is("EPI") & (operand("EPI", "pick") == isa.PICKS["mark"])
+        with m.If(accept & (opcode_is("PICK") | marks) & ~expired):
+            m.d.sync += picks.eq(picks + 1)
+        with m.If(sequencer.pick_complete):
+            m.d.sync += reader.picks.eq(reader.picks + 1)
+        m.d.comb += [store.issued.eq(sequencer.store_complete), reader.completed.eq(store.completed)]
 
         misaligned = accept & to_stream & (address[1:5] != 0)
         raised = {
@@ -153,16 +192,28 @@ class TVU(wiring.Component):
 
         # -- units -----------------------------------------------------------------------------------------------
         connect(m, lanes.result, collector.result)
-        connect(m, collector.row, vector.dot)
+        connect(m, reader.entry, lanes.entry)
         word = reader.word
+        with m.If(sequencer.dot_columns):
+            m.d.comb += [
+                vector.dot.valid.eq(columns.row.valid), vector.dot.payload.eq(columns.row.payload), columns.row.ready.eq(vector.dot.ready)]
+        with m.Else():
+            m.d.comb += [
+                vector.dot.valid.eq(collector.row.valid), vector.dot.payload.eq(collector.row.payload),
+                collector.row.ready.eq(vector.dot.ready)]
+        for bank, (read, write) in enumerate(banks):
+            m.d.comb += [
+                read.addr.eq(vector.read_address[bank]), vector.read_data[bank].eq(read.data),
+                write.addr.eq(vector.write_address[1:]), write.data.eq(vector.write_data),
+                write.en.eq(Mux(vector.write_address[0] == bank, vector.write_mask, 0)),
+            ]
         m.d.comb += [
             lanes.write.enable.eq(vector.act_enable), lanes.write_vector.eq(vector.act_vector),
             lanes.write.address.eq(vector.act_address), lanes.write.digit.eq(vector.act_digit),
-            lanes.write.quarter.eq(vector.act_quarter), lanes.write.codes.eq(vector.act_codes),
+            lanes.write.quarter.eq(vector.act_quarter), lanes.write.codes.eq(vector.codes),
+            pick_write.addr.eq(vector.pick_address), pick_write.data.eq(vector.codes), pick_write.en.eq(vector.pick_enable),
+            pick_read.addr.eq(reader.pick_address), reader.pick_data.eq(pick_read.data),
             collector.vectors.eq(sequencer.dot_vectors),
-            scratch_read.addr.eq(vector.read_address), vector.read_data.eq(scratch_read.data),
-            scratch_write.addr.eq(vector.write_address), scratch_write.data.eq(vector.write_data),
-            scratch_write.en.eq(vector.write_mask),
             # One unit is hungry at a time.
             word.ready.eq(lanes.word.ready | checksum.word.ready | vector.word.ready),
             lanes.word.valid.eq(word.valid), lanes.word.payload.eq(word.payload),
@@ -174,33 +225,31 @@ class TVU(wiring.Component):
             sequencer.vector_index.eq(vector.index),
             lanes.start.eq(sequencer.dot_start), lanes.words.eq(sequencer.dot_words), lanes.mode.eq(sequencer.dot_mode),
             lanes.vectors.eq(sequencer.dot_vectors), lanes.rows.eq(sequencer.dot_rows),
+            lanes.picked.eq(sequencer.dot_picked), lanes.columns.eq(sequencer.dot_columns),
+            columns.plus.eq(lanes.plus), columns.minus.eq(lanes.minus), columns.valid.eq(lanes.column.valid),
+            columns.index.eq(lanes.column.index), columns.code.eq(lanes.column.code), columns.first.eq(lanes.column.first),
+            columns.drain.eq(lanes.column.end), columns.empty.eq(lanes.column.first),
+            columns.start.eq(sequencer.dot_start & sequencer.dot_columns), columns.rows.eq(sequencer.dot_rows),
+            columns.digits5.eq(sequencer.dot_mode == isa.MODES["base3"]),
+            ranking.clear.eq(sequencer.rank_clear), ranking.levels.eq(sequencer.rank_levels), ranking.start.eq(sequencer.rank_start),
+            ranking.base.eq(sequencer.rank_base), sequencer.rank_idle.eq(ranking.idle),
             checksum.start.eq(sequencer.check_start), checksum.words.eq(sequencer.check_words),
             sequencer.check_done.eq(checksum.done), sequencer.check_value.eq(checksum.value),
             scalar.start.eq(sequencer.scalar_start), scalar.function.eq(sequencer.scalar_function),
             scalar.a.eq(sequencer.scalar_a), scalar.b.eq(sequencer.scalar_b),
             sequencer.scalar_done.eq(scalar.done), sequencer.scalar_value.eq(scalar.r),
             store.start.eq(sequencer.store_start), store.address.eq(sequencer.store_address),
-            store.kind.eq(sequencer.store_kind), sequencer.store_idle.eq(store.idle),
-            sequencer.store_scalar_ready.eq(store.row.ready),
-            store.row.valid.eq(vector.row.valid | sequencer.store_scalar_valid), vector.row.ready.eq(store.row.ready),
+            store.kind.eq(sequencer.store_kind), sequencer.store_scalar_ready.eq(store.row.ready),
+            ranking.row.payload.eq(vector.row.payload),
         ]
+        with m.If(sequencer.vector_op.sink == Sink.RANK):
+            m.d.comb += [ranking.row.valid.eq(vector.row.valid), vector.row.ready.eq(ranking.row.ready)]
+        with m.Else():
+            m.d.comb += [
+                store.row.valid.eq(vector.row.valid | sequencer.store_scalar_valid), vector.row.ready.eq(store.row.ready)]
         with m.If(sequencer.store_scalar_valid):
             m.d.comb += store.row.payload.as_value().eq(
                 Cat(sequencer.store_scalar, Const(0, 32 * (isa.LANES - 1)), Const(1, isa.LANES)))
         with m.Else():
             m.d.comb += store.row.payload.as_value().eq(vector.row.payload.as_value())
-
-        # -- counters --------------------------------------------------------------------------------------------
-        hungry = lanes.hungry | checksum.hungry | vector.wants_word
-        steps = {
-            "busy": sequencer.busy,
-            "beats": word.valid & word.ready,
-            "stall_memory": hungry & ~word.valid,
-            "stall_compute": word.valid & ~word.ready,
-            "operations": sequencer.complete,
-            "write_beats": store.beat,
-            "requested": reader.requested,
-        }
-        for name, amount in steps.items():
-            m.d.sync += counters[name].eq(counters[name] + amount)
         return m

@@ -1,14 +1,16 @@
 """Vector unit: eight float32 lanes between sources (scratchpad, stream, dot products) and sinks.
 
-Every operation takes the same way of fixed length: operands -> integer to float -> multiply -> add -> post -> sink.
-What an operation does not need passes by in delay registers, so rows can follow each other every cycle and nothing
-stalls once a row is issued. The running sums of SUM and SUMSQ circulate in the add stage.
+Every operation takes the same way of fixed length: operands -> integer to float -> times scalar -> times operand -> add ->
+post -> sink. What an operation does not need passes by in delay registers, so rows can follow each other every cycle and
+nothing stalls once a row is issued. The running sums of SUM and SUMSQ circulate in the add stage.
+
+The scratchpad has two banks, of even and of odd rows: operands a and b are read together if one is even and the other odd.
 """
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, enum, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
-from xtvu.isa import LANES
+from xtvu.isa import LANES, VECTORS
 from xtvu.semantics import SLOTS
 
 from .collect import CollectedRow
@@ -16,10 +18,10 @@ from .config import TVUConfig
 from .float32 import FloatAdd, FloatExp2, FloatMultiply, FloatToInt8, IntToFloat, delay, float_key
 from .store import StoreRow
 
-__all__ = ["Multiply", "Add", "Reduce", "Sink", "Source", "VectorOp", "VectorUnit"]
+__all__ = ["Add", "Factor", "Reduce", "Sink", "Source", "VectorOp", "VectorUnit"]
 
 _ROW = 32 * LANES
-_LATENCY = 2 + IntToFloat.LATENCY + FloatMultiply.LATENCY + FloatAdd.LATENCY + FloatExp2.LATENCY
+_LATENCY = 2 + IntToFloat.LATENCY + 2 * FloatMultiply.LATENCY + FloatAdd.LATENCY + FloatExp2.LATENCY
 _STORE_DEPTH = 32
 
 
@@ -32,13 +34,12 @@ class Source(enum.Enum, shape=2):
     DOT = 3
 
 
-class Multiply(enum.Enum, shape=2):
-    """Second factor."""
+class Factor(enum.Enum, shape=2):
+    """Second factor, after the scalar one."""
 
     NONE = 0
-    SCALAR = 1
-    B = 2
-    SELF = 3
+    B = 1
+    SELF = 2
 
 
 class Add(enum.Enum, shape=2):
@@ -50,13 +51,15 @@ class Add(enum.Enum, shape=2):
     RUNNING = 3
 
 
-class Sink(enum.Enum, shape=2):
+class Sink(enum.Enum, shape=3):
     """Where results go."""
 
     NONE = 0
     SCRATCH = 1
     ACTIVATIONS = 2
-    STORE = 3
+    PICK = 3
+    STORE = 4
+    RANK = 5
 
 
 class Reduce(enum.Enum, shape=2):
@@ -71,18 +74,23 @@ class Reduce(enum.Enum, shape=2):
 class VectorOp(data.Struct):
     """A vector operation, scalars already read.
 
-    ``b_read``: operand b comes from the scratchpad; ``b_word``: from the stream. ``factors`` are the scalar factor per
-    activation vector (element 0 but for DOT), ``addend`` the scalar summand.
+    ``b_read``: operand b comes from the scratchpad; ``b_word``: from the stream; ``b_dst``: b is what dst holds. ``scale``: the
+    scalar factor applies; ``relu``: negative values become zero after it. ``factors`` and ``addends`` are the scalars per
+    activation vector (DOT) or group (``step``), else element 0 of them. ``mark``: positive results are marked in the pick memory.
+    Rows come in ``groups`` of ``count`` elements; ``step_dst``, ``step_a`` and ``step_b`` lie between their starts.
     """
 
     source: Source
     b_read: 1
     b_word: 1
+    b_dst: 1
+    scale: 1
     relu: 1
-    multiply: Multiply
+    factor: Factor
     add: Add
     exp2: 1
     codes: 1
+    mark: 1
     sink: Sink
     reduce: Reduce
     digits5: 1
@@ -92,8 +100,13 @@ class VectorOp(data.Struct):
     b: 12
     count: 15
     stride: 12
-    factors: data.ArrayLayout(32, 4)
-    addend: 32
+    groups: 6
+    step: 1
+    step_dst: 12
+    step_a: 12
+    step_b: 12
+    factors: data.ArrayLayout(32, VECTORS)
+    addends: data.ArrayLayout(32, VECTORS)
 
 
 class _Row(data.Struct):
@@ -103,6 +116,7 @@ class _Row(data.Struct):
     mask: LANES
     index: 12
     vector: 2
+    factor: 2
     address: 6
     digit: 3
     quarter: 2
@@ -111,7 +125,8 @@ class _Row(data.Struct):
 class VectorUnit(wiring.Component):
     """Members: ``start`` takes ``op``; ``done`` pulses when everything is written, with ``value`` and ``index`` of a
     reduction; ``word`` in (stream words), ``wants_word`` while one could be taken; ``dot`` in (collected rows);
-    scratchpad ports; activation write port; ``row`` out to the store unit; ``overflow`` pulses on an infinite result.
+    scratchpad ports, one read port per bank; write ports of activations and pick memory; ``row`` out to the store unit or
+    the ranking; ``overflow`` pulses on an infinite result.
     """
 
     def __init__(self, config: TVUConfig) -> None:
@@ -120,10 +135,10 @@ class VectorUnit(wiring.Component):
             "start": In(1), "op": In(VectorOp), "done": Out(1), "value": Out(32), "index": Out(15), "overflow": Out(1),
             "word": In(stream.Signature(_ROW)), "wants_word": Out(1),
             "dot": In(stream.Signature(CollectedRow)),
-            "read_address": Out(12), "read_data": In(_ROW),
+            "read_address": Out(11).array(2), "read_data": In(_ROW).array(2),
             "write_address": Out(12), "write_data": Out(_ROW), "write_mask": Out(LANES),
             "act_enable": Out(1), "act_vector": Out(2), "act_address": Out(6), "act_digit": Out(3), "act_quarter": Out(2),
-            "act_codes": Out(8 * LANES),
+            "codes": Out(8 * LANES), "pick_enable": Out(1), "pick_address": Out(11),
             "row": Out(stream.Signature(StoreRow)),
         })
 
@@ -134,15 +149,17 @@ class VectorUnit(wiring.Component):
 
         # -- issue -----------------------------------------------------------------------------------------------
         index, rows_left, lanes_left = Signal(12), Signal(13), Signal(16)
-        second = Signal()  # second cycle of an operation with two scratchpad operands
-        group_dst, row_dst = Signal(12), Signal(12)
-        act = Signal(_Row)  # only address, digit and quarter are used
+        groups_left, group = Signal(6), Signal(2)
+        a_base, b_base, dst_base = Signal(12), Signal(12), Signal(12)
+        second = Signal()  # second cycle of an operation whose operands lie in one bank
+        act = Signal(_Row)  # only address, digit, quarter and vector are used
         from_dot = op.source == Source.DOT
         two_reads = (op.source == Source.SCRATCH) & op.b_read
         to_act = op.sink == Sink.ACTIVATIONS
+        buffered = (op.sink == Sink.STORE) | (op.sink == Sink.RANK)
         summing = op.reduce == Reduce.SUM
         word_end = (act.quarter == 3) & (act.digit == Mux(op.digits5, 4, 3))
-        ended = Signal()
+        ended = Signal()  # the last row of a group
         with m.If(from_dot):
             m.d.comb += ended.eq(self.dot.payload.last)
         with m.Elif(to_act):
@@ -152,22 +169,32 @@ class VectorUnit(wiring.Component):
         with m.Else():
             m.d.comb += ended.eq(rows_left <= 1)
 
+        # Where each activation vector's results start.
+        starts = [Signal(12, name=f"start{v}") for v in range(VECTORS)]
+        m.d.sync += [start.eq(op.dst + v * op.stride) for v, start in enumerate(starts)]
+        dot_vector, dot_group = self.dot.payload.vector, self.dot.payload.group
+        row_dst, row_a, row_b = Signal(12), Signal(12), Signal(12)
+        with m.If(from_dot):
+            m.d.comb += [row_dst.eq(Array(starts)[dot_vector] + dot_group), row_a.eq(Mux(op.b_dst, row_dst, op.b + dot_group))]
+        with m.Else():
+            m.d.comb += [row_dst.eq(dst_base + index), row_a.eq(a_base + index), row_b.eq(b_base + index)]
+        conflict = Signal()
+        m.d.comb += conflict.eq(two_reads & (row_a[0] == row_b[0]))
+
         needs_word = (op.source == Source.WORD) | (op.source == Source.BYTES) | op.b_word
         credit = Signal(range(_STORE_DEPTH + 1), init=_STORE_DEPTH)
-        ready = (~needs_word | self.word.valid) & (~from_dot | self.dot.valid) & ((op.sink != Sink.STORE) | (credit != 0))
-        first_read = active & two_reads & ~second
+        ready = (~needs_word | self.word.valid) & (~from_dot | self.dot.valid) & (~buffered | (credit != 0))
+        first_read = active & conflict & ~second
         m.d.comb += [
-            issue.eq(active & ready & (~two_reads | second)),
+            issue.eq(active & ready & (~conflict | second)),
             self.wants_word.eq(active & needs_word),
             self.word.ready.eq(issue & needs_word & ((op.source != Source.BYTES) | (index[:2] == 3))),
             self.dot.ready.eq(issue & from_dot),
         ]
-        dot_vector = self.dot.payload.vector
-        with m.If(from_dot):
-            m.d.comb += row_dst.eq(group_dst)
-        with m.Else():
-            m.d.comb += row_dst.eq(op.dst + index)
-        m.d.comb += self.read_address.eq(Mux(from_dot, row_dst, Mux(two_reads & second, op.b + index, op.a + index)))
+        row_x = Mux(second, row_b, row_a)
+        m.d.comb += [
+            self.read_address[0].eq(Mux(row_x[0], row_b, row_x)[1:]), self.read_address[1].eq(Mux(row_x[0], row_x, row_b)[1:]),
+        ]
 
         control = Signal(_Row)
         mask = Signal(LANES)
@@ -177,16 +204,17 @@ class VectorUnit(wiring.Component):
             m.d.comb += mask.eq((1 << lanes_left[:3]) - 1)
         m.d.comb += [
             control.dst.eq(row_dst), control.mask.eq(Mux(from_dot, self.dot.payload.mask, mask)),
-            control.index.eq(index), control.vector.eq(Mux(from_dot, dot_vector, op.vector)),
+            control.index.eq(Mux(from_dot, dot_group, index)), control.vector.eq(Mux(from_dot, dot_vector, act.vector)),
+            control.factor.eq(Mux(from_dot, dot_vector, Mux(op.step, group, 0))),
             control.address.eq(act.address), control.digit.eq(act.digit), control.quarter.eq(act.quarter),
         ]
-        first_row = Signal(12)  # dst of the current group of DOT rows, vector 0
+        row_count = (op.count + LANES - 1) >> 3
         m.d.sync += second.eq(first_read)
         with m.If(self.start):
             m.d.sync += [
-                op.eq(self.op), active.eq(1), index.eq(0), second.eq(0), act.eq(0),
+                op.eq(self.op), active.eq(1), index.eq(0), second.eq(0), act.eq(0), act.vector.eq(self.op.vector),
                 lanes_left.eq(self.op.count), rows_left.eq((self.op.count + LANES - 1) >> 3),
-                group_dst.eq(self.op.dst), first_row.eq(self.op.dst),
+                groups_left.eq(self.op.groups), group.eq(0), a_base.eq(self.op.a), b_base.eq(self.op.b), dst_base.eq(self.op.dst),
             ]
         with m.Elif(issue):
             m.d.sync += [
@@ -196,13 +224,16 @@ class VectorUnit(wiring.Component):
             ]
             with m.If(act.quarter == 3):
                 m.d.sync += [act.digit.eq(Mux(word_end, 0, act.digit + 1)), act.address.eq(act.address + word_end)]
-            # Collected rows come vector by vector; the next group of eight starts again at vector 0.
-            with m.If(dot_vector == op.vector):
-                m.d.sync += [group_dst.eq(first_row + 1), first_row.eq(first_row + 1)]
-            with m.Else():
-                m.d.sync += group_dst.eq(group_dst + op.stride)
             with m.If(ended):
-                m.d.sync += active.eq(0)
+                with m.If(from_dot | (groups_left <= 1)):
+                    m.d.sync += active.eq(0)
+                with m.Else():
+                    m.d.sync += [
+                        index.eq(0), lanes_left.eq(op.count), rows_left.eq(row_count), groups_left.eq(groups_left - 1),
+                        group.eq(group + 1), act.address.eq(0), act.digit.eq(0), act.quarter.eq(0),
+                        act.vector.eq(act.vector + op.step_dst[:2]),
+                        a_base.eq(a_base + op.step_a), b_base.eq(b_base + op.step_b), dst_base.eq(dst_base + op.step_dst),
+                    ]
 
         # -- beside the data -----------------------------------------------------------------------------------
         valids, controls = [issue], [control.as_value()]
@@ -219,11 +250,18 @@ class VectorUnit(wiring.Component):
             return data.View(_Row, controls[cycle])
 
         # -- operands: cycle 1 selects, cycle 2 holds ---------------------------------------------------------------
+        # x is what row_x named; y is what the other bank gave.
         held = Signal(_ROW, reset_less=True)
+        odd, conflicted = Signal(), Signal()
+        m.d.sync += [odd.eq(row_x[0]), conflicted.eq(conflict)]
+        x_data, y_data = Signal(_ROW), Signal(_ROW)
+        m.d.comb += [
+            x_data.eq(Mux(odd, self.read_data[1], self.read_data[0])), y_data.eq(Mux(odd, self.read_data[0], self.read_data[1])),
+        ]
         word1 = Signal(_ROW, reset_less=True)
         byte1 = Signal(64, reset_less=True)
         dot1 = Signal(_ROW, reset_less=True)
-        m.d.sync += held.eq(self.read_data)
+        m.d.sync += held.eq(x_data)
         with m.If(issue):
             m.d.sync += [
                 word1.eq(self.word.payload), byte1.eq(self.word.payload.word_select(index[:2], 64)),
@@ -233,7 +271,7 @@ class VectorUnit(wiring.Component):
         with m.If(valids[1]):
             with m.Switch(op.source):
                 with m.Case(Source.SCRATCH):
-                    m.d.sync += a2.eq(Mux(two_reads, held, self.read_data))
+                    m.d.sync += a2.eq(Mux(conflicted, held, x_data))
                 with m.Case(Source.WORD):
                     m.d.sync += a2.eq(word1)
                 with m.Case(Source.BYTES):
@@ -241,18 +279,22 @@ class VectorUnit(wiring.Component):
                     m.d.sync += a2.eq(Cat(Cat(byte, byte[7].replicate(24)) for byte in extended))
                 with m.Case(Source.DOT):
                     m.d.sync += a2.eq(dot1)
-            m.d.sync += b2.eq(Mux(op.b_word, word1, self.read_data))
+            m.d.sync += b2.eq(Mux(op.b_word, word1, Mux(from_dot | conflicted, x_data, y_data)))
 
         # -- lanes -----------------------------------------------------------------------------------------------
         at_multiply = 2 + IntToFloat.LATENCY
-        at_add = at_multiply + FloatMultiply.LATENCY
+        at_add = at_multiply + 2 * FloatMultiply.LATENCY
         integer = (op.source == Source.BYTES) | from_dot
-        factor = Signal(32)
-        m.d.comb += factor.eq(Array(op.factors[i] for i in range(4))[Mux(from_dot, beside(at_multiply).vector, 0)])
+        factor, addend = Signal(32), Signal(32)
+        m.d.comb += [
+            factor.eq(Array(op.factors[i] for i in range(VECTORS))[beside(at_multiply).factor]),
+            addend.eq(Array(op.addends[i] for i in range(VECTORS))[beside(at_add).factor]),
+        ]
 
         adders, summands, results = [], [], []
         for i in range(LANES):
             m.submodules[f"int_to_float{i}"] = int_to_float = IntToFloat()
+            m.submodules[f"scale{i}"] = scale = FloatMultiply()
             m.submodules[f"multiply{i}"] = multiply = FloatMultiply()
             m.submodules[f"add{i}"] = adder = FloatAdd()
             m.submodules[f"exp2_{i}"] = exp2 = FloatExp2()
@@ -260,24 +302,23 @@ class VectorUnit(wiring.Component):
             a, b = a2.word_select(i, 32), b2.word_select(i, 32)
 
             m.d.comb += int_to_float.a.eq(a)
+            loaded = Signal(32, name=f"loaded{i}")
+            m.d.comb += [
+                loaded.eq(Mux(integer, int_to_float.r, delay(m, a, IntToFloat.LATENCY))),
+                scale.a.eq(loaded), scale.b.eq(factor),
+            ]
+            scaled = Signal(32, name=f"scaled{i}")
+            m.d.comb += scaled.eq(Mux(op.scale, scale.r, delay(m, loaded, FloatMultiply.LATENCY)))
             x = Signal(32, name=f"x{i}")
-            loaded = Mux(integer, int_to_float.r, delay(m, a, IntToFloat.LATENCY))
-            m.d.comb += x.eq(Mux(op.relu & loaded[31], 0, loaded))
-            b_multiply = delay(m, b, IntToFloat.LATENCY)
-            m.d.comb += multiply.a.eq(x)
-            with m.Switch(op.multiply):
-                with m.Case(Multiply.B):
-                    m.d.comb += multiply.b.eq(b_multiply)
-                with m.Case(Multiply.SELF):
-                    m.d.comb += multiply.b.eq(x)
-                with m.Default():
-                    m.d.comb += multiply.b.eq(factor)
+            m.d.comb += x.eq(Mux(op.relu & scaled[31], 0, scaled))
+            b_multiply = delay(m, b, IntToFloat.LATENCY + FloatMultiply.LATENCY)
+            m.d.comb += [multiply.a.eq(x), multiply.b.eq(Mux(op.factor == Factor.SELF, x, b_multiply))]
 
             product = Signal(32, name=f"product{i}")
-            m.d.comb += product.eq(Mux(op.multiply == Multiply.NONE, delay(m, x, FloatMultiply.LATENCY), multiply.r))
+            m.d.comb += product.eq(Mux(op.factor == Factor.NONE, delay(m, x, FloatMultiply.LATENCY), multiply.r))
             b_add = delay(m, b_multiply, FloatMultiply.LATENCY)
             summand = Signal(32, name=f"summand{i}")
-            m.d.comb += summand.eq(Mux(op.add == Add.B, b_add, op.addend))
+            m.d.comb += summand.eq(Mux(op.add == Add.B, b_add, addend))
             total = Signal(32, name=f"total{i}")
             m.d.comb += total.eq(Mux(op.add == Add.NONE, delay(m, product, FloatAdd.LATENCY), adder.r))
             m.d.comb += [exp2.a.eq(total), to_int8.a.eq(total)]
@@ -361,17 +402,19 @@ class VectorUnit(wiring.Component):
             self.write_mask.eq(Mux(out_valid & (op.sink == Sink.SCRATCH), out.mask, 0)),
             self.act_enable.eq(out_valid & to_act), self.act_vector.eq(out.vector), self.act_address.eq(out.address),
             self.act_digit.eq(out.digit), self.act_quarter.eq(out.quarter),
-            self.act_codes.eq(Cat(Mux(out.mask[i], results[i][:8], 0) for i in range(LANES))),
+            self.pick_enable.eq(out_valid & ((op.sink == Sink.PICK) | (op.mark & (out.vector == 0)))), self.pick_address.eq(out.index),
+            self.codes.eq(Cat(
+                Mux(out.mask[i], Mux(op.mark, ~results[i][31] & (results[i][23:31] != 0), results[i][:8]), 0) for i in range(LANES))),
             self.overflow.eq(out_valid & (op.sink == Sink.SCRATCH)
                              & Cat(out.mask[i] & (results[i][23:31] == 255) for i in range(LANES)).any()),
         ]
         m.submodules.store_queue = queue = fifo.SyncFIFOBuffered(width=_ROW + LANES, depth=_STORE_DEPTH)
         m.d.comb += [
-            queue.w_data.eq(Cat(results, out.mask)), queue.w_en.eq(out_valid & (op.sink == Sink.STORE)),
+            queue.w_data.eq(Cat(results, out.mask)), queue.w_en.eq(out_valid & buffered),
             self.row.payload.as_value().eq(queue.r_data), self.row.valid.eq(queue.r_rdy), queue.r_en.eq(self.row.ready),
         ]
         leaves = self.row.valid & self.row.ready
-        m.d.sync += credit.eq(credit - (issue & (op.sink == Sink.STORE)) + leaves)
+        m.d.sync += credit.eq(credit - (issue & buffered) + leaves)
 
         # -- maxima ------------------------------------------------------------------------------------------------
         keys = [Signal(32, name=f"key{i}") for i in range(LANES)]
@@ -424,7 +467,7 @@ class VectorUnit(wiring.Component):
                 with m.If(folding == 3):
                     m.next = "DONE"
             with m.State("DONE"):
-                with m.If((op.sink != Sink.STORE) | ~self.row.valid):
+                with m.If(~buffered | ~self.row.valid):
                     m.d.comb += self.done.eq(1)
                     m.next = "IDLE"
         return m

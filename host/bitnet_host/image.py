@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from xtvu.isa import RANK_LEVELS
 from xtvu.layout import BLOCK_BYTES, stripe
 from xtvu.semantics import checksum
 
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 FILE_MAGIC = b"BITNETFW"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DDR_MAGIC = 0x544E5442
 MODEL_BASE = 0x0020_0000  # DDR offset of the DDR part; HP ports do not reach the first megabyte
 MEMORY_BYTES = 0x4000_0000
@@ -37,8 +38,9 @@ MAX_LAYERS = 64  # of the firmware's tensor table
 MAX_STOPS = 4  # stop0 to stop3 of the header
 CHUNK_TOKENS = 512  # tokens of one chunk of the transposed V cache: a row of it is one 512-byte block
 
-#: Tensor kinds. Per layer from INPUT_NORM on; columns of a matrix are its inputs.
-KINDS = ("EMBEDDING", "EMBEDDING_SCALE", "ROPE", "FINAL_NORM", "INPUT_NORM", "Q", "K", "V", "O", "ATTN_SUB_NORM",
+#: Tensor kinds. Per layer from INPUT_NORM on. Columns of a matrix are its inputs, but DOWN is stored transposed: a row of it
+#: holds what one input gives to all outputs, so that inputs of zero need not be read.
+KINDS = ("EMBEDDING", "EMBEDDING_SCALE", "SKETCH", "SKETCH_SCALE", "ROPE", "FINAL_NORM", "INPUT_NORM", "Q", "K", "V", "O", "ATTN_SUB_NORM",
          "POST_NORM", "GATE", "UP", "FFN_SUB_NORM", "DOWN")
 
 _FILE_HEAD = struct.Struct("<8sIIQIIII24x")  # magic, version, JSON bytes, DDR bytes, CRCs of JSON and DDR, head CRC, 0
@@ -82,6 +84,8 @@ class DdrHeader:
     vs_base: int = 0
     s_head_bytes: int = 0
     logits_base: int = 0
+    rank_levels: int = 0
+    candidates_base: int = 0
     header_checksum: int = 0
 
     def words(self) -> list[int]:
@@ -181,6 +185,7 @@ def build_image(header: DdrHeader, parts: list[tuple[str, int, NDArray[Any], int
     header.ks_base = reserve(heads * header.s_head_bytes)
     header.vs_base = reserve(heads * header.s_head_bytes)
     header.logits_base = reserve(header.vocab * 4)
+    header.candidates_base = reserve(2 * (4 << RANK_LEVELS))
     header.total_bytes = offset
     if MODEL_BASE + offset > MEMORY_BYTES:
         raise UserError(f"the model needs {(MODEL_BASE + offset) / 2**20:.0f} MB of the board's {MEMORY_BYTES / 2**20:.0f} MB: "

@@ -10,19 +10,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 __all__ = [
-    "COMMANDS", "ERRORS", "EVENTS", "GENERATE_FIELDS", "INFO_FIELDS", "MAILBOX", "MAX_PAYLOAD", "OPERATORS", "SAMPLE_CANDIDATES",
+    "COMMANDS", "ERRORS", "EVENTS", "GENERATE_FIELDS", "INFO_FIELDS", "MAILBOX", "MAX_PAYLOAD", "OPERATORS", "PARTS",
+    "SAMPLE_CANDIDATES",
     "STATS_FIELDS", "STOP_REASONS", "SYNC", "VERSION", "Mailbox", "c_header",
 ]
 
-VERSION = 1
+VERSION = 2
 SYNC = 0xB17E7A5C  # first word of a UART frame, sent low byte first; no ASCII text contains it
 MAX_PAYLOAD = 2048  # words of a message
 SAMPLE_CANDIDATES = 64  # the largest logits considered in sampling, whatever top_k says
 
 COMMANDS = {
     "INFO": 1,  # -> INFO
-    "LOAD": 2,  # checks the image at the model base -> PROGRESS..., LOADED
-    "RESET": 3,  # forgets the conversation -> DONE
+    "LOAD": 2,  # [trust]: checks the image at the model base, with trust only its header -> PROGRESS..., LOADED
+    "RESET": 3,  # [position]: forgets the conversation; a position says how many tokens the cache holds, for benches -> DONE
     "GENERATE": 4,  # GENERATE_FIELDS, then the prompt's token ids -> PROGRESS..., TOKEN..., STATS
     "SCORE": 5,  # [token]: one forward pass, logits left in DDR -> SCORED
     "READ": 6,  # [address, words] -> DATA
@@ -52,12 +53,15 @@ ERRORS = {
 }
 
 INFO_FIELDS = ("version", "isa_hash", "clock_hz", "selftest", "model_id", "position", "model_base", "memory_bytes")
-GENERATE_FIELDS = ("max_tokens", "temperature", "top_k", "top_p", "seed", "prompt_tokens")
+GENERATE_FIELDS = ("max_tokens", "temperature", "top_k", "top_p", "seed", "full_head", "prompt_tokens")
 STOP_REASONS = {"stop": 0, "length": 1, "cancel": 2, "context": 3}
-#: Where cycles go; each is counted by the firmware around its part of the work.
+#: Where cycles go: sections of the TVU's counters, from 1 on. What the CPU does between passes counts as sample.
 OPERATORS = ("embed", "norm", "qkv", "rope", "attention", "o_proj", "gate_up", "activation", "down_proj", "head", "sample")
+#: The TVU counters that partition an operator's cycles; STATS has them per pass (decode, or prefill if nothing was decoded).
+PARTS = ("moving", "stall_memory", "stall_compute", "stall_control")
 STATS_FIELDS = ("stop_reason", "tokens", "prefill_tokens", "prefill_cycles_low", "prefill_cycles_high",
-                "decode_cycles_low", "decode_cycles_high", "position", *(f"op_{name}" for name in OPERATORS))
+                "decode_cycles_low", "decode_cycles_high", "position",
+                *(f"{name}_{part}" for name in OPERATORS for part in PARTS))
 
 
 @dataclass(frozen=True)
@@ -111,4 +115,5 @@ def c_header() -> str:
     for place, name in enumerate(OPERATORS):
         define(f"OPERATOR_{name.upper()}", place)
     define("OPERATOR_COUNT", len(OPERATORS))
+    define("PARTS", len(PARTS))
     return "\n".join(lines) + "\n"

@@ -15,11 +15,12 @@ from xtvu.layout import row_words, unpack_ternary, unstripe
 
 from .image import CHUNK_TOKENS, KINDS, WEIGHT_MODES, Image, Tensor
 
-__all__ = ["Quantised", "ReferenceModel", "bitlinear", "quantise_vector", "rms_norm", "rope"]
+__all__ = ["Quantised", "ReferenceModel", "bitlinear", "inverse_scale", "quantise_vector", "rms_norm", "rope"]
 
 F32 = NDArray[np.float32]
 I8 = NDArray[np.int8]
-ONE, MAX_CODE, SMALLEST = np.float32(1), np.float32(127), np.float32(1e-5)
+ONE, MAX_CODE, SMALLEST, MAX_CODE_INVERSE = np.float32(1), np.float32(127), np.float32(1e-5), np.float32(1 / 127)
+_CACHED_WEIGHTS = 200_000_000  # models with more are kept as int8, not as float32
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ def quantise_vector(x: F32) -> Quantised:
     return Quantised(sem.quantise(x, scale), scale)
 
 
+def inverse_scale(x: F32) -> np.float32:
+    """max(absmax, 1e-5) * (1 / 127): what a code of ``quantise_vector`` is worth, without a division."""
+    return np.float32(sem.multiply(np.maximum(sem.absmax(x), SMALLEST), MAX_CODE_INVERSE))
+
+
 def integer_products(matrix: NDArray[np.int8], codes: I8) -> NDArray[np.int32]:
     """int8 [rows, n] times int8 [n], exact; int32 [rows]."""
     exact = np.float32 if matrix.shape[1] * 128 * 128 < 2**24 else np.float64
@@ -63,6 +69,9 @@ def rope(x: F32, cos: F32, sin: F32) -> F32:
     return sem.add(sem.multiply(x, cos), sem.multiply(swapped, sin))
 
 
+_MATRICES = ("SKETCH", "Q", "K", "V", "O", "GATE", "UP", "DOWN")
+
+
 class ReferenceModel:
     """Runs an image. ``position`` counts the tokens in the KV cache."""
 
@@ -71,7 +80,9 @@ class ReferenceModel:
         h = image.header
         self.header = h
         self._mode = next(name for name, code in WEIGHT_MODES.items() if code == h.weight_mode)
-        self._matrices = {(t.kind, t.layer): self._unpack(t) for t in image.tensors if t.columns and t.rows > 1 and t.kind > 3}
+        ternary = [t for t in image.tensors if KINDS[t.kind] in _MATRICES]
+        self._dtype = np.float32 if sum(t.rows * t.columns for t in ternary) <= _CACHED_WEIGHTS else np.int8
+        self._matrices: dict[tuple[int, int], NDArray[np.int8] | F32] = {}
         self._embedding = self._linear("EMBEDDING").view(np.int8)[:h.vocab * h.hidden].reshape(h.vocab, h.hidden)
         self._row_scales = self.floats("EMBEDDING_SCALE", h.vocab)
         self._rope = self.floats("ROPE", h.context * 2 * h.head_dim).reshape(h.context, 2, h.head_dim)
@@ -84,18 +95,21 @@ class ReferenceModel:
         """The first ``count`` elements of a float32 tensor."""
         return self._linear(kind, layer).view(np.float32)[:count]
 
-    def matrix(self, kind: int, layer: int) -> F32:
-        """A ternary matrix, float32 [rows, columns]."""
+    def matrix(self, kind: int, layer: int) -> NDArray[np.int8] | F32:
+        """A ternary matrix [outputs, inputs], int8 or float32."""
+        if (kind, layer) not in self._matrices:
+            self._matrices[kind, layer] = self._unpack(self.image.tensor(KINDS[kind], layer))
         return self._matrices[kind, layer]
 
     def rope_row(self, position: int) -> F32:
         """Cosines and signed sines of a position, float32 [2, head_dim]."""
         return self._rope[position]
 
-    def _unpack(self, tensor: Tensor) -> F32:
+    def _unpack(self, tensor: Tensor) -> NDArray[np.int8] | F32:
         size = tensor.rows * row_words(tensor.columns, self._mode) * 32
         packed = unstripe(self.image.data(tensor))[:size].reshape(tensor.rows, -1)
-        return unpack_ternary(packed, tensor.columns, self._mode).astype(np.float32)
+        weights = unpack_ternary(packed, tensor.columns, self._mode).astype(self._dtype)
+        return np.ascontiguousarray(weights.T) if KINDS[tensor.kind] == "DOWN" else weights
 
     @staticmethod
     def _bits(value: int) -> np.float32:
@@ -123,7 +137,7 @@ class ReferenceModel:
         tokens = self.position + 1
         q = quantise_vector(queries.reshape(-1))
         codes = q.codes.reshape(queries.shape)
-        back = sem.divide(self._bits(self.header.score_scale_bits), q.scale)
+        back = sem.multiply(inverse_scale(queries.reshape(-1)), self._bits(self.header.score_scale_bits))
         out = []
         for query in codes:
             sums = integer_products(self._k[layer, head, :tokens], query).astype(np.float32)
@@ -132,7 +146,7 @@ class ReferenceModel:
             total = sem.reduce_sum(powers)
             weights = sem.multiply(powers, self._vs[layer, head, :tokens])
             scale = sem.divide(MAX_CODE, sem.absmax(weights))
-            factor = sem.divide(sem.divide(ONE, scale), total)
+            factor = sem.divide(sem.multiply(sem.absmax(weights), MAX_CODE_INVERSE), total)
             result = np.zeros(0, np.float32)
             for start in range(0, tokens, CHUNK_TOKENS):
                 part = slice(start, min(start + CHUNK_TOKENS, tokens))
@@ -158,7 +172,7 @@ class ReferenceModel:
         for vector, codes, scales in ((k, self._k, self._ks), (v, self._v, self._vs)):
             quantised = quantise_vector(vector)
             codes[layer, head, self.position] = quantised.codes
-            scales[layer, head, self.position] = sem.divide(ONE, quantised.scale)
+            scales[layer, head, self.position] = inverse_scale(vector)
 
     def _layer(self, layer: int, x: F32) -> F32:
         h = self.header
@@ -182,14 +196,39 @@ class ReferenceModel:
         down = quantise_vector(self._norm("FFN_SUB_NORM", layer, activated, h.inverse_intermediate_bits))
         return sem.add(self._project("DOWN", layer, down), x)
 
-    def forward(self, token: int, *, head: bool = True) -> F32 | None:
-        """Appends a token; returns the logits, float32 [vocab], or None without ``head``."""
+    def fill_cache(self, codes: NDArray[np.int8], scales: F32) -> None:
+        """Makes the cache hold tokens: codes int8 [2, layers, kv_heads, tokens, head_dim] and scales float32 [2, layers, kv_heads,
+        tokens] of keys and of values."""
+        self.position = codes.shape[3]
+        for place, (cache, cached_scales) in enumerate(((self._k, self._ks), (self._v, self._vs))):
+            cache[:, :, :self.position] = codes[place]
+            cached_scales[:, :, :self.position] = scales[place]
+
+    def advance(self, token: int) -> F32:
+        """Appends a token; returns the last layer's output, float32 [hidden]."""
         x = sem.multiply(self._embedding[token].astype(np.float32), self._row_scales[token])
         for layer in range(self.header.layers):
             x = self._layer(layer, x)
         self.position += 1
-        if not head:
-            return None
+        return x
+
+    def _head(self, x: F32, tokens: NDArray[np.int64] | slice) -> F32:
         normed = quantise_vector(self._norm("FINAL_NORM", 0, x, self.header.inverse_hidden_bits))
-        sums = integer_products(self._embedding, normed.codes).astype(np.float32)
-        return sem.multiply(sem.multiply(sums, sem.divide(ONE, normed.scale)), self._row_scales)
+        sums = integer_products(self._embedding[tokens], normed.codes).astype(np.float32)
+        return sem.multiply(sem.multiply(sums, sem.divide(ONE, normed.scale)), self._row_scales[tokens])
+
+    def logits(self, x: F32) -> F32:
+        """The full head: int8 logits of all tokens, float32 [vocab]."""
+        return self._head(x, slice(None))
+
+    def candidates(self, x: F32) -> tuple[NDArray[np.int64], F32]:
+        """The screened head: the tokens that the ternary sketch ranks highest, rising, and their int8 logits."""
+        normed = quantise_vector(self._norm("FINAL_NORM", 0, x, self.header.inverse_hidden_bits))
+        scores = sem.multiply(bitlinear(self.matrix(KINDS.index("SKETCH"), 0), normed, ONE), self.floats("SKETCH_SCALE", self.header.vocab))
+        kept = (1 << self.header.rank_levels) - 1
+        tokens = np.sort(np.argsort(-sem.float_key(scores), kind="stable")[:kept])
+        return tokens, self._head(x, tokens)
+
+    def forward(self, token: int) -> F32:
+        """Appends a token; returns the full head's logits, float32 [vocab]."""
+        return self.logits(self.advance(token))

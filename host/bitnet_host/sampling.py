@@ -18,12 +18,14 @@ _LOG2_E = np.float32(1.44269504)
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """Temperature 0 is greedy; ``top_k`` 0 means no limit but SAMPLE_CANDIDATES."""
+    """Temperature 0 is greedy; ``top_k`` 0 means no limit but SAMPLE_CANDIDATES. ``full_head``: compute all logits in int8 instead
+    of those that the ternary sketch ranks highest."""
 
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 1
+    full_head: bool = False
 
     def check(self) -> None:
         """Raises UserError for values that make no sense."""
@@ -67,8 +69,12 @@ class Sampler:
         self._state = x
         return x
 
-    def choose(self, logits: NDArray[np.float32]) -> int:
-        """The next token for float32 logits [vocab]."""
+    def choose(self, logits: NDArray[np.float32], tokens: NDArray[np.int64] | None = None) -> int:
+        """The next token for float32 logits [n] of the tokens given in rising order, or of the whole vocabulary."""
+        place = self._choose(logits)
+        return place if tokens is None else int(tokens[place])
+
+    def _choose(self, logits: NDArray[np.float32]) -> int:
         options = self._options
         if options.temperature == 0:
             return argmax(logits)

@@ -19,7 +19,7 @@ from .errors import UserError
 from .image import MODEL_BASE, Image
 from .link.simulator import Simulator
 from .link.transport import MailboxTransport, SerialTransport, Transport
-from .protocol import ERRORS, GENERATE_FIELDS, INFO_FIELDS, MAX_PAYLOAD, OPERATORS, STATS_FIELDS, STOP_REASONS, VERSION
+from .protocol import ERRORS, GENERATE_FIELDS, INFO_FIELDS, MAX_PAYLOAD, OPERATORS, PARTS, STATS_FIELDS, STOP_REASONS, VERSION
 from .reference import ReferenceModel
 from .sampling import Sampler, SamplingOptions
 
@@ -43,6 +43,7 @@ class Answer:
     decode_cycles_per_token: float | None = None
     clock_hz: int | None = None
     operators: dict[str, int] = field(default_factory=dict)
+    counters: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 class Target(ABC):
@@ -112,7 +113,6 @@ class ReferenceTarget(Target):
         self.check_prompt([token])
         logits = self._model.forward(token)
         self.position = self._model.position
-        assert logits is not None
         return logits
 
     def generate(self, prompt: list[int], max_tokens: int, options: SamplingOptions, on_token: Callable[[int], None],
@@ -121,17 +121,17 @@ class ReferenceTarget(Target):
         self.cancelled = False
         sampler, stops = Sampler(options), self.stop_tokens()
         answer = Answer(prompt_tokens=len(prompt))
-        logits = None
+        x = np.zeros(0, np.float32)
         for place, token in enumerate(prompt):
             if self.cancelled:
                 answer.stop_reason, answer.prompt_tokens = "cancel", place
                 return answer
-            logits = self._model.forward(token, head=place + 1 == len(prompt))
+            x = self._model.advance(token)
             self.position = self._model.position
             progress("prefill", place + 1, len(prompt))
         while len(answer.token_ids) < max_tokens:
-            assert logits is not None
-            token = sampler.choose(logits)
+            tokens, logits = (None, self._model.logits(x)) if options.full_head else self._model.candidates(x)
+            token = sampler.choose(logits, tokens)
             answer.token_ids.append(token)
             on_token(token)
             if token in stops:
@@ -144,7 +144,7 @@ class ReferenceTarget(Target):
                 answer.stop_reason = "context"
                 break
             if len(answer.token_ids) < max_tokens:
-                logits = self._model.forward(token)
+                x = self._model.advance(token)
                 self.position = self._model.position
         return answer
 
@@ -227,8 +227,19 @@ class BoardTarget(Target):
                 progress("upload", min(start + _UPLOAD_WORDS, len(words)) * 4, 4 * len(words))
         self._load(progress)
 
-    def _load(self, progress: Progress) -> None:
-        self.transport.send("LOAD")
+    def trust(self) -> None:
+        """Uses the model that DDR holds already, without checking more than its header. For simulations with preloaded DDR."""
+        self.clock_hz = self.info()["clock_hz"]
+        self._load(lambda *_: None, trust=True)
+
+    def fill_cache(self, tokens: int) -> None:
+        """Takes ``tokens`` tokens of the KV cache for granted, whatever DDR holds there."""
+        self.transport.send("RESET", [tokens])
+        self._event("DONE")
+        self.position = tokens
+
+    def _load(self, progress: Progress, trust: bool = False) -> None:
+        self.transport.send("LOAD", [int(trust)])
         while True:
             name, payload = self._event("PROGRESS", "LOADED")
             if name == "LOADED":
@@ -268,7 +279,8 @@ class BoardTarget(Target):
     def _run(self, prompt: list[int], max_tokens: int, options: SamplingOptions, on_token: Callable[[int], None],
              progress: Progress) -> Answer:
         values = {"max_tokens": max_tokens, "temperature": _bits(options.temperature), "top_k": options.top_k,
-                  "top_p": _bits(options.top_p), "seed": options.seed, "prompt_tokens": len(prompt)}
+                  "top_p": _bits(options.top_p), "seed": options.seed,
+                  "full_head": int(options.full_head), "prompt_tokens": len(prompt)}
         self.transport.send("GENERATE", [*(values[name] for name in GENERATE_FIELDS), *prompt])
         answer = Answer(clock_hz=self.clock_hz)
         told = False
@@ -299,7 +311,8 @@ class BoardTarget(Target):
         decode = stats["decode_cycles_low"] | stats["decode_cycles_high"] << 32
         if stats["tokens"] > 1:
             answer.decode_cycles_per_token = decode / (stats["tokens"] - 1)
-        answer.operators = {name: stats[f"op_{name}"] for name in OPERATORS}
+        answer.counters = {name: {part: stats[f"{name}_{part}"] for part in PARTS} for name in OPERATORS}
+        answer.operators = {name: sum(parts.values()) for name, parts in answer.counters.items()}
         return answer
 
 

@@ -9,6 +9,7 @@ import pytest
 from tvu_bench import FAIL, MEGABYTE, WAIT, float_bits, run_model, run_rtl
 from xtvu import isa
 from xtvu.layout import pack_ternary, row_words, stripe
+from xtvu.machine import Machine
 
 DATA, RESULT, SIZE = 2 * MEGABYTE, 3 * MEGABYTE, 4 * MEGABYTE
 
@@ -47,10 +48,10 @@ def test_elementwise(tvu_sim, tmp_path, n):
     _load(program, x, 0)
     program += [
         ("SSET", dict(d=1, value=float_bits(0.37))), ("SSET", dict(d=2, value=float_bits(-1.25))),
-        ("MULS", dict(dst=1000, a=0, s=1, n=n, t=3)), ("MULV", dict(dst=1400, a=0, b=320, n=n, t=4)),
+        ("MULS", dict(dst=1000, a=0, s=1, n=n, t=3)), ("MULV", dict(dst=1400, a=0, s=2, b=320, n=n, t=4)),
         ("ADDV", dict(dst=1800, a=0, b=320, n=n, t=5)), ("AXPY", dict(dst=2200, a=0, s=1, b=320, n=n, t=6)),
-        ("SQRELU", dict(dst=2600, a=0, n=n, t=7)), ("EXP2", dict(dst=3000, a=0, s=2, c=1, n=n, t=8)),
-        ("STREAM", dict(addr=DATA, words=-(-n // 8))), ("MULM", dict(dst=3400, a=320, n=n, t=9)),
+        ("MULV", dict(dst=2600, a=0, s=1, b=321, n=n, t=7)), ("EXP2", dict(dst=3000, a=0, s=2, c=1, n=n, t=8)),
+        ("STREAM", dict(addr=DATA, words=-(-n // 8))), ("MULM", dict(dst=3400, a=320, s=2, n=n, t=9)),
         ("SUM", dict(a=0, n=n, t=10)), ("SUMSQ", dict(a=0, n=n, t=11)), ("MAX", dict(a=0, n=n, t=12)),
         ("ABSMAX", dict(a=0, n=n, t=13)), ("ARGMAX", dict(a=320, n=n, t=14)),
     ]
@@ -124,6 +125,124 @@ def test_repeat_and_stores(tvu_sim, tmp_path):
     _check(tvu_sim, tmp_path, _memory(x.tobytes()), program)
 
 
+def test_grouped_repetition(tvu_sim, tmp_path):
+    """REP of operations that run as one: strides of all kinds, operands in equal and in different banks, up to 40 groups."""
+    rng = np.random.default_rng(8)
+    x = rng.standard_normal(4096).astype(np.float32)
+    program: list = []
+    _load(program, x, 0)
+    program += [("SSET", dict(d=4 + i, value=float_bits(3.0 - i))) for i in range(8)]
+    rep = dict(count=4, step_s=0, step_t=0, stride_dst=12, stride_a=10, stride_b=7)
+    program += [
+        ("REP", rep), ("MULV", dict(dst=1000, a=0, s=4, b=100, n=77, t=0)), ("REP", rep | dict(step_s=1)),
+        ("MULV", dict(dst=1100, a=0, s=4, b=101, n=77, t=0)), ("REP", rep | dict(count=40)), ("ADDV", dict(dst=1200, a=1, b=3, n=80, t=0)),
+        ("REP", rep | dict(count=40, stride_dst=8)), ("MULS", dict(dst=1700, a=0, s=5, n=64, t=0)),
+        ("REP", rep | dict(stride_b=0, count=3)), ("AXPY", dict(dst=2100, a=0, s=6, b=100, n=50, t=0)),
+        ("REP", rep | dict(stride_b=1)), ("EXP2", dict(dst=2200, a=0, s=4, c=7, n=50, t=0)),
+        ("REP", rep | dict(count=9, step_s=1)), ("MULS", dict(dst=2300, a=0, s=1, n=90, t=0)),
+        ("REP", rep | dict(count=3, step_t=1)), ("MULS", dict(dst=2500, a=0, s=4, n=90, t=20)),
+        ("REP", rep | dict(stride_dst=1, step_s=1)), ("QUANT5", dict(vector=0, a=0, s=4, n=300)),
+        ("STREAM", dict(addr=DATA + 1024, words=4 * 40)),
+        ("DOT", dict(dst=2700, words=2, mode=isa.MODES["base3"], vectors=3, s=5, step_s=1, stride=11, rows=80)),
+    ]
+    for start in range(1000, 2800, 256):
+        _store(program, start, 2048, 8192 * ((start - 1000) // 256))
+    program.append(WAIT)
+    program += [("SGET", dict(s=s)) for s in range(32)]
+    _check(tvu_sim, tmp_path, _memory(x.tobytes()), program)
+
+
+@pytest.mark.parametrize("preset", ["ug585", "conservative"])
+@pytest.mark.parametrize("mode", ["base3", "2bit"])
+@pytest.mark.parametrize("rows,columns,share", [(64, 64, 0.5), (333, 320, 0.3), (8, 100, 0.0), (200, 2560, 0.1), (77, 500, 1.0), (512, 128, 0.02)])
+def test_picked_rows_and_columns(tvu_sim, tmp_path, mode, preset, rows, columns, share):
+    """gate, up and down of an MLP: rows of up where the gate is positive, columns of down where the activation is not zero."""
+    rng = np.random.default_rng(rows + columns)
+    words, outputs = row_words(columns, mode), columns
+    x = rng.standard_normal(8 * -(-columns // 8)).astype(np.float32)
+    gate = rng.integers(-1, 2, (rows, columns)).astype(np.int8)
+    gate[rng.random(rows) >= share] = 0  # rows of zeros give zero, which is not picked
+    up = rng.integers(-1, 2, (rows, columns)).astype(np.int8)
+    down = rng.integers(-1, 2, (rows, columns)).astype(np.int8)  # column c of the matrix is row c here
+    data = x.tobytes()
+    data += bytes(-len(data) % 512)
+    places = []
+    for matrix in (gate, up, down):
+        places.append(DATA + len(data))
+        data += pack_ternary(matrix, mode).tobytes()
+        data += bytes(-len(data) % 512)
+    quant = "QUANT5" if mode == "base3" else "QUANT4"
+    dot = dict(words=words, mode=isa.MODES[mode], vectors=0, s=2, step_s=0, stride=0, rows=rows)
+    groups = -(-rows // 8)
+    program: list = []
+    _load(program, x, 0)
+    program += [
+        ("SSET", dict(d=1, value=float_bits(40.0))), ("SSET", dict(d=2, value=float_bits(0.01))), (quant, dict(vector=0, a=0, s=1, n=columns)),
+        ("STREAM", dict(addr=places[0], words=rows * words)),
+        ("EPI", dict(b=0, factor=isa.FACTORS["relu2"], pick=isa.PICKS["mark"], rank=0, base=0)), ("DOT", dot | dict(dst=1000)),
+        ("STREAMP", dict(addr=places[1], groups=groups, words=words)),
+        ("EPI", dict(b=0, factor=isa.FACTORS["dst"], pick=isa.PICKS["picked"], rank=0, base=0)), ("DOT", dot | dict(dst=1000)),
+        ("PICK", dict(a=1000, s=1, n=rows)), ("STREAMP", dict(addr=places[2], groups=groups, words=words)),
+        ("COLS", dict(dst=0, words=words, mode=isa.MODES[mode], s=2, rows=outputs)),
+        # the units are as they were: an ordinary product, and columns once more
+        ("STREAM", dict(addr=places[1], words=rows * words)), ("DOT", dot | dict(dst=2000)),
+        ("STREAMP", dict(addr=places[0], groups=groups, words=words)), ("COLS", dict(dst=500, words=words, mode=isa.MODES[mode], s=1, rows=outputs)),
+    ]
+    for place, (row, n) in enumerate(((1000, rows), (0, outputs), (2000, rows), (500, outputs))):
+        _store(program, row, n, 0x8000 * place)
+    _check(tvu_sim, tmp_path, _memory(data), program, preset)
+
+
+def test_factor_from_the_scratchpad(tvu_sim, tmp_path):
+    rng = np.random.default_rng(4)
+    columns, rows = 96, 45
+    x = rng.standard_normal(4 * columns).astype(np.float32)
+    codes = rng.integers(-128, 128, (rows, columns)).astype(np.int8)
+    program: list = []
+    _load(program, x, 0)
+    program += [
+        ("SSET", dict(d=1, value=float_bits(30.0))), ("REP", dict(count=4, step_s=0, step_t=0, stride_dst=1, stride_a=12, stride_b=0)),
+        ("QUANT4", dict(vector=0, a=0, s=1, n=columns)), ("SSET", dict(d=2, value=float_bits(1e-3))),
+        ("STREAM", dict(addr=DATA + x.nbytes, words=3 * rows)), ("EPI", dict(b=3, factor=isa.FACTORS["b"], pick=0, rank=0, base=0)),
+        ("DOT", dict(dst=100, words=3, mode=isa.MODES["int8"], vectors=3, s=2, step_s=0, stride=9, rows=rows)),
+        ("MULS", dict(dst=200, a=100, s=2, n=16, t=3)),
+    ]
+    for v in range(4):
+        _store(program, 100 + 9 * v, rows, 512 * v)
+    _check(tvu_sim, tmp_path, _memory(x.tobytes() + codes.tobytes()), program)
+
+
+@pytest.mark.parametrize("levels,rows", [(1, 50), (4, 333), (6, 1024), (8, 200), (8, 3000)])
+def test_ranking_keeps_the_largest(tvu_sim, tmp_path, levels, rows):
+    """Scores with many equal ones, in two products; the kept numbers are those that sorting gives."""
+    rng = np.random.default_rng(levels)
+    x = rng.standard_normal(32).astype(np.float32)
+    codes = rng.integers(-3, 4, (2 * rows, 32)).astype(np.int8)
+    program: list = []
+    _load(program, x, 0)
+    program += [("SSET", dict(d=1, value=float_bits(2.0))), ("QUANT4", dict(vector=0, a=0, s=1, n=32)), ("RANK", dict(levels=levels))]
+    for part in range(2):
+        program += [
+            ("STREAM", dict(addr=DATA + 512 + part * rows * 32, words=rows)),
+            ("EPI", dict(b=0, factor=0, pick=0, rank=1, base=part * rows)),
+            ("DOT", dict(dst=0, words=1, mode=isa.MODES["int8"], vectors=0, s=1, step_s=0, stride=0, rows=rows)),
+        ]
+    program.append(WAIT)
+    data = np.zeros(512, np.uint8)
+    data[:128] = x.view(np.uint8)
+    memory = _memory(data.tobytes() + codes.tobytes())
+    entries = range(1, 1 << levels)
+    got, _, _ = run_rtl(tvu_sim, tmp_path, memory, [*program, *(("RANKED", dict(index=i)) for i in entries)])
+    found = {number for number in got[len(program):] if number != 0xFFFFFFFF}
+    scores = codes.astype(np.int32) @ np.clip(np.rint(x * 2), -128, 127).astype(np.int32)
+    best = sorted(range(2 * rows), key=lambda i: (-scores[i], i))[:len(entries)]
+    assert found == set(best)
+    machine = Machine(memory.copy())
+    for name, operands in program[:-1]:
+        machine.execute(name, **operands)
+    assert machine.ranked() == found
+
+
 def test_every_function_id_is_answered(tvu_sim, tmp_path):
     """All 1,024 ids respond and end; the undefined ones, and only those, set the sticky error."""
     program: list = []
@@ -161,7 +280,8 @@ def test_full_queue_gives_up_instead_of_hanging(tvu_sim, tmp_path):
 
 
 @pytest.mark.parametrize("name,operands", [
-    ("QUANT5", dict(vector=0, a=0, s=1, n=10241)), ("QUANT4", dict(vector=0, a=0, s=1, n=8193)),
+    ("QUANT5", dict(vector=0, a=0, s=1, n=10241)), ("PICK", dict(a=0, s=1, n=16385)),
+    ("COLS", dict(dst=0, words=33, mode=0, s=1, rows=8)), ("COLS", dict(dst=0, words=1, mode=2, s=1, rows=8)), ("QUANT4", dict(vector=0, a=0, s=1, n=8193)),
     ("DOT", dict(dst=0, words=65, mode=0, vectors=0, s=1, step_s=0, stride=0, rows=1)), ("SUM", dict(a=0, n=0, t=1)),
     ("CHECK", dict(t=1, words=0)), ("STOREF", dict(addr=RESULT, a=0, n=0)),
 ])

@@ -30,8 +30,12 @@ def c_header() -> str:
              f"#define TVU_ISA_HASH 0x{isa.isa_hash():08x}u", f"#define TVU_LANES {isa.LANES}u",
              f"#define TVU_WORD_BYTES {isa.WORD_BYTES}u", f"#define TVU_VECTORS {isa.VECTORS}u",
              f"#define TVU_SCALARS {isa.SCALARS}u", f"#define TVU_COUNTERS {len(isa.COUNTERS)}u",
-             f"#define TVU_SCRATCH_ROWS {isa.SCRATCH_ROWS}u", f"#define TVU_ACT_WORDS {isa.ACT_WORDS}u", ""]
+             f"#define TVU_SCRATCH_ROWS {isa.SCRATCH_ROWS}u", f"#define TVU_ACT_WORDS {isa.ACT_WORDS}u",
+             f"#define TVU_COLUMN_WORDS {isa.COLUMN_WORDS}u", f"#define TVU_PICK_ROWS {isa.PICK_ROWS}u",
+             f"#define TVU_RANK_LEVELS {isa.RANK_LEVELS}u", f"#define TVU_SECTIONS {isa.SECTIONS}u", ""]
     lines += [f"#define TVU_MODE_{name.upper()} {value}u" for name, value in isa.MODES.items()]
+    for prefix, table in (("FACTOR", isa.FACTORS), ("PICK", isa.PICKS)):
+        lines += [f"#define TVU_{prefix}_{name.upper()} {value}u" for name, value in table.items()]
     lines += [f"#define TVU_ERROR_{name.upper()} 0x{1 << bit:x}u // {doc}" for bit, (name, doc) in enumerate(isa.ERRORS.items())]
     lines += [f"#define TVU_COUNTER_{name.upper()} {index}u // {doc}" for index, (name, doc) in enumerate(isa.COUNTERS.items())]
     lines += ["", "#define TVU_INSN(funct3, funct7, rs1, rs2)                                                        \\",
@@ -71,7 +75,9 @@ def markdown() -> str:
                 meaning = ins.meaning.replace("|", "\\|")
                 lines.append(f"| {ins.name} | {ins.funct7} | {_fields(ins, 1)} | {_fields(ins, 2)} | {meaning} | {ins.doc} |")
         lines.append("")
-    lines += ["## Modes of DOT", "", "| mode | value |", "|---|---|", *(f"| {n} | {v} |" for n, v in isa.MODES.items()), "",
+    lines += ["## Values of fields", "", "| field | values |", "|---|---|",
+              *(f"| {field} | {', '.join(f'{n} = {v}' for n, v in table.items())} |"
+                for field, table in (("mode", isa.MODES), ("factor", isa.FACTORS), ("pick", isa.PICKS))), "",
               "## Sticky errors (STATUS, CLEAR)", "", "| bit | name | set by |", "|---|---|---|",
               *(f"| {bit} | {n} | {d} |" for bit, (n, d) in enumerate(isa.ERRORS.items())), "",
               "## Counters (COUNTER)", "", "| index | name | counts |", "|---|---|---|",

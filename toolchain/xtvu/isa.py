@@ -23,9 +23,9 @@ import hashlib
 from dataclasses import dataclass
 
 __all__ = [
-    "ACT_WORDS", "CONTROL", "COUNTERS", "CUSTOM0", "ERRORS", "Field", "GROUPS", "INSTRUCTIONS", "Instruction", "IsaError",
-    "LANES", "MODES", "SCALAR", "SCALARS", "SCRATCH_ROWS", "STORE", "STREAM", "VECTOR", "VECTORS", "WORD_BYTES",
-    "by_function_id", "by_name", "check", "isa_hash",
+    "ACT_WORDS", "COLUMN_WORDS", "CONTROL", "COUNTERS", "CUSTOM0", "ERRORS", "FACTORS", "Field", "GROUPS", "INSTRUCTIONS", "Instruction",
+    "IsaError", "LANES", "MODES", "PICKS", "PICK_ROWS", "RANK_LEVELS", "SCALAR", "SCALARS", "SCRATCH_ROWS", "SECTIONS", "STORE", "STREAM", "VECTOR",
+    "VECTORS", "WORD_BYTES", "by_function_id", "by_name", "check", "isa_hash",
 ]
 
 CUSTOM0 = 0x0B
@@ -35,12 +35,21 @@ VECTORS = 4  # activation vectors that share one pass over the weights
 SCALARS = 32
 SCRATCH_ROWS = 4096
 ACT_WORDS = 64  # words of an activation buffer: 160 codes each for base-3 weights, 128 otherwise
+COLUMN_WORDS = 32  # words of a matrix column that COLS accumulates
+PICK_ROWS = 2048  # rows of the pick memory, 8 codes each
+RANK_LEVELS = 8  # levels of the ranking's heap: it keeps 2^levels - 1 entries
+SECTIONS = 16  # parts of a program that counters are kept apart for
 
 CONTROL, STREAM, VECTOR, SCALAR, STORE = range(5)
 GROUPS = ("CONTROL", "STREAM", "VECTOR", "SCALAR", "STORE")
 
 #: DOT's ``mode`` field.
 MODES = {"base3": 0, "2bit": 1, "int8": 2}
+
+#: EPI's ``factor`` field: what a dot product, already scaled, is multiplied with.
+FACTORS = {"none": 0, "b": 1, "dst": 2, "relu2": 3}
+#: EPI's ``pick`` field.
+PICKS = {"none": 0, "mark": 1, "picked": 2}
 
 #: Bits of the sticky error register, as STATUS returns them and CLEAR takes them.
 ERRORS = {
@@ -52,12 +61,13 @@ ERRORS = {
     "overflow": "a float32 result overflowed or a division by zero was asked for",
 }
 
-#: Performance counters (32 bit, wrapping), by the index that COUNTER takes.
+#: Performance counters (32 bit, wrapping), by the index that COUNTER takes. While the TVU is in a section, every cycle is
+#: counted in exactly one of the first four.
 COUNTERS = {
-    "busy": "cycles in which an operation was executing",
-    "beats": "stream words (32 bytes) consumed",
+    "moving": "cycles in which a stream word was consumed",
     "stall_memory": "cycles in which an operation waited for a stream word that memory had not delivered",
-    "stall_compute": "cycles in which a stream word waited for the operation that takes it",
+    "stall_compute": "other cycles in which an operation was executing",
+    "stall_control": "cycles without an operation",
     "operations": "queued operations completed",
     "write_beats": "AXI write beats accepted",
     "requested": "stream words requested from memory",
@@ -136,13 +146,17 @@ def _fields(text: str) -> tuple[Field, ...]:
 _D, _A, _S = "dst=1:0+12", "a=1:12+12", "s=1:24+5"
 _B, _N, _T = "b=2:0+12", "n=2:12+15", "t=2:27+5"
 
+_DOT = f"{_D} words=1:12+8 mode=1:20+2 vectors=1:22+2 {_S} step_s=1:29+1 stride=2:0+12 rows=2:12+20"
+
 _TABLE: tuple[tuple[int, str, int, str, str, str], ...] = (
     (CONTROL, "ID", 0, "", "rd = isa_hash", "Hash of this table; firmware and gateware must agree on it."),
     (CONTROL, "STATUS", 1, "", "rd = busy << 31 | errors",
      "Bit 31 is set while anything is queued or running; the low bits are the sticky errors."),
     (CONTROL, "CLEAR", 2, "mask=1:0+16", "errors &= ~mask", "Clears sticky errors."),
-    (CONTROL, "COUNTER", 3, "index=1:0+4", "rd = counter[index]", "Reads a performance counter."),
+    (CONTROL, "COUNTER", 3, "index=1:0+4 section=1:4+4", "rd = counter[index] of section", "Reads a performance counter."),
     (CONTROL, "SGET", 4, "s=1:0+5", "rd = s[s]", "Reads a scalar register's bits; meaningful when STATUS is not busy."),
+    (CONTROL, "RANKED", 5, "index=1:0+8", "rd = number of entry index of the ranking, or all ones if it is empty",
+     "Reads the ranking, whose entries from 1 on are in no order; meaningful when STATUS is not busy."),
 
     (STREAM, "STREAM", 0, "addr=1:0+32 words=2:0+24", "fetch words x 32 bytes from addr",
      "Contiguous stream. addr is a linear address, 32-byte aligned; bit 0 set: wait for the stores issued before, "
@@ -150,39 +164,49 @@ _TABLE: tuple[tuple[int, str, int, str, str, str], ...] = (
     (STREAM, "STREAMR", 1, "addr=1:0+32 rows=2:0+12 words=2:12+8 stride=2:20+12",
      "for r < rows: fetch words x 32 bytes from addr + 512 stride r",
      "Strided stream: rows of `words` stream words, `stride` x 512 bytes apart; bit 0 of addr as in STREAM."),
+    (STREAM, "STREAMP", 2, "addr=1:0+32 groups=2:0+12 words=2:12+8",
+     "for r < 8 groups where pick[r] != 0: fetch words x 32 bytes from addr + 32 words r",
+     "Picked rows only. Waits for the PICK or marking DOT issued before; a DOT with picked rows or a COLS takes them."),
 
     (VECTOR, "REP", 0, "count=1:0+6 step_s=1:6+1 step_t=1:7+1 stride_dst=1:20+12 stride_a=2:0+12 stride_b=2:12+12",
      "the next operation runs count times; dst, a, b advance by their strides, s and t by their steps",
-     "Prefix for the next VECTOR (not DOT) or SCALAR operation; a SCALAR one steps d always, a with step_s, b with step_t."),
+     "Prefix for the next VECTOR (not DOT, DOTA, COLS, CHECK) or SCALAR operation; a SCALAR one steps d always, a with step_s, b with "
+     "step_t. No run may read rows that an earlier one writes."),
     (VECTOR, "MULS", 1, f"{_D} {_A} {_S} {_N} {_T}", "dst = a * s; s[t] = max|dst|", "Scales a vector."),
-    (VECTOR, "MULV", 2, f"{_D} {_A} {_B} {_N} {_T}", "dst = a * b; s[t] = max|dst|", "Multiplies two vectors."),
-    (VECTOR, "MULM", 3, f"{_D} {_A} {_N} {_T}", "dst = a * stream; s[t] = max|dst|",
-     "Multiplies a vector with float32 from the stream."),
+    (VECTOR, "MULV", 2, f"{_D} {_A} {_S} {_B} {_N} {_T}", "dst = (a * s) * b; s[t] = max|dst|", "Multiplies two vectors and a scalar."),
+    (VECTOR, "MULM", 3, f"{_D} {_A} {_S} {_N} {_T}", "dst = (a * s) * stream; s[t] = max|dst|",
+     "Multiplies a vector with a scalar and with float32 from the stream."),
     (VECTOR, "ADDV", 4, f"{_D} {_A} {_B} {_N} {_T}", "dst = a + b; s[t] = max|dst|", "Adds two vectors."),
     (VECTOR, "AXPY", 5, f"{_D} {_A} {_S} {_B} {_N} {_T}", "dst = (a * s) + b; s[t] = max|dst|",
      "Scaled vector plus vector, rounded twice."),
-    (VECTOR, "SQRELU", 6, f"{_D} {_A} {_N} {_T}", "dst = max(a, 0) * max(a, 0); s[t] = max|dst|", "Squared ReLU."),
-    (VECTOR, "EXP2", 7, f"{_D} {_A} {_S} c=2:0+5 {_N} {_T}", "dst = 2^((a * s) + s[c]); s[t] = max|dst|",
+    (VECTOR, "EXP2", 6, f"{_D} {_A} {_S} c=2:0+5 {_N} {_T}", "dst = 2^((a * s) + s[c]); s[t] = max|dst|",
      "Base-2 exponential; relative error below 2e-5. Under REP, stride_b advances c."),
-    (VECTOR, "LOADF", 8, f"{_D} {_N} {_T}", "dst = stream; s[t] = max|dst|", "Loads float32 from the stream."),
-    (VECTOR, "LOADB", 9, f"{_D} {_S} {_N} {_T}", "dst = float(int8 stream) * s; s[t] = max|dst|",
+    (VECTOR, "LOADF", 7, f"{_D} {_N} {_T}", "dst = stream; s[t] = max|dst|", "Loads float32 from the stream."),
+    (VECTOR, "LOADB", 8, f"{_D} {_S} {_N} {_T}", "dst = float(int8 stream) * s; s[t] = max|dst|",
      "Loads int8 from the stream, scaled; n is a multiple of 32."),
-    (VECTOR, "SUM", 10, f"{_A} {_N} {_T}", "s[t] = sum(a)", "Sum in the fixed order of semantics.reduce_sum."),
-    (VECTOR, "SUMSQ", 11, f"{_A} {_N} {_T}", "s[t] = sum(a * a)", "Sum of squares, same order."),
-    (VECTOR, "MAX", 12, f"{_A} {_N} {_T}", "s[t] = max(a)", "Largest element."),
-    (VECTOR, "ABSMAX", 13, f"{_A} {_N} {_T}", "s[t] = max|a|", "Largest magnitude."),
-    (VECTOR, "ARGMAX", 14, f"{_A} {_N} {_T}", "s[t] = max(a); s[t+1] = index of the first maximum (integer)",
+    (VECTOR, "SUM", 9, f"{_A} {_N} {_T}", "s[t] = sum(a)", "Sum in the fixed order of semantics.reduce_sum."),
+    (VECTOR, "SUMSQ", 10, f"{_A} {_N} {_T}", "s[t] = sum(a * a)", "Sum of squares, same order."),
+    (VECTOR, "MAX", 11, f"{_A} {_N} {_T}", "s[t] = max(a)", "Largest element."),
+    (VECTOR, "ABSMAX", 12, f"{_A} {_N} {_T}", "s[t] = max|a|", "Largest magnitude."),
+    (VECTOR, "ARGMAX", 13, f"{_A} {_N} {_T}", "s[t] = max(a); s[t+1] = index of the first maximum (integer)",
      "Largest element and where it first stands."),
-    (VECTOR, "QUANT5", 15, f"vector=1:0+2 {_A} {_S} {_N}", "act[vector] = clamp(rne(a * s), -128, 127)",
+    (VECTOR, "QUANT5", 14, f"vector=1:0+2 {_A} {_S} {_N}", "act[vector] = clamp(rne(a * s), -128, 127)",
      "Quantises into an activation buffer for base-3 weights; pads with zeros to 160."),
-    (VECTOR, "QUANT4", 16, f"vector=1:0+2 {_A} {_S} {_N}", "act[vector] = clamp(rne(a * s), -128, 127)",
+    (VECTOR, "QUANT4", 15, f"vector=1:0+2 {_A} {_S} {_N}", "act[vector] = clamp(rne(a * s), -128, 127)",
      "Quantises into an activation buffer for 2-bit and int8 operands; pads with zeros to 128."),
-    (VECTOR, "DOT", 17, f"{_D} words=1:12+8 mode=1:20+2 vectors=1:22+2 {_S} step_s=1:29+1 stride=2:0+12 rows=2:12+20",
-     "dst[v*stride][r] = float(row r of the stream . act[v]) * s[s + step_s*v], v = 0..vectors",
+    (VECTOR, "PICK", 16, f"{_A} {_S} {_N}", "pick = clamp(rne(a * s), -128, 127)",
+     "Quantises into the pick memory; pads with zeros to 8."),
+    (VECTOR, "EPI", 17, "b=1:0+12 factor=1:12+2 pick=1:14+2 rank=1:16+1 base=2:0+20",
+     "the next DOT's scaled products r become: b: r * b[row]; dst: r * dst[row]; relu2: max(r, 0)^2",
+     "Prefix for the next DOT. `b` is the same for all vectors. pick = mark: pick[row] = (result > 0); pick = picked: the stream holds "
+     "picked rows, others are left alone. rank: results enter the ranking as numbers base + row, not the scratchpad."),
+    (VECTOR, "DOT", 18, _DOT, "dst[v*stride][r] = float(row r of the stream . act[v]) * s[s + step_s*v], v = 0..vectors",
      "Matrix rows from the stream times 1 to 4 activation vectors; `vectors` is their number minus one."),
-    (VECTOR, "DOTA", 18, f"{_D} words=1:12+8 mode=1:20+2 vectors=1:22+2 {_S} step_s=1:29+1 stride=2:0+12 rows=2:12+20",
-     "as DOT, added to dst: dst = (float(dot) * s) + dst", "DOT that accumulates into the scratchpad."),
-    (VECTOR, "CHECK", 19, "t=1:0+5 words=2:0+24", "s[t] = semantics.checksum(stream words)",
+    (VECTOR, "DOTA", 19, _DOT, "as DOT, added to dst: dst = (float(dot) * s) + dst", "DOT that accumulates into the scratchpad."),
+    (VECTOR, "COLS", 20, f"{_D} words=1:12+8 mode=1:20+2 {_S} rows=2:12+20",
+     "dst = (float(sum over picked c of pick[c] * column c) * s) + dst",
+     "Picked columns of a ternary matrix, `words` stream words each, times their codes; `rows` results."),
+    (VECTOR, "CHECK", 21, "t=1:0+5 words=2:0+24", "s[t] = semantics.checksum(stream words)",
      "Order-sensitive 32-bit checksum of stream words."),
 
     (SCALAR, "SSET", 0, "d=1:0+5 value=2:0+32", "s[d] = value", "Sets a scalar register's bits."),
@@ -191,6 +215,9 @@ _TABLE: tuple[tuple[int, str, int, str, str, str], ...] = (
     (SCALAR, "SDIV", 3, "d=1:0+5 a=1:5+5 b=1:10+5", "s[d] = s[a] / s[b]", "Divides, correctly rounded."),
     (SCALAR, "SSQRT", 4, "d=1:0+5 a=1:5+5", "s[d] = sqrt(s[a])", "Square root, correctly rounded; negative: error."),
     (SCALAR, "SMAX", 5, "d=1:0+5 a=1:5+5 b=1:10+5", "s[d] = max(s[a], s[b])", "The larger one."),
+    (SCALAR, "RANK", 6, "levels=1:0+4", "ranking = empty", "Empties the ranking, which then keeps the 2^levels - 1 largest; "
+     "of equal ones those with the smaller numbers."),
+    (SCALAR, "SECTION", 7, "section=1:0+4", "counters count for section from here on", "Marks a part of the program."),
 
     (STORE, "STOREF", 0, f"addr=1:0+32 a=2:0+12 {_N}", "mem[addr..] = a", "Stores float32 at a linear address, 32-byte aligned."),
     (STORE, "STOREQ", 1, f"addr=1:0+32 a=2:0+12 {_N} s=2:27+5", "mem[addr..] = clamp(rne(a * s), -128, 127)",
@@ -250,7 +277,8 @@ def isa_hash() -> int:
     """32-bit hash over everything that gateware and firmware must agree on."""
     text = repr([(i.name, i.function_id, [(f.name, f.source, f.lo, f.width) for f in i.fields], i.meaning)
                  for i in INSTRUCTIONS])
-    text += repr((LANES, WORD_BYTES, VECTORS, SCALARS, SCRATCH_ROWS, ACT_WORDS, MODES, list(ERRORS), list(COUNTERS)))
+    text += repr((LANES, WORD_BYTES, VECTORS, SCALARS, SCRATCH_ROWS, ACT_WORDS, COLUMN_WORDS, PICK_ROWS, RANK_LEVELS, SECTIONS, MODES, FACTORS, PICKS,
+                  list(ERRORS), list(COUNTERS)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
 
 

@@ -11,26 +11,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import semantics as sem
-from .isa import ACT_WORDS, ERRORS, LANES, MODES, SCALARS, SCRATCH_ROWS, VECTORS, WORD_BYTES, by_name
+from .isa import (
+    ACT_WORDS, COLUMN_WORDS, ERRORS, FACTORS, LANES, MODES, PICK_ROWS, PICKS, SCALARS, SCRATCH_ROWS, VECTORS, WORD_BYTES, by_name,
+)
 from .layout import WEIGHTS_PER_WORD, physical_address
 
 __all__ = ["Machine"]
 
 _MODE_NAMES = {value: name for name, value in MODES.items()}
+_FACTOR_NAMES = {value: name for name, value in FACTORS.items()}
 
 
 class Machine:
-    """State: ``scratch`` float32 [rows * 8], ``scalars`` uint32 [32], ``activations`` int8 [4, 64 * 160],
-    ``memory`` uint8 (physical order), ``errors`` (set of names)."""
+    """State: ``scratch`` float32 [rows * 8], ``scalars`` uint32 [32], ``activations`` int8 [4, 64 * 160], ``pick`` int8 [16384],
+    ``ranking`` (numbers of the largest values, best first), ``memory`` uint8 (physical order), ``errors`` (set of names)."""
 
     def __init__(self, memory: NDArray[np.uint8], rows: int = SCRATCH_ROWS) -> None:
         self.memory = memory
         self.scratch = np.zeros(rows * LANES, np.float32)
         self.scalars = np.zeros(SCALARS, np.uint32)
         self.activations = np.zeros((VECTORS, ACT_WORDS * 160), np.int8)
+        self.pick = np.zeros(PICK_ROWS * LANES, np.int8)
+        self.ranking: list[tuple[int, int]] = []  # key and complement of the number, largest first
         self.errors: set[str] = set()
+        self._kept = 0
+        self._picked: deque[NDArray[np.int64]] = deque()  # rows of the picked streams that nothing has consumed yet
         self._stream: deque[NDArray[np.uint8]] = deque()
         self._repeat: dict[str, int] | None = None
+        self._epilogue: dict[str, int] = {}
 
     def execute(self, name: str, **operands: int) -> int:
         """Runs one instruction; returns its response. Raises KeyError for an unknown one, ValueError for bad operands."""
@@ -38,8 +46,10 @@ class Machine:
         instruction.pack(**operands)
         if not instruction.queued:
             return self._control(name, operands)
-        if name in ("STREAM", "STREAMR"):
+        if name in ("STREAM", "STREAMR", "STREAMP"):
             self._fetch(name, operands)
+        elif name == "EPI":
+            self._epilogue = operands
         elif name == "REP":
             self._repeat = operands
         else:
@@ -67,16 +77,25 @@ class Machine:
             return sum(1 << bit for bit, error in enumerate(ERRORS) if error in self.errors)
         if name == "SGET":
             return int(self.scalars[o["s"]])
+        if name == "RANKED":
+            raise ValueError("the ranking's order is the hardware's own; compare sets of numbers")
         return 0
 
     def _word(self, linear: int) -> NDArray[np.uint8]:
         return np.concatenate([self.memory[physical_address(linear + 8 * p):][:8] for p in range(4)])
 
     def _fetch(self, name: str, o: dict[str, int]) -> None:
-        rows, stride = (o["rows"], o["stride"]) if name == "STREAMR" else (1, 0)
+        rows, stride = (o["rows"], o["stride"]) if name == "STREAMR" else (o.get("groups", 1), 0)
         if not rows or not o["words"] or o["addr"] & 0x1E:
             self.errors.add("descriptor")
         base = o["addr"] & ~0x1F
+        if name == "STREAMP":
+            picked = np.flatnonzero(self.pick[:LANES * rows])
+            self._picked.append(picked)
+            for row in picked:
+                for word in range(o["words"]):
+                    self._stream.append(self._word(base + WORD_BYTES * (int(row) * o["words"] + word)))
+            return
         for row in range(rows):
             for word in range(o["words"]):
                 self._stream.append(self._word(base + 512 * stride * row + WORD_BYTES * word))
@@ -93,7 +112,8 @@ class Machine:
     def _run(self, name: str, o: dict[str, int]) -> None:
         repeat, self._repeat = self._repeat, None
         group = by_name(name).group
-        repeatable = group == 3 or (group == 2 and name not in ("DOT", "DOTA", "CHECK"))
+        epilogue, self._epilogue = self._epilogue, {}
+        repeatable = group == 3 or (group == 2 and name not in ("DOT", "DOTA", "COLS", "CHECK"))
         r = repeat if repeat and repeatable else {"count": 1}
         for turn in range(max(1, r["count"])):
             if turn:
@@ -103,7 +123,9 @@ class Machine:
             elif group == 4:
                 self._store(name, o)
             elif name in ("DOT", "DOTA"):
-                self._dot(name, o)
+                self._dot(name, o, epilogue)
+            elif name == "COLS":
+                self._columns(o)
             elif name == "CHECK":
                 self._check(o)
             else:
@@ -123,6 +145,10 @@ class Machine:
     def _scalar(self, name: str, o: dict[str, int]) -> None:
         if name == "SSET":
             self._set(o["d"], o["value"])
+            return
+        if name == "RANK":
+            self.ranking, self._kept = [], (1 << o["levels"]) - 1
+        if name in ("RANK", "SECTION"):
             return
         a = self.scalar(o["a"])
         b = self.scalar(o["b"]) if "b" in o else np.float32(0)
@@ -159,6 +185,13 @@ class Machine:
                 return
             self._quantise(o["vector"], sem.quantise(a, s), 160 if name == "QUANT5" else 128)
             return
+        if name == "PICK":
+            if n > self.pick.size:
+                self.errors.add("descriptor")
+                return
+            self.pick[:-(-n // LANES) * LANES] = 0
+            self.pick[:n] = sem.quantise(a, s)
+            return
         if name in ("SUM", "SUMSQ", "MAX", "ABSMAX", "ARGMAX"):
             value = {
                 "SUM": lambda: sem.reduce_sum(sem.flush(a)), "SUMSQ": lambda: sem.reduce_sum(sem.multiply(a, a)),
@@ -169,11 +202,10 @@ class Machine:
             if name == "ARGMAX":
                 self._set(o["t"] + 1, sem.argmax(a))
             return
-        positive = np.where(a.view(np.int32) < 0, np.float32(0), a) if name == "SQRELU" else a
         result = {
-            "MULS": lambda: sem.multiply(a, s), "MULV": lambda: sem.multiply(a, b), "MULM": lambda: sem.multiply(a, b),
+            "MULS": lambda: sem.multiply(a, s), "MULV": lambda: sem.multiply(sem.multiply(a, s), b),
+            "MULM": lambda: sem.multiply(sem.multiply(a, s), b),
             "ADDV": lambda: sem.add(a, b), "AXPY": lambda: sem.add(sem.multiply(a, s), b),
-            "SQRELU": lambda: sem.multiply(positive, positive),
             "EXP2": lambda: sem.exp2(sem.add(sem.multiply(a, s), self.scalar(o["c"]))),
             "LOADF": lambda: b, "LOADB": lambda: sem.multiply(b, s),
         }[name]()
@@ -190,31 +222,79 @@ class Machine:
         # In a 128-element word the fifth digit keeps what was there, as no weight uses it.
         self.activations.reshape(VECTORS, ACT_WORDS, 160)[vector, :words, :per_word] = padded[:, :per_word]
 
-    def _dot(self, name: str, o: dict[str, int]) -> None:
+    def _ternary(self, matrix: NDArray[np.uint8], words: int, mode: str) -> NDArray[np.int32]:
+        """Rows of stream words to weights int32 [rows, columns]."""
+        base, digits = (3, 5) if mode == "base3" else (4, 4)
+        data = matrix.reshape(-1, words, WORD_BYTES).astype(np.int32)
+        valid = data < base**digits
+        weights = np.stack([np.where(valid, data // base**d % base, 1) - 1 for d in range(digits)], axis=2)
+        return np.where(weights > 1, 0, weights).reshape(-1, words * WORD_BYTES * digits)
+
+    def _take_rows(self, rows: int, words: int) -> NDArray[np.uint8]:
+        return np.concatenate([np.zeros(0, np.uint8), *(self._take(words) for _ in range(rows))]).reshape(rows, words * WORD_BYTES)
+
+    def _dot(self, name: str, o: dict[str, int], epilogue: dict[str, int]) -> None:
         if not o["rows"] or not o["words"] or (o["mode"] != MODES["int8"] and o["words"] > ACT_WORDS):
             self.errors.add("descriptor")
             return
         mode = _MODE_NAMES[o["mode"]]
-        matrix = np.stack([self._take(o["words"]) for _ in range(o["rows"])])
-        columns = o["words"] * WEIGHTS_PER_WORD[mode]
+        pick = epilogue.get("pick", 0)
+        places = self._picked.popleft() if pick == PICKS["picked"] and name == "DOT" else np.arange(o["rows"])
+        matrix = self._take_rows(places.size, o["words"])
         acts = self.activations.reshape(VECTORS, ACT_WORDS, 160)
         if mode == "int8":
             weights = matrix.view(np.int8).astype(np.int32)
-            codes = acts[:, :, :128].reshape(VECTORS, -1)[:, :columns]
+            codes = acts[:, :, :128].reshape(VECTORS, -1)[:, :weights.shape[1]]
         else:
-            base, digits = (3, 5) if mode == "base3" else (4, 4)
-            data = matrix.reshape(o["rows"], o["words"], WORD_BYTES).astype(np.int32)
-            valid = data < base**digits
-            weights = np.stack([np.where(valid, data // base**d % base, 1) - 1 for d in range(digits)], axis=2)
-            weights = np.where(weights > 1, 0, weights).reshape(o["rows"], columns)
-            codes = acts[:, :o["words"], :32 * digits].reshape(VECTORS, -1)
+            weights = self._ternary(matrix, o["words"], mode)
+            codes = acts[:, :o["words"], :WEIGHTS_PER_WORD[mode]].reshape(VECTORS, -1)
         for v in range(o["vectors"] + 1):
             sums = (weights @ codes[v].astype(np.int32)).astype(np.float32)
             result = sem.multiply(sums, self.scalar(o["s"] + v * o["step_s"] & 31))
-            row = o["dst"] + v * o["stride"]
+            index = ((o["dst"] + v * o["stride"]) * LANES + places) % self.scratch.size
             if name == "DOTA":
-                result = sem.add(result, self._rows(row, result.size))
-            self._put(row, result)
+                result = sem.add(result, self.scratch[index])
+            else:
+                result = self._finish(result, index, places, epilogue, v)
+            if name == "DOT" and epilogue.get("rank"):
+                self._rank(result, epilogue["base"])
+                continue
+            if not np.all(np.isfinite(result)):
+                self.errors.add("overflow")
+            self.scratch[index] = result
+
+    def _finish(self, result: NDArray[np.float32], index: NDArray[np.int64], places: NDArray[np.int64], epilogue: dict[str, int],
+                vector: int) -> NDArray[np.float32]:
+        factor = _FACTOR_NAMES[epilogue.get("factor", 0)]
+        if factor == "b":
+            result = sem.multiply(result, self.scratch[(epilogue["b"] * LANES + places) % self.scratch.size])
+        elif factor == "dst":
+            result = sem.multiply(result, self.scratch[index])
+        elif factor == "relu2":
+            positive = np.where(result.view(np.int32) < 0, np.float32(0), result)
+            result = sem.multiply(positive, positive)
+        if epilogue.get("pick") == PICKS["mark"] and vector == 0:
+            self.pick[:-(-places.size // LANES) * LANES] = 0
+            self.pick[:places.size] = result > 0
+        return result
+
+    def _rank(self, values: NDArray[np.float32], base: int) -> None:
+        entries = [(int(key), ~(base + row)) for row, key in enumerate(sem.float_key(values))]
+        self.ranking = sorted(self.ranking + entries, reverse=True)[:self._kept]
+
+    def ranked(self) -> set[int]:
+        """The numbers in the ranking."""
+        return {~number for _, number in self.ranking}
+
+    def _columns(self, o: dict[str, int]) -> None:
+        mode = _MODE_NAMES[o["mode"]]
+        if not o["rows"] or not o["words"] or o["words"] > COLUMN_WORDS or mode == "int8":
+            self.errors.add("descriptor")
+            return
+        places = self._picked.popleft()
+        columns = self._ternary(self._take_rows(places.size, o["words"]), o["words"], mode)[:, :o["rows"]]
+        sums = (self.pick[places].astype(np.int32) @ columns).astype(np.float32)
+        self._put(o["dst"], sem.add(sem.multiply(sums, self.scalar(o["s"])), self._rows(o["dst"], o["rows"])))
 
     def _check(self, o: dict[str, int]) -> None:
         if not o["words"]:

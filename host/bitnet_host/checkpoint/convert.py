@@ -7,16 +7,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from xtvu.isa import ACT_WORDS, LANES, SCRATCH_ROWS, VECTORS
+from xtvu.isa import ACT_WORDS, COLUMN_WORDS, LANES, PICK_ROWS, RANK_LEVELS, SCRATCH_ROWS, VECTORS
 from xtvu.layout import WEIGHTS_PER_WORD, pack_ternary, row_words
 
 from ..errors import UserError
 from ..image import MAX_LAYERS, WEIGHT_MODES, DdrHeader, Image, build_image
 from .hf import Checkpoint, ModelConfig
 
-__all__ = ["check_shape", "convert", "quantise_rows", "rope_table"]
+__all__ = ["check_shape", "convert", "make_header", "quantise_rows", "rope_table", "sketch_rows"]
 
 _MAX_HEADS = 63  # of a REP
+# Rows of the head that the ternary sketch leaves for rescoring: 63, or 255 of a large vocabulary. The row that the full head
+# would choose was never seen below rank 25 of 2,048 and 56 of 128,256 (docs/numerics.md).
+_LARGE_VOCABULARY, _SMALL_LEVELS = 16384, 6
 
 
 def _bits(value: float) -> int:
@@ -39,6 +42,9 @@ def check_shape(config: ModelConfig, weights: str) -> None:
     widest = max(config.hidden, queries, config.intermediate)
     if row_words(widest, weights) > ACT_WORDS or row_words(config.hidden, "int8") > 255:
         raise UserError(f"rows of {widest} elements do not fit the activation buffer of {ACT_WORDS * WEIGHTS_PER_WORD[weights]}")
+    if row_words(config.hidden, weights) > COLUMN_WORDS or config.intermediate > PICK_ROWS * LANES:
+        raise UserError(f"hidden_size {config.hidden} or intermediate_size {config.intermediate} is too large: this machine takes "
+                        f"{COLUMN_WORDS * WEIGHTS_PER_WORD[weights]} and {PICK_ROWS * LANES}")
     if config.context < 1:
         raise UserError(f"max_position_embeddings is {config.context}; it must be positive")
     if scratch_rows(config) > SCRATCH_ROWS:
@@ -48,19 +54,35 @@ def check_shape(config: ModelConfig, weights: str) -> None:
 def scratch_rows(config: ModelConfig) -> int:
     """Scratchpad rows that the firmware's plan needs (firmware/transformer.c, `plan_scratch`)."""
     queries = config.heads * config.head_dim
-    fixed = (config.hidden + max(config.hidden, queries) + 2 * config.head_dim) // LANES
+    fixed = (config.hidden + max(config.hidden, queries) + 2 * config.head_dim) // LANES + 2
     group = config.heads // config.kv_heads
-    context_rows = -(-config.context // LANES)
+    context_rows = 2 * -(-config.context // (2 * LANES))
     qkv = (queries + 2 * config.kv_heads * config.head_dim) // LANES
     rotated = 2 * (queries + config.kv_heads * config.head_dim) // LANES
-    attention = qkv + max((group + 1) * context_rows, rotated)
-    return fixed + max(attention, 2 * config.intermediate // LANES)
+    attention = qkv + max((group + 1) * context_rows, rotated) + 1
+    return fixed + max(attention, config.intermediate // LANES)
 
 
 def quantise_rows(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Symmetric int8 per row: float32 [r, c] to codes int8 [r, c] and scales float32 [r] with row = codes * scale."""
     scales = np.maximum(np.abs(matrix).max(axis=1), np.float32(1e-8)) / np.float32(127)
     return np.rint(matrix / scales[:, None]).astype(np.int8), scales.astype(np.float32)
+
+
+def sketch_rows(codes: NDArray[np.int8], scales: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Ternary sketch of an int8 matrix: signs int8 [r, c] and factors float32 [r] with codes * scale close to signs * factor.
+
+    Codes below 0.7 of the row's mean magnitude become zero; the factor is the mean magnitude of the others (Li, Liu: Ternary
+    Weight Networks, arXiv 1605.04711).
+    """
+    signs, factors = np.zeros(codes.shape, np.int8), np.zeros(codes.shape[0], np.float32)
+    for start in range(0, codes.shape[0], 8192):
+        part = codes[start:start + 8192]
+        size = np.abs(part.astype(np.int16))
+        kept = size > np.float32(0.7) * size.mean(axis=1, dtype=np.float32)[:, None]
+        signs[start:start + 8192] = np.where(kept, np.sign(part), 0)
+        factors[start:start + 8192] = (size * kept).sum(axis=1) / np.maximum(kept.sum(axis=1), 1)
+    return signs, (factors * scales).astype(np.float32)
 
 
 def rope_table(config: ModelConfig) -> NDArray[np.float32]:
@@ -75,25 +97,34 @@ def rope_table(config: ModelConfig) -> NDArray[np.float32]:
     return np.concatenate([cos, cos, -sin, sin], axis=1).astype(np.float32)
 
 
-def convert(checkpoint: Checkpoint, weights: str = "base3", name: str = "model") -> Image:
-    """Builds the image with ``weights`` packed as base3 or 2bit. Raises UserError if the machine cannot run the model."""
-    config = checkpoint.config
-    check_shape(config, weights)
+def make_header(config: ModelConfig, weights: str) -> DdrHeader:
+    """What the image's header says of a model; ``build_image`` adds where things lie."""
     queries = config.heads * config.head_dim
-    codes, scales = quantise_rows(checkpoint.embedding)
     header = DdrHeader(
         layers=config.layers, hidden=config.hidden, intermediate=config.intermediate, heads=config.heads,
         kv_heads=config.kv_heads, head_dim=config.head_dim, vocab=config.vocab, context=config.context,
         weight_mode=WEIGHT_MODES[weights], eps_bits=_bits(config.eps),
         inverse_hidden_bits=_bits(1 / config.hidden), inverse_query_bits=_bits(1 / queries),
         inverse_intermediate_bits=_bits(1 / config.intermediate),
-        score_scale_bits=_bits(math.log2(math.e) / math.sqrt(config.head_dim)), stop_count=len(config.stop_tokens))
+        score_scale_bits=_bits(math.log2(math.e) / math.sqrt(config.head_dim)), stop_count=len(config.stop_tokens),
+        rank_levels=RANK_LEVELS if config.vocab >= _LARGE_VOCABULARY else _SMALL_LEVELS)
     for place, token in enumerate(config.stop_tokens):
         setattr(header, f"stop{place}", token)
+    return header
+
+
+def convert(checkpoint: Checkpoint, weights: str = "base3", name: str = "model") -> Image:
+    """Builds the image with ``weights`` packed as base3 or 2bit. Raises UserError if the machine cannot run the model."""
+    config = checkpoint.config
+    check_shape(config, weights)
+    codes, scales = quantise_rows(checkpoint.embedding)
+    signs, factors = sketch_rows(codes, scales)
 
     parts: list[tuple[str, int, NDArray[Any], int, int, float]] = [
         ("EMBEDDING", 0, codes, config.vocab, config.hidden, 1.0),
         ("EMBEDDING_SCALE", 0, scales, 1, config.vocab, 1.0),
+        ("SKETCH", 0, pack_ternary(signs, weights), config.vocab, config.hidden, 1.0),
+        ("SKETCH_SCALE", 0, factors, 1, config.vocab, 1.0),
         ("ROPE", 0, rope_table(config), config.context, 2 * config.head_dim, 1.0),
         ("FINAL_NORM", 0, checkpoint.final_norm, 1, config.hidden, 1.0),
     ]
@@ -102,8 +133,8 @@ def convert(checkpoint: Checkpoint, weights: str = "base3", name: str = "model")
             if key.endswith("norm"):
                 parts.append((key.upper(), index, value, 1, value.size, 1.0))
             else:
-                rows, columns = value.weights.shape
-                parts.append((key.upper(), index, pack_ternary(value.weights, weights), rows, columns, value.scale))
+                matrix = value.weights.T if key == "down" else value.weights
+                parts.append((key.upper(), index, pack_ternary(matrix, weights), *matrix.shape, value.scale))
     meta = {"name": name, "tokenizer": checkpoint.tokenizer, "chat_template": checkpoint.chat_template,
             "special": checkpoint.special, "config": vars(config) | {"stop_tokens": list(config.stop_tokens)}, "weights": weights}
-    return build_image(header, parts, meta)
+    return build_image(make_header(config, weights), parts, meta)

@@ -152,7 +152,7 @@ int main(int argc, char **argv) {
     int linger = TVU_LINGER;
     for (uint64_t cycle = 0; cycle < max_cycles; cycle++) {
         top->sys_clk = 0;
-        top->tvu_clk = top->tvu_dot_clk = top->tvu_dotx_clk = 0;
+        top->tvu_clk = top->tvu_dot_clk = top->tvu_dotx_clk = top->tvu_cols_clk = 0;
         top->eval();
         ddr.sample();
         ram.sample();
@@ -169,6 +169,7 @@ int main(int argc, char **argv) {
         top->tvu_clk = linger > 0;
         top->tvu_dot_clk = awake >> 1 & 1;
         top->tvu_dotx_clk = awake >> 2 & 1;
+        top->tvu_cols_clk = awake >> 3 & 1;
         top->eval();
         ddr.drive();
         ram.drive();

@@ -18,7 +18,7 @@ static Ddr *ddr;
 static unsigned random_state = 1;
 
 static void low() {
-    top->clk = top->dot_clk = top->dotx_clk = 0;
+    top->clk = top->dot_clk = top->dotx_clk = top->cols_clk = 0;
     top->eval();
     ddr->sample();
 }
@@ -28,6 +28,7 @@ static void high() {
     top->clk = 1;
     top->dot_clk = awake >> 1 & 1;
     top->dotx_clk = awake >> 2 & 1;
+    top->cols_clk = awake >> 3 & 1;
     top->eval();
     ddr->drive();
 }

@@ -1,0 +1,106 @@
+// The output head: all logits, or int8 logits of the tokens that a ternary sketch of the embedding ranks highest.
+#include "head.h"
+
+#include "board.h"
+#include "fault.h"
+#include "plan.h"
+
+#define MAX_CANDIDATES (1u << TVU_RANK_LEVELS)
+
+static uint32_t tokens[MAX_CANDIDATES];
+
+// Unsigned key in the order of the float32 values.
+static uint32_t float_key(uint32_t bits)
+{
+    return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+
+static uint32_t chunk(uint32_t start)
+{
+    return model.vocab - start < plan.logits_chunk ? model.vocab - start : plan.logits_chunk;
+}
+
+bool head_full(bool keep, struct logits *logits)
+{
+    const struct tensor *rows = model_tensor(KIND_EMBEDDING, 0), *scales = model_tensor(KIND_EMBEDDING_SCALE, 0);
+    uint32_t words = model.hidden / TVU_WORD_BYTES;
+    logits->tokens = 0;
+    logits->count = model.vocab;
+    logits->address = model.logits_base;
+    for (uint32_t start = 0; start < model.vocab; start += plan.logits_chunk) {
+        uint32_t n = chunk(start);
+        tvu_stream(rows->address + start * model.hidden, n * words);
+        tvu_stream(scales->address + 4 * start, n / TVU_LANES);
+        tvu_dot(plan.logits, words, TVU_MODE_INT8, 0, S_OUT, 0, 0, n);
+        tvu_mulm(plan.logits, plan.logits, S_ONE, n, 0);
+        tvu_argmax(plan.logits, n, S_BEST);
+        if (keep)
+            tvu_storef(model.logits_base + 4 * start, plan.logits, n);
+        if (!tvu_wait())
+            return false;
+        uint32_t bits = tvu_sget(S_BEST);
+        if (start == 0 || float_key(bits) > float_key(logits->best_bits)) {
+            logits->best_bits = bits;
+            logits->best = start + tvu_sget(S_BEST + 1);
+        }
+    }
+    return true;
+}
+
+static void rank_sketch(void)
+{
+    const struct tensor *rows = model_tensor(KIND_SKETCH, 0), *scales = model_tensor(KIND_SKETCH_SCALE, 0);
+    uint32_t words = plan.hidden_words;
+    tvu_rank(model.rank_levels);
+    for (uint32_t start = 0; start < model.vocab; start += plan.logits_chunk) {
+        uint32_t n = chunk(start);
+        tvu_stream(scales->address + 4 * start, n / TVU_LANES);
+        tvu_stream(rows->address + start * words * TVU_WORD_BYTES, n * words);
+        tvu_loadf(plan.logits, n, 0);
+        tvu_epi(plan.logits, TVU_FACTOR_B, TVU_PICK_NONE, 1, start);
+        tvu_dot(0, words, plan.ternary_mode, 0, S_OUT, 0, 0, n);
+    }
+}
+
+bool head_screened(struct logits *logits)
+{
+    const struct tensor *rows = model_tensor(KIND_EMBEDDING, 0);
+    uint32_t words = model.hidden / TVU_WORD_BYTES, kept = (1u << model.rank_levels) - 1;
+    uint32_t count = model.vocab < kept ? model.vocab : kept;
+    uint32_t scales = model.candidates_base, results = scales + (4u << TVU_RANK_LEVELS);
+    rank_sketch();
+    tvu_quant4(0, plan.t, S_SCALE, model.hidden);
+    if (!tvu_wait())
+        return false;
+    tvu_dot(plan.logits, words, TVU_MODE_INT8, 0, S_OUT, 0, 0, count);
+    uint32_t found = 0;
+    for (uint32_t entry = 1; entry <= kept && found < count; entry++) {
+        uint32_t token = tvu_ranked(entry);
+        if (token == ~0u)
+            continue;
+        tokens[found] = token;
+        tvu_stream(rows->address + token * model.hidden, words);
+        *ddr_word(ddr_physical(scales + 4 * found)) = model_float_bits(KIND_EMBEDDING_SCALE, token);
+        found++;
+    }
+    stores_drain();
+    tvu_stream(scales, (count + TVU_LANES - 1) / TVU_LANES);
+    tvu_mulm(plan.logits, plan.logits, S_ONE, count, 0);
+    tvu_storef(results, plan.logits, count);
+    if (!tvu_wait())
+        return false;
+    cache_forget();
+    logits->best_bits = 0xffffffff;
+    logits->best = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t bits = *ddr_word(ddr_physical(results + 4 * i));
+        if (i == 0 || float_key(bits) > float_key(logits->best_bits) || (bits == logits->best_bits && tokens[i] < logits->best)) {
+            logits->best_bits = bits;
+            logits->best = tokens[i];
+        }
+    }
+    logits->tokens = tokens;
+    logits->count = count;
+    logits->address = results;
+    return true;
+}
