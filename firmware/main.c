@@ -105,9 +105,9 @@ static void do_generate(const struct message *m)
         else if (tokens < max_tokens && !transformer_forward(token, head, &logits))
             return;
     }
-    uint64_t decode = cycles() - prefilled, prefill = prefilled - start;
-    transformer_count(false);
     tvu_section(0);
+    transformer_count(false);
+    uint64_t decode = cycles() - prefilled, prefill = prefilled - start;
     uint32_t passes = tokens > 1 ? tokens - 1 : count ? count : 1;
     uint32_t stats[STATS_WORDS] = {
         [STATS_STOP_REASON] = reason, [STATS_TOKENS] = tokens, [STATS_PREFILL_TOKENS] = count,

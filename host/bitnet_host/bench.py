@@ -1,58 +1,145 @@
-"""Measurements on the simulated board. Cycles and beats, which repeat exactly; no wall-clock time."""
+"""Measurements on the simulated board: cycles, stream words and beats from hardware counters; no wall-clock time."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from xtvu.isa import COUNTERS
+from xtvu.isa import COUNTERS, WORD_BYTES
 from xtvu.layout import WEIGHTS_PER_WORD, row_words
 
 from .checkpoint.convert import convert
-from .checkpoint.hf import open_checkpoint
+from .checkpoint.hf import ModelConfig, open_checkpoint
 from .errors import UserError
-from .image import WEIGHT_MODES
-from .link.simulator import Simulator
+from .image import WEIGHT_MODES, Image
+from .link.simulator import Simulator, build_folder
 from .link.transport import MailboxTransport
 from .models import BUNDLED
 from .sampling import SamplingOptions
-from .targets import BoardTarget, Progress
+from .synthetic import GATE_ZEROS, parse_shape, prepare
+from .targets import Answer, BoardTarget, Progress
 
-__all__ = ["PRESETS", "measure_decode", "measure_gemv"]
+__all__ = ["CLOCK_HZ", "DDR_PEAK", "PRESETS", "BenchOptions", "measure_gemv", "measure_model", "print_measurement"]
 
-PRESETS = ("ug585", "conservative")
-
-
-def _check(weights: str, preset: str) -> None:
-    if weights not in WEIGHT_MODES:
-        raise UserError(f"--weights must be base3 or 2bit, not {weights}")
-    if preset not in PRESETS:
-        raise UserError(f"--ddr must be {' or '.join(PRESETS)}, not {preset}")
+CLOCK_HZ = 125_000_000
+DDR_PEAK = 4_266_640_000  # bytes per second of 32-bit DDR3-1066
+#: Share of the peak that each memory model moves at most.
+PRESETS = {"ug585": 0.92, "conservative": 0.82}
 
 
-def measure_decode(context: int, weights: str = "base3", preset: str = "ug585", progress: Progress = lambda *_: None) -> dict[str, Any]:
-    """Cycles of one decoded token of the bundled model when ``context`` tokens are in the KV cache with it.
+@dataclass(frozen=True)
+class BenchOptions:
+    """What to measure. ``shape``: ``bundled`` or what ``parse_shape`` takes; ``context``: tokens in the KV cache with the decoded
+    one; ``tokens``: passes to average over; ``prefill``: tokens of a prompt to measure instead of decoding, 0 for none."""
 
-    Raises UserError for a context that the model does not have.
-    """
-    _check(weights, preset)
-    image = convert(open_checkpoint(BUNDLED), weights)
-    if not 2 <= context <= image.header.context:
-        raise UserError(f"--context must lie between 2 and the bundled model's {image.header.context}, not {context}")
-    simulator = Simulator(preset)
+    shape: str = "2b4t"
+    context: int = 128
+    tokens: int = 1
+    prefill: int = 0
+    weights: str = "base3"
+    ddr: str = "ug585"
+    clock: float = CLOCK_HZ
+    full_head: bool = False
+    gate_zeros: float = GATE_ZEROS
+    seed: int = 1
+
+    def check(self, model_context: int) -> None:
+        """Raises UserError for values that make no sense."""
+        if self.weights not in WEIGHT_MODES:
+            raise UserError(f"--weights must be base3 or 2bit, not {self.weights}")
+        if self.ddr not in PRESETS:
+            raise UserError(f"--ddr must be {' or '.join(PRESETS)}, not {self.ddr}")
+        if not 1 <= self.tokens <= 1000 or self.clock <= 0:
+            raise UserError("--tokens must lie between 1 and 1000, --clock must be positive")
+        longest = self.prefill if self.prefill else self.context + self.tokens
+        if self.prefill < 0 or longest > model_context or (not self.prefill and self.context < 2):
+            raise UserError(f"the model has a context of {model_context} tokens: choose a --context of 2 or more, and --tokens or --prefill, "
+                            "that fit in it")
+
+
+@contextmanager
+def _board(preset: str, image: Image, path: Path | None) -> Iterator[BoardTarget]:
+    simulator = Simulator(preset, path)
     try:
         board = BoardTarget(image, MailboxTransport("127.0.0.1", simulator.ports["udp"]), simulator)
-        board.prepare(progress)
-        # Ids of common words; which ones does not matter, stop tokens do not occur among a greedy answer's first two.
-        prompt = [0, *(400 + i for i in range(context - 2))]
-        answer = board.generate(prompt, 2, SamplingOptions(), lambda token: None, progress)
-        board.transport.close()
+        try:
+            yield board
+        finally:
+            board.transport.close()
     finally:
         simulator.close()
-    if answer.decode_cycles_per_token is None:
+
+
+def _measured(board: BoardTarget, prompt: list[int], tokens: int, options: BenchOptions, progress: Progress) -> tuple[Answer, int, int]:
+    """The answer, and 64-bit beats granted and used meanwhile."""
+    assert board.simulator is not None
+    before = board.simulator.stats()
+    answer = board.generate(prompt, tokens, SamplingOptions(full_head=options.full_head), lambda token: None, progress)
+    after = board.simulator.stats()
+    return answer, after["granted"] - before["granted"], after["used"] - before["used"]
+
+
+def measure_model(options: BenchOptions, progress: Progress = lambda *_: None) -> dict[str, Any]:
+    """Decodes (or prefills) with a synthetic model of the shape, or the bundled one, on the simulated board.
+
+    ``operators`` has, per pass: cycles = moving + stall_memory + stall_compute + stall_control (each cycle is one of these),
+    ``bytes`` consumed from the stream, and ``exposed`` = stall_compute + stall_control. ``beats_granted`` are the 64-bit beats
+    that the memory model could have moved during all passes. Raises UserError.
+    """
+    config: ModelConfig
+    if options.shape == "bundled":
+        checkpoint = open_checkpoint(BUNDLED)
+        config, path = checkpoint.config, None
+        options.check(config.context)
+        image = convert(checkpoint, options.weights)
+    else:
+        config = parse_shape(options.shape)
+        options.check(config.context)
+        bench = prepare(config, build_folder() / "bench", options.weights, options.gate_zeros, options.seed)
+        image, path = bench.image, bench.path
+    with _board(options.ddr, image, path) as board:
+        if path is None:
+            board.prepare(progress)
+        else:
+            board.trust()
+        words = [400 + i % 1000 for i in range(config.context)]  # ids of common words in the bundled model; any will do elsewhere
+        if options.prefill:
+            passes, prompt, tokens = options.prefill, words[:options.prefill], 1
+        elif path is None:
+            passes, prompt, tokens = options.tokens, [0, *words[:options.context - 2]], options.tokens + 1
+        else:
+            # One pass is measured as a prompt of one token, more as what follows one.
+            board.fill_cache(options.context - 1 - (options.tokens > 1))
+            passes, prompt, tokens = options.tokens, words[:1], options.tokens + (options.tokens > 1)
+        answer, granted, used = _measured(board, prompt, tokens, options, progress)
+    if len(answer.token_ids) != tokens:
         raise UserError("the model ended its answer at once; choose another context")
-    return {"context": context, "weights": weights, "ddr": preset, "prefill_cycles": answer.prefill_cycles,
-            "decode_cycles": round(answer.decode_cycles_per_token), **answer.operators}
+    decoded = not options.prefill and tokens > 1
+    assert answer.prefill_cycles is not None
+    cycles = round(answer.decode_cycles_per_token or 0) if decoded else round(answer.prefill_cycles / len(prompt))
+    operators = {
+        name: {"cycles": sum(parts.values()), "bytes": WORD_BYTES * parts["moving"], **parts,
+               "exposed": parts["stall_compute"] + parts["stall_control"]} for name, parts in answer.counters.items()}
+    total = {key: sum(parts[key] for parts in operators.values()) for key in next(iter(operators.values()))}
+    result: dict[str, Any] = {
+        "shape": options.shape, "context": options.context, "prefill": options.prefill, "weights": options.weights, "ddr": options.ddr,
+        "head": "full" if options.full_head else "screened", "clock_hz": options.clock, "passes": passes, "cycles": cycles,
+        "tokens_per_second": round(options.clock / cycles, 2), "operators": operators, "total": total,
+        "exposed_share": round(total["exposed"] / total["cycles"], 4),
+        "ddr_peak_share": round(total["bytes"] * options.clock / cycles / DDR_PEAK, 4),
+    }
+    if path is not None or options.prefill:
+        result |= {"beats_granted": granted, "beats_used": used, "share_of_granted": round(used / granted, 4)}
+    bytes_per_cycle = min(4 * 8.0, PRESETS[options.ddr] * DDR_PEAK / options.clock)
+    result["roofline"] = {
+        "bytes_per_cycle": round(bytes_per_cycle, 2), "cycles": round(total["bytes"] / bytes_per_cycle),
+        "tokens_per_second": round(options.clock * bytes_per_cycle / total["bytes"], 2),
+    }
+    return result
 
 
 def measure_gemv(shape: str, weights: str = "base3", preset: str = "ug585") -> dict[str, Any]:
@@ -64,7 +151,10 @@ def measure_gemv(shape: str, weights: str = "base3", preset: str = "ug585") -> d
     match = re.fullmatch(r"(\d+)x(\d+)", shape)
     if not match:
         raise UserError(f"--gemv {shape}: write ROWSxCOLUMNS, for example 2560x2560")
-    _check(weights, preset)
+    if weights not in WEIGHT_MODES:
+        raise UserError(f"--weights must be base3 or 2bit, not {weights}")
+    if preset not in PRESETS:
+        raise UserError(f"--ddr must be {' or '.join(PRESETS)}, not {preset}")
     rows, columns = int(match[1]), int(match[2])
     words = row_words(columns, weights)
     if not (1 <= rows <= 16384 and 1 <= words <= 64):
@@ -85,3 +175,22 @@ def measure_gemv(shape: str, weights: str = "base3", preset: str = "ug585") -> d
     granted, used = (after[key] - before[key] for key in ("granted", "used"))
     return {"gemv": shape, "weights": weights, "ddr": preset, **counters, "beats_granted": granted, "beats_used": used,
             "share_of_granted": round(used / granted, 4) if granted else None}
+
+
+def print_measurement(result: dict[str, Any], compare: bool = False) -> None:
+    """Prints what ``measure_model`` gave as a table; ``compare`` adds the cycles that memory alone would take."""
+    what = f"prefill of {result['prefill']} tokens" if result["prefill"] else f"decode at context {result['context']}"
+    print(f"{result['shape']}, {what}, {result['weights']} weights, {result['head']} head, DDR {result['ddr']}; per token:")
+    columns = ["cycles", "bytes", "moving", "stall_memory", "stall_compute", "stall_control", "exposed"]
+    print(f"{'':<12}" + "".join(f"{name:>15}" for name in columns) + (f"{'roofline':>15}" if compare else ""))
+    rate = result["roofline"]["bytes_per_cycle"]
+    for name, values in [*result["operators"].items(), ("total", result["total"])]:
+        roofline = f"{round(values['bytes'] / rate):>15,}" if compare else ""
+        print(f"{name:<12}" + "".join(f"{values[column]:>15,}" for column in columns) + roofline)
+    print(f"{result['cycles']:,} cycles = {result['tokens_per_second']} tokens/s at {result['clock_hz'] / 1e6:g} MHz, "
+          f"{100 * result['ddr_peak_share']:.1f} % of the DDR peak, {100 * result['exposed_share']:.2f} % exposed")
+    if "share_of_granted" in result:
+        print(f"beats granted {result['beats_granted']:,}, used {result['beats_used']:,}: {100 * result['share_of_granted']:.1f} %")
+    if compare:
+        line = result["roofline"]
+        print(f"roofline: {line['bytes_per_cycle']} bytes per cycle, {line['cycles']:,} cycles, {line['tokens_per_second']} tokens/s")

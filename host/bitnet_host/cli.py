@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from .bench import measure_decode, measure_gemv
+from .bench import CLOCK_HZ, BenchOptions, measure_gemv, measure_model, print_measurement
 from .chat import ProgressDisplay, answer_once, as_json, converse, statistics
 from .checkpoint.convert import convert as convert_checkpoint
 from .checkpoint.hf import open_checkpoint
@@ -18,6 +18,7 @@ from .errors import UserError
 from .image import KINDS, Image, read_image, write_image
 from .models import BUNDLED
 from .sampling import SamplingOptions
+from .synthetic import GATE_ZEROS
 from .targets import open_target
 from .text import Conversation, TextModel
 
@@ -36,6 +37,12 @@ def _open_model(path: Path | None) -> Image:
     return read_image(source)
 
 
+def _full_head(head: str) -> bool:
+    if head not in ("screened", "full"):
+        raise UserError(f"--head must be screened or full, not {head}")
+    return head == "full"
+
+
 @app.command()
 def chat(
     target: Annotated[str, _TARGET] = "sim",
@@ -47,11 +54,12 @@ def chat(
     top_k: Annotated[int, typer.Option(help="0: no limit but the 64 best")] = 0,
     top_p: Annotated[float, typer.Option(help="share of the probability kept")] = 1.0,
     seed: Annotated[int, typer.Option(help="of the random choice")] = 1,
+    head: Annotated[str, typer.Option(help="screened: int8 logits of the best tokens only; full: of all")] = "screened",
     raw: Annotated[bool, typer.Option("--raw", help="the prompt is plain text, without the chat template")] = False,
     as_object: Annotated[bool, typer.Option("--json", help="print one JSON object as the last line")] = False,
 ) -> None:
     """Chat with a model."""
-    options = SamplingOptions(temperature, top_k, top_p, seed)
+    options = SamplingOptions(temperature, top_k, top_p, seed, _full_head(head))
     options.check()
     if max_tokens < 1:
         raise UserError(f"--max-tokens must be at least 1, not {max_tokens}")
@@ -161,26 +169,37 @@ def info(
 
 @app.command()
 def bench(
-    gemv: Annotated[str | None, typer.Option(help="measure a matrix-vector product of ROWSxCOLUMNS")] = None,
-    context: Annotated[int | None, typer.Option(help="measure decode of the bundled model at this context")] = None,
+    shape: Annotated[str, typer.Option(help="bundled, 2b4t, tiny, or explicit dimensions (hidden=..., 2b4t,layers=2)")] = "bundled",
+    context: Annotated[int, typer.Option(help="tokens in the KV cache, the decoded one included")] = 64,
+    tokens: Annotated[int, typer.Option(help="tokens to decode")] = 1,
+    prefill: Annotated[int, typer.Option(help="measure a prompt of so many tokens instead of decoding")] = 0,
+    gemv: Annotated[str | None, typer.Option(help="measure only a matrix-vector product of ROWSxCOLUMNS")] = None,
     weights: Annotated[str, typer.Option(help="base3 or 2bit")] = "base3",
     ddr: Annotated[str, typer.Option(help="memory model: ug585 or conservative")] = "ug585",
+    clock: Annotated[float, typer.Option(help="Hz that seconds are reckoned with")] = CLOCK_HZ,
+    head: Annotated[str, typer.Option(help="screened or full")] = "screened",
+    gate_zeros: Annotated[float, typer.Option(help="share of gates that are not positive, of synthetic shapes")] = GATE_ZEROS,
+    seed: Annotated[int, typer.Option(help="of synthetic weights")] = 1,
+    compare: Annotated[bool, typer.Option("--compare", help="print the roofline beside the measurement")] = False,
     as_object: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Measure cycles on the simulated board (without options: a GEMV of 2560x2560)."""
-    if context is not None:
-        if gemv is not None:
-            raise UserError("--gemv and --context are two measurements: choose one")
-        display = ProgressDisplay()
-        result = measure_decode(context, weights, ddr, display)
-        display.end()
+    """Measure cycles on the simulated board."""
+    if gemv is not None:
+        result = measure_gemv(gemv, weights, ddr)
     else:
-        result = measure_gemv(gemv or "2560x2560", weights, ddr)
+        options = BenchOptions(shape, context, tokens, prefill, weights, ddr, clock, _full_head(head), gate_zeros, seed)
+        display = ProgressDisplay()
+        try:
+            result = measure_model(options, display)
+        finally:
+            display.end()
     if as_object:
         print(json.dumps(result))
-        return
-    for name, value in result.items():
-        print(f"{name:<22}{value:,}" if isinstance(value, int) else f"{name:<22}{value}")
+    elif gemv is not None:
+        for name, value in result.items():
+            print(f"{name:<22}{value:,}" if isinstance(value, int) else f"{name:<22}{value}")
+    else:
+        print_measurement(result, compare)
 
 
 def main() -> None:

@@ -1,0 +1,172 @@
+"""Synthetic checkpoints of any shape, for benches: random weights, with gates that are positive as often as a real model's.
+
+The first channels of the residual stream hold the same value whatever the token, since no output writes to them; each gate
+row has a bias through its weights on these channels. Written once as the raw contents of the board's DDR, KV cache included,
+so that a simulation starts with it in place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import struct
+from dataclasses import dataclass, fields
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from xtvu.layout import stripe
+
+from .checkpoint.convert import check_shape, convert
+from .checkpoint.hf import Checkpoint, Linear, ModelConfig
+from .errors import UserError
+from .image import BLOCK_BYTES, CHUNK_TOKENS, FORMAT_VERSION, MODEL_BASE, DdrHeader, Image, Tensor
+
+__all__ = ["GATE_ZEROS", "SHAPES", "Bench", "parse_shape", "prepare"]
+
+GATE_ZEROS = 0.598  # share of the 2B model's inner activations that are exactly zero (Neumann-Labs/ternfpga); layers 41.6-78.9 %
+_LAYER_SPREAD = 0.187
+_BIAS_CHANNELS, _BIAS_VALUE = 32, 3.0
+_CODE_SIGMA = 34.0  # of int8 codes of a Gaussian vector of some thousand elements
+_UPDATE = 0.05  # what a layer adds to the residual stream, in its standard deviations
+
+#: hidden, intermediate, layers, heads, kv_heads, head_dim, vocab, context
+SHAPES: dict[str, tuple[int, ...]] = {
+    "2b4t": (2560, 6912, 30, 20, 5, 128, 128256, 2048),
+    "tiny": (256, 512, 4, 8, 2, 32, 2048, 256),
+}
+_NAMES = ("hidden", "intermediate", "layers", "heads", "kv_heads", "head_dim", "vocab", "context")
+
+
+def parse_shape(text: str) -> ModelConfig:
+    """A name of SHAPES, optionally with changes, as in ``2b4t,layers=2`` or ``hidden=512,...``. Raises UserError."""
+    name, _, changes = text.partition(",") if "=" not in text.split(",")[0] else ("", "", text)
+    if name and name not in SHAPES:
+        raise UserError(f"--shape {text}: choose {', '.join(SHAPES)} or give {', '.join(f'{n}=N' for n in _NAMES)}")
+    values = dict(zip(_NAMES, SHAPES[name], strict=True)) if name else {}
+    for item in filter(None, changes.split(",")):
+        match = re.fullmatch(r"(\w+)=(\d{1,7})", item)
+        if not match or match[1] not in _NAMES:
+            raise UserError(f"--shape {text}: {item} is not one of {', '.join(f'{n}=N' for n in _NAMES)}")
+        values[match[1]] = int(match[2])
+    missing = [n for n in _NAMES if n not in values]
+    if missing:
+        raise UserError(f"--shape {text} lacks {', '.join(missing)}")
+    return ModelConfig(**values, rope_theta=500000.0, eps=1e-5)
+
+
+@dataclass
+class Bench:
+    """A synthetic model: ``path`` of the DDR contents, its ``image``, and what the KV cache holds: codes int8 [2, layers, kv_heads,
+    context, head_dim] and scales float32 [2, layers, kv_heads, context] of keys and values."""
+
+    path: Path
+    image: Image
+    codes: NDArray[np.int8]
+    scales: NDArray[np.float32]
+
+
+def _checkpoint(config: ModelConfig, gate_zeros: float, seed: int) -> Checkpoint:
+    rng = np.random.default_rng(seed)
+    hidden, inner, queries = config.hidden, config.intermediate, config.heads * config.head_dim
+    keys = config.kv_heads * config.head_dim
+    biased = min(_BIAS_CHANNELS, hidden // 8)
+
+    def ternary(rows: int, columns: int) -> NDArray[np.int8]:
+        return rng.integers(-1, 2, (rows, columns), np.int8)
+
+    def vector(size: int) -> NDArray[np.float32]:
+        return (1 + 0.1 * rng.standard_normal(size, np.float32)).astype(np.float32)
+
+    embedding = rng.standard_normal((config.vocab, hidden), np.float32)
+    embedding[:, :biased] = _BIAS_VALUE
+    sigma = math.sqrt((hidden - biased) * 2 / 3)  # of a sum of weights times unit-variance inputs
+    layers = []
+    for layer in range(config.layers):
+        turn = math.cos(math.pi * layer / max(1, config.layers - 1)) if config.layers > 1 else 0.0
+        share = min(0.98, max(0.02, gate_zeros + _LAYER_SPREAD * turn))
+        # the mean that makes a Gaussian non-positive with this probability, in weights on biased channels
+        wanted = -NormalDist().inv_cdf(share) * sigma / _BIAS_VALUE
+        gate = ternary(inner, hidden)
+        places = np.floor(abs(wanted) + rng.random(inner)).astype(int)
+        gate[:, :biased] = np.where(np.arange(biased) < places[:, None], int(math.copysign(1, wanted)), 0)
+        o, down = ternary(hidden, queries), ternary(hidden, inner)
+        o[:biased] = down[:biased] = 0
+        layers.append({
+            "q": Linear(ternary(queries, hidden), 1 / sigma), "k": Linear(ternary(keys, hidden), 1 / sigma),
+            "v": Linear(ternary(keys, hidden), 1 / sigma), "o": Linear(o, _UPDATE / math.sqrt(queries * 2 / 3)),
+            "gate": Linear(gate, 1 / sigma), "up": Linear(ternary(inner, hidden), 1 / sigma),
+            "down": Linear(down, _UPDATE / math.sqrt(inner * 2 / 3)),
+            "input_norm": vector(hidden), "attn_sub_norm": vector(queries), "post_norm": np.ones(hidden, np.float32),
+            "ffn_sub_norm": vector(inner),
+        })
+    return Checkpoint(config, embedding, vector(hidden), layers)
+
+
+def _cache(header: DdrHeader, seed: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    rng = np.random.default_rng(seed + 1)
+    shape = (2, header.layers, header.kv_heads, header.context)
+    quantiles = np.array([NormalDist(0, _CODE_SIGMA).inv_cdf((i + 0.5) / 256) for i in range(256)])
+    codes = np.clip(np.rint(quantiles), -127, 127).astype(np.int8)[rng.integers(0, 256, (*shape, header.head_dim), np.uint8)]
+    return codes, (rng.uniform(0.8, 1.2, shape) / _CODE_SIGMA).astype(np.float32)
+
+
+def _put(memory: NDArray[np.uint8], address: int, data: NDArray[Any]) -> None:
+    striped = stripe(np.ascontiguousarray(data).reshape(-1).view(np.uint8))
+    memory[address:address + striped.size] = striped
+
+
+def _fill_cache(memory: NDArray[np.uint8], header: DdrHeader, codes: NDArray[np.int8], scales: NDArray[np.float32]) -> None:
+    tokens, padded = header.context, -(-header.head_dim // 32) * 32
+    chunks = -(-tokens // CHUNK_TOKENS)
+    for index in range(header.layers * header.kv_heads):
+        layer, head = divmod(index, header.kv_heads)
+        k = np.zeros((tokens, padded), np.int8)
+        k[:, :header.head_dim] = codes[0, layer, head]
+        _put(memory, header.k_base + index * header.k_head_bytes, k)
+        v = np.zeros((chunks * CHUNK_TOKENS, header.head_dim), np.int8)
+        v[:tokens] = codes[1, layer, head]
+        _put(memory, header.v_base + index * header.v_head_bytes, v.reshape(chunks, CHUNK_TOKENS, -1).transpose(0, 2, 1))
+        for base, values in ((header.ks_base, scales[0]), (header.vs_base, scales[1])):
+            _put(memory, base + index * header.s_head_bytes, values[layer, head])
+
+
+def _read(path: Path) -> Image:
+    memory = np.memmap(path, np.uint8, "r")
+    ddr = memory[MODEL_BASE:]
+    count = len(fields(DdrHeader))
+    header = DdrHeader(*struct.unpack_from(f"<{count}I", ddr[:4 * count].tobytes()))
+    table = ddr[4 * count:header.header_bytes].tobytes()
+    return Image(header, [Tensor.unpack(table[32 * i:32 * i + 32]) for i in range(header.tensors)], ddr[:header.ddr_bytes], {})
+
+
+def prepare(config: ModelConfig, folder: Path, weights: str = "base3", gate_zeros: float = GATE_ZEROS, seed: int = 1) -> Bench:
+    """Makes the model, or finds the one that an earlier call left in ``folder``. Raises UserError if the machine cannot run it."""
+    check_shape(config, weights)
+    if not 0 < gate_zeros < 1:
+        raise UserError(f"--gate-zeros must lie between 0 and 1, not {gate_zeros}")
+    key = json.dumps([vars(config), weights, gate_zeros, seed, FORMAT_VERSION, _source_digest()], default=str)
+    path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.ddr"
+    if not path.exists():
+        image = convert(_checkpoint(config, gate_zeros, seed), weights, "synthetic")
+        size = -(-image.header.total_bytes // BLOCK_BYTES) * BLOCK_BYTES
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        memory = np.memmap(partial, np.uint8, "w+", shape=(MODEL_BASE + size,))
+        memory[MODEL_BASE:MODEL_BASE + image.ddr.size] = image.ddr
+        _fill_cache(memory, image.header, *_cache(image.header, seed))
+        memory.flush()
+        partial.replace(path)
+    image = _read(path)
+    return Bench(path, image, *_cache(image.header, seed))
+
+
+def _source_digest() -> str:
+    """Of the code that decides what the file holds."""
+    here = Path(__file__)
+    sources = (here, here.parent / "image.py", here.parent / "checkpoint" / "convert.py")
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
