@@ -63,10 +63,8 @@ static void weigh(uint32_t group, uint32_t index, uint32_t tokens)
 
     tvu_rep(group, 0, 1, 0, rows, 0);
     tvu_max(s, tokens, S_GROUP0);
-    tvu_rep(group, 1, 0, 0, 0, 0);
-    tvu_smul(S_GROUP1, S_GROUP0, S_MINUS_ONE);
     tvu_rep(group, 0, 0, rows, rows, group > 1);
-    tvu_exp2(s, s, S_ONE, S_GROUP1, tokens, 0);
+    tvu_exp2(s, s, S_ONE, S_GROUP0, tokens, 0);
     tvu_rep(group, 0, 1, 0, rows, 0);
     tvu_sum(s, tokens, S_SUMS);
     load_scales(model.vs_base, index, tokens);

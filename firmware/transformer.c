@@ -86,7 +86,6 @@ static void set_constants(void)
 {
     tvu_sset(S_127, 0x42fe0000);
     tvu_sset(S_ONE, 0x3f800000);
-    tvu_sset(S_MINUS_ONE, 0xbf800000);
     tvu_sset(S_SMALLEST, 0x3727c5ac);
     tvu_sset(S_EPS, model.eps_bits);
     tvu_sset(S_INV_HIDDEN, model.inverse_hidden_bits);

@@ -1,6 +1,7 @@
 """Sequencer: takes queued instructions in order, resolves scalars, and runs them on the units.
 
-Also holds the scalar registers and the REP and EPI prefixes. One operation runs at a time; the DMA readers work ahead of it.
+Also holds the scalar registers and the REP and EPI prefixes. One operation runs at a time; the DMA readers work ahead of it,
+and a scalar operation goes on behind it until its result is needed.
 """
 
 from amaranth.hdl import Const, Module, Mux, Signal, Value, unsigned
@@ -40,8 +41,8 @@ _RECIPES: dict[str, dict[str, object]] = {
     "STOREQ": {"scale": 1, "codes": 1, "sink": Sink.STORE},
     "STOREQT": {"scale": 1, "codes": 1, "sink": Sink.STORE},
 }
-#: Vector operations that REP runs as one when no maximum is asked for: groups of rows that differ in their places only.
-_GROUPED = ("MULS", "MULV", "ADDV", "AXPY", "EXP2", "QUANT5", "QUANT4")
+#: Vector operations that REP runs as one: groups of rows that differ in their places only.
+_GROUPED = ("MULS", "MULV", "ADDV", "AXPY", "EXP2", "QUANT5", "QUANT4", "MAX", "ABSMAX")
 _PREFIXES = ("REP", "EPI")
 _STORE_KINDS = {"STOREF": StoreKind.FLOAT, "STOREQ": StoreKind.CODES, "STOREQT": StoreKind.COLUMN, "STORES": StoreKind.SCALAR}
 _SCALAR_FUNCTIONS = {
@@ -72,7 +73,7 @@ class Sequencer(wiring.Component):
             "busy": Out(1), "complete": Out(1), "store_complete": Out(1), "pick_complete": Out(1), "bad": Out(1),
             "overflow": Out(1), "section": Out(4),
             "vector_start": Out(1), "vector_op": Out(VectorOp), "vector_done": In(1),
-            "vector_value": In(32), "vector_index": In(15),
+            "vector_reduced": In(1), "vector_value": In(32), "vector_index": In(15),
             "dot_start": Out(1), "dot_words": Out(8), "dot_mode": Out(2), "dot_vectors": Out(2), "dot_rows": Out(20),
             "dot_picked": Out(1), "dot_columns": Out(1), "rank_clear": Out(1), "rank_levels": Out(4), "rank_start": Out(1),
             "rank_base": Out(20), "rank_idle": In(1),
@@ -136,7 +137,7 @@ class Sequencer(wiring.Component):
                             m.d.comb += op.reduce.eq(Reduce.ABSMAX)
         steps = repeat.step_s | (name_is("EXP2") & (repeat.stride_b != 0))
         grouped = Signal()
-        m.d.comb += grouped.eq(name_is(*_GROUPED) & (repeat.count > 1) & (t == 0) & (~steps | (repeat.count <= isa.VECTORS)))
+        m.d.comb += grouped.eq(name_is(*_GROUPED) & (repeat.count > 1) & ((t == 0) | repeat.step_t) & (~steps | (repeat.count <= isa.VECTORS)))
         picked, marking = epilogue.pick == isa.PICKS["picked"], epilogue.pick == isa.PICKS["mark"]
         with m.If(name_is("DOT")):
             m.d.comb += op.mark.eq(marking)
@@ -185,12 +186,25 @@ class Sequencer(wiring.Component):
         step_factor = Mux(is_dot, field("DOT", "step_s") & ~name_is("COLS"), grouped & repeat.step_s)
         m.d.comb += [read_a.addr.eq(s + Mux(step_factor, loads, 0)), read_b.addr.eq(b + Mux(name_is("EXP2"), loads * repeat.stride_b[:5], 0))]
 
+        # A scalar operation runs behind the others. Its result is written when nothing else is; who names its register waits.
+        running, finished, target, result = Signal(), Signal(), Signal(5), Signal(32)
+        written = Signal(5)  # where the vector unit's next reduction goes
+        with m.If(self.scalar_done):
+            m.d.sync += [finished.eq(1), result.eq(self.scalar_value)]
+
         def put(address: Value, value: Value, check: Value) -> None:
             m.d.comb += [write.addr.eq(address), write.data.eq(value), write.en.eq(address != 0),
                          self.overflow.eq(check & (value[23:31] == 255))]
 
+        with m.If(finished):
+            put(target, result, Const(1))
+        putting = Signal()
+        with m.If(finished & ~putting):
+            m.d.sync += [finished.eq(0), running.eq(0)]
+        hazard = running & (target != 0) & ((read_a.addr == target) | (read_b.addr == target) | (t == target) | (grouped & (t != 0)))
+
         with m.FSM() as fsm:
-            m.d.comb += self.busy.eq(~fsm.ongoing("FETCH") | self.instruction.valid)
+            m.d.comb += self.busy.eq(~fsm.ongoing("FETCH") | self.instruction.valid | running)
             with m.State("FETCH"):
                 m.d.comb += self.instruction.ready.eq(1)
                 with m.If(self.instruction.valid):
@@ -222,15 +236,20 @@ class Sequencer(wiring.Component):
                     for i in range(isa.VECTORS):
                         with m.Case(i):
                             m.d.sync += [factors[i].eq(read_a.data), addends[i].eq(read_b.data)]
-                m.d.sync += loads.eq(loads + 1)
-                with m.If(unfit):
+                with m.If(~hazard):
+                    m.d.sync += loads.eq(loads + 1)
+                with m.If(hazard):
+                    m.next = "LOAD"
+                with m.Elif(unfit):
                     m.d.comb += self.bad.eq(1)
                     m.next = "COMPLETE"
                 with m.Elif((loads == isa.VECTORS - 1) | ~(is_dot | (grouped & steps))):
                     m.next = "START"
             with m.State("START"):
+                m.d.sync += written.eq(t)
                 with m.If(name_is("SSET")):
                     put(t, field("SSET", "value"), Const(0))
+                    m.d.comb += putting.eq(1)
                     m.next = "COMPLETE"
                 with m.Elif(name_is("SECTION")):
                     m.d.sync += self.section.eq(field("SECTION", "section"))
@@ -240,8 +259,10 @@ class Sequencer(wiring.Component):
                         m.d.comb += self.rank_clear.eq(1)
                         m.next = "COMPLETE"
                 with m.Elif(group == isa.SCALAR):
-                    m.d.comb += self.scalar_start.eq(1)
-                    m.next = "SCALAR"
+                    with m.If(~running):
+                        m.d.comb += self.scalar_start.eq(1)
+                        m.d.sync += [running.eq(1), target.eq(t)]
+                        m.next = "COMPLETE"
                 with m.Elif(name_is("CHECK")):
                     m.d.comb += self.check_start.eq(1)
                     m.next = "CHECK"
@@ -254,22 +275,22 @@ class Sequencer(wiring.Component):
                     ]
                     m.next = "VECTOR"
             with m.State("VECTOR"):
+                with m.If(self.vector_reduced & (t != 0)):
+                    put(written, self.vector_value, Const(1))
+                    m.d.comb += putting.eq(1)
+                    m.d.sync += written.eq(written + 1)
                 with m.If(self.vector_done):
                     m.next = "COMPLETE"
-                    with m.If((op.reduce != Reduce.NONE) & (t != 0)):
-                        put(t, self.vector_value, Const(1))
                     with m.If(name_is("ARGMAX")):
                         m.next = "INDEX"
             with m.State("INDEX"):
                 put((t + 1)[:5], self.vector_index, Const(0))
+                m.d.comb += putting.eq(1)
                 m.next = "COMPLETE"
-            with m.State("SCALAR"):
-                with m.If(self.scalar_done):
-                    put(t, self.scalar_value, Const(1))
-                    m.next = "COMPLETE"
             with m.State("CHECK"):
                 with m.If(self.check_done):
                     put(t, self.check_value, Const(0))
+                    m.d.comb += putting.eq(1)
                     m.next = "COMPLETE"
             with m.State("STORE-SCALAR"):
                 m.d.comb += self.store_scalar_valid.eq(1)

@@ -221,7 +221,7 @@ class TVU(wiring.Component):
             vector.word.valid.eq(word.valid), vector.word.payload.eq(word.payload),
 
             vector.start.eq(sequencer.vector_start), vector.op.eq(sequencer.vector_op),
-            sequencer.vector_done.eq(vector.done), sequencer.vector_value.eq(vector.value),
+            sequencer.vector_done.eq(vector.done), sequencer.vector_reduced.eq(vector.reduced), sequencer.vector_value.eq(vector.value),
             sequencer.vector_index.eq(vector.index),
             lanes.start.eq(sequencer.dot_start), lanes.words.eq(sequencer.dot_words), lanes.mode.eq(sequencer.dot_mode),
             lanes.vectors.eq(sequencer.dot_vectors), lanes.rows.eq(sequencer.dot_rows),

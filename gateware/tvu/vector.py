@@ -46,7 +46,7 @@ class Add(enum.Enum, shape=2):
     """Second summand."""
 
     NONE = 0
-    SCALAR = 1
+    SCALAR = 1  # subtracted
     B = 2
     RUNNING = 3
 
@@ -120,11 +120,12 @@ class _Row(data.Struct):
     address: 6
     digit: 3
     quarter: 2
+    last: 1
 
 
 class VectorUnit(wiring.Component):
-    """Members: ``start`` takes ``op``; ``done`` pulses when everything is written, with ``value`` and ``index`` of a
-    reduction; ``word`` in (stream words), ``wants_word`` while one could be taken; ``dot`` in (collected rows);
+    """Members: ``start`` takes ``op``; ``done`` pulses when everything is written; before, ``reduced`` pulses for each group that
+    was reduced to ``value`` and, for a maximum, its ``index``, which stays; ``word`` in (stream words), ``wants_word`` while one could be taken; ``dot`` in (collected rows);
     scratchpad ports, one read port per bank; write ports of activations and pick memory; ``row`` out to the store unit or
     the ranking; ``overflow`` pulses on an infinite result.
     """
@@ -132,7 +133,7 @@ class VectorUnit(wiring.Component):
     def __init__(self, config: TVUConfig) -> None:
         self.config = config
         super().__init__({
-            "start": In(1), "op": In(VectorOp), "done": Out(1), "value": Out(32), "index": Out(15), "overflow": Out(1),
+            "start": In(1), "op": In(VectorOp), "done": Out(1), "reduced": Out(1), "value": Out(32), "index": Out(15), "overflow": Out(1),
             "word": In(stream.Signature(_ROW)), "wants_word": Out(1),
             "dot": In(stream.Signature(CollectedRow)),
             "read_address": Out(11).array(2), "read_data": In(_ROW).array(2),
@@ -206,7 +207,7 @@ class VectorUnit(wiring.Component):
             control.dst.eq(row_dst), control.mask.eq(Mux(from_dot, self.dot.payload.mask, mask)),
             control.index.eq(Mux(from_dot, dot_group, index)), control.vector.eq(Mux(from_dot, dot_vector, act.vector)),
             control.factor.eq(Mux(from_dot, dot_vector, Mux(op.step, group, 0))),
-            control.address.eq(act.address), control.digit.eq(act.digit), control.quarter.eq(act.quarter),
+            control.last.eq(ended), control.address.eq(act.address), control.digit.eq(act.digit), control.quarter.eq(act.quarter),
         ]
         row_count = (op.count + LANES - 1) >> 3
         m.d.sync += second.eq(first_read)
@@ -318,7 +319,7 @@ class VectorUnit(wiring.Component):
             m.d.comb += product.eq(Mux(op.factor == Factor.NONE, delay(m, x, FloatMultiply.LATENCY), multiply.r))
             b_add = delay(m, b_multiply, FloatMultiply.LATENCY)
             summand = Signal(32, name=f"summand{i}")
-            m.d.comb += summand.eq(Mux(op.add == Add.B, b_add, addend))
+            m.d.comb += summand.eq(Mux(op.add == Add.B, b_add, Cat(addend[:31], ~addend[31])))
             total = Signal(32, name=f"total{i}")
             m.d.comb += total.eq(Mux(op.add == Add.NONE, delay(m, product, FloatAdd.LATENCY), adder.r))
             m.d.comb += [exp2.a.eq(total), to_int8.a.eq(total)]
@@ -416,55 +417,51 @@ class VectorUnit(wiring.Component):
         leaves = self.row.valid & self.row.ready
         m.d.sync += credit.eq(credit - (issue & buffered) + leaves)
 
-        # -- maxima ------------------------------------------------------------------------------------------------
+        # -- maxima: kept per lane, folded in three steps when a group ends --------------------------------------------
         keys = [Signal(32, name=f"key{i}") for i in range(LANES)]
         indices = [Signal(15, name=f"index{i}") for i in range(LANES)]
-        folding = Signal(range(4))
-        with m.If(self.start):
+        best = []
+        for i in range(LANES):
+            key = float_key(Mux(op.reduce == Reduce.ABSMAX, results[i] & 0x7FFFFFFF, results[i]))
+            better = out_valid & out.mask[i] & (key > keys[i])
+            best.append((Mux(better, key, keys[i]), Mux(better, Cat(Const(i, 3), out.index), indices[i])))
+        group_ends = out_valid & out.last
+        with m.If(self.start | group_ends):
             for i in range(LANES):
                 m.d.sync += [keys[i].eq(0), indices[i].eq(0)]
         with m.Elif(out_valid):
-            for i in range(LANES):
-                key = float_key(Mux(op.reduce == Reduce.ABSMAX, results[i] & 0x7FFFFFFF, results[i]))
-                with m.If(out.mask[i] & (key > keys[i])):
-                    m.d.sync += [keys[i].eq(key), indices[i].eq(Cat(Const(i, 3), out.index))]
-        with m.Elif(folding != 0):
-            with m.Switch(folding):
-                for step, distance in ((1, 4), (2, 2), (3, 1)):
-                    with m.Case(step):
-                        for i in range(distance):
-                            other = i + distance
-                            with m.If((keys[other] > keys[i])
-                                      | ((keys[other] == keys[i]) & (indices[other] < indices[i]))):
-                                m.d.sync += [keys[i].eq(keys[other]), indices[i].eq(indices[other])]
+            for i, (key, place) in enumerate(best):
+                m.d.sync += [keys[i].eq(key), indices[i].eq(place)]
+        folded, folds = best, [group_ends]
+        for step in range(LANES.bit_length()):
+            valid = Signal(name=f"folded{step}")
+            m.d.sync += valid.eq(folds[-1])
+            stage = []
+            for i, (key, place) in enumerate(folded):
+                kept = (Signal(32, name=f"folded_key{step}_{i}"), Signal(15, name=f"folded_index{step}_{i}"))
+                with m.If(folds[-1]):
+                    m.d.sync += [kept[0].eq(key), kept[1].eq(place)]
+                stage.append(kept)
+            folds.append(valid)
+            half = len(stage) // 2
+            folded = []
+            for (key, place), (other, elsewhere) in zip(stage[:half], stage[half:], strict=True) if half else ():
+                better = (other > key) | ((other == key) & (elsewhere < place))
+                folded.append((Mux(better, other, key), Mux(better, elsewhere, place)))
+        largest, place = stage[0]
 
         # -- end -------------------------------------------------------------------------------------------------
-        total = Signal(32)
-        with m.If(sum_done):
-            m.d.sync += total.eq(adders[0].r)
         m.d.comb += [
-            self.index.eq(indices[0]),
-            self.value.eq(Mux(summing, total, Mux(keys[0][31], keys[0] & 0x7FFFFFFF, ~keys[0]))),
+            self.reduced.eq(Mux(summing, sum_done, (op.reduce != Reduce.NONE) & folds[-1])), self.index.eq(place),
+            self.value.eq(Mux(summing, adders[0].r, Mux(largest[31], largest & 0x7FFFFFFF, ~largest))),
         ]
-        in_flight = Cat(valids).any()
+        in_flight = Cat(valids, folds).any()
         with m.FSM():
             with m.State("IDLE"):
                 with m.If(self.start):
                     m.next = "RUN"
             with m.State("RUN"):
-                with m.If(~active & ~in_flight):
-                    with m.Switch(op.reduce):
-                        with m.Case(Reduce.SUM):
-                            with m.If(sum_done):
-                                m.next = "DONE"
-                        with m.Case(Reduce.MAX, Reduce.ABSMAX):
-                            m.d.sync += folding.eq(1)
-                            m.next = "FOLD"
-                        with m.Default():
-                            m.next = "DONE"
-            with m.State("FOLD"):
-                m.d.sync += folding.eq(folding + 1)
-                with m.If(folding == 3):
+                with m.If(Mux(summing, sum_done, ~active & ~in_flight)):
                     m.next = "DONE"
             with m.State("DONE"):
                 with m.If(~buffered | ~self.row.valid):

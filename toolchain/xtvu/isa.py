@@ -179,7 +179,7 @@ _TABLE: tuple[tuple[int, str, int, str, str, str], ...] = (
     (VECTOR, "ADDV", 4, f"{_D} {_A} {_B} {_N} {_T}", "dst = a + b; s[t] = max|dst|", "Adds two vectors."),
     (VECTOR, "AXPY", 5, f"{_D} {_A} {_S} {_B} {_N} {_T}", "dst = (a * s) + b; s[t] = max|dst|",
      "Scaled vector plus vector, rounded twice."),
-    (VECTOR, "EXP2", 6, f"{_D} {_A} {_S} c=2:0+5 {_N} {_T}", "dst = 2^((a * s) + s[c]); s[t] = max|dst|",
+    (VECTOR, "EXP2", 6, f"{_D} {_A} {_S} c=2:0+5 {_N} {_T}", "dst = 2^((a * s) - s[c]); s[t] = max|dst|",
      "Base-2 exponential; relative error below 2e-5. Under REP, stride_b advances c."),
     (VECTOR, "LOADF", 7, f"{_D} {_N} {_T}", "dst = stream; s[t] = max|dst|", "Loads float32 from the stream."),
     (VECTOR, "LOADB", 8, f"{_D} {_S} {_N} {_T}", "dst = float(int8 stream) * s; s[t] = max|dst|",
