@@ -22,7 +22,7 @@ class TVUConfig:
     act_depth: int = ACT_WORDS
     queue_depth: int = 32
     stream_queue_depth: int = 8
-    port_fifo_depth: int = 512  # what one block RAM holds
+    port_fifo_depth: int = 1024  # two block RAMs
 
     vectors: int = VECTORS
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import enum, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -26,7 +26,7 @@ class ScalarFunction(enum.Enum, shape=3):
 class ScalarUnit(wiring.Component):
     """Computes r from a and b; ``start`` for one cycle, ``done`` for one cycle when r holds the result.
 
-    Division and square root take one result bit per cycle; both round correctly. Division by zero and the root of a
+    Division takes two result bits per cycle, the square root one; both round correctly. Division by zero and the root of a
     negative number give an infinity.
     """
 
@@ -90,10 +90,17 @@ class ScalarUnit(wiring.Component):
                     with m.Default():
                         m.d.comb += self.r.eq(Mux(float_key(a) >= float_key(b), a, b))
             with m.State("DIVIDE"):
-                fits = remainder >= divisor
-                rest = Mux(fits, remainder - divisor, remainder)
-                m.d.sync += [root.eq(Cat(fits, root)), remainder.eq(rest << 1), count.eq(count + 1)]
-                with m.If(count == _QUOTIENT_BITS - 1):
+                # remainder < 2 divisor: the digit is how often divisor goes into 2 remainder, 0 to 3
+                doubled = remainder << 1
+                rests = [Signal(signed(28), name=f"rest{digit}") for digit in (1, 2, 3)]
+                m.d.comb += [rest.eq(doubled - digit * divisor) for digit, rest in enumerate(rests, 1)]
+                digit, kept = Signal(2), Signal(27)
+                m.d.comb += kept.eq(doubled)
+                for value, rest in enumerate(rests, 1):
+                    with m.If(rest >= 0):
+                        m.d.comb += [digit.eq(value), kept.eq(rest)]
+                m.d.sync += [root.eq(Cat(digit, root)), remainder.eq(kept << 1), count.eq(count + 2)]
+                with m.If(count == _QUOTIENT_BITS - 2):
                     m.next = "ROUND"
             with m.State("SQRT"):
                 wider = Cat(radicand[50:52], remainder)[:32]

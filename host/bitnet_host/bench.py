@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from xtvu.isa import COUNTERS, WORD_BYTES
 from xtvu.layout import WEIGHTS_PER_WORD, row_words
+from xtvu.semantics import argmax
 
 from .checkpoint.convert import convert
 from .checkpoint.hf import ModelConfig, open_checkpoint
@@ -19,11 +21,12 @@ from .image import WEIGHT_MODES, Image
 from .link.simulator import Simulator, build_folder
 from .link.transport import MailboxTransport
 from .models import BUNDLED
+from .reference import ReferenceModel
 from .sampling import SamplingOptions
 from .synthetic import GATE_ZEROS, parse_shape, prepare
 from .targets import Answer, BoardTarget, Progress
 
-__all__ = ["CLOCK_HZ", "DDR_PEAK", "PRESETS", "BenchOptions", "measure_gemv", "measure_model", "print_measurement"]
+__all__ = ["CLOCK_HZ", "DDR_PEAK", "PRESETS", "BenchOptions", "check_model", "measure_gemv", "measure_model", "print_measurement"]
 
 CLOCK_HZ = 125_000_000
 DDR_PEAK = 4_266_640_000  # bytes per second of 32-bit DDR3-1066
@@ -140,6 +143,37 @@ def measure_model(options: BenchOptions, progress: Progress = lambda *_: None) -
         "tokens_per_second": round(options.clock * bytes_per_cycle / total["bytes"], 2),
     }
     return result
+
+
+def check_model(options: BenchOptions, progress: Progress = lambda *_: None) -> dict[str, Any]:
+    """Decodes ``options.tokens`` tokens of a synthetic shape on the simulated board and on the golden model.
+
+    Compared are the tokens that the screened head chooses and, for the same tokens, every bit of the full head's logits. Raises
+    UserError where they differ.
+    """
+    config = parse_shape(options.shape)
+    options.check(config.context)
+    bench = prepare(config, build_folder() / "bench", options.weights, options.gate_zeros, options.seed)
+    reference, before, token = ReferenceModel(bench.image), options.context - 1, 400 % config.vocab
+    reference.fill_cache(bench.codes[:, :, :, :before], bench.scales[:, :, :, :before])
+    with _board(options.ddr, bench.image, bench.path) as board:
+        board.trust()
+        board.fill_cache(before)
+        chosen = board.generate([token], options.tokens, SamplingOptions(), lambda token: None, progress).token_ids
+        board.fill_cache(before)
+        same = 0
+        for place, input_token in enumerate([token, *chosen[:-1]]):
+            x = reference.advance(input_token)
+            tokens, logits = reference.candidates(x)
+            if int(tokens[argmax(logits)]) != chosen[place]:
+                raise UserError(f"token {place}: the board chose {chosen[place]}, the golden model {int(tokens[argmax(logits)])}")
+            theirs, ours = board.score(input_token).view(np.uint32), reference.logits(x).view(np.uint32)
+            if not np.array_equal(theirs, ours):
+                raise UserError(f"token {place}: {np.count_nonzero(theirs != ours)} of {ours.size} logits differ from the golden model's")
+            same += ours.size
+            progress("check", place + 1, options.tokens)
+    return {"shape": options.shape, "context": options.context, "weights": options.weights, "ddr": options.ddr, "tokens": chosen,
+            "identical_logits": same}
 
 
 def measure_gemv(shape: str, weights: str = "base3", preset: str = "ug585") -> dict[str, Any]:

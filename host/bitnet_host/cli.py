@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from .bench import CLOCK_HZ, BenchOptions, measure_gemv, measure_model, print_measurement
+from .bench import CLOCK_HZ, BenchOptions, check_model, measure_gemv, measure_model, print_measurement
 from .chat import ProgressDisplay, answer_once, as_json, converse, statistics
 from .checkpoint.convert import convert as convert_checkpoint
 from .checkpoint.hf import open_checkpoint
@@ -181,6 +181,7 @@ def bench(
     gate_zeros: Annotated[float, typer.Option(help="share of gates that are not positive, of synthetic shapes")] = GATE_ZEROS,
     seed: Annotated[int, typer.Option(help="of synthetic weights")] = 1,
     compare: Annotated[bool, typer.Option("--compare", help="print the roofline beside the measurement")] = False,
+    check: Annotated[bool, typer.Option("--check", help="instead of measuring, compare with the golden model bit for bit")] = False,
     as_object: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Measure cycles on the simulated board."""
@@ -190,12 +191,12 @@ def bench(
         options = BenchOptions(shape, context, tokens, prefill, weights, ddr, clock, _full_head(head), gate_zeros, seed)
         display = ProgressDisplay()
         try:
-            result = measure_model(options, display)
+            result = check_model(options, display) if check else measure_model(options, display)
         finally:
             display.end()
     if as_object:
         print(json.dumps(result))
-    elif gemv is not None:
+    elif gemv is not None or check:
         for name, value in result.items():
             print(f"{name:<22}{value:,}" if isinstance(value, int) else f"{name:<22}{value}")
     else:

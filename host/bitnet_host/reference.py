@@ -221,12 +221,16 @@ class ReferenceModel:
         """The full head: int8 logits of all tokens, float32 [vocab]."""
         return self._head(x, slice(None))
 
+    def sketch_scores(self, x: F32) -> F32:
+        """What the ternary sketch of the head says of all tokens, float32 [vocab]."""
+        normed = quantise_vector(self._norm("FINAL_NORM", 0, x, self.header.inverse_hidden_bits))
+        sketch, scales = self.matrix(KINDS.index("SKETCH"), 0), self.floats("SKETCH_SCALE", self.header.vocab)
+        return sem.multiply(bitlinear(sketch, normed, ONE), scales)
+
     def candidates(self, x: F32) -> tuple[NDArray[np.int64], F32]:
         """The screened head: the tokens that the ternary sketch ranks highest, rising, and their int8 logits."""
-        normed = quantise_vector(self._norm("FINAL_NORM", 0, x, self.header.inverse_hidden_bits))
-        scores = sem.multiply(bitlinear(self.matrix(KINDS.index("SKETCH"), 0), normed, ONE), self.floats("SKETCH_SCALE", self.header.vocab))
         kept = (1 << self.header.rank_levels) - 1
-        tokens = np.sort(np.argsort(-sem.float_key(scores), kind="stable")[:kept])
+        tokens = np.sort(np.argsort(-sem.float_key(self.sketch_scores(x)), kind="stable")[:kept])
         return tokens, self._head(x, tokens)
 
     def forward(self, token: int) -> F32:
