@@ -52,7 +52,10 @@ static void do_generate(const struct message *m)
     uint32_t max_tokens = m->payload[GENERATE_MAX_TOKENS];
     struct sampling sampling = {bits_float(m->payload[GENERATE_TEMPERATURE]), m->payload[GENERATE_TOP_K],
                                 bits_float(m->payload[GENERATE_TOP_P]), (m->payload[GENERATE_SEED] * 0x9e3779b9u + 0x7f4a7c15u) | 1};
-    enum head head = m->payload[GENERATE_FULL_HEAD] ? HEAD_FULL : HEAD_SCREENED;
+    uint32_t options = m->payload[GENERATE_OPTIONS];
+    enum head head = options & OPTION_FULL_HEAD ? HEAD_FULL : HEAD_SCREENED;
+    transformer_all_rows = options & OPTION_ALL_ROWS;
+    transformer_all_columns = options & OPTION_ALL_COLUMNS;
     bool greedy = m->payload[GENERATE_TEMPERATURE] == 0;
     if (count == 0 || m->length != GENERATE_WORDS + count) {
         fault_raise(ERROR_ARGUMENT, GENERATE_PROMPT_TOKENS);

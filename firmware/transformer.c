@@ -11,6 +11,7 @@
 struct plan plan;
 uint32_t position;
 uint64_t operator_counts[OPERATOR_COUNT][PARTS];
+bool transformer_all_rows, transformer_all_columns;
 static uint32_t seen[OPERATOR_COUNT][PARTS];
 
 // What follows in the queue counts for an operator.
@@ -163,7 +164,7 @@ static void gate_up(uint32_t layer)
     stream_tensor(KIND_GATE, layer);
     output_scale(KIND_GATE, layer);
     tvu_epi(0, TVU_FACTOR_RELU2, TVU_PICK_MARK, 0, 0);
-    tvu_streamp(model_tensor(KIND_UP, layer)->address, rows / TVU_LANES, words);
+    tvu_streamp(model_tensor(KIND_UP, layer)->address | transformer_all_rows, rows / TVU_LANES, words);
     tvu_dot(plan.gate, words, plan.ternary_mode, 0, S_OUT, 0, 0, rows);
     output_scale(KIND_UP, layer);
     tvu_epi(0, TVU_FACTOR_DST, TVU_PICK_PICKED, 0, 0);
@@ -173,7 +174,7 @@ static void gate_up(uint32_t layer)
 // x += W . codes by columns of W; those whose code is zero are not read.
 static void down(uint32_t layer)
 {
-    tvu_streamp(model_tensor(KIND_DOWN, layer)->address, model.intermediate / TVU_LANES, plan.hidden_words);
+    tvu_streamp(model_tensor(KIND_DOWN, layer)->address | transformer_all_columns, model.intermediate / TVU_LANES, plan.hidden_words);
     output_scale(KIND_DOWN, layer);
     tvu_cols(plan.x, plan.hidden_words, plan.ternary_mode, S_OUT, model.hidden);
 }

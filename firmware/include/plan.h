@@ -32,7 +32,6 @@ enum {
     S_INV_HIDDEN = 26,
     S_EPS = 27,
     S_SMALLEST = 28, // 1e-5, the least absmax
-    // 29 is free
     S_ONE = 30,
     S_127 = 31,
 };

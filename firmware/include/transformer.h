@@ -12,6 +12,9 @@ extern uint64_t operator_counts[OPERATOR_COUNT][PARTS];
 // Adds what was counted since the last call, or starts anew. To be called before a counter wraps: every 2^32 cycles.
 void transformer_count(bool from_here);
 
+// Read also what picking leaves out, to see what it saves.
+extern bool transformer_all_rows, transformer_all_columns;
+
 struct logits {
     uint32_t best_bits;     // float32 bits of the largest logit
     uint32_t best;          // its token

@@ -15,9 +15,9 @@ from amaranth.lib.wiring import In, Out
 from xtvu.isa import MODES, WORD_BYTES
 
 from .activations import DIGITS, Activations, ActivationWrite
-from .stream import PickedRow
 from .config import TVUConfig
 from .float32 import delay
+from .stream import PickedRow
 from .unpack import Unpacker
 
 __all__ = ["ColumnWords", "DotLanes", "DotResult", "VectorLanes"]

@@ -5,7 +5,7 @@ one with the smaller number is larger. What beats the root takes its place and s
 """
 
 from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
-from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from xtvu.isa import LANES, RANK_LEVELS
 

@@ -137,7 +137,8 @@ class Sequencer(wiring.Component):
                             m.d.comb += op.reduce.eq(Reduce.ABSMAX)
         steps = repeat.step_s | (name_is("EXP2") & (repeat.stride_b != 0))
         grouped = Signal()
-        m.d.comb += grouped.eq(name_is(*_GROUPED) & (repeat.count > 1) & ((t == 0) | repeat.step_t) & (~steps | (repeat.count <= isa.VECTORS)))
+        m.d.comb += grouped.eq(name_is(*_GROUPED) & (repeat.count > 1) & ((t == 0) | repeat.step_t)
+                               & (~steps | (repeat.count <= isa.VECTORS)))
         picked, marking = epilogue.pick == isa.PICKS["picked"], epilogue.pick == isa.PICKS["mark"]
         with m.If(name_is("DOT")):
             m.d.comb += op.mark.eq(marking)
@@ -184,7 +185,10 @@ class Sequencer(wiring.Component):
 
         loads = Signal(2)
         step_factor = Mux(is_dot, field("DOT", "step_s") & ~name_is("COLS"), grouped & repeat.step_s)
-        m.d.comb += [read_a.addr.eq(s + Mux(step_factor, loads, 0)), read_b.addr.eq(b + Mux(name_is("EXP2"), loads * repeat.stride_b[:5], 0))]
+        m.d.comb += [
+            read_a.addr.eq(s + Mux(step_factor, loads, 0)),
+            read_b.addr.eq(b + Mux(name_is("EXP2"), loads * repeat.stride_b[:5], 0)),
+        ]
 
         # A scalar operation runs behind the others. Its result is written when nothing else is; who names its register waits.
         running, finished, target, result = Signal(), Signal(), Signal(5), Signal(32)
@@ -271,7 +275,8 @@ class Sequencer(wiring.Component):
                     m.next = "STORE-SCALAR"
                 with m.Else():
                     m.d.comb += [
-                        self.vector_start.eq(1), self.dot_start.eq(is_dot), self.rank_start.eq(is_dot), self.store_start.eq(group == isa.STORE),
+                        self.vector_start.eq(1), self.dot_start.eq(is_dot), self.rank_start.eq(is_dot),
+                        self.store_start.eq(group == isa.STORE),
                     ]
                     m.next = "VECTOR"
             with m.State("VECTOR"):

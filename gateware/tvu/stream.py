@@ -26,7 +26,8 @@ class StreamDescriptor(data.Struct):
     """What to fetch: ``rows`` runs of ``words`` stream words, ``stride`` blocks of 512 bytes apart.
 
     ``address`` is the linear address divided by 32. With ``fence`` the fetch waits until ``ticket`` stores are complete; with
-    ``picked``, ``rows`` are groups of eight, ``stride`` does not count, and ``ticket`` is the number of picks to wait for.
+    ``picked``, ``rows`` are groups of eight, ``stride`` does not count, ``ticket`` is the number of picks to wait for, and
+    ``fence`` takes all rows for picked.
     """
 
     address: _WORD_ADDRESS_BITS
@@ -111,7 +112,7 @@ class StreamReader(wiring.Component):
             entries.w_data.eq(entry.as_value()), self.entry.payload.as_value().eq(entries.r_data),
             self.entry.valid.eq(entries.r_rdy), entries.r_en.eq(self.entry.ready),
         ]
-        picking, scanning, loaded = Signal(), Signal(), Signal()
+        picking, scanning, loaded, everything = Signal(), Signal(), Signal(), Signal()
         codes, open_rows, group, group_address = Signal(64), Signal(8), Signal(12), Signal(_WORD_ADDRESS_BITS)
         next_group, groups = Signal(12), Signal(12)
         lane, pick = Signal(3), Signal()
@@ -130,7 +131,7 @@ class StreamReader(wiring.Component):
             m.d.sync += loaded.eq(1)  # the memory has answered
         with m.If(advance):
             m.d.sync += [
-                codes.eq(self.pick_data), open_rows.eq(Cat(self.pick_data.word_select(i, 8).any() for i in range(8))),
+                codes.eq(self.pick_data), open_rows.eq(Cat(everything | self.pick_data.word_select(i, 8).any() for i in range(8))),
                 group.eq(next_group), next_group.eq(next_group + 1), group_address.eq(group_address + (words[:8] << 3)),
             ]
         with m.Elif(pick):
@@ -156,7 +157,7 @@ class StreamReader(wiring.Component):
                 running.eq(~empty & ~head.picked), address.eq(head.address), row_address.eq(head.address),
                 left.eq(head.words), words.eq(head.words), rows.eq(head.rows), stride.eq(head.stride),
                 picking.eq(~empty & head.picked), scanning.eq(~empty & head.picked), loaded.eq(0), open_rows.eq(0), next_group.eq(0),
-                groups.eq(head.rows), group_address.eq(head.address - (head.words[:8] << 3)),
+                groups.eq(head.rows), everything.eq(head.fence), group_address.eq(head.address - (head.words[:8] << 3)),
             ]
         with m.Elif(pick):
             m.d.sync += [address.eq(group_address + offset), left.eq(words), running.eq(1)]

@@ -125,7 +125,8 @@ class _Row(data.Struct):
 
 class VectorUnit(wiring.Component):
     """Members: ``start`` takes ``op``; ``done`` pulses when everything is written; before, ``reduced`` pulses for each group that
-    was reduced to ``value`` and, for a maximum, its ``index``, which stays; ``word`` in (stream words), ``wants_word`` while one could be taken; ``dot`` in (collected rows);
+    was reduced to ``value`` and, for a maximum, its ``index``, which stays; ``word`` in (stream words), ``wants_word`` while one
+    could be taken; ``dot`` in (collected rows);
     scratchpad ports, one read port per bank; write ports of activations and pick memory; ``row`` out to the store unit or
     the ranking; ``overflow`` pulses on an infinite result.
     """
@@ -172,7 +173,8 @@ class VectorUnit(wiring.Component):
 
         # Where each activation vector's results start.
         starts = [Signal(12, name=f"start{v}") for v in range(VECTORS)]
-        m.d.sync += [start.eq(op.dst + v * op.stride) for v, start in enumerate(starts)]
+        with m.If(self.start):
+            m.d.sync += [start.eq(self.op.dst + v * self.op.stride) for v, start in enumerate(starts)]
         dot_vector, dot_group = self.dot.payload.vector, self.dot.payload.group
         row_dst, row_a, row_b = Signal(12), Signal(12), Signal(12)
         with m.If(from_dot):

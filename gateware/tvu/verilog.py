@@ -67,7 +67,8 @@ class Cfu(Elaboratable):
 def generate(path: Path, config: TVUConfig | None = None) -> None:
     """Writes the Verilog of ``Cfu`` to ``path``."""
     cfu = Cfu(config)
-    text = verilog.convert(cfu, name="Cfu", ports=[cfu.clk, cfu.dot_clk, cfu.dotx_clk, cfu.cols_clk, cfu.reset, *cfu.ports.values()], emit_src=False)
+    clocks = [cfu.clk, cfu.dot_clk, cfu.dotx_clk, cfu.cols_clk]
+    text = verilog.convert(cfu, name="Cfu", ports=[*clocks, cfu.reset, *cfu.ports.values()], emit_src=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
 

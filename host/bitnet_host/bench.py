@@ -47,6 +47,8 @@ class BenchOptions:
     ddr: str = "ug585"
     clock: float = CLOCK_HZ
     full_head: bool = False
+    all_rows: bool = False
+    all_columns: bool = False
     gate_zeros: float = GATE_ZEROS
     seed: int = 1
 
@@ -60,8 +62,8 @@ class BenchOptions:
             raise UserError("--tokens must lie between 1 and 1000, --clock must be positive")
         longest = self.prefill if self.prefill else self.context + self.tokens
         if self.prefill < 0 or longest > model_context or (not self.prefill and self.context < 2):
-            raise UserError(f"the model has a context of {model_context} tokens: choose a --context of 2 or more, and --tokens or --prefill, "
-                            "that fit in it")
+            raise UserError(f"the model has a context of {model_context} tokens: choose a --context of 2 or more, and --tokens or "
+                            "--prefill, that fit in it")
 
 
 @contextmanager
@@ -81,7 +83,8 @@ def _measured(board: BoardTarget, prompt: list[int], tokens: int, options: Bench
     """The answer, and 64-bit beats granted and used meanwhile."""
     assert board.simulator is not None
     before = board.simulator.stats()
-    answer = board.generate(prompt, tokens, SamplingOptions(full_head=options.full_head), lambda token: None, progress)
+    answer = board.generate(prompt, tokens, SamplingOptions(full_head=options.full_head, all_rows=options.all_rows,
+                            all_columns=options.all_columns), lambda token: None, progress)
     after = board.simulator.stats()
     return answer, after["granted"] - before["granted"], after["used"] - before["used"]
 
@@ -130,7 +133,8 @@ def measure_model(options: BenchOptions, progress: Progress = lambda *_: None) -
     total = {key: sum(parts[key] for parts in operators.values()) for key in next(iter(operators.values()))}
     result: dict[str, Any] = {
         "shape": options.shape, "context": options.context, "prefill": options.prefill, "weights": options.weights, "ddr": options.ddr,
-        "head": "full" if options.full_head else "screened", "clock_hz": options.clock, "passes": passes, "cycles": cycles,
+        "head": "full" if options.full_head else "screened", "all_rows": options.all_rows, "all_columns": options.all_columns,
+        "clock_hz": options.clock, "passes": passes, "cycles": cycles,
         "tokens_per_second": round(options.clock / cycles, 2), "operators": operators, "total": total,
         "exposed_share": round(total["exposed"] / total["cycles"], 4),
         "ddr_peak_share": round(total["bytes"] * options.clock / cycles / DDR_PEAK, 4),

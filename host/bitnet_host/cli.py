@@ -178,6 +178,8 @@ def bench(
     ddr: Annotated[str, typer.Option(help="memory model: ug585 or conservative")] = "ug585",
     clock: Annotated[float, typer.Option(help="Hz that seconds are reckoned with")] = CLOCK_HZ,
     head: Annotated[str, typer.Option(help="screened or full")] = "screened",
+    all_rows: Annotated[bool, typer.Option("--all-rows", help="read rows of up_proj whose gate is not positive, too")] = False,
+    all_columns: Annotated[bool, typer.Option("--all-columns", help="read columns of down_proj whose code is zero, too")] = False,
     gate_zeros: Annotated[float, typer.Option(help="share of gates that are not positive, of synthetic shapes")] = GATE_ZEROS,
     seed: Annotated[int, typer.Option(help="of synthetic weights")] = 1,
     compare: Annotated[bool, typer.Option("--compare", help="print the roofline beside the measurement")] = False,
@@ -188,7 +190,8 @@ def bench(
     if gemv is not None:
         result = measure_gemv(gemv, weights, ddr)
     else:
-        options = BenchOptions(shape, context, tokens, prefill, weights, ddr, clock, _full_head(head), gate_zeros, seed)
+        options = BenchOptions(shape, context, tokens, prefill, weights, ddr, clock, _full_head(head), all_rows, all_columns,
+                               gate_zeros, seed)
         display = ProgressDisplay()
         try:
             result = check_model(options, display) if check else measure_model(options, display)

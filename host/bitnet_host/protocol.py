@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 __all__ = [
-    "COMMANDS", "ERRORS", "EVENTS", "GENERATE_FIELDS", "INFO_FIELDS", "MAILBOX", "MAX_PAYLOAD", "OPERATORS", "PARTS",
+    "COMMANDS", "ERRORS", "EVENTS", "GENERATE_FIELDS", "INFO_FIELDS", "MAILBOX", "MAX_PAYLOAD", "OPERATORS", "OPTIONS", "PARTS",
     "SAMPLE_CANDIDATES",
     "STATS_FIELDS", "STOP_REASONS", "SYNC", "VERSION", "Mailbox", "c_header",
 ]
@@ -53,7 +53,9 @@ ERRORS = {
 }
 
 INFO_FIELDS = ("version", "isa_hash", "clock_hz", "selftest", "model_id", "position", "model_base", "memory_bytes")
-GENERATE_FIELDS = ("max_tokens", "temperature", "top_k", "top_p", "seed", "full_head", "prompt_tokens")
+GENERATE_FIELDS = ("max_tokens", "temperature", "top_k", "top_p", "seed", "options", "prompt_tokens")
+#: Bits of GENERATE's options: work that is normally saved. Answers are the same, but for a screened head's.
+OPTIONS = {"full_head": 1, "all_rows": 2, "all_columns": 4}
 STOP_REASONS = {"stop": 0, "length": 1, "cancel": 2, "context": 3}
 #: Where cycles go: sections of the TVU's counters, from 1 on. What the CPU does between passes counts as sample.
 OPERATORS = ("embed", "norm", "qkv", "rope", "attention", "o_proj", "gate_up", "activation", "down_proj", "head", "sample")
@@ -101,7 +103,7 @@ def c_header() -> str:
     define("PROTOCOL_SYNC", SYNC)
     define("PROTOCOL_MAX_PAYLOAD", MAX_PAYLOAD)
     define("SAMPLE_CANDIDATES", SAMPLE_CANDIDATES)
-    for prefix, table in (("COMMAND", COMMANDS), ("EVENT", EVENTS), ("STOP", STOP_REASONS)):
+    for prefix, table in (("COMMAND", COMMANDS), ("EVENT", EVENTS), ("STOP", STOP_REASONS), ("OPTION", OPTIONS)):
         for name, code in table.items():
             define(f"{prefix}_{name.upper()}", code)
     for name, (code, _) in ERRORS.items():

@@ -7,6 +7,7 @@ functions of ``xtvu.semantics``. Board and golden model agree bit for bit.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +83,7 @@ class ReferenceModel:
         self._mode = next(name for name, code in WEIGHT_MODES.items() if code == h.weight_mode)
         ternary = [t for t in image.tensors if KINDS[t.kind] in _MATRICES]
         self._dtype = np.float32 if sum(t.rows * t.columns for t in ternary) <= _CACHED_WEIGHTS else np.int8
-        self._matrices: dict[tuple[int, int], NDArray[np.int8] | F32] = {}
+        self._matrices: dict[tuple[int, int], NDArray[Any]] = {}
         self._embedding = self._linear("EMBEDDING").view(np.int8)[:h.vocab * h.hidden].reshape(h.vocab, h.hidden)
         self._row_scales = self.floats("EMBEDDING_SCALE", h.vocab)
         self._rope = self.floats("ROPE", h.context * 2 * h.head_dim).reshape(h.context, 2, h.head_dim)
@@ -95,7 +96,7 @@ class ReferenceModel:
         """The first ``count`` elements of a float32 tensor."""
         return self._linear(kind, layer).view(np.float32)[:count]
 
-    def matrix(self, kind: int, layer: int) -> NDArray[np.int8] | F32:
+    def matrix(self, kind: int, layer: int) -> NDArray[Any]:
         """A ternary matrix [outputs, inputs], int8 or float32."""
         if (kind, layer) not in self._matrices:
             self._matrices[kind, layer] = self._unpack(self.image.tensor(KINDS[kind], layer))
@@ -105,10 +106,10 @@ class ReferenceModel:
         """Cosines and signed sines of a position, float32 [2, head_dim]."""
         return self._rope[position]
 
-    def _unpack(self, tensor: Tensor) -> NDArray[np.int8] | F32:
+    def _unpack(self, tensor: Tensor) -> NDArray[Any]:
         size = tensor.rows * row_words(tensor.columns, self._mode) * 32
         packed = unstripe(self.image.data(tensor))[:size].reshape(tensor.rows, -1)
-        weights = unpack_ternary(packed, tensor.columns, self._mode).astype(self._dtype)
+        weights: NDArray[Any] = unpack_ternary(packed, tensor.columns, self._mode).astype(self._dtype)
         return np.ascontiguousarray(weights.T) if KINDS[tensor.kind] == "DOWN" else weights
 
     @staticmethod

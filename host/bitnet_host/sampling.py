@@ -19,13 +19,16 @@ _LOG2_E = np.float32(1.44269504)
 @dataclass(frozen=True)
 class SamplingOptions:
     """Temperature 0 is greedy; ``top_k`` 0 means no limit but SAMPLE_CANDIDATES. ``full_head``: compute all logits in int8 instead
-    of those that the ternary sketch ranks highest."""
+    of those that the ternary sketch ranks highest. ``all_rows`` and ``all_columns``: a board reads also the rows of up_proj and
+    columns of down_proj that count for nothing, for benches."""
 
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 1
     full_head: bool = False
+    all_rows: bool = False
+    all_columns: bool = False
 
     def check(self) -> None:
         """Raises UserError for values that make no sense."""

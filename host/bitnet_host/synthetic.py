@@ -56,7 +56,8 @@ def parse_shape(text: str) -> ModelConfig:
     missing = [n for n in _NAMES if n not in values]
     if missing:
         raise UserError(f"--shape {text} lacks {', '.join(missing)}")
-    return ModelConfig(**values, rope_theta=500000.0, eps=1e-5)
+    hidden, intermediate, layers, heads, kv_heads, head_dim, vocab, context = (values[n] for n in _NAMES)
+    return ModelConfig(hidden, intermediate, layers, heads, kv_heads, head_dim, vocab, context, 500000.0, 1e-5)
 
 
 @dataclass

@@ -19,7 +19,7 @@ from .errors import UserError
 from .image import MODEL_BASE, Image
 from .link.simulator import Simulator
 from .link.transport import MailboxTransport, SerialTransport, Transport
-from .protocol import ERRORS, GENERATE_FIELDS, INFO_FIELDS, MAX_PAYLOAD, OPERATORS, PARTS, STATS_FIELDS, STOP_REASONS, VERSION
+from .protocol import ERRORS, GENERATE_FIELDS, INFO_FIELDS, MAX_PAYLOAD, OPERATORS, OPTIONS, PARTS, STATS_FIELDS, STOP_REASONS, VERSION
 from .reference import ReferenceModel
 from .sampling import Sampler, SamplingOptions
 
@@ -280,7 +280,7 @@ class BoardTarget(Target):
              progress: Progress) -> Answer:
         values = {"max_tokens": max_tokens, "temperature": _bits(options.temperature), "top_k": options.top_k,
                   "top_p": _bits(options.top_p), "seed": options.seed,
-                  "full_head": int(options.full_head), "prompt_tokens": len(prompt)}
+                  "options": sum(bit for name, bit in OPTIONS.items() if getattr(options, name)), "prompt_tokens": len(prompt)}
         self.transport.send("GENERATE", [*(values[name] for name in GENERATE_FIELDS), *prompt])
         answer = Answer(clock_hz=self.clock_hz)
         told = False

@@ -27,8 +27,8 @@ class BitNetSoC(SoCCore):
 
     Parameters: ``crg``; ``cfu`` (path of the TVU's Verilog); ``rom`` (initial words); ``uart_name``; ``hp`` (record with
     the AXI signals ``read0_araddr`` and so on); ``ddr_pads`` (Wishbone pads of main_ram); ``phy`` (Ethernet PHY or None);
-    ``tvu_clock`` (record with ``clk``, ``dot_clk``, ``dotx_clk`` and ``cols_clk``, copies of the system clock that may stop when ``awake`` allows
-    it, or None to use the system clock).
+    ``tvu_clock`` (record with ``clk``, ``dot_clk``, ``dotx_clk`` and ``cols_clk``, copies of the system clock that may stop when
+    ``awake`` allows it, or None to use the system clock).
     """
 
     # Pinned: otherwise every CSR address moves when a peripheral comes or goes, and old firmware talks to the wrong ones.

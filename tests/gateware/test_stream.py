@@ -45,13 +45,24 @@ def test_reader_delivers_words_in_order(chance):
     descriptors = [(0x8000, 40, 1, 0), (0x8000 + 5, 3, 1, 0), (0x9000, 4, 3, 1), (0xA00F, 18, 2, 2), (0xB000, 1, 1, 0)]
     expected = [start + 16 * stride * row + word for start, words, rows, stride in descriptors
                 for row in range(rows) for word in range(words)]
-    got = []
+    # then rows picked by codes, with empty groups at both ends and in between; and none at all
+    codes = rng.integers(-128, 128, 8 * 9) * (rng.random(8 * 9) < 0.3)
+    codes[:16] = codes[32:48] = codes[64:] = 0
+    picked = [(0xC000, 9, 3), (0xD003, 2, 2), (0xE000, 9, 17)]
+    descriptors += [(start, words, groups, "picked") for start, groups, words in picked]
+    rows_wanted = []
+    for start, groups, words in picked:
+        rows = np.flatnonzero(codes[:8 * groups]).tolist()
+        rows_wanted += [*((row, int(codes[row]), 0) for row in rows), (0, 0, 1)]
+        expected += [start + words * row + word for row in rows for word in range(words)]
+    got, entries = [], []
 
     async def feed(ctx):
         for address, words, rows, stride in descriptors:
             while rng.random() > chance:
                 await ctx.tick()
-            ctx.set(unit.descriptor.payload, {"address": address, "words": words, "rows": rows, "stride": stride})
+            kind = {"picked": 1} if stride == "picked" else {"stride": stride}
+            ctx.set(unit.descriptor.payload, {"address": address, "words": words, "rows": rows, **kind})
             ctx.set(unit.descriptor.valid, 1)
             await ctx.tick().until(unit.descriptor.ready)
             ctx.set(unit.descriptor.valid, 0)
@@ -64,6 +75,7 @@ def test_reader_delivers_words_in_order(chance):
         for _ in range(40):
             await ctx.tick()
         assert not ctx.get(unit.active)
+        assert [e if not e[2] else (0, 0, 1) for e in entries] == rows_wanted
 
     def port_bench(index):
         port = getattr(unit, f"port{index}")
@@ -105,7 +117,43 @@ def test_reader_delivers_words_in_order(chance):
                 got.append([payload >> 64 * p & (1 << 64) - 1 for p in range(4)])
             await ctx.tick()
 
-    _simulate(unit, feed, *(port_bench(i) for i in range(4)), sink)
+    async def pick_memory(ctx):
+        while True:
+            group = ctx.get(unit.pick_address)
+            await ctx.tick()
+            row = codes[8 * group:8 * group + 8]
+            ctx.set(unit.pick_data, int.from_bytes(row.astype(np.int8).tobytes(), "little"))
+
+    async def entry_sink(ctx):
+        while True:
+            ready = rng.random() < chance
+            ctx.set(unit.entry.ready, int(ready))
+            if ready and ctx.get(unit.entry.valid):
+                entry = ctx.get(unit.entry.payload)
+                entries.append((entry.row, entry.code, entry.end))
+            await ctx.tick()
+
+    _simulate(unit, feed, *(port_bench(i) for i in range(4)), sink, pick_memory, entry_sink)
+
+
+def test_reader_waits_for_picks():
+    unit = StreamReader(_SMALL)
+
+    async def bench(ctx):
+        ctx.set(unit.pick_data, 1)
+        ctx.set(unit.descriptor.payload, {"address": 0x8000, "words": 2, "rows": 1, "picked": 1, "ticket": 1})
+        ctx.set(unit.descriptor.valid, 1)
+        await ctx.tick()
+        ctx.set(unit.descriptor.valid, 0)
+        for _ in range(30):
+            assert not ctx.get(unit.port0.arvalid)
+            await ctx.tick()
+        ctx.set(unit.picks, 1)
+        for _ in range(12):
+            await ctx.tick()
+        assert ctx.get(unit.port0.arvalid)
+
+    _simulate(unit, bench)
 
 
 def test_reader_waits_at_a_fence():
@@ -205,11 +253,12 @@ class _LanesAndCollector(wiring.Component):
         return m
 
 
-@pytest.mark.parametrize("mode,vectors,chance,words,rows,sleep", [
-    ("base3", 1, 0.4, 2, 11, 0), ("2bit", 2, 1.0, 2, 11, 0), ("int8", 4, 0.3, 2, 11, 0),
-    ("int8", 1, 1.0, 1, 61, 120),  # more rows than all queues hold, while nobody takes any
+@pytest.mark.parametrize("mode,vectors,chance,words,rows,sleep,share", [
+    ("base3", 1, 0.4, 2, 11, 0, None), ("2bit", 2, 1.0, 2, 11, 0, None), ("int8", 4, 0.3, 2, 11, 0, None),
+    ("int8", 1, 1.0, 1, 61, 120, None),  # more rows than all queues hold, while nobody takes any
+    ("base3", 1, 0.5, 2, 61, 0, 0.4), ("2bit", 4, 1.0, 1, 61, 120, 0.8), ("base3", 1, 1.0, 1, 16, 0, 0.0),  # picked rows
 ])
-def test_lanes_under_back_pressure(mode, vectors, chance, words, rows, sleep):
+def test_lanes_under_back_pressure(mode, vectors, chance, words, rows, sleep, share):
     rng = np.random.default_rng(8)
     unit = _LanesAndCollector()
     lanes, collector = unit.lanes, unit.collector
@@ -222,9 +271,11 @@ def test_lanes_under_back_pressure(mode, vectors, chance, words, rows, sleep):
     else:
         matrix = rng.integers(-1, 2, (rows, columns))
         packed = pack_ternary(matrix.astype(np.int8), mode)
-    stream = packed.reshape(-1, 32)
-    want = codes @ matrix.T
-    got = np.zeros((vectors, 64), np.int64)
+    places = np.arange(rows) if share is None else np.flatnonzero(rng.random(rows) < share)
+    stream = packed.reshape(rows, words, 32)[places].reshape(-1, 32)
+    want = np.zeros((vectors, rows), np.int64)
+    want[:, places] = (codes @ matrix.T)[:, places]
+    got, lasts = np.zeros((vectors, 64), np.int64), []
 
     async def feed(ctx):
         layout = 160 if mode == "base3" else 128
@@ -246,6 +297,7 @@ def test_lanes_under_back_pressure(mode, vectors, chance, words, rows, sleep):
         ctx.set(lanes.vectors, vectors - 1)
         ctx.set(collector.vectors, vectors - 1)
         ctx.set(lanes.rows, rows)
+        ctx.set(lanes.picked, int(share is not None))
         ctx.set(lanes.start, 1)
         await ctx.tick()
         ctx.set(lanes.start, 0)
@@ -259,10 +311,19 @@ def test_lanes_under_back_pressure(mode, vectors, chance, words, rows, sleep):
         for _ in range(400):
             await ctx.tick()
         assert not ctx.get(lanes.hungry)
+        assert sum(lasts) == lasts[-1] == 1
         np.testing.assert_array_equal(got[:, :rows], want)
 
+    async def entries(ctx):
+        for place in [*places.tolist(), None] if share is not None else []:
+            ctx.set(lanes.entry.payload, {"end": 1} if place is None else {"row": place})
+            while rng.random() > chance:
+                await ctx.tick()
+            ctx.set(lanes.entry.valid, 1)
+            await ctx.tick().until(lanes.entry.ready)
+            ctx.set(lanes.entry.valid, 0)
+
     async def sink(ctx):
-        group = 0
         for _ in range(sleep):
             await ctx.tick()
         while True:
@@ -272,12 +333,11 @@ def test_lanes_under_back_pressure(mode, vectors, chance, words, rows, sleep):
                 row = ctx.get(collector.row.payload)
                 for lane in range(8):
                     if row.mask >> lane & 1:
-                        got[row.vector, 8 * group + lane] = row.sums[lane]
-                if row.vector == vectors - 1:
-                    group += 1
+                        got[row.vector, 8 * row.group + lane] = row.sums[lane]
+                lasts.append(row.last)
             await ctx.tick()
 
-    _simulate(unit, feed, sink, domains=("dot", "dotx"))
+    _simulate(unit, feed, sink, entries, domains=("dot", "dotx", "cols"))
 
 
 def test_checksum_with_gaps():

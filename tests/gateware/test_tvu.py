@@ -154,7 +154,8 @@ def test_grouped_repetition(tvu_sim, tmp_path):
 
 @pytest.mark.parametrize("preset", ["ug585", "conservative"])
 @pytest.mark.parametrize("mode", ["base3", "2bit"])
-@pytest.mark.parametrize("rows,columns,share", [(64, 64, 0.5), (333, 320, 0.3), (8, 100, 0.0), (200, 2560, 0.1), (77, 500, 1.0), (512, 128, 0.02)])
+@pytest.mark.parametrize("rows,columns,share", [
+    (64, 64, 0.5), (333, 320, 0.3), (8, 100, 0.0), (200, 2560, 0.1), (77, 500, 1.0), (512, 128, 0.02)])
 def test_picked_rows_and_columns(tvu_sim, tmp_path, mode, preset, rows, columns, share):
     """gate, up and down of an MLP: rows of up where the gate is positive, columns of down where the activation is not zero."""
     rng = np.random.default_rng(rows + columns)
@@ -177,7 +178,8 @@ def test_picked_rows_and_columns(tvu_sim, tmp_path, mode, preset, rows, columns,
     program: list = []
     _load(program, x, 0)
     program += [
-        ("SSET", dict(d=1, value=float_bits(40.0))), ("SSET", dict(d=2, value=float_bits(0.01))), (quant, dict(vector=0, a=0, s=1, n=columns)),
+        ("SSET", dict(d=1, value=float_bits(40.0))), ("SSET", dict(d=2, value=float_bits(0.01))),
+        (quant, dict(vector=0, a=0, s=1, n=columns)),
         ("STREAM", dict(addr=places[0], words=rows * words)),
         ("EPI", dict(b=0, factor=isa.FACTORS["relu2"], pick=isa.PICKS["mark"], rank=0, base=0)), ("DOT", dot | dict(dst=1000)),
         ("STREAMP", dict(addr=places[1], groups=groups, words=words)),
@@ -186,8 +188,12 @@ def test_picked_rows_and_columns(tvu_sim, tmp_path, mode, preset, rows, columns,
         ("COLS", dict(dst=0, words=words, mode=isa.MODES[mode], s=2, rows=outputs)),
         # the units are as they were: an ordinary product, and columns once more
         ("STREAM", dict(addr=places[1], words=rows * words)), ("DOT", dot | dict(dst=2000)),
-        ("STREAMP", dict(addr=places[0], groups=groups, words=words)), ("COLS", dict(dst=500, words=words, mode=isa.MODES[mode], s=1, rows=outputs)),
+        ("STREAMP", dict(addr=places[0], groups=groups, words=words)),
+        ("COLS", dict(dst=500, words=words, mode=isa.MODES[mode], s=1, rows=outputs)),
     ]
+    if rows % 8 == 0:  # all columns, those of code zero too
+        program += [("STREAMP", dict(addr=places[2] | 1, groups=groups, words=words)),
+                    ("COLS", dict(dst=500, words=words, mode=isa.MODES[mode], s=1, rows=outputs))]
     for place, (row, n) in enumerate(((1000, rows), (0, outputs), (2000, rows), (500, outputs))):
         _store(program, row, n, 0x8000 * place)
     _check(tvu_sim, tmp_path, _memory(data), program, preset)
@@ -281,7 +287,8 @@ def test_full_queue_gives_up_instead_of_hanging(tvu_sim, tmp_path):
 
 @pytest.mark.parametrize("name,operands", [
     ("QUANT5", dict(vector=0, a=0, s=1, n=10241)), ("PICK", dict(a=0, s=1, n=16385)),
-    ("COLS", dict(dst=0, words=33, mode=0, s=1, rows=8)), ("COLS", dict(dst=0, words=1, mode=2, s=1, rows=8)), ("QUANT4", dict(vector=0, a=0, s=1, n=8193)),
+    ("COLS", dict(dst=0, words=33, mode=0, s=1, rows=8)), ("COLS", dict(dst=0, words=1, mode=2, s=1, rows=8)),
+    ("QUANT4", dict(vector=0, a=0, s=1, n=8193)),
     ("DOT", dict(dst=0, words=65, mode=0, vectors=0, s=1, step_s=0, stride=0, rows=1)), ("SUM", dict(a=0, n=0, t=1)),
     ("CHECK", dict(t=1, words=0)), ("STOREF", dict(addr=RESULT, a=0, n=0)),
 ])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 from tvu.config import TVUConfig
-from tvu.vector import Add, Multiply, Sink, Source, VectorUnit
+from tvu.vector import Add, Factor, Sink, Source, VectorUnit
 from xtvu import semantics
 
 
@@ -30,11 +30,11 @@ def test_random_back_pressure(case, chance):
     sums = rng.integers(-10000, 10000, (rows, 8))
     codes = rng.integers(-128, 128, (rows // 4, 32)).astype(np.int8)
     factor = np.float32(0.37)
-    op = {"count": 8 * rows, "dst": 32, "a": 0, "b": 4, "factors": [int(factor.view(np.uint32))] * 4}
+    op = {"count": 8 * rows, "dst": 32, "a": 0, "b": 4, "groups": 1, "factors": [int(factor.view(np.uint32))] * 4}
     op |= {
-        "word": {"source": Source.SCRATCH, "b_word": 1, "multiply": Multiply.B, "sink": Sink.SCRATCH},
-        "bytes": {"source": Source.BYTES, "multiply": Multiply.SCALAR, "sink": Sink.SCRATCH},
-        "dot": {"source": Source.DOT, "b_read": 1, "multiply": Multiply.SCALAR, "add": Add.B, "sink": Sink.SCRATCH},
+        "word": {"source": Source.SCRATCH, "b_word": 1, "factor": Factor.B, "sink": Sink.SCRATCH},
+        "bytes": {"source": Source.BYTES, "scale": 1, "sink": Sink.SCRATCH},
+        "dot": {"source": Source.DOT, "b_read": 1, "b_dst": 1, "scale": 1, "add": Add.B, "sink": Sink.SCRATCH},
         "store": {"source": Source.SCRATCH, "sink": Sink.STORE},
     }[case]
     stored = []
@@ -53,13 +53,15 @@ def test_random_back_pressure(case, chance):
 
     async def memory(ctx):
         while True:
-            address, mask = ctx.get(unit.read_address), ctx.get(unit.write_mask)
+            addresses = [2 * ctx.get(unit.read_address[bank]) + bank for bank in range(2)]
+            mask = ctx.get(unit.write_mask)
             where, data = ctx.get(unit.write_address), ctx.get(unit.write_data)
             await ctx.tick()
             for lane in range(8):
                 if mask >> lane & 1:
                     scratch[where % 64, lane] = np.uint32(data >> 32 * lane & 0xFFFFFFFF).view(np.float32)
-            ctx.set(unit.read_data, _pack(_bits(scratch[address % 64])))
+            for bank, address in enumerate(addresses):
+                ctx.set(unit.read_data[bank], _pack(_bits(scratch[address % 64])))
 
     async def words_in(ctx):
         payloads = [int.from_bytes(c.tobytes(), "little") for c in codes] if case == "bytes" else [_pack(_bits(w)) for w in words]
@@ -73,7 +75,7 @@ def test_random_back_pressure(case, chance):
 
     async def dot_in(ctx):
         for row in range(rows):
-            ctx.set(unit.dot.payload, {"sums": sums[row].tolist(), "vector": 0, "mask": 255, "last": int(row == rows - 1)})
+            ctx.set(unit.dot.payload, {"sums": sums[row].tolist(), "group": row, "vector": 0, "mask": 255, "last": int(row == rows - 1)})
             while rng.random() > chance:
                 await ctx.tick()
             ctx.set(unit.dot.valid, 1)
@@ -91,7 +93,8 @@ def test_random_back_pressure(case, chance):
     sim = Simulator(unit)
     sim.add_clock(1e-6)
     sim.add_testbench(control)
-    for bench in (memory, *({"dot": (dot_in,), "store": (rows_out,)}.get(case, (words_in,)))):
+    # memory last: what it is asked for depends on what the others offer in the same cycle
+    for bench in (*({"dot": (dot_in,), "store": (rows_out,)}.get(case, (words_in,))), memory):
         sim.add_testbench(bench, background=True)
     sim.run()
 

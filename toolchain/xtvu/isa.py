@@ -24,8 +24,8 @@ from dataclasses import dataclass
 
 __all__ = [
     "ACT_WORDS", "COLUMN_WORDS", "CONTROL", "COUNTERS", "CUSTOM0", "ERRORS", "FACTORS", "Field", "GROUPS", "INSTRUCTIONS", "Instruction",
-    "IsaError", "LANES", "MODES", "PICKS", "PICK_ROWS", "RANK_LEVELS", "SCALAR", "SCALARS", "SCRATCH_ROWS", "SECTIONS", "STORE", "STREAM", "VECTOR",
-    "VECTORS", "WORD_BYTES", "by_function_id", "by_name", "check", "isa_hash",
+    "IsaError", "LANES", "MODES", "PICKS", "PICK_ROWS", "RANK_LEVELS", "SCALAR", "SCALARS", "SCRATCH_ROWS", "SECTIONS", "STORE",
+    "STREAM", "VECTOR", "VECTORS", "WORD_BYTES", "by_function_id", "by_name", "check", "isa_hash",
 ]
 
 CUSTOM0 = 0x0B
@@ -166,7 +166,8 @@ _TABLE: tuple[tuple[int, str, int, str, str, str], ...] = (
      "Strided stream: rows of `words` stream words, `stride` x 512 bytes apart; bit 0 of addr as in STREAM."),
     (STREAM, "STREAMP", 2, "addr=1:0+32 groups=2:0+12 words=2:12+8",
      "for r < 8 groups where pick[r] != 0: fetch words x 32 bytes from addr + 32 words r",
-     "Picked rows only. Waits for the PICK or marking DOT issued before; a DOT with picked rows or a COLS takes them."),
+     "Picked rows only, or with bit 0 of addr all of them, to see what picking saves. Waits for the PICK or marking DOT issued before; "
+     "a DOT with picked rows or a COLS takes them."),
 
     (VECTOR, "REP", 0, "count=1:0+6 step_s=1:6+1 step_t=1:7+1 stride_dst=1:20+12 stride_a=2:0+12 stride_b=2:12+12",
      "the next operation runs count times; dst, a, b advance by their strides, s and t by their steps",
@@ -277,8 +278,8 @@ def isa_hash() -> int:
     """32-bit hash over everything that gateware and firmware must agree on."""
     text = repr([(i.name, i.function_id, [(f.name, f.source, f.lo, f.width) for f in i.fields], i.meaning)
                  for i in INSTRUCTIONS])
-    text += repr((LANES, WORD_BYTES, VECTORS, SCALARS, SCRATCH_ROWS, ACT_WORDS, COLUMN_WORDS, PICK_ROWS, RANK_LEVELS, SECTIONS, MODES, FACTORS, PICKS,
-                  list(ERRORS), list(COUNTERS)))
+    text += repr((LANES, WORD_BYTES, VECTORS, SCALARS, SCRATCH_ROWS, ACT_WORDS, COLUMN_WORDS, PICK_ROWS, RANK_LEVELS, SECTIONS, MODES, FACTORS,
+                  PICKS, list(ERRORS), list(COUNTERS)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
 
 

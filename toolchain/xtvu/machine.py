@@ -12,7 +12,19 @@ from numpy.typing import NDArray
 
 from . import semantics as sem
 from .isa import (
-    ACT_WORDS, COLUMN_WORDS, ERRORS, FACTORS, LANES, MODES, PICK_ROWS, PICKS, SCALARS, SCRATCH_ROWS, VECTORS, WORD_BYTES, by_name,
+    ACT_WORDS,
+    COLUMN_WORDS,
+    ERRORS,
+    FACTORS,
+    LANES,
+    MODES,
+    PICK_ROWS,
+    PICKS,
+    SCALARS,
+    SCRATCH_ROWS,
+    VECTORS,
+    WORD_BYTES,
+    by_name,
 )
 from .layout import WEIGHTS_PER_WORD, physical_address
 
@@ -90,11 +102,11 @@ class Machine:
             self.errors.add("descriptor")
         base = o["addr"] & ~0x1F
         if name == "STREAMP":
-            picked = np.flatnonzero(self.pick[:LANES * rows])
+            picked = np.arange(LANES * rows) if o["addr"] & 1 else np.flatnonzero(self.pick[:LANES * rows])
             self._picked.append(picked)
-            for row in picked:
+            for place in picked.tolist():
                 for word in range(o["words"]):
-                    self._stream.append(self._word(base + WORD_BYTES * (int(row) * o["words"] + word)))
+                    self._stream.append(self._word(base + WORD_BYTES * (place * o["words"] + word)))
             return
         for row in range(rows):
             for word in range(o["words"]):

@@ -43,7 +43,8 @@ def _program() -> tuple[bytes, list[tuple[str, dict[str, int]]]]:
         ("STREAM", dict(addr=BASE, words=words)), ("LOADF", dict(dst=0, n=_N, t=4)),
         ("SUMSQ", dict(a=0, n=_N, t=5)), ("SSQRT", dict(d=6, a=5)), ("SDIV", dict(d=7, a=2, b=6)), ("SADD", dict(d=8, a=7, b=3)),
         ("MULS", dict(dst=8, a=0, s=1, n=_N, t=9)), ("MULS", dict(dst=16, a=0, s=2, n=_N, t=10)),
-        ("EXP2", dict(dst=24, a=0, s=1, c=3, n=_N, t=11)), ("MULV", dict(dst=32, a=16, s=1, b=24, n=_N, t=12)), ("SUM", dict(a=24, n=_N, t=13)),
+        ("EXP2", dict(dst=24, a=0, s=1, c=3, n=_N, t=11)), ("MULV", dict(dst=32, a=16, s=1, b=24, n=_N, t=12)),
+        ("SUM", dict(a=24, n=_N, t=13)),
         ("AXPY", dict(dst=40, a=0, s=1, b=8, n=_N, t=14)), ("ARGMAX", dict(a=0, n=_N, t=15)),
     ]
     for place, (mode, code) in enumerate(MODES.items()):
@@ -56,14 +57,14 @@ def _program() -> tuple[bytes, list[tuple[str, dict[str, int]]]]:
             ("SUM", dict(a=row, n=_ROWS, t=17 + place)),
         ]
     # the picked rows of the base-3 matrix, and its columns: as many words as it has rows
-    matrix = dict(addr=BASE + offsets[1], groups=-(-_ROWS // 8), words=1)
+    picked = dict(addr=BASE + offsets[1], groups=-(-_ROWS // 8), words=1)
     program += [
         ("QUANT5", dict(vector=0, a=0, s=2, n=_N)), ("STREAM", dict(addr=BASE + offsets[1], words=_ROWS)),
         ("EPI", dict(b=0, factor=FACTORS["relu2"], pick=PICKS["mark"], rank=0, base=0)),
-        ("DOT", dict(dst=80, words=1, mode=MODES["base3"], vectors=0, s=1, step_s=0, stride=0, rows=_ROWS)), ("STREAMP", matrix),
+        ("DOT", dict(dst=80, words=1, mode=MODES["base3"], vectors=0, s=1, step_s=0, stride=0, rows=_ROWS)), ("STREAMP", picked),
         ("EPI", dict(b=0, factor=FACTORS["dst"], pick=PICKS["picked"], rank=0, base=0)),
         ("DOT", dict(dst=80, words=1, mode=MODES["base3"], vectors=0, s=1, step_s=0, stride=0, rows=_ROWS)),
-        ("SUM", dict(a=80, n=_ROWS, t=21)), ("PICK", dict(a=0, s=2, n=_ROWS)), ("STREAMP", matrix),
+        ("SUM", dict(a=80, n=_ROWS, t=21)), ("PICK", dict(a=0, s=2, n=_ROWS)), ("STREAMP", picked),
         ("COLS", dict(dst=84, words=1, mode=MODES["base3"], s=1, rows=_N)), ("SUM", dict(a=84, n=_N, t=22)),
         ("STOREF", dict(addr=_OUT, a=8, n=_N)), ("STOREQ", dict(addr=_OUT + 0x200, a=0, n=_N, s=2)),
         ("STOREQT", dict(addr=_OUT + 0x400, a=0, n=8, s=2)), ("STORES", dict(addr=_OUT + 0x304, s=5)),

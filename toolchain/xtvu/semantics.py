@@ -30,8 +30,8 @@ EXP2_SLOPE: NDArray[np.int64] = np.diff(_grid)
 
 def flush(x: ArrayLike) -> F32:
     """Subnormal float32 values become zeros of the same sign."""
-    x = np.asarray(x, np.float32)
-    return np.where(np.abs(x) < _TINY, np.copysign(np.float32(0), x), x)
+    bits = np.asarray(x, np.float32).view(np.uint32)
+    return np.where(bits & 0x7F800000, bits, bits & 0x80000000).view(np.float32)
 
 
 def multiply(a: ArrayLike, b: ArrayLike) -> F32:
