@@ -24,10 +24,9 @@ oracle: $(VENV)/.oracle
 	TORCHDYNAMO_DISABLE=1 $(BIN)/python tests/oracle.py
 
 bench: build
-	$(BIN)/bitnet-host bench --gemv 2560x2560 --ddr ug585
-	$(BIN)/bitnet-host bench --gemv 2560x2560 --ddr conservative
-	$(BIN)/bitnet-host bench --context 64 --ddr ug585
-	$(BIN)/bitnet-host bench --context 64 --ddr conservative
+	$(BIN)/python -m bitnet_host.performance docs/performance.md
+	$(BIN)/bitnet-host bench --shape 2b4t --context 128 --tokens 2 --check
+	$(BIN)/python tests/screening.py --positions 10000
 
 build: $(VENV)/.installed
 	@$(BIN)/python soc/build.py

@@ -28,13 +28,13 @@ static void head_scales(uint32_t a, uint32_t heads)
     tvu_smul(S_GROUP0, S_GROUP2, S_INV_127);
 }
 
-void attention_store(uint32_t layer, uint32_t position)
+void attention_store(uint32_t layer, uint32_t position, uint32_t qkv)
 {
     uint32_t n = model.head_dim, rows = plan.head_rows;
     uint32_t place = position / CHUNK_TOKENS * n * BLOCK_BYTES + position % CHUNK_TOKENS;
     for (uint32_t cache = 0; cache < model.kv_heads; cache += TVU_VECTORS) {
         uint32_t heads = model.kv_heads - cache < TVU_VECTORS ? model.kv_heads - cache : TVU_VECTORS;
-        uint32_t k = plan.qkv + (model.heads + cache) * rows, v = k + model.kv_heads * rows;
+        uint32_t k = qkv + (model.heads + cache) * rows, v = k + model.kv_heads * rows;
         uint32_t index = layer * model.kv_heads + cache;
         head_scales(k, heads);
         for (uint32_t i = 0; i < heads; i++) {
@@ -78,9 +78,8 @@ static void weigh(uint32_t group, uint32_t index, uint32_t tokens)
     tvu_sdiv(S_GROUP2, S_GROUP1, S_SUMS);
 }
 
-static void mix(uint32_t group, uint32_t cache, uint32_t index, uint32_t tokens)
+static void mix(uint32_t group, uint32_t out, uint32_t index, uint32_t tokens)
 {
-    uint32_t out = plan.t + cache * group * plan.head_rows;
     for (uint32_t start = 0; start < tokens; start += CHUNK_TOKENS) {
         uint32_t n = tokens - start < CHUNK_TOKENS ? tokens - start : CHUNK_TOKENS;
         uint32_t words = (n + TVU_WORD_BYTES - 1) / TVU_WORD_BYTES;
@@ -96,11 +95,11 @@ static void mix(uint32_t group, uint32_t cache, uint32_t index, uint32_t tokens)
     }
 }
 
-void attention(uint32_t layer, uint32_t position)
+void attention(uint32_t layer, uint32_t position, uint32_t qkv)
 {
     uint32_t group = model.heads / model.kv_heads, tokens = position + 1, n = model.head_dim;
     for (uint32_t cache = 0; cache < model.kv_heads; cache++) {
-        uint32_t index = layer * model.kv_heads + cache, q = plan.qkv + cache * group * plan.head_rows;
+        uint32_t index = layer * model.kv_heads + cache, q = qkv + cache * group * plan.head_rows;
 
         load_scales(model.ks_base, index, tokens);
         tvu_stream((model.k_base + index * model.k_head_bytes) | FENCE, tokens * plan.head_words);
@@ -113,6 +112,6 @@ void attention(uint32_t layer, uint32_t position)
         tvu_dot(plan.scores, plan.head_words, TVU_MODE_INT8, group - 1, S_OUT, 0, plan.context_rows, tokens);
 
         weigh(group, index, tokens);
-        mix(group, cache, index, tokens);
+        mix(group, q, index, tokens);
     }
 }

@@ -69,7 +69,7 @@ bool head_screened(struct logits *logits)
     uint32_t count = model.vocab < kept ? model.vocab : kept;
     uint32_t scales = model.candidates_base, results = scales + (4u << TVU_RANK_LEVELS);
     rank_sketch();
-    tvu_quant4(0, plan.t, S_SCALE, model.hidden);
+    tvu_quant4(0, plan.t, S_SCALES, model.hidden);
     if (!tvu_wait())
         return false;
     tvu_dot(plan.logits, words, TVU_MODE_INT8, 0, S_OUT, 0, 0, count);

@@ -67,26 +67,32 @@ static void do_generate(const struct message *m)
     }
     if (!greedy && head == HEAD_FULL)
         head = HEAD_KEPT;
-    if (position + count > model.context) {
+    if (!model_loaded || position + count > model.context) {
         fault_raise(model_loaded ? ERROR_CONTEXT : ERROR_NO_MODEL, model.context);
         return;
     }
+    uint32_t batch = transformer_batch();
+    if (!batch)
+        return;
     uint64_t start = cycles(), prefilled = 0;
     uint32_t tokens = 0, reason = STOP_LENGTH;
     struct logits logits = {0};
     transformer_count(true);
-    for (uint32_t i = 0; i < count; i++) {
-        bool last = i + 1 == count;
+    for (uint32_t done = 0, told = 0; done < count;) {
         if (link_cancelled()) {
             reason = STOP_CANCEL;
-            count = i;
+            count = done;
             break;
         }
-        if (!transformer_forward(m->payload[GENERATE_WORDS + i], last && max_tokens ? head : HEAD_NONE, &logits))
+        uint32_t step = count - done < batch ? count - done : batch;
+        bool last = done + step == count;
+        if (!transformer_forward(m->payload + GENERATE_WORDS + done, step, last && max_tokens ? head : HEAD_NONE, &logits))
             return;
-        if (i % 8 == 7 || last) {
-            uint32_t progress[2] = {i + 1, count};
+        done += step;
+        if (done - told >= 8 || last) {
+            uint32_t progress[2] = {done, count};
             link_send(EVENT_PROGRESS, progress, 2);
+            told = done;
         }
     }
     link_release();
@@ -105,7 +111,7 @@ static void do_generate(const struct message *m)
             reason = STOP_CANCEL;
         else if (position >= model.context)
             reason = STOP_CONTEXT;
-        else if (tokens < max_tokens && !transformer_forward(token, head, &logits))
+        else if (tokens < max_tokens && !transformer_forward(&token, 1, head, &logits))
             return;
     }
     tvu_section(0);
@@ -128,7 +134,9 @@ static void do_score(const struct message *m)
     struct logits logits;
     if (m->length != 1)
         fault_raise(ERROR_ARGUMENT, 0);
-    else if (transformer_forward(m->payload[0], HEAD_KEPT, &logits)) {
+    else if (!model_loaded)
+        fault_raise(ERROR_NO_MODEL, 0);
+    else if (transformer_batch() && transformer_forward(m->payload, 1, HEAD_KEPT, &logits)) {
         tvu_section(0);
         uint32_t reply[3] = {position, model.logits_base, model.vocab};
         link_send(EVENT_SCORED, reply, 3);

@@ -45,8 +45,9 @@ static uint32_t words_of(uint32_t columns, uint32_t per_word)
     return (columns + per_word - 1) / per_word;
 }
 
-// Lays out the scratchpad; host/bitnet_host/checkpoint/convert.py computes the same sum to refuse models early.
-static bool plan_scratch(void)
+// Lays out the scratchpad for passes of `batch` tokens; returns the rows it takes. host/bitnet_host/checkpoint/convert.py
+// computes the same sum for one token to refuse models early.
+static uint32_t plan_scratch(uint32_t batch)
 {
     uint32_t group = model.heads / model.kv_heads, queries = model.heads * model.head_dim;
     uint32_t per_word = model.weight_mode == TVU_MODE_BASE3 ? 160 : 128;
@@ -55,32 +56,43 @@ static bool plan_scratch(void)
     plan.context_rows = even(words_of(model.context, TVU_LANES));
     plan.hidden_words = words_of(model.hidden, per_word);
     plan.query_words = words_of(queries, per_word);
-    plan.intermediate_words = words_of(model.intermediate, per_word);
     plan.head_words = words_of(model.head_dim, TVU_WORD_BYTES);
 
     // Operands that are read together lie in different banks: one starts at an even, the other at an odd row.
     uint32_t rotated = (model.heads + model.kv_heads) * plan.head_rows;
+    plan.batch = batch;
+    plan.x_rows = model.hidden / TVU_LANES;
+    plan.qkv_rows = (model.heads + 2 * model.kv_heads) * plan.head_rows;
+    plan.gate_rows = model.intermediate / TVU_LANES;
     plan.x = 0;
-    plan.t = plan.x + model.hidden / TVU_LANES;
-    plan.rope = plan.t + larger(model.hidden, queries) / TVU_LANES + 1;
+    plan.t = plan.x + batch * plan.x_rows;
+    plan.rope = even(plan.t + larger(model.hidden, queries) / TVU_LANES) + 1;
     plan.qkv = even(plan.rope + 2 * plan.head_rows);
-    plan.scores = plan.qkv + (model.heads + 2 * model.kv_heads) * plan.head_rows;
+    plan.scores = plan.qkv + batch * plan.qkv_rows;
     plan.cached = plan.scores + group * plan.context_rows + 1;
     plan.direct = plan.scores;
     plan.swapped = plan.direct + rotated + 1;
     plan.gate = plan.qkv;
     plan.logits = plan.qkv;
     uint32_t end = larger(plan.cached + plan.context_rows, plan.swapped + rotated);
-    end = larger(end, plan.gate + model.intermediate / TVU_LANES);
-    uint32_t widest = larger(larger(plan.hidden_words, plan.query_words), plan.intermediate_words);
-    if (end > TVU_SCRATCH_ROWS || widest > TVU_ACT_WORDS || model.heads + model.kv_heads > 63) {
+    return larger(end, plan.gate + batch * plan.gate_rows);
+}
+
+uint32_t transformer_batch(void)
+{
+    uint32_t batch = TVU_VECTORS;
+    while (batch > 1 && plan_scratch(batch) > TVU_SCRATCH_ROWS)
+        batch--;
+    uint32_t end = plan_scratch(batch);
+    uint32_t widest = larger(plan.hidden_words, plan.query_words);
+    if (end > TVU_SCRATCH_ROWS || widest > TVU_ACT_WORDS || plan.hidden_words > TVU_COLUMN_WORDS || model.heads + model.kv_heads > 63) {
         fault_raise(ERROR_TOO_LARGE, end);
-        return false;
+        return 0;
     }
     plan.logits_chunk = (TVU_SCRATCH_ROWS - plan.logits) * TVU_LANES;
     if (plan.logits_chunk > LOGITS_CHUNK)
         plan.logits_chunk = LOGITS_CHUNK;
-    return true;
+    return batch;
 }
 
 static void set_constants(void)
@@ -105,18 +117,20 @@ static void stream_tensor(enum image_kind kind, uint32_t layer)
 // What the int8 codes of a norm are for.
 enum codes { CODES_TERNARY, CODES_INT8, CODES_PICK };
 
-static void quantise(uint32_t a, uint32_t n, enum codes codes)
+static void quantise(uint32_t a, uint32_t n, uint32_t place, enum codes codes)
 {
     if (codes == CODES_PICK)
-        tvu_pick(a, S_SCALE, n);
+        tvu_pick(a, S_SCALES + place, n);
     else if (codes == CODES_TERNARY && plan.ternary_mode == TVU_MODE_BASE3)
-        tvu_quant5(0, a, S_SCALE, n);
+        tvu_quant5(place, a, S_SCALES + place, n);
     else
-        tvu_quant4(0, a, S_SCALE, n);
+        tvu_quant4(place, a, S_SCALES + place, n);
 }
 
-// RMSNorm of n elements from row a into row out, and its int8 codes; s[S_SCALE] is what they were scaled with.
-static void norm(enum image_kind kind, uint32_t layer, uint32_t a, uint32_t out, uint32_t n, uint32_t inverse, enum codes codes)
+// RMSNorm of n elements from row a into row out, and its int8 codes for the token at `place` of the pass; s[S_SCALES + place] is
+// what they were scaled with.
+static void norm(enum image_kind kind, uint32_t layer, uint32_t a, uint32_t out, uint32_t n, uint32_t inverse, uint32_t place,
+                 enum codes codes)
 {
     stream_tensor(kind, layer);
     tvu_sumsq(a, n, S_A);
@@ -126,125 +140,152 @@ static void norm(enum image_kind kind, uint32_t layer, uint32_t a, uint32_t out,
     tvu_sdiv(S_A, S_ONE, S_A);
     tvu_mulm(out, a, S_A, n, S_B);
     tvu_smax(S_B, S_B, S_SMALLEST);
-    tvu_sdiv(S_SCALE, S_127, S_B);
-    quantise(out, n, codes);
+    tvu_sdiv(S_SCALES + place, S_127, S_B);
+    quantise(out, n, place, codes);
 }
 
-// s[S_OUT] = weight scale / activation scale.
-static void output_scale(enum image_kind kind, uint32_t layer)
+// s[S_OUTS..] = weight scale / activation scale, for `count` tokens from `place` on.
+static void output_scales(enum image_kind kind, uint32_t layer, uint32_t place, uint32_t count)
 {
-    tvu_sset(S_OUT, model_tensor(kind, layer)->scale);
-    tvu_sdiv(S_OUT, S_OUT, S_SCALE);
+    tvu_sset(S_A, model_tensor(kind, layer)->scale);
+    tvu_rep(count, 0, 1, 0, 0, 0);
+    tvu_sdiv(S_OUTS + place, S_A, S_SCALES + place);
 }
 
-// dst = W . codes * (weight scale / activation scale), or added to dst.
-static void project(enum image_kind kind, uint32_t layer, uint32_t dst, uint32_t rows, uint32_t words, bool add)
+// For all tokens of the pass: dst = W . codes * (weight scale / activation scale), or added to dst.
+static void project(enum image_kind kind, uint32_t layer, uint32_t dst, uint32_t stride, uint32_t rows, uint32_t words, uint32_t count,
+                    bool add)
 {
     stream_tensor(kind, layer);
-    output_scale(kind, layer);
+    output_scales(kind, layer, 0, count);
     if (add)
-        tvu_dota(dst, words, plan.ternary_mode, 0, S_OUT, 0, 0, rows);
+        tvu_dota(dst, words, plan.ternary_mode, count - 1, S_OUTS, 1, stride, rows);
     else
-        tvu_dot(dst, words, plan.ternary_mode, 0, S_OUT, 0, 0, rows);
+        tvu_dot(dst, words, plan.ternary_mode, count - 1, S_OUTS, 1, stride, rows);
 }
 
-static void embed(uint32_t token)
+static void embed(uint32_t token, uint32_t x)
 {
     tvu_stream(model_tensor(KIND_EMBEDDING, 0)->address + token * model.hidden, model.hidden / TVU_WORD_BYTES);
-    tvu_stream(model_tensor(KIND_ROPE, 0)->address + position * 2 * model.head_dim * 4, model.head_dim / 4);
     tvu_sset(S_A, model_float_bits(KIND_EMBEDDING_SCALE, token));
-    tvu_loadb(plan.x, S_A, model.hidden, 0);
-    tvu_loadf(plan.rope, 2 * model.head_dim, 0);
+    tvu_loadb(x, S_A, model.hidden, 0);
 }
 
-// The MLP's inner vector, relu(gate)^2 * up. Rows of up whose gate is not positive are not read: they count for nothing.
-static void gate_up(uint32_t layer)
+// The MLP's inner vectors, relu(gate)^2 * up. For a single token, rows of up whose gate is not positive are not read: they count
+// for nothing.
+static void gate_up(uint32_t layer, uint32_t count)
 {
-    uint32_t rows = model.intermediate, words = plan.hidden_words;
+    uint32_t rows = model.intermediate, words = plan.hidden_words, pick = count == 1;
     stream_tensor(KIND_GATE, layer);
-    output_scale(KIND_GATE, layer);
-    tvu_epi(0, TVU_FACTOR_RELU2, TVU_PICK_MARK, 0, 0);
-    tvu_streamp(model_tensor(KIND_UP, layer)->address | transformer_all_rows, rows / TVU_LANES, words);
-    tvu_dot(plan.gate, words, plan.ternary_mode, 0, S_OUT, 0, 0, rows);
-    output_scale(KIND_UP, layer);
-    tvu_epi(0, TVU_FACTOR_DST, TVU_PICK_PICKED, 0, 0);
-    tvu_dot(plan.gate, words, plan.ternary_mode, 0, S_OUT, 0, 0, rows);
+    output_scales(KIND_GATE, layer, 0, count);
+    tvu_epi(0, TVU_FACTOR_RELU2, pick ? TVU_PICK_MARK : TVU_PICK_NONE, 0, 0);
+    if (pick)
+        tvu_streamp(model_tensor(KIND_UP, layer)->address | transformer_all_rows, rows / TVU_LANES, words);
+    else
+        stream_tensor(KIND_UP, layer);
+    tvu_dot(plan.gate, words, plan.ternary_mode, count - 1, S_OUTS, 1, plan.gate_rows, rows);
+    output_scales(KIND_UP, layer, 0, count);
+    tvu_epi(0, TVU_FACTOR_DST, pick ? TVU_PICK_PICKED : TVU_PICK_NONE, 0, 0);
+    tvu_dot(plan.gate, words, plan.ternary_mode, count - 1, S_OUTS, 1, plan.gate_rows, rows);
 }
 
 // x += W . codes by columns of W; those whose code is zero are not read.
-static void down(uint32_t layer)
+static void down(uint32_t layer, uint32_t place)
 {
     tvu_streamp(model_tensor(KIND_DOWN, layer)->address | transformer_all_columns, model.intermediate / TVU_LANES, plan.hidden_words);
-    output_scale(KIND_DOWN, layer);
-    tvu_cols(plan.x, plan.hidden_words, plan.ternary_mode, S_OUT, model.hidden);
+    output_scales(KIND_DOWN, layer, place, 1);
+    tvu_cols(plan.x + place * plan.x_rows, plan.hidden_words, plan.ternary_mode, S_OUTS + place, model.hidden);
 }
 
-// x * cos + rotate_half(x) * sin for all query and key heads.
-static void rotate(void)
+// Cosines and sines of a position.
+static void load_rope(uint32_t at)
+{
+    tvu_stream(model_tensor(KIND_ROPE, 0)->address + at * 2 * model.head_dim * 4, model.head_dim / 4);
+    tvu_loadf(plan.rope, 2 * model.head_dim, 0);
+}
+
+// x * cos + rotate_half(x) * sin for all query and key heads from row qkv on.
+static void rotate(uint32_t qkv)
 {
     uint32_t heads = model.heads + model.kv_heads, rows = plan.head_rows, half = rows / 2, n = model.head_dim;
     uint32_t cosines = plan.rope, sines = plan.rope + rows;
     tvu_rep(heads, 0, 0, rows, rows, 0);
-    tvu_mulv(plan.direct, plan.qkv, S_ONE, cosines, n, 0);
+    tvu_mulv(plan.direct, qkv, S_ONE, cosines, n, 0);
     tvu_rep(heads, 0, 0, rows, rows, 0);
-    tvu_mulv(plan.swapped, plan.qkv + half, S_ONE, sines, n / 2, 0);
+    tvu_mulv(plan.swapped, qkv + half, S_ONE, sines, n / 2, 0);
     tvu_rep(heads, 0, 0, rows, rows, 0);
-    tvu_mulv(plan.swapped + half, plan.qkv, S_ONE, sines + half, n / 2, 0);
-    tvu_addv(plan.qkv, plan.direct, plan.swapped, heads * n, 0);
+    tvu_mulv(plan.swapped + half, qkv, S_ONE, sines + half, n / 2, 0);
+    tvu_addv(qkv, plan.direct, plan.swapped, heads * n, 0);
 }
 
-static void run_layer(uint32_t layer)
+static void run_layer(uint32_t layer, uint32_t count)
 {
     uint32_t queries = model.heads * model.head_dim, keys = model.kv_heads * model.head_dim;
     uint32_t k = plan.qkv + queries / TVU_LANES, v = k + keys / TVU_LANES;
 
     section(OPERATOR_NORM);
-    norm(KIND_INPUT_NORM, layer, plan.x, plan.t, model.hidden, S_INV_HIDDEN, CODES_TERNARY);
+    for (uint32_t i = 0; i < count; i++)
+        norm(KIND_INPUT_NORM, layer, plan.x + i * plan.x_rows, plan.t, model.hidden, S_INV_HIDDEN, i, CODES_TERNARY);
     section(OPERATOR_QKV);
-    project(KIND_Q, layer, plan.qkv, queries, plan.hidden_words, false);
-    project(KIND_K, layer, k, keys, plan.hidden_words, false);
-    project(KIND_V, layer, v, keys, plan.hidden_words, false);
-    section(OPERATOR_ROPE);
-    rotate();
-    section(OPERATOR_ATTENTION);
-    attention_store(layer, position);
-    attention(layer, position);
+    project(KIND_Q, layer, plan.qkv, plan.qkv_rows, queries, plan.hidden_words, count, false);
+    project(KIND_K, layer, k, plan.qkv_rows, keys, plan.hidden_words, count, false);
+    project(KIND_V, layer, v, plan.qkv_rows, keys, plan.hidden_words, count, false);
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t qkv = plan.qkv + i * plan.qkv_rows;
+        section(OPERATOR_ROPE);
+        if (layer == 0 || count > 1)
+            load_rope(position + i);
+        rotate(qkv);
+        section(OPERATOR_ATTENTION);
+        attention_store(layer, position + i, qkv);
+        attention(layer, position + i, qkv);
+    }
     section(OPERATOR_NORM);
-    norm(KIND_ATTN_SUB_NORM, layer, plan.t, plan.t, queries, S_INV_QUERY, CODES_TERNARY);
+    for (uint32_t i = 0; i < count; i++)
+        norm(KIND_ATTN_SUB_NORM, layer, plan.qkv + i * plan.qkv_rows, plan.t, queries, S_INV_QUERY, i, CODES_TERNARY);
     section(OPERATOR_O_PROJ);
-    project(KIND_O, layer, plan.x, model.hidden, plan.query_words, true);
+    project(KIND_O, layer, plan.x, plan.x_rows, model.hidden, plan.query_words, count, true);
     section(OPERATOR_NORM);
-    norm(KIND_POST_NORM, layer, plan.x, plan.t, model.hidden, S_INV_HIDDEN, CODES_TERNARY);
+    for (uint32_t i = 0; i < count; i++)
+        norm(KIND_POST_NORM, layer, plan.x + i * plan.x_rows, plan.t, model.hidden, S_INV_HIDDEN, i, CODES_TERNARY);
     section(OPERATOR_GATE_UP);
-    gate_up(layer);
-    section(OPERATOR_ACTIVATION);
-    norm(KIND_FFN_SUB_NORM, layer, plan.gate, plan.gate, model.intermediate, S_INV_INTERMEDIATE, CODES_PICK);
-    section(OPERATOR_DOWN_PROJ);
-    down(layer);
+    gate_up(layer, count);
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t gate = plan.gate + i * plan.gate_rows;
+        section(OPERATOR_ACTIVATION);
+        norm(KIND_FFN_SUB_NORM, layer, gate, gate, model.intermediate, S_INV_INTERMEDIATE, i, CODES_PICK);
+        section(OPERATOR_DOWN_PROJ);
+        down(layer, i);
+    }
 }
 
-bool transformer_forward(uint32_t token, enum head head, struct logits *logits)
+bool transformer_forward(const volatile uint32_t *tokens, uint32_t count, enum head head, struct logits *logits)
 {
     if (!model_loaded) {
         fault_raise(ERROR_NO_MODEL, 0);
         return false;
     }
-    if (token >= model.vocab || position >= model.context) {
-        fault_raise(position >= model.context ? ERROR_CONTEXT : ERROR_ARGUMENT, position >= model.context ? model.context : token);
+    if (position + count > model.context) {
+        fault_raise(ERROR_CONTEXT, model.context);
         return false;
     }
-    if (!plan_scratch())
-        return false;
+    for (uint32_t i = 0; i < count; i++)
+        if (tokens[i] >= model.vocab) {
+            fault_raise(ERROR_ARGUMENT, tokens[i]);
+            return false;
+        }
     section(OPERATOR_EMBED);
     set_constants();
-    embed(token);
+    for (uint32_t i = 0; i < count; i++)
+        embed(tokens[i], plan.x + i * plan.x_rows);
     for (uint32_t layer = 0; layer < model.layers; layer++)
-        run_layer(layer);
-    position++;
+        run_layer(layer, count);
+    position += count;
     if (head != HEAD_NONE) {
         section(OPERATOR_HEAD);
-        norm(KIND_FINAL_NORM, 0, plan.x, plan.t, model.hidden, S_INV_HIDDEN, head == HEAD_SCREENED ? CODES_TERNARY : CODES_INT8);
-        tvu_sdiv(S_OUT, S_ONE, S_SCALE);
+        norm(KIND_FINAL_NORM, 0, plan.x + (count - 1) * plan.x_rows, plan.t, model.hidden, S_INV_HIDDEN, 0,
+             head == HEAD_SCREENED ? CODES_TERNARY : CODES_INT8);
+        tvu_sdiv(S_OUT, S_ONE, S_SCALES);
         if (!(head == HEAD_SCREENED ? head_screened(logits) : head_full(head == HEAD_KEPT, logits)))
             return false;
     }

@@ -7,10 +7,12 @@
 struct plan {
     uint32_t head_rows;    // of one head's vector
     uint32_t context_rows; // of one score per token of context
+    uint32_t batch;        // tokens that go through one pass
+    uint32_t x_rows, qkv_rows, gate_rows; // from one token's to the next's
     uint32_t x, t, qkv, rope, direct, swapped, scores, cached, gate, logits;
     uint32_t logits_chunk; // logits computed at once
     uint32_t ternary_mode; // of DOT
-    uint32_t hidden_words, query_words, intermediate_words, head_words; // stream words of matrix rows
+    uint32_t hidden_words, query_words, head_words; // stream words of matrix rows
 };
 extern struct plan plan;
 
@@ -18,12 +20,14 @@ extern struct plan plan;
 enum {
     S_A = 1,
     S_B = 2,
-    S_SCALE = 3,   // 127 / absmax of the vector quantised last
+    S_SCALE = 3,   // 127 / absmax of the queries quantised last
     S_GROUP0 = 4,  // four values each, one per query head
     S_GROUP1 = 8,
     S_SUMS = 12,
     S_GROUP2 = 16,
-    S_OUT = 20,    // factor of a matrix product
+    S_SCALES = 4,  // one per token of the pass: 127 / absmax of what norm quantised
+    S_OUTS = 16,   // one per token: factor of a matrix product
+    S_OUT = 20,    // factor of an int8 product
     S_BEST = 4,    // and 5: its index; only in the output head
     S_INV_127 = 22,
     S_SCORE = 23,
@@ -36,7 +40,7 @@ enum {
     S_127 = 31,
 };
 
-// Puts a token's keys and values, from plan.qkv, into the cache of a layer.
-void attention_store(uint32_t layer, uint32_t position);
-// Runs the attention of one layer with the queries in plan.qkv; the result goes to plan.t.
-void attention(uint32_t layer, uint32_t position);
+// Puts a token's keys and values, behind its queries at row qkv, into the cache of a layer.
+void attention_store(uint32_t layer, uint32_t position, uint32_t qkv);
+// Runs the attention of one layer with the queries at row qkv, where the result goes too.
+void attention(uint32_t layer, uint32_t position, uint32_t qkv);

@@ -26,5 +26,7 @@ struct logits {
 // HEAD_FULL computes all logits and keeps only the largest, HEAD_KEPT leaves all in DDR.
 enum head { HEAD_NONE, HEAD_SCREENED, HEAD_FULL, HEAD_KEPT };
 
-// Appends a token to the KV cache. False if a fault was raised.
-bool transformer_forward(uint32_t token, enum head head, struct logits *logits);
+// Makes ready for the loaded model; the tokens that a pass can take, or 0 if a fault was raised.
+uint32_t transformer_batch(void);
+// Appends tokens, at most transformer_batch() of them, to the KV cache; the head is the last one's. False if a fault was raised.
+bool transformer_forward(const volatile uint32_t *tokens, uint32_t count, enum head head, struct logits *logits);

@@ -21,6 +21,7 @@ from .image import WEIGHT_MODES, Image
 from .link.simulator import Simulator, build_folder
 from .link.transport import MailboxTransport
 from .models import BUNDLED
+from .protocol import PARTS
 from .reference import ReferenceModel
 from .sampling import SamplingOptions
 from .synthetic import GATE_ZEROS, parse_shape, prepare
@@ -134,12 +135,12 @@ def measure_model(options: BenchOptions, progress: Progress = lambda *_: None) -
     result: dict[str, Any] = {
         "shape": options.shape, "context": options.context, "prefill": options.prefill, "weights": options.weights, "ddr": options.ddr,
         "head": "full" if options.full_head else "screened", "all_rows": options.all_rows, "all_columns": options.all_columns,
-        "clock_hz": options.clock, "passes": passes, "cycles": cycles,
+        "clock_hz": options.clock, "passes": passes, "tokens": answer.token_ids, "cycles": cycles,
         "tokens_per_second": round(options.clock / cycles, 2), "operators": operators, "total": total,
         "exposed_share": round(total["exposed"] / total["cycles"], 4),
         "ddr_peak_share": round(total["bytes"] * options.clock / cycles / DDR_PEAK, 4),
     }
-    if path is not None or options.prefill:
+    if not decoded or path is not None:  # else the counters of memory also cover the prompt
         result |= {"beats_granted": granted, "beats_used": used, "share_of_granted": round(used / granted, 4)}
     bytes_per_cycle = min(4 * 8.0, PRESETS[options.ddr] * DDR_PEAK / options.clock)
     result["roofline"] = {
@@ -211,7 +212,8 @@ def measure_gemv(shape: str, weights: str = "base3", preset: str = "ug585") -> d
         simulator.close()
     counters = dict(zip(COUNTERS, (int(c) for c in payload), strict=True))
     granted, used = (after[key] - before[key] for key in ("granted", "used"))
-    return {"gemv": shape, "weights": weights, "ddr": preset, **counters, "beats_granted": granted, "beats_used": used,
+    return {"gemv": shape, "weights": weights, "ddr": preset,
+            "cycles": sum(counters[part] for part in PARTS), **counters, "beats_granted": granted, "beats_used": used,
             "share_of_granted": round(used / granted, 4) if granted else None}
 
 

@@ -85,7 +85,7 @@ def test_raw_prompt_and_seed():
 
 def test_info_and_score(image, tmp_path):
     fields = json.loads(run("info", image, "--json").stdout)
-    assert fields["hidden"] == 256 and fields["tensors"] == 48 and len(fields["tensor_table"]) == 48
+    assert fields["hidden"] == 256 and fields["tensors"] == 50 and len(fields["tensor_table"]) == 50
     assert "hidden        256" in run("info", image).stdout
     (tmp_path / "ids.json").write_text("[0, 807, 29]")
     done = run("score", "--target", "reference", "--model", image, "--tokens", tmp_path / "ids.json", "-o", tmp_path / "out.npy")
@@ -201,8 +201,14 @@ def test_bad_bench_arguments():
     refused("bench", "--gemv", "big", saying="ROWSxCOLUMNS")
     refused("bench", "--gemv", "10x99999", saying="columns")
     refused("bench", "--ddr", "fast", saying="ug585 or conservative")
-    refused("bench", "--context", "999", saying="bundled model's 256")
-    refused("bench", "--context", "9", "--gemv", "8x8", saying="choose one")
+    refused("bench", "--context", "999", saying="context of 256 tokens")
+    refused("bench", "--tokens", "0", saying="--tokens must lie between 1 and 1000")
+    refused("bench", "--head", "none", saying="screened or full")
+    refused("bench", "--shape", "7b", saying="choose 2b4t, tiny or give hidden=N")
+    refused("bench", "--shape", "tiny,width=8", saying="width=8 is not one of")
+    refused("bench", "--shape", "hidden=64", saying="lacks intermediate")
+    refused("bench", "--shape", "tiny,hidden=100", saying="multiple of 32")
+    refused("bench", "--shape", "tiny", "--gate-zeros", "1.5", saying="--gate-zeros must lie between 0 and 1")
 
 
 def test_simulator_not_built(tmp_path):

@@ -150,7 +150,7 @@ def test_interrupted_upload_is_found(bundled):
 def test_next_host_ends_what_the_last_one_left_running(bundled):
     board, _ = bundled
     board.reset()
-    board.transport.send("GENERATE", [200, 0, 0, 0, 1, 2, 0, 807])
+    board.transport.send("GENERATE", [200, 0, 0, 0, 1, 0, 2, 0, 807])
     assert board._event("PROGRESS", "TOKEN")
     other = BoardTarget(board.image, MailboxTransport("127.0.0.1", board.simulator.ports["udp"]))
     assert other.info()["selftest"] == 0

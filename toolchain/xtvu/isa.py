@@ -278,8 +278,8 @@ def isa_hash() -> int:
     """32-bit hash over everything that gateware and firmware must agree on."""
     text = repr([(i.name, i.function_id, [(f.name, f.source, f.lo, f.width) for f in i.fields], i.meaning)
                  for i in INSTRUCTIONS])
-    text += repr((LANES, WORD_BYTES, VECTORS, SCALARS, SCRATCH_ROWS, ACT_WORDS, COLUMN_WORDS, PICK_ROWS, RANK_LEVELS, SECTIONS, MODES, FACTORS,
-                  PICKS, list(ERRORS), list(COUNTERS)))
+    text += repr((LANES, WORD_BYTES, VECTORS, SCALARS, SCRATCH_ROWS, ACT_WORDS, COLUMN_WORDS, PICK_ROWS, RANK_LEVELS, SECTIONS))
+    text += repr((MODES, FACTORS, PICKS, list(ERRORS), list(COUNTERS)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
 
 
