@@ -21,7 +21,7 @@ _BUNDLED = BenchOptions(shape="bundled", context=64, tokens=2)
 _DECODES: list[tuple[str, BenchOptions]] = [
     ("decode at context 128", _FULL), ("decode at context 128", replace(_FULL, ddr="conservative")),
     ("decode at context 1,024", replace(_FULL, context=1024)),
-    ("prefill", replace(_FULL, prefill=4)),
+    ("prefill, one pass of three tokens", replace(_FULL, prefill=3)),
 ]
 _TECHNIQUES: list[tuple[str, BenchOptions]] = [
     ("all", _FULL), ("without skipping rows of up_proj", replace(_FULL, all_rows=True)),
