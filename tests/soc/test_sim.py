@@ -18,7 +18,7 @@ from bitnet_host.link import transport
 from bitnet_host.link.etherbone import Etherbone
 from bitnet_host.link.simulator import Simulator, build_folder
 from bitnet_host.models import BUNDLED
-from bitnet_host.protocol import PARTS
+from bitnet_host.protocol import PARTS, VERSION
 from bitnet_host.synthetic import GATE_ZEROS
 from bitnet_host.targets import BoardTarget
 from bitnet_soc import soc
@@ -102,7 +102,7 @@ def _other_firmware(folder, header, old, new):
 
 
 @pytest.mark.parametrize("header,old,new", [
-    ("protocol.h", "#define PROTOCOL_VERSION 0x1u", "#define PROTOCOL_VERSION 0x63u"),
+    ("protocol.h", f"#define PROTOCOL_VERSION 0x{VERSION:x}u", "#define PROTOCOL_VERSION 0x63u"),
     ("tvu.h", "#define TVU_ISA_HASH 0x", "#define TVU_ISA_HASH 0x1 + 0x"),
 ])
 def test_firmware_of_another_version(tmp_path, header, old, new):
