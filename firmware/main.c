@@ -92,6 +92,7 @@ static void do_generate(const struct message *m)
         if (done - told >= 8 || last) {
             uint32_t progress[2] = {done, count};
             link_send(EVENT_PROGRESS, progress, 2);
+            transformer_count(false);
             told = done;
         }
     }
@@ -199,6 +200,10 @@ static void run(const struct message *m)
         do_load(m);
         break;
     case COMMAND_RESET:
+        if (m->length && m->payload[0] > (model_loaded ? model.context : 0)) {
+            fault_raise(ERROR_ARGUMENT, m->payload[0]);
+            break;
+        }
         position = m->length ? m->payload[0] : 0;
         link_send(EVENT_DONE, 0, 0);
         break;

@@ -1,4 +1,4 @@
-// The transformer: one forward pass per token, on the TVU.
+// The transformer: forward passes of one or several tokens, on the TVU.
 #pragma once
 
 #include <generated/protocol.h>

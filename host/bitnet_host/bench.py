@@ -59,8 +59,8 @@ class BenchOptions:
             raise UserError(f"--weights must be base3 or 2bit, not {self.weights}")
         if self.ddr not in PRESETS:
             raise UserError(f"--ddr must be {' or '.join(PRESETS)}, not {self.ddr}")
-        if not 1 <= self.tokens <= 1000 or self.clock <= 0:
-            raise UserError("--tokens must lie between 1 and 1000, --clock must be positive")
+        if not 1 <= self.tokens <= 1000 or not 0 < self.clock < 1e12:
+            raise UserError("--tokens must lie between 1 and 1000, --clock between 0 and 1e12")
         longest = self.prefill if self.prefill else self.context + self.tokens
         if self.prefill < 0 or longest > model_context or (not self.prefill and self.context < 2):
             raise UserError(f"the model has a context of {model_context} tokens: choose a --context of 2 or more, and --tokens or "
@@ -113,7 +113,8 @@ def measure_model(options: BenchOptions, progress: Progress = lambda *_: None) -
             board.prepare(progress)
         else:
             board.trust()
-        words = [400 + i % 1000 for i in range(config.context)]  # ids of common words in the bundled model; any will do elsewhere
+        # ids of common words in the bundled model; any will do elsewhere
+        words = [(400 + i % 1000) % config.vocab for i in range(config.context)]
         if options.prefill:
             passes, prompt, tokens = options.prefill, words[:options.prefill], 1
         elif path is None:
@@ -156,6 +157,8 @@ def check_model(options: BenchOptions, progress: Progress = lambda *_: None) -> 
     Compared are the tokens that the screened head chooses and, for the same tokens, every bit of the full head's logits. Raises
     UserError where they differ.
     """
+    if options.shape == "bundled" or options.prefill or options.full_head or options.all_rows or options.all_columns:
+        raise UserError("--check takes a synthetic --shape, --context and --tokens, and compares the screened and the full head")
     config = parse_shape(options.shape)
     options.check(config.context)
     bench = prepare(config, build_folder() / "bench", options.weights, options.gate_zeros, options.seed)

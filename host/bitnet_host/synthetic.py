@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import struct
 from dataclasses import dataclass, fields
@@ -18,6 +19,7 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+import xtvu.isa
 from numpy.typing import NDArray
 from xtvu.layout import stripe
 
@@ -150,24 +152,38 @@ def prepare(config: ModelConfig, folder: Path, weights: str = "base3", gate_zero
     check_shape(config, weights)
     if not 0 < gate_zeros < 1:
         raise UserError(f"--gate-zeros must lie between 0 and 1, not {gate_zeros}")
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--seed must lie between 0 and {2**32 - 1}, not {seed}")
     key = json.dumps([vars(config), weights, gate_zeros, seed, FORMAT_VERSION, _source_digest()], default=str)
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.ddr"
     if not path.exists():
         image = convert(_checkpoint(config, gate_zeros, seed), weights, "synthetic")
-        size = -(-image.header.total_bytes // BLOCK_BYTES) * BLOCK_BYTES
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        memory = np.memmap(partial, np.uint8, "w+", shape=(MODEL_BASE + size,))
-        memory[MODEL_BASE:MODEL_BASE + image.ddr.size] = image.ddr
-        _fill_cache(memory, image.header, *_cache(image.header, seed))
-        memory.flush()
-        partial.replace(path)
+        _write(path, image, seed)
     image = _read(path)
     return Bench(path, image, *_cache(image.header, seed))
 
 
+def _write(path: Path, image: Image, seed: int) -> None:
+    """Writes the file whole or not at all, whoever else may be writing it."""
+    size = MODEL_BASE + -(-image.header.total_bytes // BLOCK_BYTES) * BLOCK_BYTES
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk says so here, not by a signal later
+        memory = np.memmap(partial, np.uint8, "r+", shape=(size,))
+        memory[MODEL_BASE:MODEL_BASE + image.ddr.size] = image.ddr
+        _fill_cache(memory, image.header, *_cache(image.header, seed))
+        memory.flush()
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}, {size / 2**20:.0f} MB: {error.strerror}") from None
+
+
 def _source_digest() -> str:
     """Of the code that decides what the file holds."""
-    here = Path(__file__)
-    sources = (here, here.parent / "image.py", here.parent / "checkpoint" / "convert.py")
+    here, isa = Path(__file__), Path(xtvu.isa.__file__)
+    sources = (here, here.parent / "image.py", here.parent / "checkpoint" / "convert.py", isa, isa.parent / "layout.py",
+               isa.parent / "semantics.py")
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()

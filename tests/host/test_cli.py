@@ -209,6 +209,17 @@ def test_bad_bench_arguments():
     refused("bench", "--shape", "hidden=64", saying="lacks intermediate")
     refused("bench", "--shape", "tiny,hidden=100", saying="multiple of 32")
     refused("bench", "--shape", "tiny", "--gate-zeros", "1.5", saying="--gate-zeros must lie between 0 and 1")
+    refused("bench", "--shape", "tiny", "--seed", "-1", saying="--seed must lie between 0")
+    refused("bench", "--shape", "tiny,heads=0", saying="0 query heads")
+    refused("bench", "--shape", "tiny,vocab=2000000", saying="ranks 1048576 tokens at most")
+    refused("bench", "--clock", "inf", saying="--clock between 0 and 1e12")
+    refused("bench", "--check", saying="--check takes a synthetic --shape")
+    refused("bench", "--shape", "tiny", "--check", "--all-rows", saying="--check takes a synthetic --shape")
+
+
+def test_bench_without_room_for_its_model(tmp_path):
+    (tmp_path / "bench").write_text("a file where a folder belongs")
+    refused("bench", "--shape", "tiny", saying="cannot write", env=os.environ | {"BITNET_BUILD": str(tmp_path)})
 
 
 def test_simulator_not_built(tmp_path):

@@ -156,7 +156,7 @@ _TABLE: tuple[tuple[int, str, int, str, str, str], ...] = (
     (CONTROL, "COUNTER", 3, "index=1:0+4 section=1:4+4", "rd = counter[index] of section", "Reads a performance counter."),
     (CONTROL, "SGET", 4, "s=1:0+5", "rd = s[s]", "Reads a scalar register's bits; meaningful when STATUS is not busy."),
     (CONTROL, "RANKED", 5, "index=1:0+8", "rd = number of entry index of the ranking, or all ones if it is empty",
-     "Reads the ranking, whose entries from 1 on are in no order; meaningful when STATUS is not busy."),
+     "Reads the ranking, whose entries from 1 on are in no order; meaningful while no RANK or ranking DOT is pending."),
 
     (STREAM, "STREAM", 0, "addr=1:0+32 words=2:0+24", "fetch words x 32 bytes from addr",
      "Contiguous stream. addr is a linear address, 32-byte aligned; bit 0 set: wait for the stores issued before, "
@@ -166,8 +166,8 @@ _TABLE: tuple[tuple[int, str, int, str, str, str], ...] = (
      "Strided stream: rows of `words` stream words, `stride` x 512 bytes apart; bit 0 of addr as in STREAM."),
     (STREAM, "STREAMP", 2, "addr=1:0+32 groups=2:0+12 words=2:12+8",
      "for r < 8 groups where pick[r] != 0: fetch words x 32 bytes from addr + 32 words r",
-     "Picked rows only, or with bit 0 of addr all of them, to see what picking saves. Waits for the PICK or marking DOT issued before; "
-     "a DOT with picked rows or a COLS takes them."),
+     "Picked rows only, or with bit 0 of addr all of them, to see what picking saves. Waits for the PICK, or the DOT of the marking "
+     "EPI, issued before; a DOT with picked rows or a COLS takes them."),
 
     (VECTOR, "REP", 0, "count=1:0+6 step_s=1:6+1 step_t=1:7+1 stride_dst=1:20+12 stride_a=2:0+12 stride_b=2:12+12",
      "the next operation runs count times; dst, a, b advance by their strides, s and t by their steps",

@@ -20,6 +20,7 @@ _MAX_HEADS = 63  # of a REP
 # Rows of the head that the ternary sketch leaves for rescoring: 63, or 255 of a large vocabulary. The row that the full head
 # would choose was never seen below rank 25 of 2,048 and 56 of 128,256 (docs/numerics.md).
 _LARGE_VOCABULARY, _SMALL_LEVELS = 16384, 6
+_MAX_VOCABULARY = 1 << 20  # numbers of the ranking
 
 
 def _bits(value: float) -> int:
@@ -33,18 +34,20 @@ def check_shape(config: ModelConfig, weights: str) -> None:
                                   ("head_dim", config.head_dim, 32), ("vocab_size", config.vocab, LANES)):
         if value < multiple or value % multiple:
             raise UserError(f"{name} is {value}; this machine needs a positive multiple of {multiple}")
-    if config.kv_heads < 1 or config.heads % config.kv_heads or config.heads // config.kv_heads > VECTORS:
+    if config.kv_heads < 1 or config.heads < 1 or config.heads % config.kv_heads or config.heads // config.kv_heads > VECTORS:
         raise UserError(f"{config.heads} query heads on {config.kv_heads} key/value heads: this machine needs 1 to {VECTORS} "
                         "query heads per key/value head")
     if not 1 <= config.layers <= MAX_LAYERS or config.heads + config.kv_heads > _MAX_HEADS:
         raise UserError(f"{config.layers} layers with {config.heads} query and {config.kv_heads} key heads: this machine takes "
                         f"{MAX_LAYERS} layers and {_MAX_HEADS} heads in all")
-    widest = max(config.hidden, queries, config.intermediate)
+    widest = max(config.hidden, queries)
     if row_words(widest, weights) > ACT_WORDS or row_words(config.hidden, "int8") > 255:
         raise UserError(f"rows of {widest} elements do not fit the activation buffer of {ACT_WORDS * WEIGHTS_PER_WORD[weights]}")
     if row_words(config.hidden, weights) > COLUMN_WORDS or config.intermediate > PICK_ROWS * LANES:
         raise UserError(f"hidden_size {config.hidden} or intermediate_size {config.intermediate} is too large: this machine takes "
                         f"{COLUMN_WORDS * WEIGHTS_PER_WORD[weights]} and {PICK_ROWS * LANES}")
+    if config.vocab > _MAX_VOCABULARY:
+        raise UserError(f"vocab_size is {config.vocab}; this machine ranks {_MAX_VOCABULARY} tokens at most")
     if config.context < 1:
         raise UserError(f"max_position_embeddings is {config.context}; it must be positive")
     if scratch_rows(config) > SCRATCH_ROWS:
