@@ -13,6 +13,7 @@ import math
 import os
 import re
 import struct
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import NormalDist
@@ -177,7 +178,8 @@ def _write(path: Path, image: Image, seed: int) -> None:
         memory.flush()
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise UserError(f"cannot write {path}, {size / 2**20:.0f} MB: {error.strerror}") from None
 
 
