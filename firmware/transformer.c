@@ -60,7 +60,6 @@ static uint32_t plan_scratch(uint32_t batch)
 
     // Operands that are read together lie in different banks: one starts at an even, the other at an odd row.
     uint32_t rotated = (model.heads + model.kv_heads) * plan.head_rows;
-    plan.batch = batch;
     plan.x_rows = model.hidden / TVU_LANES;
     plan.qkv_rows = (model.heads + 2 * model.kv_heads) * plan.head_rows;
     plan.gate_rows = model.intermediate / TVU_LANES;

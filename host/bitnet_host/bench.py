@@ -15,7 +15,7 @@ from xtvu.layout import WEIGHTS_PER_WORD, row_words
 from xtvu.semantics import argmax
 
 from .checkpoint.convert import convert
-from .checkpoint.hf import ModelConfig, open_checkpoint
+from .checkpoint.hf import open_checkpoint
 from .errors import UserError
 from .image import WEIGHT_MODES, Image
 from .link.simulator import Simulator, build_folder
@@ -24,7 +24,7 @@ from .models import BUNDLED
 from .protocol import PARTS
 from .reference import ReferenceModel
 from .sampling import SamplingOptions
-from .synthetic import GATE_ZEROS, parse_shape, prepare
+from .synthetic import GATE_ZEROS, Bench, parse_shape, prepare
 from .targets import Answer, BoardTarget, Progress
 
 __all__ = ["CLOCK_HZ", "DDR_PEAK", "PRESETS", "BenchOptions", "check_model", "measure_gemv", "measure_model", "print_measurement"]
@@ -80,6 +80,12 @@ def _board(preset: str, image: Image, path: Path | None) -> Iterator[BoardTarget
         simulator.close()
 
 
+def _synthetic(options: BenchOptions) -> Bench:
+    config = parse_shape(options.shape)
+    options.check(config.context)
+    return prepare(config, build_folder() / "bench", options.weights, options.gate_zeros, options.seed)
+
+
 def _measured(board: BoardTarget, prompt: list[int], tokens: int, options: BenchOptions, progress: Progress) -> tuple[Answer, int, int]:
     """The answer, and 64-bit beats granted and used meanwhile."""
     assert board.simulator is not None
@@ -97,16 +103,13 @@ def measure_model(options: BenchOptions, progress: Progress = lambda *_: None) -
     ``bytes`` consumed from the stream, and ``exposed`` = stall_compute + stall_control. ``beats_granted`` are the 64-bit beats
     that the memory model could have moved during all passes. Raises UserError.
     """
-    config: ModelConfig
+    path = None
     if options.shape == "bundled":
         checkpoint = open_checkpoint(BUNDLED)
-        config, path = checkpoint.config, None
-        options.check(config.context)
+        options.check(checkpoint.config.context)
         image = convert(checkpoint, options.weights)
     else:
-        config = parse_shape(options.shape)
-        options.check(config.context)
-        bench = prepare(config, build_folder() / "bench", options.weights, options.gate_zeros, options.seed)
+        bench = _synthetic(options)
         image, path = bench.image, bench.path
     with _board(options.ddr, image, path) as board:
         if path is None:
@@ -114,7 +117,7 @@ def measure_model(options: BenchOptions, progress: Progress = lambda *_: None) -
         else:
             board.trust()
         # ids of common words in the bundled model; any will do elsewhere
-        words = [(400 + i % 1000) % config.vocab for i in range(config.context)]
+        words = [(400 + i % 1000) % image.header.vocab for i in range(image.header.context)]
         if options.prefill:
             passes, prompt, tokens = options.prefill, words[:options.prefill], 1
         elif path is None:
@@ -159,10 +162,8 @@ def check_model(options: BenchOptions, progress: Progress = lambda *_: None) -> 
     """
     if options.shape == "bundled" or options.prefill or options.full_head or options.all_rows or options.all_columns:
         raise UserError("--check takes a synthetic --shape, --context and --tokens, and compares the screened and the full head")
-    config = parse_shape(options.shape)
-    options.check(config.context)
-    bench = prepare(config, build_folder() / "bench", options.weights, options.gate_zeros, options.seed)
-    reference, before, token = ReferenceModel(bench.image), options.context - 1, 400 % config.vocab
+    bench = _synthetic(options)
+    reference, before, token = ReferenceModel(bench.image), options.context - 1, 400 % bench.image.header.vocab
     reference.fill_cache(bench.codes[:, :, :, :before], bench.scales[:, :, :, :before])
     with _board(options.ddr, bench.image, bench.path) as board:
         board.trust()

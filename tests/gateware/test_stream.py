@@ -136,38 +136,20 @@ def test_reader_delivers_words_in_order(chance):
     _simulate(unit, feed, *(port_bench(i) for i in range(4)), sink, pick_memory, entry_sink)
 
 
-def test_reader_waits_for_picks():
+@pytest.mark.parametrize("kind,ticket,counter", [("fence", 3, "completed"), ("picked", 1, "picks")])
+def test_reader_waits_for_what_was_issued_before(kind, ticket, counter):
     unit = StreamReader(_SMALL)
 
     async def bench(ctx):
         ctx.set(unit.pick_data, 1)
-        ctx.set(unit.descriptor.payload, {"address": 0x8000, "words": 2, "rows": 1, "picked": 1, "ticket": 1})
+        ctx.set(unit.descriptor.payload, {"address": 0x8000, "words": 2, "rows": 1, kind: 1, "ticket": ticket})
         ctx.set(unit.descriptor.valid, 1)
         await ctx.tick()
         ctx.set(unit.descriptor.valid, 0)
         for _ in range(30):
             assert not ctx.get(unit.port0.arvalid)
             await ctx.tick()
-        ctx.set(unit.picks, 1)
-        for _ in range(12):
-            await ctx.tick()
-        assert ctx.get(unit.port0.arvalid)
-
-    _simulate(unit, bench)
-
-
-def test_reader_waits_at_a_fence():
-    unit = StreamReader(_SMALL)
-
-    async def bench(ctx):
-        ctx.set(unit.descriptor.payload, {"address": 0x8000, "words": 2, "rows": 1, "fence": 1, "ticket": 3})
-        ctx.set(unit.descriptor.valid, 1)
-        await ctx.tick()
-        ctx.set(unit.descriptor.valid, 0)
-        for _ in range(30):
-            assert not ctx.get(unit.port0.arvalid)
-            await ctx.tick()
-        ctx.set(unit.completed, 3)
+        ctx.set(getattr(unit, counter), ticket)
         for _ in range(8):
             await ctx.tick()
         assert ctx.get(unit.port0.arvalid)

@@ -18,7 +18,7 @@ __all__ = ["check_shape", "convert", "make_header", "quantise_rows", "rope_table
 
 _MAX_HEADS = 63  # of a REP
 # Rows of the head that the ternary sketch leaves for rescoring: 63, or 255 of a large vocabulary. The row that the full head
-# would choose was never seen below rank 25 of 2,048 and 56 of 128,256 (docs/numerics.md).
+# would choose was never seen below rank 25 of 2,048 (DESIGN.md) and 56 of 128,256 (bitnet-kv260, as DESIGN.md cites it).
 _LARGE_VOCABULARY, _SMALL_LEVELS = 16384, 6
 _MAX_VOCABULARY = 1 << 20  # numbers of the ranking
 
