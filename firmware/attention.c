@@ -32,8 +32,8 @@ void attention_store(uint32_t layer, uint32_t position, uint32_t qkv)
 {
     uint32_t n = model.head_dim, rows = plan.head_rows;
     uint32_t place = position / CHUNK_TOKENS * n * BLOCK_BYTES + position % CHUNK_TOKENS;
-    for (uint32_t cache = 0; cache < model.kv_heads; cache += TVU_VECTORS) {
-        uint32_t heads = model.kv_heads - cache < TVU_VECTORS ? model.kv_heads - cache : TVU_VECTORS;
+    for (uint32_t cache = 0; cache < model.kv_heads; cache += TVU_BYTE_VECTORS) {
+        uint32_t heads = model.kv_heads - cache < TVU_BYTE_VECTORS ? model.kv_heads - cache : TVU_BYTE_VECTORS;
         uint32_t k = qkv + (model.heads + cache) * rows, v = k + model.kv_heads * rows;
         uint32_t index = layer * model.kv_heads + cache;
         head_scales(k, heads);
@@ -84,14 +84,14 @@ static void mix(uint32_t group, uint32_t out, uint32_t index, uint32_t tokens)
         uint32_t n = tokens - start < CHUNK_TOKENS ? tokens - start : CHUNK_TOKENS;
         uint32_t words = (n + TVU_WORD_BYTES - 1) / TVU_WORD_BYTES;
         tvu_rep(group, 1, 0, 1, plan.context_rows, 0);
-        tvu_quant4(0, plan.scores + start / TVU_LANES, S_GROUP0, n);
+        tvu_quant8(0, plan.scores + start / TVU_LANES, S_GROUP0, n);
         tvu_streamr((model.v_base + index * model.v_head_bytes + start / CHUNK_TOKENS * model.head_dim * BLOCK_BYTES) |
                         FENCE,
                     model.head_dim, words, 1);
         if (start == 0)
-            tvu_dot(out, words, TVU_MODE_INT8, group - 1, S_GROUP2, 1, plan.head_rows, model.head_dim);
+            tvu_dot(out, words, TVU_MODE_INT8, group - 1, 1, S_GROUP2, plan.head_rows, model.head_dim);
         else
-            tvu_dota(out, words, TVU_MODE_INT8, group - 1, S_GROUP2, 1, plan.head_rows, model.head_dim);
+            tvu_dota(out, words, TVU_MODE_INT8, group - 1, 1, S_GROUP2, plan.head_rows, model.head_dim);
     }
 }
 
@@ -105,11 +105,11 @@ void attention(uint32_t layer, uint32_t position, uint32_t qkv)
         tvu_stream((model.k_base + index * model.k_head_bytes) | FENCE, tokens * plan.head_words);
         quantisation_scale(q, group * n);
         tvu_rep(group, 0, 0, 1, plan.head_rows, 0);
-        tvu_quant4(0, q, S_SCALE, n);
+        tvu_quant8(0, q, S_SCALE, n);
         tvu_smul(S_OUT, S_B, S_INV_127);
         tvu_smul(S_OUT, S_OUT, S_SCORE);
         tvu_epi(plan.cached, TVU_FACTOR_B, TVU_PICK_NONE, 0, 0);
-        tvu_dot(plan.scores, plan.head_words, TVU_MODE_INT8, group - 1, S_OUT, 0, plan.context_rows, tokens);
+        tvu_dot(plan.scores, plan.head_words, TVU_MODE_INT8, group - 1, 0, S_OUT, plan.context_rows, tokens);
 
         weigh(group, index, tokens);
         mix(group, q, index, tokens);

@@ -31,7 +31,7 @@ bool head_full(bool keep, struct logits *logits)
         uint32_t n = chunk(start);
         tvu_stream(rows->address + start * model.hidden, n * words);
         tvu_stream(scales->address + 4 * start, n / TVU_LANES);
-        tvu_dot(plan.logits, words, TVU_MODE_INT8, 0, S_OUT, 0, 0, n);
+        tvu_dot(plan.logits, words, TVU_MODE_INT8, 0, 0, S_OUT, 0, n);
         tvu_mulm(plan.logits, plan.logits, S_ONE, n, 0);
         tvu_argmax(plan.logits, n, S_BEST);
         if (keep)
@@ -58,7 +58,7 @@ static void rank_sketch(void)
         tvu_stream(rows->address + start * words * TVU_WORD_BYTES, n * words);
         tvu_loadf(plan.logits, n, 0);
         tvu_epi(plan.logits, TVU_FACTOR_B, TVU_PICK_NONE, 1, start);
-        tvu_dot(0, words, plan.ternary_mode, 0, S_OUT, 0, 0, n);
+        tvu_dot(0, words, plan.ternary_mode, 0, 0, S_OUT, 0, n);
     }
 }
 
@@ -69,18 +69,19 @@ bool head_screened(struct logits *logits)
     uint32_t count = model.vocab < kept ? model.vocab : kept;
     uint32_t scales = model.candidates_base, results = scales + (4u << TVU_RANK_LEVELS);
     rank_sketch();
-    tvu_quant4(0, plan.t, S_SCALES, model.hidden);
+    tvu_quant8(0, plan.t, S_SCALES, model.hidden);
     if (!tvu_wait())
         return false;
-    tvu_dot(plan.logits, words, TVU_MODE_INT8, 0, S_OUT, 0, 0, count);
-    uint32_t found = 0;
+    tvu_dot(plan.logits, words, TVU_MODE_INT8, 0, 0, S_OUT, 0, count);
+    // The product waits for each row: this loop calls nothing, lest the callee lies on the same lines of the instruction cache.
+    uint32_t found = 0, factors = model_tensor(KIND_EMBEDDING_SCALE, 0)->address;
     for (uint32_t entry = 1; entry <= kept && found < count; entry++) {
         uint32_t token = tvu_ranked(entry);
         if (token == ~0u)
             continue;
         tokens[found] = token;
         tvu_stream(rows->address + token * model.hidden, words);
-        *ddr_word(ddr_physical(scales + 4 * found)) = model_float_bits(KIND_EMBEDDING_SCALE, token);
+        *ddr_word(ddr_physical(scales + 4 * found)) = *ddr_word(ddr_physical(factors + 4 * token));
         found++;
     }
     stores_drain();

@@ -71,8 +71,7 @@ static void do_generate(const struct message *m)
         fault_raise(model_loaded ? ERROR_CONTEXT : ERROR_NO_MODEL, model.context);
         return;
     }
-    uint32_t batch = transformer_batch();
-    if (!batch)
+    if (!transformer_batch())
         return;
     uint64_t start = cycles(), prefilled = 0;
     uint32_t tokens = 0, reason = STOP_LENGTH;
@@ -84,7 +83,7 @@ static void do_generate(const struct message *m)
             count = done;
             break;
         }
-        uint32_t step = count - done < batch ? count - done : batch;
+        uint32_t batch = transformer_batch(), step = count - done < batch ? count - done : batch;
         bool last = done + step == count;
         if (!transformer_forward(m->payload + GENERATE_WORDS + done, step, last && max_tokens ? head : HEAD_NONE, &logits))
             return;
@@ -171,7 +170,7 @@ static void do_memory(const struct message *m)
 static void do_gemv(const struct message *m)
 {
     uint32_t rows = m->payload[0], words = m->payload[1], mode = m->payload[2]; // garbage if m->length is not 3
-    if (m->length != 3 || rows == 0 || rows > 16384 || words == 0 || words > TVU_ACT_WORDS || mode > TVU_MODE_INT8) {
+    if (m->length != 3 || rows == 0 || rows > 16384 || words == 0 || words > (mode == TVU_MODE_INT8 ? 127 : TVU_ACT_WORDS) || mode > TVU_MODE_INT8) {
         fault_raise(ERROR_ARGUMENT, 0);
         return;
     }
@@ -181,7 +180,7 @@ static void do_gemv(const struct message *m)
         before[i] = tvu_counter(i, 1);
     tvu_section(1);
     tvu_stream(MODEL_BASE, rows * words);
-    tvu_dot(0, words, mode, 0, 1, 0, 0, rows);
+    tvu_dot(0, words, mode, 0, 0, 1, 0, rows);
     tvu_section(0);
     if (!tvu_wait())
         return;

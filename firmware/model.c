@@ -36,14 +36,14 @@ static uint32_t broken_limit(const struct image_header *h)
         return 1;
     if (h->total_bytes > MAIN_RAM_SIZE - MODEL_BASE)
         return 2;
-    if (h->kv_heads == 0 || h->heads % h->kv_heads || h->heads / h->kv_heads > TVU_VECTORS)
+    if (h->kv_heads == 0 || h->heads % h->kv_heads || h->heads / h->kv_heads > TVU_BYTE_VECTORS)
         return 3;
     if (h->hidden % 32 || h->head_dim % 32 || h->intermediate % TVU_LANES || h->vocab % TVU_LANES || !h->hidden ||
         !h->head_dim || !h->intermediate || !h->vocab || !h->context)
         return 4;
     if (h->stop_count > 4 || h->rank_levels == 0 || h->rank_levels > TVU_RANK_LEVELS)
         return 5;
-    if (h->intermediate > TVU_PICK_ROWS * TVU_LANES)
+    if (h->intermediate >= TVU_PICK_ROWS * TVU_LANES)
         return 6;
     return 0;
 }

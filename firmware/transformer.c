@@ -45,15 +45,32 @@ static uint32_t words_of(uint32_t columns, uint32_t per_word)
     return (columns + per_word - 1) / per_word;
 }
 
+// Where the inner vectors of the MLP go. If they need the room, the residual vectors of the later tokens are kept in DDR meanwhile.
+static void plan_mlp(uint32_t batch)
+{
+    uint32_t per_word = plan.ternary_mode == TVU_MODE_BASE3 ? 160 : 128, words = words_of(model.intermediate, per_word);
+    uint32_t chunks = words_of(words, TVU_ACT_WORDS), inner = batch * plan.gate_rows;
+    plan.down_words = words_of(words, chunks);
+    uint32_t chunk_rows = plan.down_words * per_word / TVU_LANES;
+    // Products overwrite inner vectors that are already quantised.
+    plan.down_rows = batch > 1 && model_tensor(KIND_DOWN_ROWS, 0)->words && plan.x_rows <= (chunk_rows < plan.gate_rows ? chunk_rows : plan.gate_rows);
+    plan.gate = plan.qkv;
+    if (plan.down_rows && plan.qkv + inner > TVU_SCRATCH_ROWS)
+        plan.gate = inner + plan.x_rows > TVU_SCRATCH_ROWS ? plan.qkv : TVU_SCRATCH_ROWS - inner;
+    plan.kept = plan.gate / plan.x_rows < batch ? plan.gate / plan.x_rows : batch;
+}
+
 // Lays out the scratchpad for passes of `batch` tokens; returns the rows it takes. host/bitnet_host/checkpoint/convert.py
 // computes the same sum for one token to refuse models early.
 static uint32_t plan_scratch(uint32_t batch)
 {
+    plan.tokens = batch;
     uint32_t group = model.heads / model.kv_heads, queries = model.heads * model.head_dim;
     uint32_t per_word = model.weight_mode == TVU_MODE_BASE3 ? 160 : 128;
     plan.ternary_mode = model.weight_mode;
     plan.head_rows = model.head_dim / TVU_LANES;
-    plan.context_rows = even(words_of(model.context, TVU_LANES));
+    // A pass of several tokens needs room, so it has scores for the context that there is, not for all that there may be.
+    plan.context_rows = even(words_of(batch > 1 ? position + batch : model.context, TVU_LANES));
     plan.hidden_words = words_of(model.hidden, per_word);
     plan.query_words = words_of(queries, per_word);
     plan.head_words = words_of(model.head_dim, TVU_WORD_BYTES);
@@ -71,8 +88,11 @@ static uint32_t plan_scratch(uint32_t batch)
     plan.cached = plan.scores + group * plan.context_rows + 1;
     plan.direct = plan.scores;
     plan.swapped = plan.direct + rotated + 1;
-    plan.gate = plan.qkv;
+    plan_mlp(batch);
     plan.logits = plan.qkv;
+    plan.logits_chunk = (TVU_SCRATCH_ROWS - plan.logits) * TVU_LANES;
+    if (plan.logits_chunk > LOGITS_CHUNK)
+        plan.logits_chunk = LOGITS_CHUNK;
     uint32_t end = larger(plan.cached + plan.context_rows, plan.swapped + rotated);
     return larger(end, plan.gate + batch * plan.gate_rows);
 }
@@ -88,9 +108,6 @@ uint32_t transformer_batch(void)
         fault_raise(ERROR_TOO_LARGE, end);
         return 0;
     }
-    plan.logits_chunk = (TVU_SCRATCH_ROWS - plan.logits) * TVU_LANES;
-    if (plan.logits_chunk > LOGITS_CHUNK)
-        plan.logits_chunk = LOGITS_CHUNK;
     return batch;
 }
 
@@ -114,13 +131,15 @@ static void stream_tensor(enum image_kind kind, uint32_t layer)
 }
 
 // What the int8 codes of a norm are for.
-enum codes { CODES_TERNARY, CODES_INT8, CODES_PICK };
+enum codes { CODES_LATER, CODES_TERNARY, CODES_INT8, CODES_PICK };
 
 static void quantise(uint32_t a, uint32_t n, uint32_t place, enum codes codes)
 {
     if (codes == CODES_PICK)
         tvu_pick(a, S_SCALES + place, n);
-    else if (codes == CODES_TERNARY && plan.ternary_mode == TVU_MODE_BASE3)
+    else if (codes == CODES_INT8)
+        tvu_quant8(place, a, S_SCALES + place, n);
+    else if (plan.ternary_mode == TVU_MODE_BASE3)
         tvu_quant5(place, a, S_SCALES + place, n);
     else
         tvu_quant4(place, a, S_SCALES + place, n);
@@ -140,7 +159,8 @@ static void norm(enum image_kind kind, uint32_t layer, uint32_t a, uint32_t out,
     tvu_mulm(out, a, S_A, n, S_B);
     tvu_smax(S_B, S_B, S_SMALLEST);
     tvu_sdiv(S_SCALES + place, S_127, S_B);
-    quantise(out, n, place, codes);
+    if (codes != CODES_LATER)
+        quantise(out, n, place, codes);
 }
 
 // s[S_OUTS..] = weight scale / activation scale, for `count` tokens from `place` on.
@@ -158,9 +178,9 @@ static void project(enum image_kind kind, uint32_t layer, uint32_t dst, uint32_t
     stream_tensor(kind, layer);
     output_scales(kind, layer, 0, count);
     if (add)
-        tvu_dota(dst, words, plan.ternary_mode, count - 1, S_OUTS, 1, stride, rows);
+        tvu_dota(dst, words, plan.ternary_mode, count - 1, 1, S_OUTS, stride, rows);
     else
-        tvu_dot(dst, words, plan.ternary_mode, count - 1, S_OUTS, 1, stride, rows);
+        tvu_dot(dst, words, plan.ternary_mode, count - 1, 1, S_OUTS, stride, rows);
 }
 
 static void embed(uint32_t token, uint32_t x)
@@ -170,6 +190,12 @@ static void embed(uint32_t token, uint32_t x)
     tvu_loadb(x, S_A, model.hidden, 0);
 }
 
+// Where the residual vector of a token waits in DDR.
+static uint32_t kept_residual(uint32_t token)
+{
+    return model.residual_base + token * model.hidden * 4;
+}
+
 // The MLP's inner vectors, relu(gate)^2 * up. For a single token, rows of up whose gate is not positive are not read: they count
 // for nothing.
 static void gate_up(uint32_t layer, uint32_t count)
@@ -177,15 +203,48 @@ static void gate_up(uint32_t layer, uint32_t count)
     uint32_t rows = model.intermediate, words = plan.hidden_words, pick = count == 1;
     stream_tensor(KIND_GATE, layer);
     output_scales(KIND_GATE, layer, 0, count);
+    for (uint32_t i = plan.kept; i < count; i++)
+        tvu_storef(kept_residual(i), plan.x + i * plan.x_rows, model.hidden);
     tvu_epi(0, TVU_FACTOR_RELU2, pick ? TVU_PICK_MARK : TVU_PICK_NONE, 0, 0);
+    tvu_dot(plan.gate, words, plan.ternary_mode, count - 1, 1, S_OUTS, plan.gate_rows, rows);
     if (pick)
         tvu_streamp(model_tensor(KIND_UP, layer)->address | transformer_all_rows, rows / TVU_LANES, words);
     else
         stream_tensor(KIND_UP, layer);
-    tvu_dot(plan.gate, words, plan.ternary_mode, count - 1, S_OUTS, 1, plan.gate_rows, rows);
     output_scales(KIND_UP, layer, 0, count);
     tvu_epi(0, TVU_FACTOR_DST, pick ? TVU_PICK_PICKED : TVU_PICK_NONE, 0, 0);
-    tvu_dot(plan.gate, words, plan.ternary_mode, count - 1, S_OUTS, 1, plan.gate_rows, rows);
+    tvu_dot(plan.gate, words, plan.ternary_mode, count - 1, 1, S_OUTS, plan.gate_rows, rows);
+}
+
+// x += W . codes by rows of W for all tokens of the pass. The activation memory holds one chunk of the inner vectors at a time;
+// sums of integers below 2^24 are exact in float32, so adding up chunks before scaling changes nothing.
+static void down_all(uint32_t layer, uint32_t count)
+{
+    uint32_t per_word = plan.ternary_mode == TVU_MODE_BASE3 ? 160 : 128, step = plan.down_words * per_word;
+    uint32_t address = model_tensor(KIND_DOWN_ROWS, layer)->address;
+    for (uint32_t start = 0; start < model.intermediate; start += step) {
+        uint32_t n = model.intermediate - start < step ? model.intermediate - start : step, words = words_of(n, per_word);
+        section(OPERATOR_ACTIVATION);
+        for (uint32_t i = 0; i < count; i++)
+            quantise(plan.gate + i * plan.gate_rows + start / TVU_LANES, n, i, CODES_TERNARY);
+        section(OPERATOR_DOWN_PROJ);
+        tvu_stream(address, model.hidden * words);
+        if (start == 0)
+            tvu_dot(plan.gate, words, plan.ternary_mode, count - 1, 0, S_ONE, plan.gate_rows, model.hidden);
+        else
+            tvu_dota(plan.gate, words, plan.ternary_mode, count - 1, 0, S_ONE, plan.gate_rows, model.hidden);
+        address += model.hidden * words * TVU_WORD_BYTES;
+    }
+    output_scales(KIND_DOWN, layer, 0, count);
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t x = plan.x + i * plan.x_rows, product = plan.gate + i * plan.gate_rows;
+        if (i < plan.kept) {
+            tvu_axpy(x, product, S_OUTS + i, x, model.hidden, 0);
+        } else {
+            tvu_stream(kept_residual(i) | 1, plan.x_rows); // after the stores
+            tvu_axpym(x, product, S_OUTS + i, model.hidden, 0);
+        }
+    }
 }
 
 // x += W . codes by columns of W; those whose code is zero are not read.
@@ -252,10 +311,15 @@ static void run_layer(uint32_t layer, uint32_t count)
     for (uint32_t i = 0; i < count; i++) {
         uint32_t gate = plan.gate + i * plan.gate_rows;
         section(OPERATOR_ACTIVATION);
-        norm(KIND_FFN_SUB_NORM, layer, gate, gate, model.intermediate, S_INV_INTERMEDIATE, i, CODES_PICK);
+        norm(KIND_FFN_SUB_NORM, layer, gate, gate, model.intermediate, S_INV_INTERMEDIATE, i,
+             plan.down_rows ? CODES_LATER : CODES_PICK);
+        if (plan.down_rows)
+            continue;
         section(OPERATOR_DOWN_PROJ);
         down(layer, i);
     }
+    if (plan.down_rows)
+        down_all(layer, count);
 }
 
 bool transformer_forward(const volatile uint32_t *tokens, uint32_t count, enum head head, struct logits *logits)
@@ -273,6 +337,8 @@ bool transformer_forward(const volatile uint32_t *tokens, uint32_t count, enum h
             fault_raise(ERROR_ARGUMENT, tokens[i]);
             return false;
         }
+    if (count > 1 || plan.tokens != 1)
+        plan_scratch(count);
     section(OPERATOR_EMBED);
     set_constants();
     for (uint32_t i = 0; i < count; i++)

@@ -149,13 +149,14 @@ def build(folder: Path) -> None:
     steps.step("firmware", _digest([*(ROOT / "firmware").rglob("*.[chS]"), ROOT / "firmware/Makefile", ROOT / "firmware/link.ld",
                                     *generated.glob("*.h")]), firmware, sim / "soc_rom.init", binary)
     simulation = [*(ROOT / "soc/bitnet_soc/sim").glob("*.[ch]pp")]
-    sources = [Path(line) for line in (sim / "sources.txt").read_text().split()]
+    slice_model = ROOT / "gateware/tvu/dsp48e1.v"
+    sources = [*(Path(line) for line in (sim / "sources.txt").read_text().split()), slice_model]
     mains = ["ddr.cpp"]
     steps.step("board simulator (some minutes)", _digest([*simulation, *sources]),
                lambda: _verilate(sim, "soc", sources, ["soc_main.cpp", "serial.cpp", "network.cpp", *mains], "soc_sim",
                                  "-O2 -march=native"), sim / "soc_sim")
-    steps.step("vector unit simulator", _digest([*simulation, tvu]),
-               lambda: _verilate(sim, "Cfu", [tvu], ["tvu_main.cpp", *mains], "tvu_sim", "-O1"), sim / "tvu_sim")
+    steps.step("vector unit simulator", _digest([*simulation, tvu, slice_model]),
+               lambda: _verilate(sim, "Cfu", [tvu, slice_model], ["tvu_main.cpp", *mains], "tvu_sim", "-O1"), sim / "tvu_sim")
 
 
 def report(folder: Path) -> None:

@@ -9,6 +9,10 @@ struct plan {
     uint32_t context_rows; // of one score per token of context
     uint32_t x_rows, qkv_rows, gate_rows; // from one token's to the next's
     uint32_t x, t, qkv, rope, direct, swapped, scores, cached, gate, logits;
+    uint32_t tokens;     // of a pass that it is made for
+    uint32_t kept;       // tokens whose residual vectors stay in the scratchpad while the MLP's inner vectors are there
+    uint32_t down_words; // words of a row of one chunk of down_proj
+    bool down_rows;      // down_proj by rows, for all tokens at once, instead of columns token by token
     uint32_t logits_chunk; // logits computed at once
     uint32_t ternary_mode; // of DOT
     uint32_t hidden_words, query_words, head_words; // stream words of matrix rows
@@ -25,7 +29,7 @@ enum {
     S_SUMS = 12,
     S_GROUP2 = 16,
     S_SCALES = 4,  // one per token of the pass: 127 / absmax of what norm quantised
-    S_OUTS = 16,   // one per token: factor of a matrix product
+    S_OUTS = 12,   // one per token: factor of a matrix product
     S_OUT = 20,    // factor of an int8 product
     S_BEST = 4,    // and 5: its index; only in the output head
     S_INV_127 = 22,

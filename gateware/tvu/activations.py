@@ -1,56 +1,86 @@
-"""Activation buffer of one vector: int8 codes, 160 of them readable at once.
+"""Activation memory: int8 codes of eight vectors, 160 codes of four vectors readable at once.
 
 A word holds 32 byte lanes x 5 digits, matching a stream word of base-3 weights: element ``e`` of a vector sits in
-byte lane ``e % 32`` at digit ``e % P // 32`` (P = 160 or 128, see ``xtvu.layout``). So eight consecutive codes always
-fall into one digit and one quarter of the byte lanes, and every memory column has a fixed place in the row written.
+byte lane ``e % 32`` at digit ``e % P // 32`` (P = 160 or 128, see ``xtvu.layout``). The product array wants them by *position*:
+byte lanes 0 to 15 are positions 0 to 15 of five chains, one per digit, and lanes 16 to 31 those of five others. So there is a
+memory per position, read at its own address; vectors 0 to 3 lie in its lower half, 4 to 7 in the upper one.
+
+A code is stored plus 128, so that it is never negative.
 """
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal, Value, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
-from xtvu.isa import LANES, WORD_BYTES
+from xtvu.isa import ACT_WORDS, BYTE_VECTORS, LANES, VECTORS, WORD_BYTES
 
-from .config import TVUConfig
-
-__all__ = ["ActivationWrite", "Activations", "DIGITS"]
+__all__ = ["ActivationWrite", "Activations", "CHAINS", "DIGITS", "POSITIONS", "TOKENS"]
 
 DIGITS = 5
-_QUARTERS = WORD_BYTES // LANES
+POSITIONS = 16
+CHAINS = DIGITS * WORD_BYTES // POSITIONS  # chain 2 d + h: digit d of byte lanes 16 h to 16 h + 15
+TOKENS = VECTORS // 2  # vectors that are read at once
+_ADDRESS_BITS = (ACT_WORDS - 1).bit_length()
 
 
 class ActivationWrite(wiring.Signature):
-    """Writes eight codes: word ``address``, ``digit``, and which ``quarter`` of the byte lanes."""
+    """Writes eight codes of ``vector``: word ``address``, ``digit``, and which ``quarter`` of the byte lanes. With ``bytes`` all of
+    the first four digits get them, and an address beyond a vector's end continues in the next vector."""
 
-    def __init__(self, config: TVUConfig) -> None:
-        super().__init__({"enable": Out(1), "address": Out(range(config.act_depth)), "digit": Out(3), "quarter": Out(2),
-                          "codes": Out(8 * LANES)})
+    def __init__(self) -> None:
+        super().__init__({"enable": Out(1), "vector": Out(3), "address": Out(_ADDRESS_BITS + 2), "digit": Out(3), "quarter": Out(2),
+                          "bytes": Out(1), "codes": Out(8 * LANES)})
 
 
 class Activations(wiring.Component):
-    """Members: ``write`` (in ``sync``); ``read_address``; what it names can be read with ``code`` a cycle of ``domain`` later."""
+    """Members: ``write`` (in ``sync``, takes two cycles); ``spread``: write |``code``| to vector 4 and zeros to vectors 5 to 7 of
+    every place of word ``spread_address``, as plain numbers, for column sums; ``read_address`` of each position, whose ``code`` can be
+    read in the same cycle; ``awake``: the clock of domain ``fill`` must run.
+    """
 
-    def __init__(self, config: TVUConfig, domain: str) -> None:
-        self.config, self.domain = config, domain
-        self._columns = [[Signal(8 * LANES, name=f"read{digit}_{quarter}") for quarter in range(_QUARTERS)]
-                         for digit in range(DIGITS)]
-        super().__init__({"write": In(ActivationWrite(config)), "read_address": In(range(config.act_depth))})
+    def __init__(self) -> None:
+        self._words = [Signal(8 * TOKENS * CHAINS, name=f"read{p}") for p in range(POSITIONS)]
+        super().__init__({
+            "write": In(ActivationWrite()), "spread": In(1), "spread_address": In(_ADDRESS_BITS), "code": In(signed(8)),
+            "read_address": In(_ADDRESS_BITS + 1).array(POSITIONS), "awake": Out(1),
+        })
 
-    def code(self, lane: int, digit: int) -> Value:
-        """The code of a byte lane and digit in the word read last."""
-        return self._columns[digit][lane // LANES].word_select(lane % LANES, 8)
+    def stored(self, position: int, chain: int, token: int) -> Value:
+        """The stored code of what is read."""
+        return self._words[position].word_select(chain * TOKENS + token, 8)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        for digit in range(DIGITS):
-            for quarter in range(_QUARTERS):
-                column = memory.Memory(shape=unsigned(8 * LANES), depth=self.config.act_depth, init=[])
-                m.submodules[f"d{digit}q{quarter}"] = column
-                write, read = column.write_port(), column.read_port(domain=self.domain)
-                m.d.comb += [
-                    write.addr.eq(self.write.address), write.data.eq(self.write.codes),
-                    write.en.eq(self.write.enable & (self.write.digit == digit) & (self.write.quarter == quarter)),
-                    read.addr.eq(self.read_address), self._columns[digit][quarter].eq(read.data),
-                ]
+        assert BYTE_VECTORS == TOKENS
+        write = self.write
+        enable, whole = Signal(), Signal()
+        address, token, digits, quarter = Signal(_ADDRESS_BITS + 1), Signal(2), Signal(DIGITS), Signal(2)
+        codes, others = Signal(8 * LANES, reset_less=True), Signal(8 * LANES, reset_less=True)
+        vector = Mux(write.bytes, write.vector + write.address[_ADDRESS_BITS:], write.vector)[:3]
+        biased = Cat(write.codes.word_select(i, 8) ^ 0x80 for i in range(LANES))
+        magnitude = Mux(self.code < 0, -self.code, self.code)[:8]
+        m.d.sync += [
+            enable.eq(write.enable | self.spread), whole.eq(self.spread),
+            address.eq(Mux(self.spread, Cat(self.spread_address, 1), Cat(write.address[:_ADDRESS_BITS], vector[2]))),
+            token.eq(vector[:2]), digits.eq(Mux(write.bytes, 0b1111, 1 << write.digit)), quarter.eq(write.quarter),
+            codes.eq(Mux(self.spread, magnitude.replicate(LANES), biased)), others.eq(Mux(self.spread, 0, biased)),
+        ]
+        m.d.comb += self.awake.eq(enable)
+        for p in range(POSITIONS):
+            m.submodules[f"position{p}"] = words = memory.Memory(
+                shape=unsigned(8 * TOKENS * CHAINS), depth=2 * ACT_WORDS,
+                init=[int.from_bytes(b"\x80" * (TOKENS * CHAINS), "little")] * (2 * ACT_WORDS))
+            port, read = words.write_port(domain="fill", granularity=8), words.read_port(domain="comb")
+            here = p * 2 // POSITIONS
+            enables, data = [], []
+            for chain in range(CHAINS):
+                digit, half = chain // 2, chain % 2
+                for k in range(TOKENS):
+                    enables.append(enable & (whole | (digits[digit] & (quarter == 2 * half + here) & (token == k))))
+                    data.append((others if k else codes).word_select(p % LANES, 8))
+            m.d.comb += [
+                port.addr.eq(address), port.en.eq(Cat(enables)), port.data.eq(Cat(data)),
+                read.addr.eq(self.read_address[p]), self._words[p].eq(read.data),
+            ]
         return m

@@ -3,20 +3,29 @@
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-from xtvu.isa import LANES
+from xtvu.isa import LANES, VECTORS
 
-from .config import TVUConfig
-from .lanes import DotResult
+from .array import SUM_BITS
 
-__all__ = ["CollectedRow", "Collector"]
+__all__ = ["CollectedRow", "Collector", "DotResult"]
+
+
+class DotResult(data.Struct):
+    """Dot products of matrix row ``row`` with the activation vectors; ``last`` marks the operation's end, which comes without
+    ``data`` after picked rows."""
+
+    sums: data.ArrayLayout(signed(SUM_BITS), VECTORS)
+    row: 15
+    data: 1
+    last: 1
 
 
 class CollectedRow(data.Struct):
-    """Eight int32 of row ``group`` for ``vector``; ``mask`` marks the lanes that hold a result, ``last`` the operation's last row."""
+    """Eight integers of row ``group`` for ``vector``; ``mask`` marks the lanes that hold a result, ``last`` the operation's last row."""
 
-    sums: data.ArrayLayout(signed(32), LANES)
+    sums: data.ArrayLayout(signed(SUM_BITS), LANES)
     group: 12
-    vector: 2
+    vector: 3
     mask: LANES
     last: 1
 
@@ -28,19 +37,18 @@ class Collector(wiring.Component):
     vector by vector while the next one is gathered.
     """
 
-    def __init__(self, config: TVUConfig) -> None:
-        self.config = config
+    def __init__(self) -> None:
         super().__init__({
-            "vectors": In(2), "result": In(stream.Signature(DotResult)), "row": Out(stream.Signature(CollectedRow)),
+            "vectors": In(3), "result": In(stream.Signature(DotResult)), "row": Out(stream.Signature(CollectedRow)),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        count = self.config.vectors
-        gathered = [[Signal(signed(32), name=f"gathered{v}_{i}") for i in range(LANES)] for v in range(count)]
+        count = VECTORS
+        gathered = [[Signal(signed(SUM_BITS), name=f"gathered{v}_{i}") for i in range(LANES)] for v in range(count)]
         group, filled, final = Signal(12), Signal(LANES), Signal()
-        leaving = [[Signal(signed(32), name=f"leaving{v}_{i}") for i in range(LANES)] for v in range(count)]
-        busy, vector, group_out, mask_out, final_out = Signal(), Signal(2), Signal(12), Signal(LANES), Signal()
+        leaving = [[Signal(signed(SUM_BITS), name=f"leaving{v}_{i}") for i in range(LANES)] for v in range(count)]
+        busy, vector, group_out, mask_out, final_out = Signal(), Signal(3), Signal(12), Signal(LANES), Signal()
 
         result = self.result
         lane, result_group = result.payload.row[:3], result.payload.row[3:]
@@ -70,6 +78,6 @@ class Collector(wiring.Component):
         row = self.row.payload
         m.d.comb += [self.row.valid.eq(busy), row.vector.eq(vector), row.mask.eq(mask_out), row.group.eq(group_out),
                      row.last.eq(final_out & (vector == self.vectors))]
-        chosen = Cat(*(Cat(*leaving[v]) for v in range(count))).word_select(vector, 32 * LANES)
+        chosen = Cat(*(Cat(*leaving[v]) for v in range(count))).word_select(vector, SUM_BITS * LANES)
         m.d.comb += Cat(row.sums[i] for i in range(LANES)).eq(chosen)
         return m

@@ -14,11 +14,11 @@ from xtvu import semantics
 __all__ = ["FloatAdd", "FloatExp2", "FloatMultiply", "FloatToInt8", "IntToFloat", "delay", "float_key", "leading_zeros", "round_pack"]
 
 
-def delay(m: Module, value: Value, cycles: int) -> Value:
+def delay(m: Module, value: Value, cycles: int, domain: str = "sync") -> Value:
     """``value``, ``cycles`` cycles later. Without reset, so that it can become shift-register LUTs."""
     for _ in range(cycles):
         stage = Signal.like(value, name="delay", reset_less=True)
-        m.d.sync += stage.eq(value)
+        m.d[domain] += stage.eq(value)
         value = stage
     return value
 
@@ -188,7 +188,7 @@ class IntToFloat(wiring.Component):
 
 
 class FloatToInt8(wiring.Component):
-    """r = clamp(round_half_even(a), -128, 127)."""
+    """r = clamp(round_half_even(a), -127, 127)."""
 
     LATENCY = 2
 
@@ -209,7 +209,7 @@ class FloatToInt8(wiring.Component):
         magnitude = Signal(9)
         m.d.comb += magnitude.eq(fixed[24:33] + (fixed[23] & (fixed[:23].any() | fixed[24])))
         with m.If(sign):
-            m.d.sync += self.r.eq(Mux(large | (magnitude > 128), 0x80, (-magnitude)[:8]))
+            m.d.sync += self.r.eq(Mux(large | (magnitude > 127), 0x81, (-magnitude)[:8]))
         with m.Else():
             m.d.sync += self.r.eq(Mux(large | (magnitude > 127), 0x7F, magnitude[:8]))
         return m

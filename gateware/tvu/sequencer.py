@@ -22,6 +22,7 @@ _RECIPES: dict[str, dict[str, object]] = {
     "MULV": {"scale": 1, "factor": Factor.B, "b_read": 1, "sink": Sink.SCRATCH},
     "MULM": {"scale": 1, "factor": Factor.B, "b_word": 1, "sink": Sink.SCRATCH},
     "ADDV": {"add": Add.B, "b_read": 1, "sink": Sink.SCRATCH},
+    "AXPYM": {"scale": 1, "add": Add.B, "b_word": 1, "sink": Sink.SCRATCH},
     "AXPY": {"scale": 1, "add": Add.B, "b_read": 1, "sink": Sink.SCRATCH},
     "EXP2": {"scale": 1, "add": Add.SCALAR, "exp2": 1, "sink": Sink.SCRATCH},
     "LOADF": {"source": Source.WORD, "sink": Sink.SCRATCH},
@@ -33,6 +34,7 @@ _RECIPES: dict[str, dict[str, object]] = {
     "ARGMAX": {"reduce": Reduce.MAX},
     "QUANT5": {"scale": 1, "codes": 1, "digits5": 1, "sink": Sink.ACTIVATIONS},
     "QUANT4": {"scale": 1, "codes": 1, "sink": Sink.ACTIVATIONS},
+    "QUANT8": {"scale": 1, "codes": 1, "bytes": 1, "sink": Sink.ACTIVATIONS},
     "PICK": {"scale": 1, "codes": 1, "sink": Sink.PICK},
     "DOT": {"source": Source.DOT, "scale": 1, "sink": Sink.SCRATCH},
     "DOTA": {"source": Source.DOT, "scale": 1, "add": Add.B, "b_read": 1, "b_dst": 1, "sink": Sink.SCRATCH},
@@ -42,7 +44,7 @@ _RECIPES: dict[str, dict[str, object]] = {
     "STOREQT": {"scale": 1, "codes": 1, "sink": Sink.STORE},
 }
 #: Vector operations that REP runs as one: groups of rows that differ in their places only.
-_GROUPED = ("MULS", "MULV", "ADDV", "AXPY", "EXP2", "QUANT5", "QUANT4", "MAX", "ABSMAX")
+_GROUPED = ("MULS", "MULV", "ADDV", "AXPY", "EXP2", "QUANT5", "QUANT4", "QUANT8", "MAX", "ABSMAX")
 _PREFIXES = ("REP", "EPI")
 _STORE_KINDS = {"STOREF": StoreKind.FLOAT, "STOREQ": StoreKind.CODES, "STOREQT": StoreKind.COLUMN, "STORES": StoreKind.SCALAR}
 _SCALAR_FUNCTIONS = {
@@ -74,7 +76,7 @@ class Sequencer(wiring.Component):
             "overflow": Out(1), "section": Out(4),
             "vector_start": Out(1), "vector_op": Out(VectorOp), "vector_done": In(1),
             "vector_reduced": In(1), "vector_value": In(32), "vector_index": In(15),
-            "dot_start": Out(1), "dot_words": Out(8), "dot_mode": Out(2), "dot_vectors": Out(2), "dot_rows": Out(20),
+            "dot_start": Out(1), "dot_words": Out(7), "dot_mode": Out(2), "dot_vectors": Out(3), "dot_rows": Out(19),
             "dot_picked": Out(1), "dot_columns": Out(1), "rank_clear": Out(1), "rank_levels": Out(4), "rank_start": Out(1),
             "rank_base": Out(20), "rank_idle": In(1),
             "check_start": Out(1), "check_words": Out(24), "check_done": In(1), "check_value": In(32),
@@ -112,12 +114,12 @@ class Sequencer(wiring.Component):
         m.d.comb += is_dot.eq(name_is("DOT", "DOTA", "COLS"))
 
         # Operands that REP advances; set up from the instruction, then stepped.
-        dst, a, b = Signal(12), Signal(12), Signal(12)
+        dst, a, b = Signal(13), Signal(13), Signal(13)
         s, t = Signal(5), Signal(5)
         factors, addends = Signal(data.ArrayLayout(32, isa.VECTORS)), Signal(data.ArrayLayout(32, isa.VECTORS))
         repeat = Signal(data.StructLayout({
-            "count": 6, "step_s": 1, "step_t": 1, "stride_dst": 12, "stride_a": 12, "stride_b": 12}))
-        epilogue = Signal(data.StructLayout({"b": 12, "factor": 2, "pick": 2, "rank": 1, "base": 20}))
+            "count": 6, "step_s": 1, "step_t": 1, "stride_dst": 13, "stride_a": 13, "stride_b": 13}))
+        epilogue = Signal(data.StructLayout({"b": 13, "factor": 2, "pick": 2, "rank": 1, "base": 20}))
 
         has_t = Signal()
         with m.Switch(held.opcode):
@@ -137,7 +139,7 @@ class Sequencer(wiring.Component):
                             m.d.comb += op.reduce.eq(Reduce.ABSMAX)
         steps = repeat.step_s | (name_is("EXP2") & (repeat.stride_b != 0))
         grouped = Signal()
-        m.d.comb += grouped.eq(name_is(*_GROUPED) & (repeat.count > 1) & ((t == 0) | repeat.step_t)
+        m.d.comb += grouped.eq(name_is(*_GROUPED) & (repeat.count > 1) & ((t == 0) ^ repeat.step_t)
                                & (~steps | (repeat.count <= isa.VECTORS)))
         picked, marking = epilogue.pick == isa.PICKS["picked"], epilogue.pick == isa.PICKS["mark"]
         with m.If(name_is("DOT")):
@@ -171,19 +173,26 @@ class Sequencer(wiring.Component):
                     with m.Case(OPCODES[name]):
                         m.d.comb += signal.eq(value)
 
+        fits = Signal(16)
         unfit = Signal()  # no operation: nothing to do, or more than fits
         with m.If(is_dot):
             limit = Mux(self.dot_columns, isa.COLUMN_WORDS, isa.ACT_WORDS)
-            too_long = Mux(self.dot_mode == isa.MODES["int8"], self.dot_columns, self.dot_words > limit)
+            too_long = self.dot_words > limit
+            many_bytes = (self.dot_vectors >= isa.BYTE_VECTORS) | ((self.dot_vectors != 0) & too_long)
+            too_long = Mux(self.dot_mode == isa.MODES["int8"], self.dot_columns | many_bytes, too_long)
             m.d.comb += unfit.eq((self.dot_rows == 0) | (self.dot_words == 0) | too_long)
         with m.Elif(name_is("CHECK")):
             m.d.comb += unfit.eq(self.check_words == 0)
         with m.Elif((group == isa.VECTOR) | ((group == isa.STORE) & ~name_is("STORES"))):
-            too_long = (op.sink == Sink.ACTIVATIONS) & (op.count > isa.ACT_WORDS * Mux(op.digits5, 160, 128))
-            too_long |= (op.sink == Sink.PICK) & (op.count > isa.PICK_ROWS * isa.LANES)
+            with m.If(op.bytes):
+                m.d.comb += fits.eq((isa.BYTE_VECTORS - op.vector[:2]) * isa.ACT_WORDS * isa.WORD_BYTES)
+            with m.Else():
+                m.d.comb += fits.eq(isa.ACT_WORDS * Mux(op.digits5, 160, 128))
+            too_long = (op.sink == Sink.ACTIVATIONS) & ((op.count > fits) | (op.bytes & op.vector[2]))
             m.d.comb += unfit.eq((op.count == 0) | too_long)
 
-        loads = Signal(2)
+        loads = Signal(range(isa.VECTORS))
+        last_load = Mux(is_dot, self.dot_vectors, repeat.count - 1)[:len(loads)]
         step_factor = Mux(is_dot, field("DOT", "step_s") & ~name_is("COLS"), grouped & repeat.step_s)
         m.d.comb += [
             read_a.addr.eq(s + Mux(step_factor, loads, 0)),
@@ -205,7 +214,8 @@ class Sequencer(wiring.Component):
         putting = Signal()
         with m.If(finished & ~putting):
             m.d.sync += [finished.eq(0), running.eq(0)]
-        hazard = running & (target != 0) & ((read_a.addr == target) | (read_b.addr == target) | (t == target) | (grouped & (t != 0)))
+        hazard = running & (target != 0) & ((read_a.addr == target) | (read_b.addr == target) | (t == target) | (grouped & (t != 0))
+                                             | (name_is("ARGMAX") & ((t + 1)[:5] == target)))
 
         with m.FSM() as fsm:
             m.d.comb += self.busy.eq(~fsm.ongoing("FETCH") | self.instruction.valid | running)
@@ -247,7 +257,7 @@ class Sequencer(wiring.Component):
                 with m.Elif(unfit):
                     m.d.comb += self.bad.eq(1)
                     m.next = "COMPLETE"
-                with m.Elif((loads == isa.VECTORS - 1) | ~(is_dot | (grouped & steps))):
+                with m.Elif((loads == last_load) | ~(is_dot | (grouped & steps))):
                     m.next = "START"
             with m.State("START"):
                 m.d.sync += written.eq(t)

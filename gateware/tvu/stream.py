@@ -156,8 +156,8 @@ class StreamReader(wiring.Component):
             m.d.sync += [
                 running.eq(~empty & ~head.picked), address.eq(head.address), row_address.eq(head.address),
                 left.eq(head.words), words.eq(head.words), rows.eq(head.rows), stride.eq(head.stride),
-                picking.eq(~empty & head.picked), scanning.eq(~empty & head.picked), loaded.eq(0), open_rows.eq(0), next_group.eq(0),
-                groups.eq(head.rows), everything.eq(head.fence), group_address.eq(head.address - (head.words[:8] << 3)),
+                picking.eq(head.picked), scanning.eq(head.picked), loaded.eq(0), open_rows.eq(0), next_group.eq(0),
+                groups.eq(Mux(empty, 0, head.rows)), everything.eq(head.fence), group_address.eq(head.address - (head.words[:8] << 3)),
             ]
         with m.Elif(pick):
             m.d.sync += [address.eq(group_address + offset), left.eq(words), running.eq(1)]
@@ -188,6 +188,6 @@ class StreamReader(wiring.Component):
             self.word.payload.eq(Cat(b.r_data for b in buffers)),
             self.word.valid.eq(Cat(b.r_rdy for b in buffers).all()),
             self.error.eq(Cat(errors).any()),
-            self.active.eq(running | picking | (queue.level != 0) | (reserved != 0)),
+            self.active.eq(running | picking | (queue.level != 0) | (reserved != 0) | (entries.level != 0)),
         ]
         return m

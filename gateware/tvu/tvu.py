@@ -10,7 +10,6 @@ from xtvu import isa
 from .axi import PORTS, AXIRead, AXIWrite
 from .checksum import Checksum
 from .collect import Collector
-from .columns import Columns
 from .config import TVUConfig
 from .decoder import OPCODES, Decoder
 from .lanes import DotLanes
@@ -38,8 +37,8 @@ class CFUBus(wiring.Signature):
 
 class TVU(wiring.Component):
     """Members: ``bus``; ``read0`` .. ``read3``; ``write``; ``awake``, which clocks must run: bit 0 for ``sync`` (something
-    is queued, running, asked for or counted), 1 for ``dot``, 2 for ``dotx``, 3 for ``cols`` (see lanes.py). The simulation saves
-    most of its time so.
+    is queued, running, asked for or counted), 1 for ``dot`` and ``fast``, 2 for ``fill`` (see array.py). The simulation saves much
+    of its time so.
 
     Every command is answered, one cycle after it was taken. A queued instruction waits for room in its queue; after
     2^22 cycles without any it is dropped and the ``queue`` error set, so the CPU never hangs.
@@ -49,7 +48,7 @@ class TVU(wiring.Component):
         self.config = config or TVUConfig()
         self.watchdog_bits = watchdog_bits
         super().__init__({
-            "bus": In(CFUBus()), "awake": Out(4), **{f"read{i}": Out(AXIRead()) for i in range(PORTS)}, "write": Out(AXIWrite()),
+            "bus": In(CFUBus()), "awake": Out(3), **{f"read{i}": Out(AXIRead()) for i in range(PORTS)}, "write": Out(AXIWrite()),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -57,9 +56,8 @@ class TVU(wiring.Component):
         config = self.config
         m.submodules.decoder = decoder = Decoder()
         m.submodules.reader = reader = StreamReader(config)
-        m.submodules.lanes = lanes = DotLanes(config)
-        m.submodules.collector = collector = Collector(config)
-        m.submodules.columns = columns = Columns()
+        m.submodules.lanes = lanes = DotLanes()
+        m.submodules.collector = collector = Collector()
         m.submodules.ranking = ranking = Ranking()
         m.submodules.vector = vector = VectorUnit(config)
         m.submodules.scalar = scalar = ScalarUnit()
@@ -109,7 +107,7 @@ class TVU(wiring.Component):
 
         busy = (queue.level != 0) | sequencer.busy | reader.active | ~store.idle | ~ranking.idle
         m.d.comb += self.awake.eq(Cat(
-            busy | cmd.valid | rsp.valid | (sequencer.section != 0), lanes.awake, lanes.awake_more, lanes.awake_columns))
+            busy | cmd.valid | rsp.valid | (sequencer.section != 0), lanes.awake, lanes.awake_fill))
 
         # One adder per counter; the section chooses the register, which lies in distributed RAM.
         hungry = lanes.hungry | checksum.hungry | vector.wants_word
@@ -192,11 +190,13 @@ class TVU(wiring.Component):
 
         # -- units -----------------------------------------------------------------------------------------------
         connect(m, lanes.result, collector.result)
+        connect(m, vector.act, lanes.write)
         connect(m, reader.entry, lanes.entry)
         word = reader.word
         with m.If(sequencer.dot_columns):
             m.d.comb += [
-                vector.dot.valid.eq(columns.row.valid), vector.dot.payload.eq(columns.row.payload), columns.row.ready.eq(vector.dot.ready)]
+                vector.dot.valid.eq(lanes.column_row.valid), vector.dot.payload.eq(lanes.column_row.payload),
+                lanes.column_row.ready.eq(vector.dot.ready)]
         with m.Else():
             m.d.comb += [
                 vector.dot.valid.eq(collector.row.valid), vector.dot.payload.eq(collector.row.payload),
@@ -208,9 +208,6 @@ class TVU(wiring.Component):
                 write.en.eq(Mux(vector.write_address[0] == bank, vector.write_mask, 0)),
             ]
         m.d.comb += [
-            lanes.write.enable.eq(vector.act_enable), lanes.write_vector.eq(vector.act_vector),
-            lanes.write.address.eq(vector.act_address), lanes.write.digit.eq(vector.act_digit),
-            lanes.write.quarter.eq(vector.act_quarter), lanes.write.codes.eq(vector.codes),
             pick_write.addr.eq(vector.pick_address), pick_write.data.eq(vector.codes), pick_write.en.eq(vector.pick_enable),
             pick_read.addr.eq(reader.pick_address), reader.pick_data.eq(pick_read.data),
             collector.vectors.eq(sequencer.dot_vectors),
@@ -224,13 +221,8 @@ class TVU(wiring.Component):
             sequencer.vector_done.eq(vector.done), sequencer.vector_reduced.eq(vector.reduced), sequencer.vector_value.eq(vector.value),
             sequencer.vector_index.eq(vector.index),
             lanes.start.eq(sequencer.dot_start), lanes.words.eq(sequencer.dot_words), lanes.mode.eq(sequencer.dot_mode),
-            lanes.vectors.eq(sequencer.dot_vectors), lanes.rows.eq(sequencer.dot_rows),
+            lanes.rows.eq(sequencer.dot_rows),
             lanes.picked.eq(sequencer.dot_picked), lanes.columns.eq(sequencer.dot_columns),
-            columns.plus.eq(lanes.plus), columns.minus.eq(lanes.minus), columns.valid.eq(lanes.column.valid),
-            columns.index.eq(lanes.column.index), columns.code.eq(lanes.column.code), columns.first.eq(lanes.column.first),
-            columns.drain.eq(lanes.column.end), columns.empty.eq(lanes.column.first),
-            columns.start.eq(sequencer.dot_start & sequencer.dot_columns), columns.rows.eq(sequencer.dot_rows),
-            columns.digits5.eq(sequencer.dot_mode == isa.MODES["base3"]),
             ranking.clear.eq(sequencer.rank_clear), ranking.levels.eq(sequencer.rank_levels), ranking.start.eq(sequencer.rank_start),
             ranking.base.eq(sequencer.rank_base), sequencer.rank_idle.eq(ranking.idle),
             checksum.start.eq(sequencer.check_start), checksum.words.eq(sequencer.check_words),

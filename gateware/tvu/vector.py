@@ -13,6 +13,7 @@ from amaranth.lib.wiring import In, Out
 from xtvu.isa import LANES, VECTORS
 from xtvu.semantics import SLOTS
 
+from .activations import ActivationWrite
 from .collect import CollectedRow
 from .config import TVUConfig
 from .float32 import FloatAdd, FloatExp2, FloatMultiply, FloatToInt8, IntToFloat, delay, float_key
@@ -94,17 +95,18 @@ class VectorOp(data.Struct):
     sink: Sink
     reduce: Reduce
     digits5: 1
-    vector: 2
-    dst: 12
-    a: 12
-    b: 12
+    bytes: 1
+    vector: 3
+    dst: 13
+    a: 13
+    b: 13
     count: 15
-    stride: 12
+    stride: 13
     groups: 6
     step: 1
-    step_dst: 12
-    step_a: 12
-    step_b: 12
+    step_dst: 13
+    step_a: 13
+    step_b: 13
     factors: data.ArrayLayout(32, VECTORS)
     addends: data.ArrayLayout(32, VECTORS)
 
@@ -112,12 +114,12 @@ class VectorOp(data.Struct):
 class _Row(data.Struct):
     """What travels beside a row through the pipeline."""
 
-    dst: 12
+    dst: 13
     mask: LANES
     index: 12
-    vector: 2
-    factor: 2
-    address: 6
+    vector: 3
+    factor: 3
+    address: 7
     digit: 3
     quarter: 2
     last: 1
@@ -137,10 +139,9 @@ class VectorUnit(wiring.Component):
             "start": In(1), "op": In(VectorOp), "done": Out(1), "reduced": Out(1), "value": Out(32), "index": Out(15), "overflow": Out(1),
             "word": In(stream.Signature(_ROW)), "wants_word": Out(1),
             "dot": In(stream.Signature(CollectedRow)),
-            "read_address": Out(11).array(2), "read_data": In(_ROW).array(2),
-            "write_address": Out(12), "write_data": Out(_ROW), "write_mask": Out(LANES),
-            "act_enable": Out(1), "act_vector": Out(2), "act_address": Out(6), "act_digit": Out(3), "act_quarter": Out(2),
-            "codes": Out(8 * LANES), "pick_enable": Out(1), "pick_address": Out(11),
+            "read_address": Out(12).array(2), "read_data": In(_ROW).array(2),
+            "write_address": Out(13), "write_data": Out(_ROW), "write_mask": Out(LANES),
+            "act": Out(ActivationWrite()), "codes": Out(8 * LANES), "pick_enable": Out(1), "pick_address": Out(11),
             "row": Out(stream.Signature(StoreRow)),
         })
 
@@ -151,8 +152,8 @@ class VectorUnit(wiring.Component):
 
         # -- issue -----------------------------------------------------------------------------------------------
         index, rows_left, lanes_left = Signal(12), Signal(13), Signal(16)
-        groups_left, group = Signal(6), Signal(2)
-        a_base, b_base, dst_base = Signal(12), Signal(12), Signal(12)
+        groups_left, group = Signal(6), Signal(3)
+        a_base, b_base, dst_base = Signal(13), Signal(13), Signal(13)
         second = Signal()  # second cycle of an operation whose operands lie in one bank
         act = Signal(_Row)  # only address, digit, quarter and vector are used
         from_dot = op.source == Source.DOT
@@ -160,7 +161,7 @@ class VectorUnit(wiring.Component):
         to_act = op.sink == Sink.ACTIVATIONS
         buffered = (op.sink == Sink.STORE) | (op.sink == Sink.RANK)
         summing = op.reduce == Reduce.SUM
-        word_end = (act.quarter == 3) & (act.digit == Mux(op.digits5, 4, 3))
+        word_end = (act.quarter == 3) & (act.digit == Mux(op.bytes, 0, Mux(op.digits5, 4, 3)))
         ended = Signal()  # the last row of a group
         with m.If(from_dot):
             m.d.comb += ended.eq(self.dot.payload.last)
@@ -172,11 +173,11 @@ class VectorUnit(wiring.Component):
             m.d.comb += ended.eq(rows_left <= 1)
 
         # Where each activation vector's results start.
-        starts = [Signal(12, name=f"start{v}") for v in range(VECTORS)]
+        starts = [Signal(13, name=f"start{v}") for v in range(VECTORS)]
         with m.If(self.start):
             m.d.sync += [start.eq(self.op.dst + v * self.op.stride) for v, start in enumerate(starts)]
         dot_vector, dot_group = self.dot.payload.vector, self.dot.payload.group
-        row_dst, row_a, row_b = Signal(12), Signal(12), Signal(12)
+        row_dst, row_a, row_b = Signal(13), Signal(13), Signal(13)
         with m.If(from_dot):
             m.d.comb += [row_dst.eq(Array(starts)[dot_vector] + dot_group), row_a.eq(Mux(op.b_dst, row_dst, op.b + dot_group))]
         with m.Else():
@@ -234,7 +235,7 @@ class VectorUnit(wiring.Component):
                     m.d.sync += [
                         index.eq(0), lanes_left.eq(op.count), rows_left.eq(row_count), groups_left.eq(groups_left - 1),
                         group.eq(group + 1), act.address.eq(0), act.digit.eq(0), act.quarter.eq(0),
-                        act.vector.eq(act.vector + op.step_dst[:2]),
+                        act.vector.eq(act.vector + op.step_dst[:3]),
                         a_base.eq(a_base + op.step_a), b_base.eq(b_base + op.step_b), dst_base.eq(dst_base + op.step_dst),
                     ]
 
@@ -268,7 +269,7 @@ class VectorUnit(wiring.Component):
         with m.If(issue):
             m.d.sync += [
                 word1.eq(self.word.payload), byte1.eq(self.word.payload.word_select(index[:2], 64)),
-                dot1.eq(self.dot.payload.sums.as_value()),
+                dot1.eq(Cat(Cat(x, x[-1].replicate(32 - len(x))) for x in (self.dot.payload.sums[i] for i in range(LANES)))),
             ]
         a2, b2 = Signal(_ROW, reset_less=True), Signal(_ROW, reset_less=True)
         with m.If(valids[1]):
@@ -403,8 +404,8 @@ class VectorUnit(wiring.Component):
         m.d.comb += [
             self.write_address.eq(out.dst), self.write_data.eq(Cat(results)),
             self.write_mask.eq(Mux(out_valid & (op.sink == Sink.SCRATCH), out.mask, 0)),
-            self.act_enable.eq(out_valid & to_act), self.act_vector.eq(out.vector), self.act_address.eq(out.address),
-            self.act_digit.eq(out.digit), self.act_quarter.eq(out.quarter),
+            self.act.enable.eq(out_valid & to_act), self.act.vector.eq(out.vector), self.act.address.eq(out.address),
+            self.act.digit.eq(out.digit), self.act.quarter.eq(out.quarter), self.act.bytes.eq(op.bytes), self.act.codes.eq(self.codes),
             self.pick_enable.eq(out_valid & ((op.sink == Sink.PICK) | (op.mark & (out.vector == 0)))), self.pick_address.eq(out.index),
             self.codes.eq(Cat(
                 Mux(out.mask[i], Mux(op.mark, ~results[i][31] & (results[i][23:31] != 0), results[i][:8]), 0) for i in range(LANES))),

@@ -23,13 +23,14 @@ AXI_WRITE_PORTS = (("awaddr", 32, "o"), ("awvalid", 1, "o"), ("awready", 1, "i")
 
 
 class Cfu(Elaboratable):
-    """Flat wrapper; ``ports`` maps LiteX's port names to signals. All clocks are the same but where the simulation stops them."""
+    """Flat wrapper; ``ports`` maps LiteX's port names to signals. ``dot_clk`` and ``fill_clk`` are ``clk`` but where the
+    simulation stops them; ``fast_clk`` is twice as fast and in phase."""
 
     def __init__(self, config: TVUConfig | None = None) -> None:
         self.tvu = TVU(config)
         tvu = self.tvu
         self.clk, self.reset = Signal(name="clk"), Signal(name="reset")
-        self.dot_clk, self.dotx_clk, self.cols_clk = Signal(name="dot_clk"), Signal(name="dotx_clk"), Signal(name="cols_clk")
+        self.dot_clk, self.fast_clk, self.fill_clk = Signal(name="dot_clk"), Signal(name="fast_clk"), Signal(name="fill_clk")
         payload = tvu.bus.cmd.payload
         self._inputs = {
             "cmd_valid": tvu.bus.cmd.valid, "cmd_payload_function_id": payload.function_id,
@@ -51,13 +52,13 @@ class Cfu(Elaboratable):
         m = Module()
         m.domains.sync = domain = ClockDomain()
         m.domains.dot = dot = ClockDomain(reset_less=True)
-        m.domains.dotx = dotx = ClockDomain(reset_less=True)
-        m.domains.cols = cols = ClockDomain(reset_less=True)
+        m.domains.fast = fast = ClockDomain(reset_less=True)
+        m.domains.fill = fill = ClockDomain(reset_less=True)
         # A reset register of our own: every state of the unit then depends on its own clock alone, and may sleep with it.
         m.domains.raw = raw = ClockDomain(reset_less=True)
         m.d.raw += domain.rst.eq(self.reset)
-        m.d.comb += [raw.clk.eq(self.clk), domain.clk.eq(self.clk), dot.clk.eq(self.dot_clk), dotx.clk.eq(self.dotx_clk),
-                     cols.clk.eq(self.cols_clk)]
+        m.d.comb += [raw.clk.eq(self.clk), domain.clk.eq(self.clk), dot.clk.eq(self.dot_clk), fast.clk.eq(self.fast_clk),
+                     fill.clk.eq(self.fill_clk)]
         m.submodules.tvu = self.tvu
         m.d.comb += [value.eq(self.ports[name]) for name, value in self._inputs.items()]
         m.d.comb += [self.ports[name].eq(value) for name, value in self._outputs.items()]
@@ -67,7 +68,7 @@ class Cfu(Elaboratable):
 def generate(path: Path, config: TVUConfig | None = None) -> None:
     """Writes the Verilog of ``Cfu`` to ``path``."""
     cfu = Cfu(config)
-    clocks = [cfu.clk, cfu.dot_clk, cfu.dotx_clk, cfu.cols_clk]
+    clocks = [cfu.clk, cfu.dot_clk, cfu.fast_clk, cfu.fill_clk]
     text = verilog.convert(cfu, name="Cfu", ports=[*clocks, cfu.reset, *cfu.ports.values()], emit_src=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -94,16 +95,24 @@ def convert(
     source: Annotated[Path, typer.Argument(help="folder of a Hugging Face checkpoint", metavar="SRC")],
     output: Annotated[Path, typer.Option("-o", "--output", help="image to write")],
     weights: Annotated[str, typer.Option(help="base3 (1.6 bit) or 2bit")] = "base3",
+    context: Annotated[int, typer.Option(help="tokens in the KV cache; 0: as many as the checkpoint was made for")] = 0,
 ) -> None:
     """Convert a packed Hugging Face checkpoint to a model image."""
     if weights not in ("base3", "2bit"):
         raise UserError(f"--weights must be base3 or 2bit, not {weights}")
     if not source.is_dir():
         raise UserError(f"{source} is not a folder: give the folder of a Hugging Face checkpoint")
-    image = convert_checkpoint(open_checkpoint(source), weights, source.resolve().name)
+    checkpoint = open_checkpoint(source)
+    if context:
+        if not 0 < context <= checkpoint.config.context:
+            raise UserError(f"--context must lie between 1 and {checkpoint.config.context}, as many as the checkpoint was made for")
+        checkpoint = replace(checkpoint, config=replace(checkpoint.config, context=context))
+    image = convert_checkpoint(checkpoint, weights, source.resolve().name)
     write_image(image, output)
     print(f"wrote {output}: {image.header.ddr_bytes / 2**20:.1f} MB for the board, "
           f"{image.header.total_bytes / 2**20:.1f} MB with KV cache for {image.header.context} tokens")
+    if all(tensor.kind != KINDS.index("DOWN_ROWS") for tensor in image.tensors):
+        print("memory does not suffice for what makes prompts fast (down_proj by rows): a shorter --context may make room")
 
 
 @app.command()

@@ -17,19 +17,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from xtvu.isa import RANK_LEVELS
-from xtvu.layout import BLOCK_BYTES, stripe
+from xtvu.isa import ACT_WORDS, RANK_LEVELS, VECTORS
+from xtvu.layout import BLOCK_BYTES, WEIGHTS_PER_WORD, row_words, stripe
 from xtvu.semantics import checksum
 
 from .errors import UserError
 
 __all__ = [
     "DDR_MAGIC", "DdrHeader", "FORMAT_VERSION", "Image", "KINDS", "MAX_LAYERS", "MAX_STOPS", "MEMORY_BYTES", "MODEL_BASE", "Tensor",
-    "WEIGHT_MODES", "build_image", "c_header", "read_image", "write_image",
+    "Part", "WEIGHT_MODES", "build_image", "c_header", "down_chunks", "read_image", "write_image",
 ]
 
 FILE_MAGIC = b"BITNETFW"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 DDR_MAGIC = 0x544E5442
 MODEL_BASE = 0x0020_0000  # DDR offset of the DDR part; HP ports do not reach the first megabyte
 MEMORY_BYTES = 0x4000_0000
@@ -39,9 +39,13 @@ MAX_STOPS = 4  # stop0 to stop3 of the header
 CHUNK_TOKENS = 512  # tokens of one chunk of the transposed V cache: a row of it is one 512-byte block
 
 #: Tensor kinds. Per layer from INPUT_NORM on. Columns of a matrix are its inputs, but DOWN is stored transposed: a row of it
-#: holds what one input gives to all outputs, so that inputs of zero need not be read.
+#: holds what one input gives to all outputs, so that inputs of zero need not be read. DOWN_ROWS is the same matrix by rows, for passes
+#: of several tokens: chunks of columns, one behind the other, that fit the activation memory (``down_chunks``).
 KINDS = ("EMBEDDING", "EMBEDDING_SCALE", "SKETCH", "SKETCH_SCALE", "ROPE", "FINAL_NORM", "INPUT_NORM", "Q", "K", "V", "O", "ATTN_SUB_NORM",
-         "POST_NORM", "GATE", "UP", "FFN_SUB_NORM", "DOWN")
+         "POST_NORM", "GATE", "UP", "FFN_SUB_NORM", "DOWN", "DOWN_ROWS")
+
+#: A tensor on its way into an image: kind, layer, linear bytes as any array, rows, columns, scale.
+Part = tuple[str, int, NDArray[Any], int, int, float]
 
 _FILE_HEAD = struct.Struct("<8sIIQIIII24x")  # magic, version, JSON bytes, DDR bytes, CRCs of JSON and DDR, head CRC, 0
 
@@ -86,6 +90,7 @@ class DdrHeader:
     logits_base: int = 0
     rank_levels: int = 0
     candidates_base: int = 0
+    residual_base: int = 0
     header_checksum: int = 0
 
     def words(self) -> list[int]:
@@ -148,27 +153,8 @@ def _blocks(size: int) -> int:
     return -(-size // BLOCK_BYTES) * BLOCK_BYTES
 
 
-def build_image(header: DdrHeader, parts: list[tuple[str, int, NDArray[Any], int, int, float]], meta: dict[str, Any]) -> Image:
-    """Lays out tensors and reserved memory.
-
-    ``parts``: (kind, layer, linear bytes as any array, rows, columns, scale). Raises UserError if memory does not suffice.
-    """
-    header.tensors = len(parts)
-    header.header_bytes = _header_bytes(len(parts))
-    offset = header.header_bytes
-    tensors, blobs = [], []
-    for kind, layer, data, rows, columns, scale in parts:
-        flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
-        words = -(-flat.size // 32)
-        padded = np.zeros(words * 32, np.uint8)
-        padded[:flat.size] = flat
-        tensors.append(Tensor(KINDS.index(kind), layer, offset, words, rows, columns, float(np.float32(scale)), checksum(padded)))
-        blob = stripe(padded)
-        blobs.append(blob)
-        offset += blob.size
-    header.ddr_bytes = offset
-
-    # Reserved memory behind the tensors.
+def _reserve(header: DdrHeader, offset: int) -> int:
+    """Places KV cache, logits and the firmware's own memory behind ``offset``; returns where they end."""
     def reserve(size: int) -> int:
         nonlocal offset
         place = MODEL_BASE + offset
@@ -186,10 +172,49 @@ def build_image(header: DdrHeader, parts: list[tuple[str, int, NDArray[Any], int
     header.vs_base = reserve(heads * header.s_head_bytes)
     header.logits_base = reserve(header.vocab * 4)
     header.candidates_base = reserve(2 * (4 << RANK_LEVELS))
-    header.total_bytes = offset
+    header.residual_base = reserve(VECTORS * header.hidden * 4)
+    return offset
+
+
+def down_chunks(columns: int, mode: str) -> list[int]:
+    """Columns in each chunk of DOWN_ROWS: as few chunks as the activation memory allows, of equally many stream words."""
+    words, per_word = row_words(columns, mode), WEIGHTS_PER_WORD[mode]
+    chunks = -(-words // ACT_WORDS)
+    step = -(-words // chunks) * per_word
+    return [min(step, columns - start) for start in range(0, columns, step)]
+
+
+def _part_bytes(part: Part) -> int:
+    return _blocks(part[2].nbytes)
+
+
+def build_image(header: DdrHeader, parts: list[Part], meta: dict[str, Any]) -> Image:
+    """Lays out tensors and reserved memory. DOWN_ROWS, which is not needed, is left out where it does not fit.
+
+    ``parts``: (kind, layer, linear bytes as any array, rows, columns, scale). Raises UserError if memory does not suffice.
+    """
+    size = MODEL_BASE + _header_bytes(len(parts)) + sum(map(_part_bytes, parts)) + _reserve(header, 0)
+    if size > MEMORY_BYTES:
+        parts = [part for part in parts if part[0] != "DOWN_ROWS"]
+    header.tensors = len(parts)
+    header.header_bytes = _header_bytes(len(parts))
+    offset = header.header_bytes
+    tensors, blobs = [], []
+    for kind, layer, data, rows, columns, scale in parts:
+        flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+        words = -(-flat.size // 32)
+        padded = np.zeros(words * 32, np.uint8)
+        padded[:flat.size] = flat
+        tensors.append(Tensor(KINDS.index(kind), layer, offset, words, rows, columns, float(np.float32(scale)), checksum(padded)))
+        blob = stripe(padded)
+        blobs.append(blob)
+        offset += blob.size
+    header.ddr_bytes = offset
+
+    offset = header.total_bytes = _reserve(header, offset)
     if MODEL_BASE + offset > MEMORY_BYTES:
         raise UserError(f"the model needs {(MODEL_BASE + offset) / 2**20:.0f} MB of the board's {MEMORY_BYTES / 2**20:.0f} MB: "
-                        "choose a smaller model or base3 weights")
+                        "choose a smaller model, base3 weights or a shorter --context")
 
     body = np.concatenate(blobs)
     table = b"".join(t.pack() for t in tensors)

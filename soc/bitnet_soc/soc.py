@@ -27,8 +27,8 @@ class BitNetSoC(SoCCore):
 
     Parameters: ``crg``; ``cfu`` (path of the TVU's Verilog); ``rom`` (initial words); ``uart_name``; ``hp`` (record with
     the AXI signals ``read0_araddr`` and so on); ``ddr_pads`` (Wishbone pads of main_ram); ``phy`` (Ethernet PHY or None);
-    ``tvu_clock`` (record with ``clk``, ``dot_clk``, ``dotx_clk`` and ``cols_clk``, copies of the system clock that may stop when
-    ``awake`` allows it, or None to use the system clock).
+    ``tvu_clock`` (record with ``clk``, ``dot_clk`` and ``fill_clk``, copies of the system clock, and ``fast_clk``, twice as fast,
+    that may stop when ``awake`` allows it, or None to use the domains ``sys`` and ``sys2x`` of ``crg``).
     """
 
     # Pinned: otherwise every CSR address moves when a peripheral comes or goes, and old firmware talks to the wrong ones.
@@ -42,11 +42,12 @@ class BitNetSoC(SoCCore):
             integrated_rom_size=ROM_BYTES, integrated_rom_init=rom, integrated_sram_size=SRAM_BYTES,
             uart_name=uart_name, uart_fifo_depth=64, timer_uptime=True, ident="", ident_version=False)
         self._connect_axi(hp)
-        clock = ClockSignal("sys")
-        self.cpu.cfu_params.update(i_dot_clk=clock, i_dotx_clk=clock, i_cols_clk=clock)
-        if tvu_clock is not None:
-            self.cpu.cfu_params.update(i_clk=tvu_clock.clk, i_dot_clk=tvu_clock.dot_clk, i_dotx_clk=tvu_clock.dotx_clk,
-                                       i_cols_clk=tvu_clock.cols_clk, o_awake=tvu_clock.awake)
+        if tvu_clock is None:
+            clock = ClockSignal("sys")
+            self.cpu.cfu_params.update(i_dot_clk=clock, i_fill_clk=clock, i_fast_clk=ClockSignal("sys2x"))
+        else:
+            self.cpu.cfu_params.update(i_clk=tvu_clock.clk, i_dot_clk=tvu_clock.dot_clk, i_fast_clk=tvu_clock.fast_clk,
+                                       i_fill_clk=tvu_clock.fill_clk, o_awake=tvu_clock.awake)
 
         ddr = wishbone.Interface(data_width=32, address_width=32, addressing="word")
         self.bus.add_slave("main_ram", ddr, SoCRegion(origin=DDR_BASE, size=DDR_BYTES, mode="rwx"))

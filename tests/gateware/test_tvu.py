@@ -52,23 +52,27 @@ def test_elementwise(tvu_sim, tmp_path, n):
         ("ADDV", dict(dst=1800, a=0, b=320, n=n, t=5)), ("AXPY", dict(dst=2200, a=0, s=1, b=320, n=n, t=6)),
         ("MULV", dict(dst=2600, a=0, s=1, b=321, n=n, t=7)), ("EXP2", dict(dst=3000, a=0, s=2, c=1, n=n, t=8)),
         ("STREAM", dict(addr=DATA, words=-(-n // 8))), ("MULM", dict(dst=3400, a=320, s=2, n=n, t=9)),
+        ("STREAM", dict(addr=DATA, words=-(-n // 8))), ("AXPYM", dict(dst=3800, a=320, s=2, n=n, t=15)),
         ("SUM", dict(a=0, n=n, t=10)), ("SUMSQ", dict(a=0, n=n, t=11)), ("MAX", dict(a=0, n=n, t=12)),
         ("ABSMAX", dict(a=0, n=n, t=13)), ("ARGMAX", dict(a=320, n=n, t=14)),
     ]
-    for i, row in enumerate((1000, 1400, 1800, 2200, 2600, 3000, 3400)):
+    for i, row in enumerate((1000, 1400, 1800, 2200, 2600, 3000, 3400, 3800)):
         _store(program, row, n, 16384 * i)
     program.append(WAIT)
     program += [("SGET", dict(s=s)) for s in range(16)]
     _check(tvu_sim, tmp_path, _memory(x.tobytes()), program)
 
 
-_SHAPES = [(16, 320, 1), (37, 32, 4), (9, 1000, 3), (64, 2560, 2), (1, 1, 1), (21, 6912, 1)]
+_SHAPES = [(16, 320, 1), (37, 32, 4), (9, 1000, 3), (64, 2560, 2), (1, 1, 1), (21, 4096, 1), (50, 300, 8), (33, 128, 5), (200, 30, 8),
+           (70, 1024, 4)]
 
 
 @pytest.mark.parametrize("mode,rows,columns,vectors", [
-    (mode, *shape) for mode in isa.MODES for shape in _SHAPES if mode != "int8" or shape[1] <= 2560])  # int8 rows: 255 words at most
+    (mode, *shape) for mode in isa.MODES for shape in _SHAPES])
 def test_dot(tvu_sim, tmp_path, mode, rows, columns, vectors):
     rng = np.random.default_rng(rows * columns)
+    if mode == "int8":  # 127 words at most; only one vector may be longer than 32
+        columns, vectors = min(columns, 127 * 32), min(vectors, isa.BYTE_VECTORS if columns <= 1024 else 1)
     x = rng.standard_normal(vectors * 8 * -(-columns // 8)).astype(np.float32)
     if mode == "int8":
         width = row_words(columns, mode) * 32
@@ -79,18 +83,18 @@ def test_dot(tvu_sim, tmp_path, mode, rows, columns, vectors):
     data += bytes(-len(data) % 512)
     program: list = []
     _load(program, x, 0)
-    quant = "QUANT5" if mode == "base3" else "QUANT4"
-    program += [("SSET", dict(d=4 + v, value=float_bits(0.01 + v))) for v in range(4)]
+    quant = isa.QUANTISERS[mode]
+    program += [("SSET", dict(d=4 + v, value=float_bits(0.01 + v))) for v in range(8)]
     program += [("SSET", dict(d=1, value=float_bits(40.0)))]
     program += [(quant, dict(vector=v, a=v * -(-columns // 8), s=1, n=columns)) for v in range(vectors)]
     for name in ("DOT", "DOTA"):
         program += [
             ("STREAM", dict(addr=DATA + len(data), words=rows * row_words(columns, mode))),
-            (name, dict(dst=3500, words=row_words(columns, mode), mode=isa.MODES[mode], vectors=vectors - 1, s=4,
+            (name, dict(dst=5000, words=row_words(columns, mode), mode=isa.MODES[mode], vectors=vectors - 1, s=4,
                         step_s=int(name == "DOT"), stride=32, rows=rows)),
         ]
     for v in range(vectors):
-        _store(program, 3500 + 32 * v, rows, 1024 * v)
+        _store(program, 5000 + 32 * v, rows, 1024 * v)
     _check(tvu_sim, tmp_path, _memory(data + matrix.tobytes()), program, "conservative")
 
 
@@ -108,7 +112,7 @@ def test_repeat_and_stores(tvu_sim, tmp_path):
         ("REP", rep | dict(step_s=0, step_t=0, stride_b=1)), ("EXP2", dict(dst=100, a=0, s=1, c=12, n=100, t=0)),
         ("REP", rep | dict(stride_dst=0)), ("SUM", dict(a=100, n=100, t=16)),
         ("REP", rep | dict(step_s=0)), ("SDIV", dict(d=20, a=3, b=16)),
-        ("REP", rep | dict(stride_dst=1)), ("QUANT4", dict(vector=0, a=100, s=20, n=100)),
+        ("REP", rep | dict(stride_dst=1)), ("QUANT8", dict(vector=0, a=100, s=20, n=100)),
         ("SSQRT", dict(d=24, a=16)), ("SADD", dict(d=25, a=16, b=17)), ("SMAX", dict(d=26, a=16, b=17)),
         ("STOREQ", dict(addr=RESULT + 0x4000 + 96, a=0, n=61, s=3)), ("STOREQT", dict(addr=RESULT + 0x8000 + 45, a=0, n=61, s=3)),
         ("STORES", dict(addr=RESULT + 0x2004, s=24)), ("STORES", dict(addr=RESULT + 0x20f8, s=25)),
@@ -172,7 +176,7 @@ def test_picked_rows_and_columns(tvu_sim, tmp_path, mode, preset, rows, columns,
         places.append(DATA + len(data))
         data += pack_ternary(matrix, mode).tobytes()
         data += bytes(-len(data) % 512)
-    quant = "QUANT5" if mode == "base3" else "QUANT4"
+    quant = isa.QUANTISERS[mode]
     dot = dict(words=words, mode=isa.MODES[mode], vectors=0, s=2, step_s=0, stride=0, rows=rows)
     groups = -(-rows // 8)
     program: list = []
@@ -208,7 +212,7 @@ def test_factor_from_the_scratchpad(tvu_sim, tmp_path):
     _load(program, x, 0)
     program += [
         ("SSET", dict(d=1, value=float_bits(30.0))), ("REP", dict(count=4, step_s=0, step_t=0, stride_dst=1, stride_a=12, stride_b=0)),
-        ("QUANT4", dict(vector=0, a=0, s=1, n=columns)), ("SSET", dict(d=2, value=float_bits(1e-3))),
+        ("QUANT8", dict(vector=0, a=0, s=1, n=columns)), ("SSET", dict(d=2, value=float_bits(1e-3))),
         ("STREAM", dict(addr=DATA + x.nbytes, words=3 * rows)), ("EPI", dict(b=3, factor=isa.FACTORS["b"], pick=0, rank=0, base=0)),
         ("DOT", dict(dst=100, words=3, mode=isa.MODES["int8"], vectors=3, s=2, step_s=0, stride=9, rows=rows)),
         ("MULS", dict(dst=200, a=100, s=2, n=16, t=3)),
@@ -226,7 +230,7 @@ def test_ranking_keeps_the_largest(tvu_sim, tmp_path, levels, rows):
     codes = rng.integers(-3, 4, (2 * rows, 32)).astype(np.int8)
     program: list = []
     _load(program, x, 0)
-    program += [("SSET", dict(d=1, value=float_bits(2.0))), ("QUANT4", dict(vector=0, a=0, s=1, n=32)), ("RANK", dict(levels=levels))]
+    program += [("SSET", dict(d=1, value=float_bits(2.0))), ("QUANT8", dict(vector=0, a=0, s=1, n=32)), ("RANK", dict(levels=levels))]
     for part in range(2):
         program += [
             ("STREAM", dict(addr=DATA + 512 + part * rows * 32, words=rows)),
@@ -240,7 +244,7 @@ def test_ranking_keeps_the_largest(tvu_sim, tmp_path, levels, rows):
     entries = range(1, 1 << levels)
     got, _, _ = run_rtl(tvu_sim, tmp_path, memory, [*program, *(("RANKED", dict(index=i)) for i in entries)])
     found = {number for number in got[len(program):] if number != 0xFFFFFFFF}
-    scores = codes.astype(np.int32) @ np.clip(np.rint(x * 2), -128, 127).astype(np.int32)
+    scores = codes.astype(np.int32) @ np.clip(np.rint(x * 2), -127, 127).astype(np.int32)
     best = sorted(range(2 * rows), key=lambda i: (-scores[i], i))[:len(entries)]
     assert found == set(best)
     machine = Machine(memory.copy())
@@ -286,10 +290,13 @@ def test_full_queue_gives_up_instead_of_hanging(tvu_sim, tmp_path):
 
 
 @pytest.mark.parametrize("name,operands", [
-    ("QUANT5", dict(vector=0, a=0, s=1, n=10241)), ("PICK", dict(a=0, s=1, n=16385)),
+    ("QUANT5", dict(vector=0, a=0, s=1, n=5121)), ("QUANT8", dict(vector=0, a=0, s=1, n=4097)),
+    ("QUANT8", dict(vector=2, a=0, s=1, n=2049)), ("QUANT8", dict(vector=4, a=0, s=1, n=8)),
+    ("DOT", dict(dst=0, words=33, mode=2, vectors=1, s=1, step_s=0, stride=0, rows=1)),
+    ("DOT", dict(dst=0, words=1, mode=2, vectors=4, s=1, step_s=0, stride=0, rows=1)),
     ("COLS", dict(dst=0, words=33, mode=0, s=1, rows=8)), ("COLS", dict(dst=0, words=1, mode=2, s=1, rows=8)),
-    ("QUANT4", dict(vector=0, a=0, s=1, n=8193)),
-    ("DOT", dict(dst=0, words=65, mode=0, vectors=0, s=1, step_s=0, stride=0, rows=1)), ("SUM", dict(a=0, n=0, t=1)),
+    ("QUANT4", dict(vector=0, a=0, s=1, n=4097)),
+    ("DOT", dict(dst=0, words=33, mode=0, vectors=0, s=1, step_s=0, stride=0, rows=1)), ("SUM", dict(a=0, n=0, t=1)),
     ("CHECK", dict(t=1, words=0)), ("STOREF", dict(addr=RESULT, a=0, n=0)),
 ])
 def test_operations_that_do_not_fit_are_refused(tvu_sim, tmp_path, name, operands):

@@ -29,6 +29,7 @@ def c_header() -> str:
     lines = ["// Generated from toolchain/xtvu/isa.py.", "#pragma once", "#include <stdint.h>", "",
              f"#define TVU_ISA_HASH 0x{isa.isa_hash():08x}u", f"#define TVU_LANES {isa.LANES}u",
              f"#define TVU_WORD_BYTES {isa.WORD_BYTES}u", f"#define TVU_VECTORS {isa.VECTORS}u",
+             f"#define TVU_BYTE_VECTORS {isa.BYTE_VECTORS}u",
              f"#define TVU_SCALARS {isa.SCALARS}u", f"#define TVU_COUNTERS {len(isa.COUNTERS)}u",
              f"#define TVU_SCRATCH_ROWS {isa.SCRATCH_ROWS}u", f"#define TVU_ACT_WORDS {isa.ACT_WORDS}u",
              f"#define TVU_COLUMN_WORDS {isa.COLUMN_WORDS}u", f"#define TVU_PICK_ROWS {isa.PICK_ROWS}u",

@@ -23,18 +23,19 @@ import hashlib
 from dataclasses import dataclass
 
 __all__ = [
-    "ACT_WORDS", "COLUMN_WORDS", "CONTROL", "COUNTERS", "CUSTOM0", "ERRORS", "FACTORS", "Field", "GROUPS", "INSTRUCTIONS", "Instruction",
-    "IsaError", "LANES", "MODES", "PICKS", "PICK_ROWS", "RANK_LEVELS", "SCALAR", "SCALARS", "SCRATCH_ROWS", "SECTIONS", "STORE",
-    "STREAM", "VECTOR", "VECTORS", "WORD_BYTES", "by_function_id", "by_name", "check", "isa_hash",
+    "ACT_WORDS", "BYTE_VECTORS", "COLUMN_WORDS", "CONTROL", "COUNTERS", "CUSTOM0", "ERRORS", "FACTORS", "Field", "GROUPS", "INSTRUCTIONS",
+    "Instruction", "IsaError", "LANES", "MODES", "PICKS", "PICK_ROWS", "QUANTISERS", "RANK_LEVELS", "SCALAR", "SCALARS", "SCRATCH_ROWS",
+    "SECTIONS", "STORE", "STREAM", "VECTOR", "VECTORS", "WORD_BYTES", "by_function_id", "by_name", "check", "isa_hash",
 ]
 
 CUSTOM0 = 0x0B
 LANES = 8  # float32 per scratchpad row; one 32-byte stream word holds one row
 WORD_BYTES = 32  # bytes of the stream that arrive per clock
-VECTORS = 4  # activation vectors that share one pass over the weights
+VECTORS = 8  # activation vectors that share one pass over ternary weights
+BYTE_VECTORS = 4  # activation vectors that share one pass over int8 operands
 SCALARS = 32
-SCRATCH_ROWS = 4096
-ACT_WORDS = 64  # words of an activation buffer: 160 codes each for base-3 weights, 128 otherwise
+SCRATCH_ROWS = 8192
+ACT_WORDS = 32  # words of an activation vector: 160 codes each for base-3 weights, 128 for 2-bit weights, 32 for int8
 COLUMN_WORDS = 32  # words of a matrix column that COLS accumulates
 PICK_ROWS = 2048  # rows of the pick memory, 8 codes each
 RANK_LEVELS = 8  # levels of the ranking's heap: it keeps 2^levels - 1 entries
@@ -45,6 +46,8 @@ GROUPS = ("CONTROL", "STREAM", "VECTOR", "SCALAR", "STORE")
 
 #: DOT's ``mode`` field.
 MODES = {"base3": 0, "2bit": 1, "int8": 2}
+#: The instruction that quantises what DOT of a mode multiplies with.
+QUANTISERS = {"base3": "QUANT5", "2bit": "QUANT4", "int8": "QUANT8"}
 
 #: EPI's ``factor`` field: what a dot product, already scaled, is multiplied with.
 FACTORS = {"none": 0, "b": 1, "dst": 2, "relu2": 3}
@@ -143,10 +146,10 @@ def _fields(text: str) -> tuple[Field, ...]:
     return tuple(out)
 
 
-_D, _A, _S = "dst=1:0+12", "a=1:12+12", "s=1:24+5"
-_B, _N, _T = "b=2:0+12", "n=2:12+15", "t=2:27+5"
+_D, _A, _S = "dst=1:0+13", "a=1:13+13", "s=1:26+5"
+_B, _N, _T = "b=2:0+13", "n=2:13+14", "t=2:27+5"
 
-_DOT = f"{_D} words=1:12+8 mode=1:20+2 vectors=1:22+2 {_S} step_s=1:29+1 stride=2:0+12 rows=2:12+20"
+_DOT = f"{_D} words=1:13+7 mode=1:20+2 vectors=1:22+3 step_s=1:25+1 {_S} stride=2:0+13 rows=2:13+19"
 
 _TABLE: tuple[tuple[int, str, int, str, str, str], ...] = (
     (CONTROL, "ID", 0, "", "rd = isa_hash", "Hash of this table; firmware and gateware must agree on it."),
@@ -169,7 +172,7 @@ _TABLE: tuple[tuple[int, str, int, str, str, str], ...] = (
      "Picked rows only, or with bit 0 of addr all of them, to see what picking saves. Waits for the PICK, or the DOT of the marking "
      "EPI, issued before; a DOT with picked rows or a COLS takes them."),
 
-    (VECTOR, "REP", 0, "count=1:0+6 step_s=1:6+1 step_t=1:7+1 stride_dst=1:20+12 stride_a=2:0+12 stride_b=2:12+12",
+    (VECTOR, "REP", 0, "count=1:0+6 step_s=1:6+1 step_t=1:7+1 stride_dst=1:19+13 stride_a=2:0+13 stride_b=2:13+13",
      "the next operation runs count times; dst, a, b advance by their strides, s and t by their steps",
      "Prefix for the next VECTOR (not DOT, DOTA, COLS, CHECK) or SCALAR operation; a SCALAR one steps d always, a with step_s, b with "
      "step_t. No run may read rows that an earlier one writes."),
@@ -180,6 +183,8 @@ _TABLE: tuple[tuple[int, str, int, str, str, str], ...] = (
     (VECTOR, "ADDV", 4, f"{_D} {_A} {_B} {_N} {_T}", "dst = a + b; s[t] = max|dst|", "Adds two vectors."),
     (VECTOR, "AXPY", 5, f"{_D} {_A} {_S} {_B} {_N} {_T}", "dst = (a * s) + b; s[t] = max|dst|",
      "Scaled vector plus vector, rounded twice."),
+    (VECTOR, "AXPYM", 23, f"{_D} {_A} {_S} {_N} {_T}", "dst = (a * s) + stream; s[t] = max|dst|",
+     "Scaled vector plus float32 from the stream, rounded twice."),
     (VECTOR, "EXP2", 6, f"{_D} {_A} {_S} c=2:0+5 {_N} {_T}", "dst = 2^((a * s) - s[c]); s[t] = max|dst|",
      "Base-2 exponential; relative error below 2e-5. Under REP, stride_b advances c."),
     (VECTOR, "LOADF", 7, f"{_D} {_N} {_T}", "dst = stream; s[t] = max|dst|", "Loads float32 from the stream."),
@@ -191,23 +196,28 @@ _TABLE: tuple[tuple[int, str, int, str, str, str], ...] = (
     (VECTOR, "ABSMAX", 12, f"{_A} {_N} {_T}", "s[t] = max|a|", "Largest magnitude."),
     (VECTOR, "ARGMAX", 13, f"{_A} {_N} {_T}", "s[t] = max(a); s[t+1] = index of the first maximum (integer)",
      "Largest element and where it first stands."),
-    (VECTOR, "QUANT5", 14, f"vector=1:0+2 {_A} {_S} {_N}", "act[vector] = clamp(rne(a * s), -128, 127)",
-     "Quantises into an activation buffer for base-3 weights; pads with zeros to 160."),
-    (VECTOR, "QUANT4", 15, f"vector=1:0+2 {_A} {_S} {_N}", "act[vector] = clamp(rne(a * s), -128, 127)",
-     "Quantises into an activation buffer for 2-bit and int8 operands; pads with zeros to 128."),
-    (VECTOR, "PICK", 16, f"{_A} {_S} {_N}", "pick = clamp(rne(a * s), -128, 127)",
+    (VECTOR, "QUANT5", 14, f"vector=1:0+3 {_A} {_S} {_N}", "act[vector] = clamp(rne(a * s), -127, 127)",
+     "Quantises into an activation vector for base-3 weights; pads with zeros to 160."),
+    (VECTOR, "QUANT4", 15, f"vector=1:0+3 {_A} {_S} {_N}", "act[vector] = clamp(rne(a * s), -127, 127)",
+     "Quantises into an activation vector for 2-bit weights; pads with zeros to 128."),
+    (VECTOR, "QUANT8", 16, f"vector=1:0+3 {_A} {_S} {_N}", "act[vector] = clamp(rne(a * s), -127, 127)",
+     "Quantises into an activation vector (0 to 3) for int8 operands; pads with zeros to 32. What does not fit goes on in the next "
+     "vector."),
+    (VECTOR, "PICK", 17, f"{_A} {_S} {_N}", "pick = clamp(rne(a * s), -127, 127)",
      "Quantises into the pick memory; pads with zeros to 8."),
-    (VECTOR, "EPI", 17, "b=1:0+12 factor=1:12+2 pick=1:14+2 rank=1:16+1 base=2:0+20",
+    (VECTOR, "EPI", 18, "b=1:0+13 factor=1:13+2 pick=1:15+2 rank=1:17+1 base=2:0+20",
      "the next DOT's scaled products r become: b: r * b[row]; dst: r * dst[row]; relu2: max(r, 0)^2",
      "Prefix for the next DOT. `b` is the same for all vectors. pick = mark: pick[row] = (result > 0); pick = picked: the stream holds "
      "picked rows, others are left alone. rank: results enter the ranking as numbers base + row, not the scratchpad."),
-    (VECTOR, "DOT", 18, _DOT, "dst[v*stride][r] = float(row r of the stream . act[v]) * s[s + step_s*v], v = 0..vectors",
-     "Matrix rows from the stream times 1 to 4 activation vectors; `vectors` is their number minus one."),
-    (VECTOR, "DOTA", 19, _DOT, "as DOT, added to dst: dst = (float(dot) * s) + dst", "DOT that accumulates into the scratchpad."),
-    (VECTOR, "COLS", 20, f"{_D} words=1:12+8 mode=1:20+2 {_S} rows=2:12+20",
+    (VECTOR, "DOT", 19, _DOT, "dst[v*stride][r] = float(row r of the stream . act[v]) * s[s + step_s*v], v = 0..vectors",
+     "Matrix rows from the stream times 1 to 8 activation vectors, or 1 to 4 of int8; `vectors` is their number minus one. A single "
+     "int8 vector may be longer than one activation vector and go on in the next ones."),
+    (VECTOR, "DOTA", 20, _DOT, "as DOT, added to dst: dst = (float(dot) * s) + dst", "DOT that accumulates into the scratchpad."),
+    (VECTOR, "COLS", 21, f"{_D} words=1:13+7 mode=1:20+2 {_S} rows=2:13+19",
      "dst = (float(sum over picked c of pick[c] * column c) * s) + dst",
-     "Picked columns of a ternary matrix, `words` stream words each, times their codes; `rows` results."),
-    (VECTOR, "CHECK", 21, "t=1:0+5 words=2:0+24", "s[t] = semantics.checksum(stream words)",
+     "Picked columns of a ternary matrix, `words` stream words each, times their codes; `rows` results. Activation vectors 4 to 7 are "
+     "lost."),
+    (VECTOR, "CHECK", 22, "t=1:0+5 words=2:0+24", "s[t] = semantics.checksum(stream words)",
      "Order-sensitive 32-bit checksum of stream words."),
 
     (SCALAR, "SSET", 0, "d=1:0+5 value=2:0+32", "s[d] = value", "Sets a scalar register's bits."),
@@ -220,10 +230,10 @@ _TABLE: tuple[tuple[int, str, int, str, str, str], ...] = (
      "of equal ones those with the smaller numbers."),
     (SCALAR, "SECTION", 7, "section=1:0+4", "counters count for section from here on", "Marks a part of the program."),
 
-    (STORE, "STOREF", 0, f"addr=1:0+32 a=2:0+12 {_N}", "mem[addr..] = a", "Stores float32 at a linear address, 32-byte aligned."),
-    (STORE, "STOREQ", 1, f"addr=1:0+32 a=2:0+12 {_N} s=2:27+5", "mem[addr..] = clamp(rne(a * s), -128, 127)",
+    (STORE, "STOREF", 0, f"addr=1:0+32 a=2:0+13 {_N}", "mem[addr..] = a", "Stores float32 at a linear address, 32-byte aligned."),
+    (STORE, "STOREQ", 1, f"addr=1:0+32 a=2:0+13 {_N} s=2:27+5", "mem[addr..] = clamp(rne(a * s), -127, 127)",
      "Stores int8 codes at a linear address, 32-byte aligned."),
-    (STORE, "STOREQT", 2, f"addr=1:0+32 a=2:0+12 {_N} s=2:27+5", "mem[addr + 512 i] = clamp(rne(a[i] * s), -128, 127)",
+    (STORE, "STOREQT", 2, f"addr=1:0+32 a=2:0+13 {_N} s=2:27+5", "mem[addr + 512 i] = clamp(rne(a[i] * s), -127, 127)",
      "Stores int8 codes one byte each, 512 bytes apart: a column of a transposed cache."),
     (STORE, "STORES", 3, "addr=1:0+32 s=2:0+5", "mem[addr] = s[s]", "Stores a scalar's 4 bytes at a linear address, 4-byte aligned."),
 )
@@ -278,7 +288,8 @@ def isa_hash() -> int:
     """32-bit hash over everything that gateware and firmware must agree on."""
     text = repr([(i.name, i.function_id, [(f.name, f.source, f.lo, f.width) for f in i.fields], i.meaning)
                  for i in INSTRUCTIONS])
-    text += repr((LANES, WORD_BYTES, VECTORS, SCALARS, SCRATCH_ROWS, ACT_WORDS, COLUMN_WORDS, PICK_ROWS, RANK_LEVELS, SECTIONS))
+    text += repr((LANES, WORD_BYTES, VECTORS, BYTE_VECTORS, SCALARS, SCRATCH_ROWS, ACT_WORDS, COLUMN_WORDS, PICK_ROWS, RANK_LEVELS,
+                  SECTIONS))
     text += repr((MODES, FACTORS, PICKS, list(ERRORS), list(COUNTERS)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from . import semantics as sem
 from .isa import (
     ACT_WORDS,
+    BYTE_VECTORS,
     COLUMN_WORDS,
     ERRORS,
     FACTORS,
@@ -20,6 +21,7 @@ from .isa import (
     MODES,
     PICK_ROWS,
     PICKS,
+    QUANTISERS,
     SCALARS,
     SCRATCH_ROWS,
     VECTORS,
@@ -31,18 +33,19 @@ from .layout import WEIGHTS_PER_WORD, physical_address
 __all__ = ["Machine"]
 
 _MODE_NAMES = {value: name for name, value in MODES.items()}
+_PER_WORD = {QUANTISERS[mode]: count for mode, count in WEIGHTS_PER_WORD.items()}
 _FACTOR_NAMES = {value: name for name, value in FACTORS.items()}
 
 
 class Machine:
-    """State: ``scratch`` float32 [rows * 8], ``scalars`` uint32 [32], ``activations`` int8 [4, 64 * 160], ``pick`` int8 [16384],
+    """State: ``scratch`` float32 [rows * 8], ``scalars`` uint32 [32], ``activations`` int8 [8, 32, 160], ``pick`` int8 [16384],
     ``ranking`` (numbers of the largest values, best first), ``memory`` uint8 (physical order), ``errors`` (set of names)."""
 
     def __init__(self, memory: NDArray[np.uint8], rows: int = SCRATCH_ROWS) -> None:
         self.memory = memory
         self.scratch = np.zeros(rows * LANES, np.float32)
         self.scalars = np.zeros(SCALARS, np.uint32)
-        self.activations = np.zeros((VECTORS, ACT_WORDS * 160), np.int8)
+        self.activations = np.zeros((VECTORS, ACT_WORDS, 160), np.int8)
         self.pick = np.zeros(PICK_ROWS * LANES, np.int8)
         self.ranking: list[tuple[int, int]] = []  # key and complement of the number, largest first
         self.errors: set[str] = set()
@@ -98,11 +101,13 @@ class Machine:
 
     def _fetch(self, name: str, o: dict[str, int]) -> None:
         rows, stride = (o["rows"], o["stride"]) if name == "STREAMR" else (o.get("groups", 1), 0)
-        if not rows or not o["words"] or o["addr"] & 0x1E:
+        empty = not rows or not o["words"]
+        if empty or o["addr"] & 0x1E:
             self.errors.add("descriptor")
         base = o["addr"] & ~0x1F
         if name == "STREAMP":
             picked = np.arange(LANES * rows) if o["addr"] & 1 else np.flatnonzero(self.pick[:LANES * rows])
+            picked = picked[:0] if empty else picked
             self._picked.append(picked)
             for place in picked.tolist():
                 for word in range(o["words"]):
@@ -187,20 +192,19 @@ class Machine:
         a = self._rows(o["a"], n) if "a" in o else np.zeros(0, np.float32)
         b = self._rows(o["b"], n) if "b" in o else np.zeros(0, np.float32)
         s = self.scalar(o["s"]) if "s" in o else np.float32(0)
-        if name in ("LOADF", "MULM"):
+        if name in ("LOADF", "MULM", "AXPYM"):
             b = self._take(-(-n // LANES)).view(np.float32)[:n]
         if name == "LOADB":
             b = self._take(-(-n // WORD_BYTES)).view(np.int8)[:n].astype(np.float32)
-        if name in ("QUANT4", "QUANT5"):
-            if n > ACT_WORDS * (160 if name == "QUANT5" else 128):
+        if name in _PER_WORD:
+            per_word = _PER_WORD[name]
+            vectors = 1 if per_word > WORD_BYTES else max(0, BYTE_VECTORS - o["vector"])
+            if n > vectors * ACT_WORDS * per_word:
                 self.errors.add("descriptor")
                 return
-            self._quantise(o["vector"], sem.quantise(a, s), 160 if name == "QUANT5" else 128)
+            self._quantise(o["vector"], sem.quantise(a, s), per_word)
             return
         if name == "PICK":
-            if n > self.pick.size:
-                self.errors.add("descriptor")
-                return
             self.pick[:-(-n // LANES) * LANES] = 0
             self.pick[:n] = sem.quantise(a, s)
             return
@@ -217,7 +221,7 @@ class Machine:
         result = {
             "MULS": lambda: sem.multiply(a, s), "MULV": lambda: sem.multiply(sem.multiply(a, s), b),
             "MULM": lambda: sem.multiply(sem.multiply(a, s), b),
-            "ADDV": lambda: sem.add(a, b), "AXPY": lambda: sem.add(sem.multiply(a, s), b),
+            "ADDV": lambda: sem.add(a, b), "AXPY": lambda: sem.add(sem.multiply(a, s), b), "AXPYM": lambda: sem.add(sem.multiply(a, s), b),
             "EXP2": lambda: sem.exp2(sem.add(sem.multiply(a, s), -self.scalar(o["c"]))),
             "LOADF": lambda: b, "LOADB": lambda: sem.multiply(b, s),
         }[name]()
@@ -227,12 +231,13 @@ class Machine:
 
     def _quantise(self, vector: int, codes: NDArray[np.int8], per_word: int) -> None:
         words = -(-codes.size // per_word)
-        padded = np.zeros((words, 160), np.int8)
         grid = np.zeros(words * per_word, np.int8)
         grid[:codes.size] = codes
-        padded[:, :per_word] = grid.reshape(words, per_word)
-        # In a 128-element word the fifth digit keeps what was there, as no weight uses it.
-        self.activations.reshape(VECTORS, ACT_WORDS, 160)[vector, :words, :per_word] = padded[:, :per_word]
+        # The fifth digit of a word of 128 keeps what was there, as no weight uses it. An int8 code stands in four digits, one for
+        # each bit of half a byte.
+        copies = 4 if per_word == WORD_BYTES else 1
+        places = self.activations.reshape(-1, 160)[vector * ACT_WORDS:][:words]
+        places[:, :per_word * copies] = np.tile(grid.reshape(words, per_word), copies)
 
     def _ternary(self, matrix: NDArray[np.uint8], words: int, mode: str) -> NDArray[np.int32]:
         """Rows of stream words to weights int32 [rows, columns]."""
@@ -246,20 +251,29 @@ class Machine:
         return np.concatenate([np.zeros(0, np.uint8), *(self._take(words) for _ in range(rows))]).reshape(rows, words * WORD_BYTES)
 
     def _dot(self, name: str, o: dict[str, int], epilogue: dict[str, int]) -> None:
-        if not o["rows"] or not o["words"] or (o["mode"] != MODES["int8"] and o["words"] > ACT_WORDS):
+        mode = _MODE_NAMES[o["mode"]]
+        if mode == "int8":
+            fits = o["vectors"] == 0 or (o["vectors"] < BYTE_VECTORS and o["words"] <= ACT_WORDS)
+        else:
+            fits = o["words"] <= ACT_WORDS
+        if not o["rows"] or not o["words"] or not fits:
             self.errors.add("descriptor")
             return
-        mode = _MODE_NAMES[o["mode"]]
         pick = epilogue.get("pick", 0)
         places = self._picked.popleft() if pick == PICKS["picked"] and name == "DOT" else np.arange(o["rows"])
         matrix = self._take_rows(places.size, o["words"])
-        acts = self.activations.reshape(VECTORS, ACT_WORDS, 160)
         if mode == "int8":
             weights = matrix.view(np.int8).astype(np.int32)
-            codes = acts[:, :, :128].reshape(VECTORS, -1)[:, :weights.shape[1]]
+            digits = self.activations.reshape(-1, 5, WORD_BYTES)[:, :4]
+            codes: list[NDArray[np.int8]] = []
+            for v in range(o["vectors"] + 1):
+                used = digits[v * ACT_WORDS:][:o["words"]]
+                if np.any(used != used[:, :1]):
+                    raise ValueError("an int8 product with codes that QUANT8 did not write")
+                codes.append(used[:, 0].reshape(-1))
         else:
             weights = self._ternary(matrix, o["words"], mode)
-            codes = acts[:, :o["words"], :WEIGHTS_PER_WORD[mode]].reshape(VECTORS, -1)
+            codes = list(self.activations[:, :o["words"], :WEIGHTS_PER_WORD[mode]].reshape(VECTORS, -1))
         for v in range(o["vectors"] + 1):
             sums = (weights @ codes[v].astype(np.int32)).astype(np.float32)
             result = sem.multiply(sums, self.scalar(o["s"] + v * o["step_s"] & 31))
@@ -304,6 +318,7 @@ class Machine:
             self.errors.add("descriptor")
             return
         places = self._picked.popleft()
+        self.activations[VECTORS // 2:] = 0  # the hardware works there
         columns = self._ternary(self._take_rows(places.size, o["words"]), o["words"], mode)[:, :o["rows"]]
         sums = (self.pick[places].astype(np.int32) @ columns).astype(np.float32)
         self._put(o["dst"], sem.add(sem.multiply(sums, self.scalar(o["s"])), self._rows(o["dst"], o["rows"])))

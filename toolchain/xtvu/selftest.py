@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .isa import FACTORS, MODES, PICKS, by_name
+from .isa import FACTORS, MODES, PICKS, QUANTISERS, by_name
 from .layout import pack_ternary, row_words, stripe
 from .machine import Machine
 
@@ -48,7 +48,7 @@ def _program() -> tuple[bytes, list[tuple[str, dict[str, int]]]]:
         ("AXPY", dict(dst=40, a=0, s=1, b=8, n=_N, t=14)), ("ARGMAX", dict(a=0, n=_N, t=15)),
     ]
     for place, (mode, code) in enumerate(MODES.items()):
-        quant = "QUANT5" if mode == "base3" else "QUANT4"
+        quant = QUANTISERS[mode]
         row = 48 + 8 * place
         program += [
             (quant, dict(vector=place, a=0, s=2, n=_N)), (quant, dict(vector=0, a=0, s=2, n=_N)),

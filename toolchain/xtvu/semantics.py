@@ -109,8 +109,8 @@ def reduce_sum(x: F32) -> np.float32:
 
 
 def quantise(x: ArrayLike, scale: ArrayLike) -> NDArray[np.int8]:
-    """clamp(round_half_even(x * scale), -128, 127)."""
-    return np.clip(np.rint(multiply(x, scale)), -128, 127).astype(np.int8)
+    """clamp(round_half_even(x * scale), -127, 127). Scales of 127 / absmax never reach -128, which the hardware does without."""
+    return np.clip(np.rint(multiply(x, scale)), -127, 127).astype(np.int8)
 
 
 def exp2(t: ArrayLike) -> F32:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from xtvu.isa import ACT_WORDS, COLUMN_WORDS, LANES, PICK_ROWS, RANK_LEVELS, SCRATCH_ROWS, VECTORS
+from xtvu.isa import ACT_WORDS, BYTE_VECTORS, COLUMN_WORDS, LANES, PICK_ROWS, RANK_LEVELS, SCRATCH_ROWS
 from xtvu.layout import WEIGHTS_PER_WORD, pack_ternary, row_words
 
 from ..errors import UserError
-from ..image import MAX_LAYERS, WEIGHT_MODES, DdrHeader, Image, build_image
+from ..image import MAX_LAYERS, WEIGHT_MODES, DdrHeader, Image, Part, build_image, down_chunks
 from .hf import Checkpoint, ModelConfig
 
 __all__ = ["check_shape", "convert", "make_header", "quantise_rows", "rope_table", "sketch_rows"]
@@ -34,18 +33,18 @@ def check_shape(config: ModelConfig, weights: str) -> None:
                                   ("head_dim", config.head_dim, 32), ("vocab_size", config.vocab, LANES)):
         if value < multiple or value % multiple:
             raise UserError(f"{name} is {value}; this machine needs a positive multiple of {multiple}")
-    if config.kv_heads < 1 or config.heads < 1 or config.heads % config.kv_heads or config.heads // config.kv_heads > VECTORS:
-        raise UserError(f"{config.heads} query heads on {config.kv_heads} key/value heads: this machine needs 1 to {VECTORS} "
+    if config.kv_heads < 1 or config.heads < 1 or config.heads % config.kv_heads or config.heads // config.kv_heads > BYTE_VECTORS:
+        raise UserError(f"{config.heads} query heads on {config.kv_heads} key/value heads: this machine needs 1 to {BYTE_VECTORS} "
                         "query heads per key/value head")
     if not 1 <= config.layers <= MAX_LAYERS or config.heads + config.kv_heads > _MAX_HEADS:
         raise UserError(f"{config.layers} layers with {config.heads} query and {config.kv_heads} key heads: this machine takes "
                         f"{MAX_LAYERS} layers and {_MAX_HEADS} heads in all")
     widest = max(config.hidden, queries)
-    if row_words(widest, weights) > ACT_WORDS or row_words(config.hidden, "int8") > 255:
+    if row_words(widest, weights) > ACT_WORDS or row_words(config.hidden, "int8") > 127:
         raise UserError(f"rows of {widest} elements do not fit the activation buffer of {ACT_WORDS * WEIGHTS_PER_WORD[weights]}")
-    if row_words(config.hidden, weights) > COLUMN_WORDS or config.intermediate > PICK_ROWS * LANES:
+    if row_words(config.hidden, weights) > COLUMN_WORDS or config.intermediate >= PICK_ROWS * LANES:
         raise UserError(f"hidden_size {config.hidden} or intermediate_size {config.intermediate} is too large: this machine takes "
-                        f"{COLUMN_WORDS * WEIGHTS_PER_WORD[weights]} and {PICK_ROWS * LANES}")
+                        f"{COLUMN_WORDS * WEIGHTS_PER_WORD[weights]} and {PICK_ROWS * LANES - LANES}")
     if config.vocab > _MAX_VOCABULARY:
         raise UserError(f"vocab_size is {config.vocab}; this machine ranks {_MAX_VOCABULARY} tokens at most")
     if config.context < 1:
@@ -116,6 +115,12 @@ def make_header(config: ModelConfig, weights: str) -> DdrHeader:
     return header
 
 
+def _by_rows(matrix: NDArray[np.int8], weights: str) -> NDArray[np.uint8]:
+    """The chunks of DOWN_ROWS, one behind the other."""
+    ends = np.cumsum(down_chunks(matrix.shape[1], weights))
+    return np.concatenate([pack_ternary(chunk, weights).reshape(-1) for chunk in np.split(matrix, ends[:-1], axis=1)])
+
+
 def convert(checkpoint: Checkpoint, weights: str = "base3", name: str = "model") -> Image:
     """Builds the image with ``weights`` packed as base3 or 2bit. Raises UserError if the machine cannot run the model."""
     config = checkpoint.config
@@ -123,7 +128,7 @@ def convert(checkpoint: Checkpoint, weights: str = "base3", name: str = "model")
     codes, scales = quantise_rows(checkpoint.embedding)
     signs, factors = sketch_rows(codes, scales)
 
-    parts: list[tuple[str, int, NDArray[Any], int, int, float]] = [
+    parts: list[Part] = [
         ("EMBEDDING", 0, codes, config.vocab, config.hidden, 1.0),
         ("EMBEDDING_SCALE", 0, scales, 1, config.vocab, 1.0),
         ("SKETCH", 0, pack_ternary(signs, weights), config.vocab, config.hidden, 1.0),
@@ -138,6 +143,7 @@ def convert(checkpoint: Checkpoint, weights: str = "base3", name: str = "model")
             else:
                 matrix = value.weights.T if key == "down" else value.weights
                 parts.append((key.upper(), index, pack_ternary(matrix, weights), *matrix.shape, value.scale))
+        parts.append(("DOWN_ROWS", index, _by_rows(layer["down"].weights, weights), *layer["down"].weights.shape, layer["down"].scale))
     meta = {"name": name, "tokenizer": checkpoint.tokenizer, "chat_template": checkpoint.chat_template,
             "special": checkpoint.special, "config": vars(config) | {"stop_tokens": list(config.stop_tokens)}, "weights": weights}
     return build_image(make_header(config, weights), parts, meta)

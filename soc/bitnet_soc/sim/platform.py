@@ -31,7 +31,7 @@ _IO = [
     _pads("serial", *_STREAM),
     _pads("eth", *_STREAM, ("source_last", 1), ("sink_last", 1)),
     _pads("hp", *_AXI),
-    _pads("tvu", ("clk", 1), ("dot_clk", 1), ("dotx_clk", 1), ("cols_clk", 1), ("awake", 4)),
+    _pads("tvu", ("clk", 1), ("dot_clk", 1), ("fast_clk", 1), ("fill_clk", 1), ("awake", 3)),
 ]
 
 

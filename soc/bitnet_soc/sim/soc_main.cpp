@@ -151,8 +151,14 @@ int main(int argc, char **argv) {
     top->eth_source_ready = 1;
     int linger = TVU_LINGER;
     for (uint64_t cycle = 0; cycle < max_cycles; cycle++) {
+        if (top->tvu_fast_clk) {  // its second edge of the cycle
+            top->tvu_fast_clk = 0;
+            top->eval();
+            top->tvu_fast_clk = 1;
+            top->eval();
+        }
         top->sys_clk = 0;
-        top->tvu_clk = top->tvu_dot_clk = top->tvu_dotx_clk = top->tvu_cols_clk = 0;
+        top->tvu_clk = top->tvu_dot_clk = top->tvu_fast_clk = top->tvu_fill_clk = 0;
         top->eval();
         ddr.sample();
         ram.sample();
@@ -167,9 +173,8 @@ int main(int argc, char **argv) {
         ddr.measuring = awake & 1;
         top->sys_clk = 1;
         top->tvu_clk = linger > 0;
-        top->tvu_dot_clk = awake >> 1 & 1;
-        top->tvu_dotx_clk = awake >> 2 & 1;
-        top->tvu_cols_clk = awake >> 3 & 1;
+        top->tvu_dot_clk = top->tvu_fast_clk = awake >> 1 & 1;
+        top->tvu_fill_clk = awake >> 2 & 1;
         top->eval();
         ddr.drive();
         ram.drive();

@@ -18,17 +18,22 @@ static Ddr *ddr;
 static unsigned random_state = 1;
 
 static void low() {
-    top->clk = top->dot_clk = top->dotx_clk = top->cols_clk = 0;
+    if (top->fast_clk) {  // its second edge of the cycle
+        top->fast_clk = 0;
+        top->eval();
+        top->fast_clk = 1;
+        top->eval();
+    }
+    top->clk = top->dot_clk = top->fast_clk = top->fill_clk = 0;
     top->eval();
     ddr->sample();
 }
 
 static void high() {
-    uint8_t awake = top->awake;  // the lanes' clocks stop as they do in the SoC simulation
+    uint8_t awake = top->awake;  // clocks stop as they do in the SoC simulation
     top->clk = 1;
-    top->dot_clk = awake >> 1 & 1;
-    top->dotx_clk = awake >> 2 & 1;
-    top->cols_clk = awake >> 3 & 1;
+    top->dot_clk = top->fast_clk = awake >> 1 & 1;
+    top->fill_clk = awake >> 2 & 1;
     top->eval();
     ddr->drive();
 }

@@ -1,0 +1,206 @@
+"""Product array: 160 weights of a stream word times eight activation vectors, in 160 DSP slices at twice the clock.
+
+A weight is -1, 0 or 1, so a product needs no multiplier: slice (chain, position) adds, subtracts or leaves out the codes of
+four vectors, which stand side by side in its 48 bits, and hands the sums to the next position of its chain. In the first half
+of a clock cycle these are vectors 0 to 3, in the second half 4 to 7. Chain 2 d + h sums digit d of byte lanes 16 h to 16 h + 15;
+a tree adds up the ten chains, an accumulator the words of a row.
+
+int8 operands are sums of bits: the first half of a cycle takes bits 0 to 3 of each byte as digits, the second half bits 4 to 7,
+both times vectors 0 to 3, and the tree weighs the digits by 1, 2, 4, 8.
+
+Column sums use the same slices one by one: each adds or subtracts the column's code to one accumulator of 24 bits, kept in
+a memory per position.
+
+Four 12-bit sums in one word must not borrow from each other. Codes are stored plus 128, so a chain starts with 2048 - 128 W in
+each field, W the sum of the chain's 16 weights: what comes out is 2048 plus the sum of products, positive in any case.
+"""
+
+from __future__ import annotations
+
+from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In, Out
+from xtvu.isa import ACT_WORDS, COLUMN_WORDS, MODES, VECTORS, WORD_BYTES
+
+from . import dsp
+from .activations import CHAINS, DIGITS, POSITIONS, TOKENS, Activations, ActivationWrite
+from .float32 import delay
+
+__all__ = ["COLUMN_SUM_BITS", "LATENCY", "ProductArray", "SUM_BITS"]
+
+SUM_BITS = 28  # 127 words of int8: 127 * 32 * 127 * 128
+COLUMN_SUM_BITS = 24  # 16,384 columns times 127 need 22
+LATENCY = 14  # from taking a word to its sums
+_FIELD = dsp.WIDTH // TOKENS
+_ENTRY = 3  # fast cycles from a decoded weight to the slice at position 0: what it takes to sum the weights of a chain
+_ADDRESS_BITS = (ACT_WORDS - 1).bit_length()
+
+
+def _weights_rom() -> list[int]:
+    """For each way to read a byte and each byte: bit d is set where digit d is not zero, bit 5 + d where it is negative."""
+    rom = []
+    for byte in range(256):  # base 3; 243 and above: zeros
+        digits = [byte // 3**d % 3 - 1 if byte < 243 else 0 for d in range(DIGITS)]
+        rom.append(digits)
+    for byte in range(256):  # two bits each; 3 is zero
+        rom.append([(-1, 0, 1, 0)[byte >> 2 * d & 3] for d in range(4)] + [0])
+    for byte in range(256):  # int8, lower half
+        rom.append([byte >> d & 1 for d in range(4)] + [0])
+    for byte in range(256):  # int8, upper half, whose last bit is the sign
+        rom.append([(byte >> 4 + d & 1) * (-1 if d == 3 else 1) for d in range(4)] + [0])
+    return [sum((w != 0) << d | (w < 0) << DIGITS + d for d, w in enumerate(digits)) for digits in rom]
+
+
+class ProductArray(wiring.Component):
+    """Members, a cycle after a word was taken: ``word``, ``valid``, ``address`` (its word of the activation vectors), ``place`` (its
+    word of a column), ``negative`` (the column's code is) and ``fresh`` (the first column of an operation). ``LATENCY`` - 1 cycles
+    after it was taken: ``total_valid``, ``first`` (word of a row) and ``select`` (the vector that serves vector 0), then ``sums``.
+    ``mode`` and ``columns`` hold during an operation. ``read_columns`` and ``read_place`` choose what ``column_sum`` gives.
+    ``write``, ``spread``, ``spread_address`` and ``code``: see Activations. ``awake_fill``: the clock of ``fill`` must run.
+
+    Domains: ``sync``; ``dot``, the same clock, and ``fast``, twice as fast and in phase, which run while words are under way.
+    """
+
+    def __init__(self) -> None:
+        self._columns = [Signal(COLUMN_SUM_BITS * CHAINS, name=f"columns{p}") for p in range(POSITIONS)]
+        super().__init__({
+            "mode": In(2), "columns": In(1),
+            "word": In(8 * WORD_BYTES), "valid": In(1), "address": In(_ADDRESS_BITS), "place": In(range(COLUMN_WORDS)),
+            "negative": In(1), "fresh": In(1),
+            "total_valid": In(1), "first": In(1), "select": In(2), "sums": Out(signed(SUM_BITS)).array(VECTORS),
+            "read_columns": In(1), "read_place": In(range(COLUMN_WORDS)),
+            "write": In(ActivationWrite()), "spread": In(1), "spread_address": In(_ADDRESS_BITS), "code": In(signed(8)),
+            "awake_fill": Out(1),
+        })
+
+    def column_sum(self, lane: int, digit: int) -> Value:
+        """The accumulator of a byte lane and digit."""
+        chain = 2 * digit + lane // POSITIONS
+        return self._columns[lane % POSITIONS].word_select(chain, COLUMN_SUM_BITS).as_signed()
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.activations = activations = Activations()
+        wiring.connect(m, activations.write, wiring.flipped(self.write))
+        m.d.comb += [activations.spread.eq(self.spread), activations.spread_address.eq(self.spread_address),
+                     activations.code.eq(self.code), self.awake_fill.eq(activations.awake)]
+
+        # ``half`` is 1 in the second half of a cycle. Both domains stop together, so they stay in step.
+        tick, seen, half = Signal(), Signal(), Signal()
+        m.d.dot += tick.eq(~tick)
+        m.d.fast += seen.eq(tick)
+        m.d.comb += half.eq(tick == seen)
+        int8 = Signal()
+        m.d.comb += int8.eq(self.mode == MODES["int8"])
+
+        nonzero, negative = self._decode(m, half, int8)
+        address, place, fresh = Signal(_ADDRESS_BITS + 1), Signal(range(COLUMN_WORDS)), Signal()
+        keep = Signal()
+        m.d.fast += [
+            address.eq(Cat(self.address, half & ~int8)), place.eq(self.place), fresh.eq(self.fresh),
+            keep.eq(self.valid & self.columns & half),
+        ]
+        starts = self._starts(m, nonzero, negative)
+        fields = self._chains(m, activations, nonzero, negative, starts, address, place, fresh, keep)
+        self._accumulate(m, self._tree(m, fields, int8), half, int8)
+        return m
+
+    def _decode(self, m: Module, half: Value, int8: Value) -> tuple[list[list[Value]], list[list[Value]]]:
+        """Weights that are not zero and weights that are negative, by byte lane and digit, in ``fast``."""
+        flip = Signal()
+        m.d.fast += flip.eq(self.negative & self.columns)
+        rom = _weights_rom()
+        read = {}
+        for lane in range(POSITIONS):
+            m.submodules[f"weights{lane}"] = table = memory.Memory(shape=unsigned(2 * DIGITS), depth=len(rom), init=rom)
+            for byte in (lane, lane + POSITIONS):
+                port = table.read_port(domain="fast")
+                m.d.comb += port.addr.eq(Cat(self.word.word_select(byte, 8), Mux(int8, half, self.mode[0]), int8))
+                read[byte] = port.data
+        nonzero = [[read[lane][d] for d in range(DIGITS)] for lane in range(WORD_BYTES)]
+        negative = [[read[lane][DIGITS + d] ^ flip for d in range(DIGITS)] for lane in range(WORD_BYTES)]
+        return nonzero, negative
+
+    def _starts(self, m: Module, nonzero: list[list[Value]], negative: list[list[Value]]) -> list[Value]:
+        """What each chain starts with: 2048 - 128 W in each field, that is (16 - W) << 7."""
+        starts = []
+        for chain in range(CHAINS):
+            digit, first = chain // 2, chain % 2 * POSITIONS
+            lanes = range(first, first + POSITIONS)
+            counts: list[Value] = [Mux(nonzero[i][digit], Cat(C(0, 1), negative[i][digit]), 1) for i in lanes]  # 1 - w
+            for group in (4, 2, 2):
+                summed = []
+                for i in range(0, len(counts), group):
+                    total = Signal(range(2 * POSITIONS + 1), name=f"start{chain}")
+                    m.d.fast += total.eq(sum(counts[i + 1:i + group], counts[i]))
+                    summed.append(total)
+                counts = summed
+            starts.append(Cat(C(0, 7), counts[0], *[Cat(C(0, 6), counts[0])] * 3)[:dsp.WIDTH])
+        return starts
+
+    def _chains(self, m: Module, activations: Activations, nonzero: list[list[Value]], negative: list[list[Value]],
+                starts: list[Value], address: Value, place: Value, fresh: Value, keep: Value) -> list[Value]:
+        """The slices and the column accumulators; returns what leaves each chain."""
+        neighbours: list[Value] = [C(0, dsp.WIDTH)] * CHAINS
+        results: list[Value] = []
+        address, place, fresh = (delay(m, value, _ENTRY, "fast") for value in (address, place, fresh))
+        keep = delay(m, keep, _ENTRY + 2, "fast")
+        write_place = delay(m, place, 2, "fast")
+        for p in range(POSITIONS):
+            m.submodules[f"columns{p}"] = sums = memory.Memory(shape=unsigned(COLUMN_SUM_BITS * CHAINS), depth=COLUMN_WORDS, init=[])
+            read, write = sums.read_port(domain="comb"), sums.write_port(domain="fast")
+            m.d.comb += [
+                activations.read_address[p].eq(address), read.addr.eq(Mux(self.read_columns, self.read_place, place)),
+                self._columns[p].eq(read.data), write.addr.eq(write_place), write.en.eq(keep),
+            ]
+            weights = delay(m, Cat(Cat(nonzero[lane], negative[lane]) for lane in (p, p + POSITIONS)), _ENTRY + p, "fast")
+            from_memory = C(dsp.Z_C, 3) if p == 0 else C(dsp.Z_NEIGHBOUR, 3)
+            z = Mux(self.columns, Mux(fresh, dsp.Z_ZERO, dsp.Z_C), from_memory)[:3]
+            results = []
+            for chain in range(CHAINS):
+                digit, upper = chain // 2, chain % 2
+                lane = weights.word_select(upper, 2 * DIGITS)
+                old = Cat(read.data.word_select(chain, COLUMN_SUM_BITS), C(0, dsp.WIDTH - COLUMN_SUM_BITS))
+                result = Signal(dsp.WIDTH, name=f"sums{p}_{chain}")
+                cascade = Signal(dsp.WIDTH, name=f"cascade{p}_{chain}")
+                codes = Cat(Cat(activations.stored(p, chain, k), C(0, _FIELD - 8)) for k in range(TOKENS))
+                dsp.adder(m, f"slice{p}_{chain}", "fast", x=codes, use_x=lane[digit], subtract=lane[DIGITS + digit],
+                          c=Mux(self.columns, old, starts[chain]) if p == 0 else old, z=z,
+                          neighbour=neighbours[chain], p=result, cascade=cascade)
+                neighbours[chain] = cascade
+                results.append(result)
+            m.d.comb += write.data.eq(Cat(result[:COLUMN_SUM_BITS] for result in results))
+            address, place, fresh, keep, write_place = (delay(m, v, 1, "fast") for v in (address, place, fresh, keep, write_place))
+        return results
+
+    def _tree(self, m: Module, chains: list[Value], int8: Value) -> list[Value]:
+        """The sums of the four vectors over all chains, four cycles later."""
+        totals = []
+        for k in range(TOKENS):
+            fields = [chain.word_select(k, _FIELD) ^ 1 << _FIELD - 1 for chain in chains]
+            digits = []
+            for d in range(DIGITS):
+                pair = Signal(signed(_FIELD + 1), name=f"digit{k}_{d}")
+                m.d.fast += pair.eq(fields[2 * d].as_signed() + fields[2 * d + 1].as_signed())
+                digits.append(pair)
+            lower, upper = Signal(signed(_FIELD + 3), name=f"lower{k}"), Signal(signed(_FIELD + 3), name=f"upper{k}")
+            four, all_five = Signal(signed(_FIELD + 6), name=f"four{k}"), Signal(signed(_FIELD + 6), name=f"five{k}")
+            m.d.fast += [
+                lower.eq(digits[0] + Mux(int8, digits[1] << 1, digits[1])), upper.eq(digits[2] + Mux(int8, digits[3] << 1, digits[3])),
+                four.eq(lower + Mux(int8, upper << 2, upper)), all_five.eq(four + delay(m, digits[4], 2, "fast")),
+            ]
+            totals.append(all_five)
+        return totals
+
+    def _accumulate(self, m: Module, totals: list[Value], half: Value, int8: Value) -> None:
+        """Sums over the words of a row: ``new`` and ``old`` take turns for the two halves, or hold one sum of both for int8."""
+        valid, first, select = Signal(), Signal(), Signal(2)
+        m.d.fast += [valid.eq(self.total_valid), first.eq(self.first), select.eq(self.select)]
+        upper = ~half  # here a word's second half arrives in the first half of a cycle
+        for k in range(TOKENS):
+            total = Array(totals)[select] if k == 0 else totals[k]
+            new, old = Signal(signed(SUM_BITS), name=f"new{k}"), Signal(signed(SUM_BITS), name=f"old{k}")
+            base = Mux(first & ~(int8 & upper), 0, Mux(int8, new, old))
+            with m.If(valid):
+                m.d.fast += [new.eq(base + Mux(int8 & upper, total << 4, total)), old.eq(new)]
+            m.d.comb += [self.sums[k].eq(Mux(int8, new, old)), self.sums[k + TOKENS].eq(new)]
