@@ -1,13 +1,11 @@
-"""Checksum of stream words (``semantics.checksum``), one word per clock."""
+"""Checksum of stream words (``semantics.checksum``), one lane of 32 bits per clock."""
 
 from __future__ import annotations
 
-from functools import reduce
-from operator import xor
-
-from amaranth.hdl import Module, Signal
-from amaranth.lib import stream, wiring
+from amaranth.hdl import Module, Mux, Signal, unsigned
+from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
+from xtvu.isa import LANES
 
 __all__ = ["Checksum"]
 
@@ -23,23 +21,51 @@ class Checksum(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        left = Signal(24)
-        sums = [(Signal(32, name=f"s1_{lane}"), Signal(32, name=f"s2_{lane}")) for lane in range(8)]
-        running = Signal()
-        m.d.comb += [self.hungry.eq(left != 0), self.word.ready.eq(self.hungry)]
-        with m.If(self.start):
-            m.d.sync += [left.eq(self.words), running.eq(1)]
-            m.d.sync += [value.eq(0) for pair in sums for value in pair]
-        with m.Elif(self.word.valid & self.word.ready):
-            m.d.sync += left.eq(left - 1)
-            for lane, (s1, s2) in enumerate(sums):
-                added = Signal(32, name=f"added{lane}")
-                m.d.comb += added.eq(s1 + self.word.payload.word_select(lane, 32))
-                m.d.sync += [s1.eq(added), s2.eq(s2 + added)]
-        with m.Elif(running & (left == 0)):
-            m.d.sync += running.eq(0)
-            m.d.comb += self.done.eq(1)
-        turned = [value.rotate_left(turn % 32)
-                  for lane, (s1, s2) in enumerate(sums) for value, turn in ((s1, 4 * lane + 2), (s2, 4 * lane))]
-        m.d.comb += self.value.eq(reduce(xor, turned))
+        left, lane, fresh = Signal(24), Signal(range(LANES)), Signal()
+        take = Signal()
+        m.d.comb += [self.hungry.eq(left != 0), take.eq(self.hungry & self.word.valid), self.word.ready.eq(self.hungry & lane.all())]
+
+        # Three stages: a lane of the word, s1 of that lane, s2 of that lane.
+        ports = []
+        for name in ("s1", "s2"):
+            m.submodules[name] = sums = memory.Memory(shape=unsigned(32), depth=LANES, init=[])
+            ports.append((sums.read_port(domain="comb"), sums.write_port()))
+        (read1, write1), (read2, write2) = ports
+        summand, added = Signal(32), Signal(32)
+        takes, lanes, news = [take], [lane], [fresh]
+        for stage in (1, 2):
+            taken, lane_then, new = Signal(name=f"take{stage}"), Signal(range(LANES), name=f"lane{stage}"), Signal(name=f"fresh{stage}")
+            m.d.sync += [taken.eq(takes[-1]), lane_then.eq(lanes[-1]), new.eq(news[-1])]
+            takes.append(taken)
+            lanes.append(lane_then)
+            news.append(new)
+        m.d.sync += [summand.eq(self.word.payload.word_select(lane, 32)), added.eq(write1.data)]
+        m.d.comb += [
+            read1.addr.eq(lanes[1]), write1.addr.eq(lanes[1]), write1.en.eq(takes[1]),
+            write1.data.eq(Mux(news[1], 0, read1.data) + summand),
+            read2.addr.eq(lanes[2]), write2.addr.eq(lanes[2]), write2.en.eq(takes[2]),
+            write2.data.eq(Mux(news[2], 0, read2.data) + added),
+        ]
+
+        with m.FSM():
+            with m.State("SUM"):
+                with m.If(self.start):
+                    m.d.sync += [left.eq(self.words), lane.eq(0), fresh.eq(1)]
+                    m.next = "RUN"
+            with m.State("RUN"):
+                with m.If(take):
+                    m.d.sync += lane.eq(lane + 1)
+                    with m.If(lane.all()):
+                        m.d.sync += [left.eq(left - 1), fresh.eq(0)]
+                with m.Elif((left == 0) & ~takes[1] & ~takes[2]):
+                    m.d.sync += [lane.eq(LANES - 1), self.value.eq(0)]
+                    m.next = "FOLD"
+            with m.State("FOLD"):  # the last lane first, so that each is rotated by four bits once for every lane before it
+                m.d.comb += [read1.addr.eq(lane), read2.addr.eq(lane)]
+                m.d.sync += [self.value.eq(self.value.rotate_left(4) ^ read1.data.rotate_left(2) ^ read2.data), lane.eq(lane - 1)]
+                with m.If(lane == 0):
+                    m.next = "DONE"
+            with m.State("DONE"):
+                m.d.comb += self.done.eq(1)
+                m.next = "SUM"
         return m

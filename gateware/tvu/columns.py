@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Array, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from xtvu.isa import COLUMN_WORDS, LANES, WORD_BYTES
@@ -42,12 +42,9 @@ class Columns(wiring.Component):
         with m.If(free):
             m.d.sync += row.valid.eq(draining)
         with m.If(draining & free):
-            with m.Switch(Cat(quarter, digit)):
-                for d in range(DIGITS):
-                    for q in range(_QUARTERS):
-                        with m.Case(d * _QUARTERS + q):
-                            for i in range(LANES):
-                                m.d.sync += row.payload.sums[i].eq(Mux(empty, 0, array.column_sum(q * LANES + i, d)))
+            for i in range(LANES):
+                choices = [Array(array.column_sum(q * LANES + i, d) for q in range(_QUARTERS))[quarter] for d in range(DIGITS)]
+                m.d.sync += row.payload.sums[i].eq(Mux(empty, 0, Mux(digit[2], choices[4], Array(choices[:4])[digit[:2]])))
             m.d.sync += [
                 row.payload.group.eq(group), row.payload.vector.eq(0), row.payload.last.eq(left <= LANES),
                 row.payload.mask.eq(Mux(left < LANES, (1 << left[:3]) - 1, ~0)),

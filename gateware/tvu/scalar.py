@@ -93,7 +93,8 @@ class ScalarUnit(wiring.Component):
                 # remainder < 2 divisor: the digit is how often divisor goes into 2 remainder, 0 to 3
                 doubled = remainder << 1
                 rests = [Signal(signed(28), name=f"rest{digit}") for digit in (1, 2, 3)]
-                m.d.comb += [rest.eq(doubled - digit * divisor) for digit, rest in enumerate(rests, 1)]
+                multiples = (divisor, divisor << 1, (divisor << 1) + divisor)
+                m.d.comb += [rest.eq(doubled - multiple) for multiple, rest in zip(multiples, rests, strict=True)]
                 digit, kept = Signal(2), Signal(27)
                 m.d.comb += kept.eq(doubled)
                 for value, rest in enumerate(rests, 1):

@@ -188,6 +188,6 @@ class StreamReader(wiring.Component):
             self.word.payload.eq(Cat(b.r_data for b in buffers)),
             self.word.valid.eq(Cat(b.r_rdy for b in buffers).all()),
             self.error.eq(Cat(errors).any()),
-            self.active.eq(running | picking | (queue.level != 0) | (reserved != 0) | (entries.level != 0)),
+            self.active.eq(running | picking | (queue.level != 0) | (reserved != 0)),
         ]
         return m

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, unsigned
+from amaranth.hdl._ast import Value  # the base class has no public home in Amaranth 0.5
 from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from xtvu import isa
@@ -122,12 +123,14 @@ class TVU(wiring.Component):
             "write_beats": store.beat,
             "requested": reader.requested,
         }
+        counted = {name: Signal.like(Value.cast(step), name=f"counted_{name}") for name, step in steps.items()}
+        m.d.sync += [counted[name].eq(step) for name, step in steps.items()]  # a cycle late: adding takes a cycle of its own
         counters = []
         for name in isa.COUNTERS:
             m.submodules[f"counter_{name}"] = counter = memory.Memory(shape=unsigned(32), depth=isa.SECTIONS, init=[])
             write, read, asked = counter.write_port(), counter.read_port(domain="comb"), counter.read_port(domain="comb")
             m.d.comb += [
-                read.addr.eq(sequencer.section), write.addr.eq(sequencer.section), write.data.eq(read.data + steps[name]), write.en.eq(1),
+                read.addr.eq(sequencer.section), write.addr.eq(sequencer.section), write.data.eq(read.data + counted[name]), write.en.eq(1),
                 asked.addr.eq(operand("COUNTER", "section")),
             ]
             counters.append(asked.data)
@@ -239,9 +242,7 @@ class TVU(wiring.Component):
         with m.Else():
             m.d.comb += [
                 store.row.valid.eq(vector.row.valid | sequencer.store_scalar_valid), vector.row.ready.eq(store.row.ready)]
-        with m.If(sequencer.store_scalar_valid):
-            m.d.comb += store.row.payload.as_value().eq(
-                Cat(sequencer.store_scalar, Const(0, 32 * (isa.LANES - 1)), Const(1, isa.LANES)))
-        with m.Else():
-            m.d.comb += store.row.payload.as_value().eq(vector.row.payload.as_value())
+        m.d.comb += store.row.payload.as_value().eq(vector.row.payload.as_value())
+        with m.If(sequencer.store_scalar_valid):  # the other elements do not matter
+            m.d.comb += [store.row.payload.as_value()[:32].eq(sequencer.store_scalar), store.row.payload.as_value()[-isa.LANES:].eq(1)]
         return m

@@ -1,8 +1,8 @@
 """Vector unit: eight float32 lanes between sources (scratchpad, stream, dot products) and sinks.
 
 Every operation takes the same way of fixed length: operands -> integer to float -> times scalar -> times operand -> add ->
-post -> sink. What an operation does not need passes by in delay registers, so rows can follow each other every cycle and
-nothing stalls once a row is issued. The running sums of SUM and SUMSQ circulate in the add stage.
+post -> sink. What an operation does not need multiplies by one or adds minus zero. Rows can follow each other every cycle (every
+second one for powers of two) and nothing stalls once a row is issued. The running sums of SUM and SUMSQ circulate in the add stage.
 
 The scratchpad has two banks, of even and of odd rows: operands a and b are read together if one is even and the other odd.
 """
@@ -22,7 +22,9 @@ from .store import StoreRow
 __all__ = ["Add", "Factor", "Reduce", "Sink", "Source", "VectorOp", "VectorUnit"]
 
 _ROW = 32 * LANES
-_LATENCY = 2 + IntToFloat.LATENCY + 2 * FloatMultiply.LATENCY + FloatAdd.LATENCY + FloatExp2.LATENCY
+_POST = FloatExp2.LATENCY + 1  # a row's powers take two cycles
+_LATENCY = 2 + IntToFloat.LATENCY + 2 * FloatMultiply.LATENCY + FloatAdd.LATENCY + _POST
+_ONE, _MINUS_ZERO = 0x3F800000, 0x80000000
 _STORE_DEPTH = 32
 
 
@@ -175,7 +177,10 @@ class VectorUnit(wiring.Component):
         # Where each activation vector's results start.
         starts = [Signal(13, name=f"start{v}") for v in range(VECTORS)]
         with m.If(self.start):
-            m.d.sync += [start.eq(self.op.dst + v * self.op.stride) for v, start in enumerate(starts)]
+            twice = self.op.stride << 1
+            for v, start in enumerate(starts):  # as sums: a multiplication would take a DSP slice
+                multiple = (self.op.stride if v & 1 else 0) + (twice if v & 2 else 0) + (twice << 1 if v & 4 else 0)
+                m.d.sync += start.eq(self.op.dst + multiple)
         dot_vector, dot_group = self.dot.payload.vector, self.dot.payload.group
         row_dst, row_a, row_b = Signal(13), Signal(13), Signal(13)
         with m.If(from_dot):
@@ -187,8 +192,10 @@ class VectorUnit(wiring.Component):
 
         needs_word = (op.source == Source.WORD) | (op.source == Source.BYTES) | op.b_word
         credit = Signal(range(_STORE_DEPTH + 1), init=_STORE_DEPTH)
-        ready = (~needs_word | self.word.valid) & (~from_dot | self.dot.valid) & (~buffered | (credit != 0))
+        resting = Signal()
+        ready = ~resting & (~needs_word | self.word.valid) & (~from_dot | self.dot.valid) & (~buffered | (credit != 0))
         first_read = active & conflict & ~second
+        m.d.sync += resting.eq(issue & op.exp2)
         m.d.comb += [
             issue.eq(active & ready & (~conflict | second)),
             self.wants_word.eq(active & needs_word),
@@ -289,19 +296,20 @@ class VectorUnit(wiring.Component):
         at_multiply = 2 + IntToFloat.LATENCY
         at_add = at_multiply + 2 * FloatMultiply.LATENCY
         integer = (op.source == Source.BYTES) | from_dot
-        factor, addend = Signal(32), Signal(32)
+        factor, addend, scalar_summand = Signal(32), Signal(32), Signal(32)
         m.d.comb += [
-            factor.eq(Array(op.factors[i] for i in range(VECTORS))[beside(at_multiply).factor]),
+            factor.eq(Mux(op.scale, Array(op.factors[i] for i in range(VECTORS))[beside(at_multiply).factor], _ONE)),
             addend.eq(Array(op.addends[i] for i in range(VECTORS))[beside(at_add).factor]),
+            scalar_summand.eq(Mux(op.add == Add.SCALAR, Cat(addend[:31], ~addend[31]), _MINUS_ZERO)),
         ]
 
         adders, summands, results = [], [], []
+        powers = [Signal(32, name=f"power{i}") for i in range(LANES)]
         for i in range(LANES):
             m.submodules[f"int_to_float{i}"] = int_to_float = IntToFloat()
             m.submodules[f"scale{i}"] = scale = FloatMultiply()
             m.submodules[f"multiply{i}"] = multiply = FloatMultiply()
             m.submodules[f"add{i}"] = adder = FloatAdd()
-            m.submodules[f"exp2_{i}"] = exp2 = FloatExp2()
             m.submodules[f"to_int8_{i}"] = to_int8 = FloatToInt8()
             a, b = a2.word_select(i, 32), b2.word_select(i, 32)
 
@@ -311,29 +319,30 @@ class VectorUnit(wiring.Component):
                 loaded.eq(Mux(integer, int_to_float.r, delay(m, a, IntToFloat.LATENCY))),
                 scale.a.eq(loaded), scale.b.eq(factor),
             ]
-            scaled = Signal(32, name=f"scaled{i}")
-            m.d.comb += scaled.eq(Mux(op.scale, scale.r, delay(m, loaded, FloatMultiply.LATENCY)))
             x = Signal(32, name=f"x{i}")
-            m.d.comb += x.eq(Mux(op.relu & scaled[31], 0, scaled))
+            m.d.comb += x.eq(Mux(op.relu & scale.r[31], 0, scale.r))
             b_multiply = delay(m, b, IntToFloat.LATENCY + FloatMultiply.LATENCY)
-            m.d.comb += [multiply.a.eq(x), multiply.b.eq(Mux(op.factor == Factor.SELF, x, b_multiply))]
-
-            product = Signal(32, name=f"product{i}")
-            m.d.comb += product.eq(Mux(op.factor == Factor.NONE, delay(m, x, FloatMultiply.LATENCY), multiply.r))
             b_add = delay(m, b_multiply, FloatMultiply.LATENCY)
             summand = Signal(32, name=f"summand{i}")
-            m.d.comb += summand.eq(Mux(op.add == Add.B, b_add, Cat(addend[:31], ~addend[31])))
-            total = Signal(32, name=f"total{i}")
-            m.d.comb += total.eq(Mux(op.add == Add.NONE, delay(m, product, FloatAdd.LATENCY), adder.r))
-            m.d.comb += [exp2.a.eq(total), to_int8.a.eq(total)]
+            m.d.comb += [
+                multiply.a.eq(x),
+                multiply.b.eq(Mux(op.factor == Factor.NONE, _ONE, Mux(op.factor == Factor.SELF, x, b_multiply))),
+                summand.eq(Mux(op.add == Add.B, b_add, scalar_summand)), to_int8.a.eq(adder.r),
+            ]
             adders.append(adder)
-            summands.append((product, summand))
+            summands.append((multiply.r, summand))
 
-            result = Signal(32, name=f"result{i}")
-            code = delay(m, to_int8.r, FloatExp2.LATENCY - FloatToInt8.LATENCY)
-            plain = delay(m, total, FloatExp2.LATENCY)
-            m.d.comb += result.eq(Mux(op.codes, code, Mux(op.exp2, exp2.r, plain)))
-            results.append(result)
+            code = delay(m, to_int8.r, _POST - FloatToInt8.LATENCY)
+            results.append(Mux(op.codes, code, Mux(op.exp2, powers[i], delay(m, adder.r, _POST))))
+
+        # -- powers: four units, the lower lanes of a row first, the upper ones in the next cycle ------------------------
+        at_post = at_add + FloatAdd.LATENCY
+        for i in range(LANES // 2):
+            m.submodules[f"exp2_{i}"] = exp2 = FloatExp2()
+            m.d.comb += [
+                exp2.a.eq(Mux(valids[at_post], adders[i].r, delay(m, adders[i + LANES // 2].r, 1))),
+                powers[i].eq(delay(m, exp2.r, 1)), powers[i + LANES // 2].eq(exp2.r),
+            ]
 
         # -- running sums ------------------------------------------------------------------------------------------
         # The adder's results of the last cycles; age 0 is the one coming out now.

@@ -223,7 +223,7 @@ class Machine:
             "MULM": lambda: sem.multiply(sem.multiply(a, s), b),
             "ADDV": lambda: sem.add(a, b), "AXPY": lambda: sem.add(sem.multiply(a, s), b), "AXPYM": lambda: sem.add(sem.multiply(a, s), b),
             "EXP2": lambda: sem.exp2(sem.add(sem.multiply(a, s), -self.scalar(o["c"]))),
-            "LOADF": lambda: b, "LOADB": lambda: sem.multiply(b, s),
+            "LOADF": lambda: sem.flush(b), "LOADB": lambda: sem.multiply(b, s),
         }[name]()
         self._put(o["dst"], result)
         if o["t"]:
