@@ -17,6 +17,8 @@ each field, W the sum of the chain's 16 weights: what comes out is 2048 plus the
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
@@ -57,11 +59,13 @@ class ProductArray(wiring.Component):
     after it was taken: ``total_valid``, ``first`` (word of a row) and ``select`` (the vector that serves vector 0), then ``sums``.
     ``mode`` and ``columns`` hold during an operation. ``read_columns`` and ``read_place`` choose what ``column_sum`` gives.
     ``write``, ``spread``, ``spread_address`` and ``code``: see Activations. ``awake_fill``: the clock of ``fill`` must run.
+    ``adder`` makes a slice; Amaranth's own simulator needs another one than ``dsp.adder``.
 
     Domains: ``sync``; ``dot``, the same clock, and ``fast``, twice as fast and in phase, which run while words are under way.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, adder: Callable[..., None] = dsp.adder) -> None:
+        self._adder = adder
         self._columns = [Signal(COLUMN_SUM_BITS * CHAINS, name=f"columns{p}") for p in range(POSITIONS)]
         super().__init__({
             "mode": In(2), "columns": In(1),
@@ -164,7 +168,7 @@ class ProductArray(wiring.Component):
                 result = Signal(dsp.WIDTH, name=f"sums{p}_{chain}")
                 cascade = Signal(dsp.WIDTH, name=f"cascade{p}_{chain}")
                 codes = Cat(Cat(activations.stored(p, chain, k), C(0, _FIELD - 8)) for k in range(TOKENS))
-                dsp.adder(m, f"slice{p}_{chain}", "fast", x=codes, use_x=lane[digit], subtract=lane[DIGITS + digit],
+                self._adder(m, f"slice{p}_{chain}", "fast", x=codes, use_x=lane[digit], subtract=lane[DIGITS + digit],
                           c=Mux(self.columns, old, starts[chain]) if p == 0 else old, z=z,
                           neighbour=neighbours[chain], p=result, cascade=cascade)
                 neighbours[chain] = cascade

@@ -3,11 +3,14 @@
 The pipeline never stalls: a word is taken only if the row that it ends is sure to find room in the result queue.
 """
 
+from collections.abc import Callable
+
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 from xtvu.isa import ACT_WORDS, MODES, VECTORS
 
+from . import dsp
 from .activations import ActivationWrite
 from .array import LATENCY, ProductArray
 from .collect import CollectedRow, DotResult
@@ -27,7 +30,8 @@ class DotLanes(wiring.Component):
     of ``dot`` and ``fast``, and of ``fill``, must run.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, adder: Callable[..., None] = dsp.adder) -> None:
+        self._adder = adder
         super().__init__({
             "start": In(1), "words": In(7), "mode": In(2), "rows": In(19), "picked": In(1), "columns": In(1),
             "word": In(stream.Signature(256)), "entry": In(stream.Signature(PickedRow)), "hungry": Out(1),
@@ -37,7 +41,7 @@ class DotLanes(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.array = array = ProductArray()
+        m.submodules.array = array = ProductArray(self._adder)
         m.submodules.drain = drain = Columns(array)
         words, mode, rows = Signal(7), Signal(2), Signal(19)
         picked, columns, ending, fresh = Signal(), Signal(), Signal(), Signal()

@@ -6,7 +6,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import enum, wiring
 from amaranth.lib.wiring import In, Out
 
-from .float32 import FloatAdd, FloatMultiply, float_key, round_pack
+from .float32 import FloatAdd, float_key, round_pack
 
 __all__ = ["ScalarFunction", "ScalarUnit"]
 
@@ -26,8 +26,8 @@ class ScalarFunction(enum.Enum, shape=3):
 class ScalarUnit(wiring.Component):
     """Computes r from a and b; ``start`` for one cycle, ``done`` for one cycle when r holds the result.
 
-    Division takes two result bits per cycle, the square root one; both round correctly. Division by zero and the root of a
-    negative number give an infinity.
+    Multiplication and division take two bits per cycle, the square root one; all round correctly. Division by zero and the root
+    of a negative number give an infinity.
     """
 
     def __init__(self) -> None:
@@ -39,9 +39,8 @@ class ScalarUnit(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.adder = adder = FloatAdd()
-        m.submodules.multiplier = multiplier = FloatMultiply()
         a, b, function = Signal(32), Signal(32), Signal(ScalarFunction)
-        m.d.comb += [adder.a.eq(a), adder.b.eq(b), multiplier.a.eq(a), multiplier.b.eq(b)]
+        m.d.comb += [adder.a.eq(a), adder.b.eq(b)]
 
         count = Signal(range(64))
         remainder, divisor, root = Signal(32), Signal(24), Signal(_QUOTIENT_BITS)
@@ -59,8 +58,14 @@ class ScalarUnit(wiring.Component):
             with m.State("SETUP"):
                 m.d.sync += [root.eq(0), count.eq(0)]
                 with m.Switch(function):
-                    with m.Case(ScalarFunction.ADD, ScalarFunction.MULTIPLY, ScalarFunction.MAXIMUM):
+                    with m.Case(ScalarFunction.ADD, ScalarFunction.MAXIMUM):
                         m.next = "WAIT"
+                    with m.Case(ScalarFunction.MULTIPLY):
+                        m.d.sync += [
+                            remainder.eq(0), radicand.eq(ma), divisor.eq(mb), exponent.eq(a[23:31] + b[23:31] - 127),
+                            sign.eq(a[31] ^ b[31]), zero.eq((a[23:31] == 0) | (b[23:31] == 0)), bad.eq(0),
+                        ]
+                        m.next = "MULTIPLY"
                     with m.Case(ScalarFunction.DIVIDE):
                         less = ma < mb
                         m.d.sync += [
@@ -85,10 +90,22 @@ class ScalarUnit(wiring.Component):
                 with m.Switch(function):
                     with m.Case(ScalarFunction.ADD):
                         m.d.comb += self.r.eq(adder.r)
-                    with m.Case(ScalarFunction.MULTIPLY):
-                        m.d.comb += self.r.eq(multiplier.r)
                     with m.Default():
                         m.d.comb += self.r.eq(Mux(float_key(a) >= float_key(b), a, b))
+            with m.State("MULTIPLY"):
+                # the product's upper part grows in radicand[24:], its lower part moves in below as the factor moves out
+                upper = Signal(28)
+                m.d.comb += upper.eq(radicand[24:] + Mux(radicand[0], divisor, 0) + Mux(radicand[1], divisor << 1, 0))
+                m.d.sync += [radicand.eq(Cat(radicand[2:24], upper)), count.eq(count + 2)]
+                with m.If(count == 22):
+                    m.next = "PRODUCT"
+            with m.State("PRODUCT"):
+                high = radicand[47]
+                m.d.sync += [
+                    root.eq(Mux(high, Cat(radicand[:23].any(), radicand[23:48]), Cat(radicand[:22].any(), radicand[22:47]))),
+                    exponent.eq(exponent + high),
+                ]
+                m.next = "ROUND"
             with m.State("DIVIDE"):
                 # remainder < 2 divisor: the digit is how often divisor goes into 2 remainder, 0 to 3
                 doubled = remainder << 1

@@ -68,7 +68,7 @@ def test_int_to_float():
 def test_float_to_int8():
     x = np.concatenate([np.arange(-300, 300) / 2, _corner_floats(np.random.default_rng(3), 500)]).astype(np.float32)
     got = _run(FloatToInt8(), [("a", x.view(np.uint32))], FloatToInt8.LATENCY)
-    want = np.clip(np.rint(semantics.flush(x)), -128, 127).astype(np.int8).view(np.uint8)
+    want = np.clip(np.rint(semantics.flush(x)), -127, 127).astype(np.int8).view(np.uint8)
     np.testing.assert_array_equal(got, want)
 
 

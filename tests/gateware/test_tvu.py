@@ -98,6 +98,25 @@ def test_dot(tvu_sim, tmp_path, mode, rows, columns, vectors):
     _check(tvu_sim, tmp_path, _memory(data + matrix.tobytes()), program, "conservative")
 
 
+@pytest.mark.parametrize("mode", isa.MODES)
+def test_every_byte_in_every_lane(tvu_sim, tmp_path, mode):
+    """256 rows in which each byte lane has each value once, those that stand for no weights too, times eight or four vectors."""
+    rng = np.random.default_rng(256)
+    vectors = isa.BYTE_VECTORS if mode == "int8" else isa.VECTORS
+    columns = {"base3": 160, "2bit": 128, "int8": 32}[mode]
+    x = rng.standard_normal(vectors * columns).astype(np.float32)
+    matrix = (np.arange(256)[:, None] + rng.permutation(256)[:32][None, :]).astype(np.uint8)
+    program: list = []
+    _load(program, x, 0)
+    program += [("SSET", dict(d=1, value=float_bits(50.0))), ("SSET", dict(d=2, value=float_bits(1.0)))]
+    program += [(isa.QUANTISERS[mode], dict(vector=v, a=v * columns // 8, s=1, n=columns)) for v in range(vectors)]
+    program += [("STREAM", dict(addr=DATA + 0x2000, words=256)),
+                ("DOT", dict(dst=400, words=1, mode=isa.MODES[mode], vectors=vectors - 1, s=2, step_s=0, stride=32, rows=256))]
+    _store(program, 400, 256 * vectors, 0)
+    data = x.tobytes() + bytes(0x2000 - x.nbytes) + matrix.tobytes()
+    _check(tvu_sim, tmp_path, _memory(data), program)
+
+
 def test_repeat_and_stores(tvu_sim, tmp_path):
     rng = np.random.default_rng(7)
     x = rng.standard_normal(512).astype(np.float32)
