@@ -24,26 +24,23 @@ bool head_full(bool keep, struct logits *logits)
 {
     const struct tensor *rows = model_tensor(KIND_EMBEDDING, 0), *scales = model_tensor(KIND_EMBEDDING_SCALE, 0);
     uint32_t words = model.hidden / TVU_WORD_BYTES;
+    tvu_rank(1);
+    for (uint32_t start = 0; start < model.vocab; start += plan.logits_chunk) {
+        uint32_t n = chunk(start);
+        tvu_stream(scales->address + 4 * start, n / TVU_LANES);
+        tvu_stream(rows->address + start * model.hidden, n * words);
+        tvu_loadf(plan.logits, n, 0);
+        tvu_epi(plan.logits, TVU_FACTOR_B, TVU_PICK_NONE, !keep, start);
+        tvu_dot(plan.logits, words, TVU_MODE_INT8, 0, 0, S_OUT, 0, n);
+        if (keep)
+            tvu_storef(model.logits_base + 4 * start, plan.logits, n);
+    }
+    if (!tvu_wait())
+        return false;
     logits->tokens = 0;
     logits->count = model.vocab;
     logits->address = model.logits_base;
-    for (uint32_t start = 0; start < model.vocab; start += plan.logits_chunk) {
-        uint32_t n = chunk(start);
-        tvu_stream(rows->address + start * model.hidden, n * words);
-        tvu_stream(scales->address + 4 * start, n / TVU_LANES);
-        tvu_dot(plan.logits, words, TVU_MODE_INT8, 0, 0, S_OUT, 0, n);
-        tvu_mulm(plan.logits, plan.logits, S_ONE, n, 0);
-        tvu_argmax(plan.logits, n, S_BEST);
-        if (keep)
-            tvu_storef(model.logits_base + 4 * start, plan.logits, n);
-        if (!tvu_wait())
-            return false;
-        uint32_t bits = tvu_sget(S_BEST);
-        if (start == 0 || float_key(bits) > float_key(logits->best_bits)) {
-            logits->best_bits = bits;
-            logits->best = start + tvu_sget(S_BEST + 1);
-        }
-    }
+    logits->best = keep ? 0 : tvu_ranked(1);
     return true;
 }
 
@@ -91,12 +88,12 @@ bool head_screened(struct logits *logits)
     if (!tvu_wait())
         return false;
     cache_forget();
-    logits->best_bits = 0xffffffff;
+    uint32_t best = 0;
     logits->best = 0;
     for (uint32_t i = 0; i < count; i++) {
         uint32_t bits = *ddr_word(ddr_physical(results + 4 * i));
-        if (i == 0 || float_key(bits) > float_key(logits->best_bits) || (bits == logits->best_bits && tokens[i] < logits->best)) {
-            logits->best_bits = bits;
+        if (i == 0 || float_key(bits) > float_key(best) || (bits == best && tokens[i] < logits->best)) {
+            best = bits;
             logits->best = tokens[i];
         }
     }

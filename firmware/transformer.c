@@ -48,10 +48,8 @@ static uint32_t words_of(uint32_t columns, uint32_t per_word)
 // Where the inner vectors of the MLP go. If they need the room, the residual vectors of the later tokens are kept in DDR meanwhile.
 static void plan_mlp(uint32_t batch)
 {
-    uint32_t per_word = plan.ternary_mode == TVU_MODE_BASE3 ? 160 : 128, words = words_of(model.intermediate, per_word);
-    uint32_t chunks = words_of(words, TVU_ACT_WORDS), inner = batch * plan.gate_rows;
-    plan.down_words = words_of(words, chunks);
-    uint32_t chunk_rows = plan.down_words * per_word / TVU_LANES;
+    uint32_t per_word = plan.ternary_mode == TVU_MODE_BASE3 ? 160 : 128, inner = batch * plan.gate_rows;
+    uint32_t chunk_rows = TVU_SHARED_WORDS * per_word / TVU_LANES;
     // Products overwrite inner vectors that are already quantised.
     plan.down_rows = batch > 1 && model_tensor(KIND_DOWN_ROWS, 0)->words && plan.x_rows <= (chunk_rows < plan.gate_rows ? chunk_rows : plan.gate_rows);
     plan.gate = plan.qkv;
@@ -100,6 +98,9 @@ static uint32_t plan_scratch(uint32_t batch)
 uint32_t transformer_batch(void)
 {
     uint32_t batch = TVU_VECTORS;
+    plan_scratch(batch);
+    if (larger(plan.hidden_words, plan.query_words) > TVU_SHARED_WORDS)
+        batch = TVU_BYTE_VECTORS;
     while (batch > 1 && plan_scratch(batch) > TVU_SCRATCH_ROWS)
         batch--;
     uint32_t end = plan_scratch(batch);
@@ -220,7 +221,7 @@ static void gate_up(uint32_t layer, uint32_t count)
 // sums of integers below 2^24 are exact in float32, so adding up chunks before scaling changes nothing.
 static void down_all(uint32_t layer, uint32_t count)
 {
-    uint32_t per_word = plan.ternary_mode == TVU_MODE_BASE3 ? 160 : 128, step = plan.down_words * per_word;
+    uint32_t per_word = plan.ternary_mode == TVU_MODE_BASE3 ? 160 : 128, step = TVU_SHARED_WORDS * per_word;
     uint32_t address = model_tensor(KIND_DOWN_ROWS, layer)->address;
     for (uint32_t start = 0; start < model.intermediate; start += step) {
         uint32_t n = model.intermediate - start < step ? model.intermediate - start : step, words = words_of(n, per_word);

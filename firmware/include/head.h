@@ -3,7 +3,7 @@
 
 #include "transformer.h"
 
-// All logits in int8; `keep` leaves them in DDR at model.logits_base.
+// All logits in int8. `keep` leaves them in DDR at model.logits_base; without it only the best one is known.
 bool head_full(bool keep, struct logits *logits);
 // Only those of the tokens that the ternary sketch ranks highest. They are left in DDR at model.candidates_base.
 bool head_screened(struct logits *logits);

@@ -11,7 +11,6 @@ struct plan {
     uint32_t x, t, qkv, rope, direct, swapped, scores, cached, gate, logits;
     uint32_t tokens;     // of a pass that it is made for
     uint32_t kept;       // tokens whose residual vectors stay in the scratchpad while the MLP's inner vectors are there
-    uint32_t down_words; // words of a row of one chunk of down_proj
     bool down_rows;      // down_proj by rows, for all tokens at once, instead of columns token by token
     uint32_t logits_chunk; // logits computed at once
     uint32_t ternary_mode; // of DOT
@@ -31,7 +30,6 @@ enum {
     S_SCALES = 4,  // one per token of the pass: 127 / absmax of what norm quantised
     S_OUTS = 12,   // one per token: factor of a matrix product
     S_OUT = 20,    // factor of an int8 product
-    S_BEST = 4,    // and 5: its index; only in the output head
     S_INV_127 = 22,
     S_SCORE = 23,
     S_INV_INTERMEDIATE = 24,

@@ -16,8 +16,7 @@ void transformer_count(bool from_here);
 extern bool transformer_all_rows, transformer_all_columns;
 
 struct logits {
-    uint32_t best_bits;     // float32 bits of the largest logit
-    uint32_t best;          // its token
+    uint32_t best;          // token of the largest logit, unless all were kept
     uint32_t count;         // logits in DDR
     uint32_t address;       // linear DDR address where they lie
     const uint32_t *tokens; // whose they are, in no order; null: of tokens 0, 1, ...

@@ -3,7 +3,7 @@
 A word holds 32 byte lanes x 5 digits, matching a stream word of base-3 weights: element ``e`` of a vector sits in
 byte lane ``e % 32`` at digit ``e % P // 32`` (P = 160 or 128, see ``xtvu.layout``). The product array wants them by *position*:
 byte lanes 0 to 15 are positions 0 to 15 of five chains, one per digit, and lanes 16 to 31 those of five others. So there is a
-memory per position, read at its own address; vectors 0 to 3 lie in its lower half, 4 to 7 in the upper one.
+memory per position, read at its own address; vectors 0 to 3 begin in its lower half, 4 to 7 in the upper one.
 
 A code is stored plus 128, so that it is never negative.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
-from xtvu.isa import ACT_WORDS, BYTE_VECTORS, LANES, VECTORS, WORD_BYTES
+from xtvu.isa import ACT_WORDS, BYTE_VECTORS, LANES, SHARED_WORDS, VECTORS, WORD_BYTES
 
 __all__ = ["ActivationWrite", "Activations", "CHAINS", "DIGITS", "POSITIONS", "TOKENS"]
 
@@ -34,7 +34,7 @@ class ActivationWrite(wiring.Signature):
 
 
 class Activations(wiring.Component):
-    """Members: ``write`` (in ``sync``, takes two cycles); ``spread``: write |``code``| to vector 4 and zeros to vectors 5 to 7 of
+    """Members: ``write`` (in ``sync``, takes two cycles); ``spread``: write |``code``| to vector 0 and zeros to vectors 1 to 3 at
     every place of word ``spread_address``, as plain numbers, for column sums; ``read_address`` of each position, whose ``code`` can be
     read in the same cycle; ``awake``: the clock of domain ``fill`` must run.
     """
@@ -43,7 +43,7 @@ class Activations(wiring.Component):
         self._words = [Signal(8 * TOKENS * CHAINS, name=f"read{p}") for p in range(POSITIONS)]
         super().__init__({
             "write": In(ActivationWrite()), "spread": In(1), "spread_address": In(_ADDRESS_BITS), "code": In(signed(8)),
-            "read_address": In(_ADDRESS_BITS + 1).array(POSITIONS), "awake": Out(1),
+            "read_address": In(_ADDRESS_BITS).array(POSITIONS), "awake": Out(1),
         })
 
     def stored(self, position: int, chain: int, token: int) -> Value:
@@ -55,22 +55,23 @@ class Activations(wiring.Component):
         assert BYTE_VECTORS == TOKENS
         write = self.write
         enable, whole = Signal(), Signal()
-        address, token, digits, quarter = Signal(_ADDRESS_BITS + 1), Signal(2), Signal(DIGITS), Signal(2)
+        address, token, digits, quarter = Signal(_ADDRESS_BITS), Signal(2), Signal(DIGITS), Signal(2)
         codes, others = Signal(8 * LANES, reset_less=True), Signal(8 * LANES, reset_less=True)
         vector = Mux(write.bytes, write.vector + write.address[_ADDRESS_BITS:], write.vector)[:3]
+        upper = Mux(write.vector[2], SHARED_WORDS, 0)
         biased = Cat(write.codes.word_select(i, 8) ^ 0x80 for i in range(LANES))
         magnitude = Mux(self.code < 0, -self.code, self.code)[:8]
         m.d.sync += [
             enable.eq(write.enable | self.spread), whole.eq(self.spread),
-            address.eq(Mux(self.spread, Cat(self.spread_address, 1), Cat(write.address[:_ADDRESS_BITS], vector[2]))),
+            address.eq(Mux(self.spread, self.spread_address, write.address[:_ADDRESS_BITS] | upper)),
             token.eq(vector[:2]), digits.eq(Mux(write.bytes, 0b1111, 1 << write.digit)), quarter.eq(write.quarter),
             codes.eq(Mux(self.spread, magnitude.replicate(LANES), biased)), others.eq(Mux(self.spread, 0, biased)),
         ]
         m.d.comb += self.awake.eq(enable)
         for p in range(POSITIONS):
             m.submodules[f"position{p}"] = words = memory.Memory(
-                shape=unsigned(8 * TOKENS * CHAINS), depth=2 * ACT_WORDS,
-                init=[int.from_bytes(b"\x80" * (TOKENS * CHAINS), "little")] * (2 * ACT_WORDS))
+                shape=unsigned(8 * TOKENS * CHAINS), depth=ACT_WORDS,
+                init=[int.from_bytes(b"\x80" * (TOKENS * CHAINS), "little")] * ACT_WORDS)
             port, read = words.write_port(domain="fill", granularity=8), words.read_port(domain="comb")
             here = p * 2 // POSITIONS
             enables, data = [], []

@@ -19,14 +19,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
-from xtvu.isa import ACT_WORDS, COLUMN_WORDS, MODES, VECTORS, WORD_BYTES
+from xtvu.isa import ACT_WORDS, COLUMN_WORDS, MODES, SHARED_WORDS, VECTORS, WORD_BYTES
 
 from . import dsp
 from .activations import CHAINS, DIGITS, POSITIONS, TOKENS, Activations, ActivationWrite
-from .float32 import delay
+from .float32 import choose, delay
 
 __all__ = ["COLUMN_SUM_BITS", "LATENCY", "ProductArray", "SUM_BITS"]
 
@@ -98,10 +98,10 @@ class ProductArray(wiring.Component):
         m.d.comb += int8.eq(self.mode == MODES["int8"])
 
         nonzero, negative = self._decode(m, half, int8)
-        address, place, fresh = Signal(_ADDRESS_BITS + 1), Signal(range(COLUMN_WORDS)), Signal()
+        address, place, fresh = Signal(_ADDRESS_BITS), Signal(range(COLUMN_WORDS)), Signal()
         keep = Signal()
         m.d.fast += [
-            address.eq(Cat(self.address, half & ~int8)), place.eq(self.place), fresh.eq(self.fresh),
+            address.eq(self.address | Mux(half & ~int8, SHARED_WORDS, 0)), place.eq(self.place), fresh.eq(self.fresh),
             keep.eq(self.valid & self.columns & half),
         ]
         starts = self._starts(m, nonzero, negative)
@@ -202,7 +202,7 @@ class ProductArray(wiring.Component):
         m.d.fast += [valid.eq(self.total_valid), first.eq(self.first), select.eq(self.select)]
         upper = ~half  # here a word's second half arrives in the first half of a cycle
         for k in range(TOKENS):
-            total = Array(totals)[select] if k == 0 else totals[k]
+            total = choose(totals, select) if k == 0 else totals[k]
             new, old = Signal(signed(SUM_BITS), name=f"new{k}"), Signal(signed(SUM_BITS), name=f"old{k}")
             base = Mux(first & ~(int8 & upper), 0, Mux(int8, new, old))
             with m.If(valid):

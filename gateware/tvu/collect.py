@@ -1,11 +1,12 @@
 """Collector: dot products of eight neighbouring matrix rows become one scratchpad row per activation vector."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from xtvu.isa import LANES, VECTORS
 
 from .array import SUM_BITS
+from .float32 import choose
 
 __all__ = ["CollectedRow", "Collector", "DotResult"]
 
@@ -78,6 +79,5 @@ class Collector(wiring.Component):
         row = self.row.payload
         m.d.comb += [self.row.valid.eq(busy), row.vector.eq(vector), row.mask.eq(mask_out), row.group.eq(group_out),
                      row.last.eq(final_out & (vector == self.vectors))]
-        chosen = Cat(*(Cat(*leaving[v]) for v in range(count))).word_select(vector, SUM_BITS * LANES)
-        m.d.comb += Cat(row.sums[i] for i in range(LANES)).eq(chosen)
+        m.d.comb += [row.sums[i].eq(choose([leaving[v][i] for v in range(count)], vector)) for i in range(LANES)]
         return m

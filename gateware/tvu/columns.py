@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from xtvu.isa import COLUMN_WORDS, LANES, WORD_BYTES
@@ -10,6 +10,7 @@ from xtvu.isa import COLUMN_WORDS, LANES, WORD_BYTES
 from .activations import DIGITS
 from .array import ProductArray
 from .collect import CollectedRow
+from .float32 import choose
 
 __all__ = ["Columns"]
 
@@ -43,8 +44,8 @@ class Columns(wiring.Component):
             m.d.sync += row.valid.eq(draining)
         with m.If(draining & free):
             for i in range(LANES):
-                choices = [Array(array.column_sum(q * LANES + i, d) for q in range(_QUARTERS))[quarter] for d in range(DIGITS)]
-                m.d.sync += row.payload.sums[i].eq(Mux(empty, 0, Mux(digit[2], choices[4], Array(choices[:4])[digit[:2]])))
+                choices = [choose([array.column_sum(q * LANES + i, d) for q in range(_QUARTERS)], quarter) for d in range(DIGITS)]
+                m.d.sync += row.payload.sums[i].eq(Mux(empty, 0, choose(choices, digit)))
             m.d.sync += [
                 row.payload.group.eq(group), row.payload.vector.eq(0), row.payload.last.eq(left <= LANES),
                 row.payload.mask.eq(Mux(left < LANES, (1 << left[:3]) - 1, ~0)),

@@ -5,13 +5,17 @@ Every unit takes operands each cycle and gives the result ``LATENCY`` cycles lat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.hdl._ast import Value  # the base class has no public home in Amaranth 0.5
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 from xtvu import semantics
 
-__all__ = ["FloatAdd", "FloatExp2", "FloatMultiply", "FloatToInt8", "IntToFloat", "delay", "float_key", "leading_zeros", "round_pack"]
+__all__ = [
+    "FloatAdd", "FloatExp2", "FloatMultiply", "FloatToInt8", "IntToFloat", "choose", "delay", "float_key", "leading_zeros", "round_pack",
+]
 
 
 def delay(m: Module, value: Value, cycles: int, domain: str = "sync") -> Value:
@@ -21,6 +25,15 @@ def delay(m: Module, value: Value, cycles: int, domain: str = "sync") -> Value:
         m.d[domain] += stage.eq(value)
         value = stage
     return value
+
+
+def choose(values: Sequence[Value], index: Value) -> Value:
+    """``values[index]`` as a tree of two-to-one multiplexers, which map better than what an Array becomes."""
+    if len(values) == 1:
+        return values[0]
+    half = 1 << (len(values) - 1).bit_length() - 1
+    bit = half.bit_length() - 1
+    return Mux(index[bit], choose(values[half:], index[:bit]), choose(values[:half], index[:bit]))
 
 
 def leading_zeros(m: Module, value: Value) -> Signal:
@@ -45,19 +58,15 @@ def round_pack(m: Module, sign: Value, exponent: Value, mantissa: Value, guard: 
 
     Combinational. An exponent below 1 flushes to zero before rounding; one above 254 gives an infinity.
     """
-    bits = Signal(32, name="rounded")
-    rounded = Signal(25, name="rounded_mantissa")
-    carried = Signal.like(exponent + 1, name="rounded_exponent")
-    m.d.comb += [
-        rounded.eq(mantissa + (guard & (sticky | mantissa[0]))),
-        carried.eq(exponent + rounded[24]),
-    ]
+    bits, rounded = Signal(32, name="rounded_bits"), Signal(31, name="rounded")
+    # A carry out of the mantissa leaves zeros there and goes where it belongs, into the exponent, which 255 makes an infinity.
+    m.d.comb += rounded.eq(Cat(mantissa[:23], exponent[:8]) + (guard & (sticky | mantissa[0])))
     with m.If(zero | (exponent < 1)):
         m.d.comb += bits.eq(Cat(Const(0, 31), sign))
-    with m.Elif(carried >= 255):
+    with m.Elif(exponent >= 255):
         m.d.comb += bits.eq(Cat(Const(0, 23), Const(255, 8), sign))
     with m.Else():
-        m.d.comb += bits.eq(Cat(rounded[:23], carried[:8], sign))
+        m.d.comb += bits.eq(Cat(rounded, sign))
     return bits
 
 
@@ -100,14 +109,14 @@ class FloatMultiply(wiring.Component):
 class FloatAdd(wiring.Component):
     """r = a + b."""
 
-    LATENCY = 6
+    LATENCY = 7
 
     def __init__(self) -> None:
         super().__init__({"a": In(32), "b": In(32), "r": Out(32)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        a, b = self.a, self.b
+        a, b = delay(m, self.a, 1), delay(m, self.b, 1)
         a_zero, b_zero = a[23:31] == 0, b[23:31] == 0
         a_key = Mux(a_zero, 0, a[:31])
         b_key = Mux(b_zero, 0, b[:31])
@@ -162,27 +171,28 @@ class FloatAdd(wiring.Component):
 
 
 class IntToFloat(wiring.Component):
-    """r = float(a), a a signed 32-bit integer."""
+    """r = float(a), a a signed integer of ``WIDTH`` bits."""
 
-    LATENCY = 3
+    LATENCY, WIDTH = 4, 28
 
     def __init__(self) -> None:
-        super().__init__({"a": In(32), "r": Out(32)})
+        super().__init__({"a": In(self.WIDTH), "r": Out(32)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        magnitude, magnitude2 = Signal(32), Signal(32)
-        zeros = Signal(range(33))
+        magnitude, magnitude2 = Signal(self.WIDTH), Signal(self.WIDTH)
+        zeros = Signal(range(self.WIDTH + 1))
         m.d.sync += [
-            magnitude.eq(Mux(self.a[31], -self.a, self.a)),
+            magnitude.eq(Mux(self.a[-1], -self.a, self.a)),
             magnitude2.eq(magnitude),
             zeros.eq(leading_zeros(m, magnitude)),
         ]
-        sign = delay(m, self.a[31], 2)
-        normal = Signal(32)
+        sign = delay(m, self.a[-1], 2)
+        normal = Signal(self.WIDTH)
         biased = Signal(range(-1, 256))
-        m.d.comb += [normal.eq(magnitude2 << zeros[:5]), biased.eq(158 - zeros)]
-        bits = round_pack(m, sign, biased, normal[8:32], normal[7], normal[:7].any(), magnitude2 == 0)
+        nothing = Signal()
+        m.d.sync += [normal.eq(magnitude2 << zeros[:5]), biased.eq(126 + self.WIDTH - zeros), nothing.eq(magnitude2 == 0)]
+        bits = round_pack(m, delay(m, sign, 1), biased, normal[-24:], normal[-25], normal[:-25].any(), nothing)
         m.d.sync += self.r.eq(bits)
         return m
 

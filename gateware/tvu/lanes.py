@@ -8,7 +8,7 @@ from collections.abc import Callable
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
-from xtvu.isa import ACT_WORDS, MODES, VECTORS
+from xtvu.isa import ACT_WORDS, MODES, SHARED_WORDS, VECTORS
 
 from . import dsp
 from .activations import ActivationWrite
@@ -45,7 +45,8 @@ class DotLanes(wiring.Component):
         m.submodules.drain = drain = Columns(array)
         words, mode, rows = Signal(7), Signal(2), Signal(19)
         picked, columns, ending, fresh = Signal(), Signal(), Signal(), Signal()
-        index, row, spread = Signal(7), Signal(15), Signal(range(ACT_WORDS))
+        index, row = Signal(7), Signal(15)
+        spread = Signal(range(ACT_WORDS))  # the upper half of the activation memory holds column codes, one after the other
         first, final = index == 0, index == words - 1
         credit = Signal(range(_RESULTS + 1), init=_RESULTS)
         take, mark, resting = Signal(), Signal(), Signal()
@@ -70,7 +71,7 @@ class DotLanes(wiring.Component):
         with m.Elif(take):
             m.d.sync += index.eq(Mux(final, 0, index + 1))
             with m.If(final):
-                m.d.sync += [row.eq(row + 1), fresh.eq(0), spread.eq(spread + 1)]
+                m.d.sync += [row.eq(row + 1), fresh.eq(0), spread.eq((spread + 1) | SHARED_WORDS)]
                 with m.If(~picked):
                     m.d.sync += rows.eq(rows - 1)
         with m.If(mark):
@@ -87,14 +88,14 @@ class DotLanes(wiring.Component):
         m.d.comb += [self.awake.eq(Cat(valids).any()), self.awake_fill.eq(array.awake_fill)]
 
         m.d.dot += [
-            array.word.eq(self.word.payload), array.address.eq(Mux(columns, spread, index)), array.place.eq(index),
+            array.word.eq(self.word.payload), array.address.eq(Mux(columns, spread | SHARED_WORDS, index)), array.place.eq(index),
             array.negative.eq(entry.payload.code < 0), array.fresh.eq(fresh),
         ]
         m.d.comb += [
             array.mode.eq(mode), array.columns.eq(columns), array.valid.eq(valids[1]), array.total_valid.eq(valids[LATENCY - 1]),
             array.first.eq(delay(m, first, LATENCY - 1)),
             array.select.eq(delay(m, index[(ACT_WORDS - 1).bit_length():], LATENCY - 1)),
-            array.spread.eq(take & columns & first), array.spread_address.eq(spread), array.code.eq(entry.payload.code),
+            array.spread.eq(take & columns & first), array.spread_address.eq(spread | SHARED_WORDS), array.code.eq(entry.payload.code),
         ]
         wiring.connect(m, array.write, wiring.flipped(self.write))
         m.d.comb += [

@@ -131,8 +131,9 @@ class ScalarUnit(wiring.Component):
                 with m.If(count == _QUOTIENT_BITS - 1):
                     m.next = "ROUND"
             with m.State("ROUND"):
-                m.d.comb += [self.done.eq(1), self.r.eq(bits)]
-                with m.If(bad):
-                    m.d.comb += self.r.eq(Cat(Const(0x7F800000, 31), sign))
+                m.d.sync += a.eq(Mux(bad, Cat(Const(0x7F800000, 31), sign), bits))
+                m.next = "DONE"
+            with m.State("DONE"):
+                m.d.comb += [self.done.eq(1), self.r.eq(a)]
                 m.next = "IDLE"
         return m

@@ -31,7 +31,6 @@ _RECIPES: dict[str, dict[str, object]] = {
     "SUMSQ": {"factor": Factor.SELF, "add": Add.RUNNING, "reduce": Reduce.SUM},
     "MAX": {"reduce": Reduce.MAX},
     "ABSMAX": {"reduce": Reduce.ABSMAX},
-    "ARGMAX": {"reduce": Reduce.MAX},
     "QUANT5": {"scale": 1, "codes": 1, "digits5": 1, "sink": Sink.ACTIVATIONS},
     "QUANT4": {"scale": 1, "codes": 1, "sink": Sink.ACTIVATIONS},
     "QUANT8": {"scale": 1, "codes": 1, "bytes": 1, "sink": Sink.ACTIVATIONS},
@@ -75,7 +74,7 @@ class Sequencer(wiring.Component):
             "busy": Out(1), "complete": Out(1), "store_complete": Out(1), "pick_complete": Out(1), "bad": Out(1),
             "overflow": Out(1), "section": Out(4),
             "vector_start": Out(1), "vector_op": Out(VectorOp), "vector_done": In(1),
-            "vector_reduced": In(1), "vector_value": In(32), "vector_index": In(15),
+            "vector_reduced": In(1), "vector_value": In(32),
             "dot_start": Out(1), "dot_words": Out(7), "dot_mode": Out(2), "dot_vectors": Out(3), "dot_rows": Out(19),
             "dot_picked": Out(1), "dot_columns": Out(1), "rank_clear": Out(1), "rank_levels": Out(4), "rank_start": Out(1),
             "rank_base": Out(20), "rank_idle": In(1),
@@ -105,13 +104,12 @@ class Sequencer(wiring.Component):
             place = next(f for f in isa.by_name(instruction).fields if f.name == name)
             return (held.rs1, held.rs2)[place.source - 1][place.lo:place.lo + place.width]
 
-        group = Signal(3)
-        with m.Switch(held.opcode):
-            for ins in isa.INSTRUCTIONS:
-                with m.Case(OPCODES[ins.name]):
-                    m.d.comb += group.eq(ins.group)
-        is_dot = Signal()
-        m.d.comb += is_dot.eq(name_is("DOT", "DOTA", "COLS"))
+        group, is_dot = Signal(3), Signal()  # of what is held
+        with m.If(self.instruction.valid & self.instruction.ready):
+            with m.Switch(self.instruction.payload.opcode):
+                for ins in isa.INSTRUCTIONS:
+                    with m.Case(OPCODES[ins.name]):
+                        m.d.sync += [group.eq(ins.group), is_dot.eq(ins.name in ("DOT", "DOTA", "COLS"))]
 
         # Operands that REP advances; set up from the instruction, then stepped.
         dst, a, b = Signal(13), Signal(13), Signal(13)
@@ -130,13 +128,17 @@ class Sequencer(wiring.Component):
 
         # -- vector operation ---------------------------------------------------------------------------------------
         op = self.vector_op
+        recipe_now, recipe, reports, reports_now = Signal(VectorOp), Signal(VectorOp), Signal(), Signal()
         with m.Switch(held.opcode):
-            for name, recipe in _RECIPES.items():
+            for name, settings in _RECIPES.items():
                 with m.Case(OPCODES[name]):
-                    m.d.comb += [getattr(op, key).eq(value) for key, value in recipe.items()]
-                    if recipe.get("sink") is Sink.SCRATCH and "t" in {f.name for f in isa.by_name(name).fields}:
-                        with m.If(t != 0):
-                            m.d.comb += op.reduce.eq(Reduce.ABSMAX)
+                    m.d.comb += [getattr(recipe_now, key).eq(value) for key, value in settings.items()]
+                    if settings.get("sink") is Sink.SCRATCH and "t" in {f.name for f in isa.by_name(name).fields}:
+                        m.d.comb += reports_now.eq(1)
+        m.d.sync += [recipe.eq(recipe_now), reports.eq(reports_now)]  # there from the cycle after DECODE on
+        m.d.comb += op.eq(recipe)
+        with m.If(reports & (t != 0)):
+            m.d.comb += op.reduce.eq(Reduce.ABSMAX)
         steps = repeat.step_s | (name_is("EXP2") & (repeat.stride_b != 0))
         grouped = Signal()
         m.d.comb += grouped.eq(name_is(*_GROUPED) & (repeat.count > 1) & ((t == 0) ^ repeat.step_t)
@@ -176,7 +178,7 @@ class Sequencer(wiring.Component):
         fits = Signal(16)
         unfit = Signal()  # no operation: nothing to do, or more than fits
         with m.If(is_dot):
-            limit = Mux(self.dot_columns, isa.COLUMN_WORDS, isa.ACT_WORDS)
+            limit = Mux(self.dot_columns, isa.COLUMN_WORDS, Mux(self.dot_vectors[2], isa.SHARED_WORDS, isa.ACT_WORDS))
             too_long = self.dot_words > limit
             many_bytes = (self.dot_vectors >= isa.BYTE_VECTORS) | ((self.dot_vectors != 0) & too_long)
             too_long = Mux(self.dot_mode == isa.MODES["int8"], self.dot_columns | many_bytes, too_long)
@@ -187,7 +189,8 @@ class Sequencer(wiring.Component):
             with m.If(op.bytes):
                 m.d.comb += fits.eq((isa.BYTE_VECTORS - op.vector[:2]) * isa.ACT_WORDS * isa.WORD_BYTES)
             with m.Else():
-                m.d.comb += fits.eq(isa.ACT_WORDS * Mux(op.digits5, 160, 128))
+                words = Mux(op.vector[2], isa.SHARED_WORDS, isa.ACT_WORDS)
+                m.d.comb += fits.eq(Mux(op.digits5, words * 160, words * 128))
             too_long = (op.sink == Sink.ACTIVATIONS) & ((op.count > fits) | (op.bytes & op.vector[2]))
             m.d.comb += unfit.eq((op.count == 0) | too_long)
 
@@ -214,8 +217,7 @@ class Sequencer(wiring.Component):
         putting = Signal()
         with m.If(finished & ~putting):
             m.d.sync += [finished.eq(0), running.eq(0)]
-        hazard = running & (target != 0) & ((read_a.addr == target) | (read_b.addr == target) | (t == target) | (grouped & (t != 0))
-                                             | (name_is("ARGMAX") & ((t + 1)[:5] == target)))
+        hazard = running & (target != 0) & ((read_a.addr == target) | (read_b.addr == target) | (t == target) | (grouped & (t != 0)))
 
         with m.FSM() as fsm:
             m.d.comb += self.busy.eq(~fsm.ongoing("FETCH") | self.instruction.valid | running)
@@ -296,12 +298,6 @@ class Sequencer(wiring.Component):
                     m.d.sync += written.eq(written + 1)
                 with m.If(self.vector_done):
                     m.next = "COMPLETE"
-                    with m.If(name_is("ARGMAX")):
-                        m.next = "INDEX"
-            with m.State("INDEX"):
-                put((t + 1)[:5], self.vector_index, Const(0))
-                m.d.comb += putting.eq(1)
-                m.next = "COMPLETE"
             with m.State("CHECK"):
                 with m.If(self.check_done):
                     put(t, self.check_value, Const(0))

@@ -84,14 +84,14 @@ class StreamReader(wiring.Component):
         left, words, rows, stride = Signal(24), Signal(24), Signal(12), Signal(12)
         reserved = Signal(range(depth + 1))
 
-        to_block_end = Signal(5)
-        length = Signal(5)
+        to_block_end, length, short = Signal(5), Signal(5), Signal()
         m.d.comb += [
-            to_block_end.eq(BURST_WORDS - address[:4]),
-            length.eq(Mux(left < to_block_end, left, to_block_end)),
+            to_block_end.eq(BURST_WORDS - address[:4]), short.eq((left[5:] == 0) & (left[:5] <= to_block_end)),
+            length.eq(Mux(short, left[:5], to_block_end)),
         ]
 
-        room = reserved + length <= depth
+        room = Signal()  # for the burst after the one that may just be issued
+        m.d.sync += room.eq(reserved <= depth - 2 * BURST_WORDS)
         issue, taken = Signal(), Signal()
         address_queues = []
         for i, port in enumerate(ports):
@@ -140,7 +140,7 @@ class StreamReader(wiring.Component):
         waiting = Mux(head.picked, (self.picks - head.ticket)[:8].as_signed() < 0,
                       head.fence & ((self.completed - head.ticket)[:8].as_signed() < 0))
         load = Signal()
-        last_of_row = issue & (left == length)
+        last_of_row = issue & short
         last_burst = last_of_row & (rows == 1) & ~picking
         with m.If(((~running & ~picking) | last_burst) & queue.r_rdy & ~waiting):
             m.d.comb += [load.eq(1), queue.r_en.eq(1)]

@@ -196,14 +196,21 @@ class TVU(wiring.Component):
         connect(m, vector.act, lanes.write)
         connect(m, reader.entry, lanes.entry)
         word = reader.word
-        with m.If(sequencer.dot_columns):
-            m.d.comb += [
-                vector.dot.valid.eq(lanes.column_row.valid), vector.dot.payload.eq(lanes.column_row.payload),
-                lanes.column_row.ready.eq(vector.dot.ready)]
+        # Rows of results are handed over every second cycle, so that no path runs from the vector unit into the lanes.
+        by_columns, to_ranking, rank_idle = Signal(), Signal(), Signal()
+        m.d.sync += rank_idle.eq(ranking.idle)
+        with m.If(sequencer.dot_start):
+            m.d.sync += by_columns.eq(sequencer.dot_columns)
+        with m.If(sequencer.vector_start):
+            m.d.sync += to_ranking.eq(sequencer.vector_op.sink == Sink.RANK)
+        with m.If(vector.dot.valid):
+            m.d.sync += vector.dot.valid.eq(~vector.dot.ready)
+        with m.Elif(by_columns):
+            m.d.comb += lanes.column_row.ready.eq(1)
+            m.d.sync += [vector.dot.valid.eq(lanes.column_row.valid), vector.dot.payload.eq(lanes.column_row.payload)]
         with m.Else():
-            m.d.comb += [
-                vector.dot.valid.eq(collector.row.valid), vector.dot.payload.eq(collector.row.payload),
-                collector.row.ready.eq(vector.dot.ready)]
+            m.d.comb += collector.row.ready.eq(1)
+            m.d.sync += [vector.dot.valid.eq(collector.row.valid), vector.dot.payload.eq(collector.row.payload)]
         for bank, (read, write) in enumerate(banks):
             m.d.comb += [
                 read.addr.eq(vector.read_address[bank]), vector.read_data[bank].eq(read.data),
@@ -222,12 +229,11 @@ class TVU(wiring.Component):
 
             vector.start.eq(sequencer.vector_start), vector.op.eq(sequencer.vector_op),
             sequencer.vector_done.eq(vector.done), sequencer.vector_reduced.eq(vector.reduced), sequencer.vector_value.eq(vector.value),
-            sequencer.vector_index.eq(vector.index),
             lanes.start.eq(sequencer.dot_start), lanes.words.eq(sequencer.dot_words), lanes.mode.eq(sequencer.dot_mode),
             lanes.rows.eq(sequencer.dot_rows),
             lanes.picked.eq(sequencer.dot_picked), lanes.columns.eq(sequencer.dot_columns),
             ranking.clear.eq(sequencer.rank_clear), ranking.levels.eq(sequencer.rank_levels), ranking.start.eq(sequencer.rank_start),
-            ranking.base.eq(sequencer.rank_base), sequencer.rank_idle.eq(ranking.idle),
+            ranking.base.eq(sequencer.rank_base), sequencer.rank_idle.eq(rank_idle),
             checksum.start.eq(sequencer.check_start), checksum.words.eq(sequencer.check_words),
             sequencer.check_done.eq(checksum.done), sequencer.check_value.eq(checksum.value),
             scalar.start.eq(sequencer.scalar_start), scalar.function.eq(sequencer.scalar_function),
@@ -237,7 +243,7 @@ class TVU(wiring.Component):
             store.kind.eq(sequencer.store_kind), sequencer.store_scalar_ready.eq(store.row.ready),
             ranking.row.payload.eq(vector.row.payload),
         ]
-        with m.If(sequencer.vector_op.sink == Sink.RANK):
+        with m.If(to_ranking):
             m.d.comb += [ranking.row.valid.eq(vector.row.valid), vector.row.ready.eq(ranking.row.ready)]
         with m.Else():
             m.d.comb += [

@@ -7,7 +7,7 @@ second one for powers of two) and nothing stalls once a row is issued. The runni
 The scratchpad has two banks, of even and of odd rows: operands a and b are read together if one is even and the other odd.
 """
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, enum, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 from xtvu.isa import LANES, VECTORS
@@ -16,7 +16,7 @@ from xtvu.semantics import SLOTS
 from .activations import ActivationWrite
 from .collect import CollectedRow
 from .config import TVUConfig
-from .float32 import FloatAdd, FloatExp2, FloatMultiply, FloatToInt8, IntToFloat, delay, float_key
+from .float32 import FloatAdd, FloatExp2, FloatMultiply, FloatToInt8, IntToFloat, choose, delay, float_key
 from .store import StoreRow
 
 __all__ = ["Add", "Factor", "Reduce", "Sink", "Source", "VectorOp", "VectorUnit"]
@@ -129,7 +129,7 @@ class _Row(data.Struct):
 
 class VectorUnit(wiring.Component):
     """Members: ``start`` takes ``op``; ``done`` pulses when everything is written; before, ``reduced`` pulses for each group that
-    was reduced to ``value`` and, for a maximum, its ``index``, which stays; ``word`` in (stream words), ``wants_word`` while one
+    was reduced to ``value``; ``word`` in (stream words), ``wants_word`` while one
     could be taken; ``dot`` in (collected rows);
     scratchpad ports, one read port per bank; write ports of activations and pick memory; ``row`` out to the store unit or
     the ranking; ``overflow`` pulses on an infinite result.
@@ -138,7 +138,7 @@ class VectorUnit(wiring.Component):
     def __init__(self, config: TVUConfig) -> None:
         self.config = config
         super().__init__({
-            "start": In(1), "op": In(VectorOp), "done": Out(1), "reduced": Out(1), "value": Out(32), "index": Out(15), "overflow": Out(1),
+            "start": In(1), "op": In(VectorOp), "done": Out(1), "reduced": Out(1), "value": Out(32), "overflow": Out(1),
             "word": In(stream.Signature(_ROW)), "wants_word": Out(1),
             "dot": In(stream.Signature(CollectedRow)),
             "read_address": Out(12).array(2), "read_data": In(_ROW).array(2),
@@ -184,11 +184,11 @@ class VectorUnit(wiring.Component):
         dot_vector, dot_group = self.dot.payload.vector, self.dot.payload.group
         row_dst, row_a, row_b = Signal(13), Signal(13), Signal(13)
         with m.If(from_dot):
-            m.d.comb += [row_dst.eq(Array(starts)[dot_vector] + dot_group), row_a.eq(Mux(op.b_dst, row_dst, op.b + dot_group))]
+            m.d.comb += [row_dst.eq(choose(starts, dot_vector) + dot_group), row_a.eq(Mux(op.b_dst, row_dst, op.b + dot_group))]
         with m.Else():
             m.d.comb += [row_dst.eq(dst_base + index), row_a.eq(a_base + index), row_b.eq(b_base + index)]
         conflict = Signal()
-        m.d.comb += conflict.eq(two_reads & (row_a[0] == row_b[0]))
+        m.d.comb += conflict.eq(two_reads & (a_base[0] == b_base[0]))
 
         needs_word = (op.source == Source.WORD) | (op.source == Source.BYTES) | op.b_word
         credit = Signal(range(_STORE_DEPTH + 1), init=_STORE_DEPTH)
@@ -298,8 +298,8 @@ class VectorUnit(wiring.Component):
         integer = (op.source == Source.BYTES) | from_dot
         factor, addend, scalar_summand = Signal(32), Signal(32), Signal(32)
         m.d.comb += [
-            factor.eq(Mux(op.scale, Array(op.factors[i] for i in range(VECTORS))[beside(at_multiply).factor], _ONE)),
-            addend.eq(Array(op.addends[i] for i in range(VECTORS))[beside(at_add).factor]),
+            factor.eq(Mux(op.scale, choose([op.factors[i] for i in range(VECTORS)], beside(at_multiply).factor), _ONE)),
+            addend.eq(choose([op.addends[i] for i in range(VECTORS)], beside(at_add).factor)),
             scalar_summand.eq(Mux(op.add == Add.SCALAR, Cat(addend[:31], ~addend[31]), _MINUS_ZERO)),
         ]
 
@@ -313,7 +313,7 @@ class VectorUnit(wiring.Component):
             m.submodules[f"to_int8_{i}"] = to_int8 = FloatToInt8()
             a, b = a2.word_select(i, 32), b2.word_select(i, 32)
 
-            m.d.comb += int_to_float.a.eq(a)
+            m.d.comb += int_to_float.a.eq(a[:IntToFloat.WIDTH])
             loaded = Signal(32, name=f"loaded{i}")
             m.d.comb += [
                 loaded.eq(Mux(integer, int_to_float.r, delay(m, a, IntToFloat.LATENCY))),
@@ -361,11 +361,11 @@ class VectorUnit(wiring.Component):
             tags.append(staged_tag)
         tagged, phase, place = tags[-1]
 
-        issued = Signal(13)
+        issued, filled = Signal(13), Signal()  # ``filled``: every slot has been started
         with m.If(self.start):
-            m.d.sync += issued.eq(0)
+            m.d.sync += [issued.eq(0), filled.eq(0)]
         with m.Elif(valids[at_add]):
-            m.d.sync += issued.eq(issued + 1)
+            m.d.sync += [issued.eq(issued + 1), filled.eq(filled | (issued == SLOTS - 1))]
         total_rows = Signal(13)
         with m.If(issue):
             m.d.sync += total_rows.eq(index + 1)
@@ -404,7 +404,7 @@ class VectorUnit(wiring.Component):
             with m.Elif(summing):
                 m.d.comb += [
                     adder.a.eq(Mux(beside(at_add).mask[i], product, 0)),
-                    adder.b.eq(Mux(issued >= SLOTS, ages[lag][i], 0)),
+                    adder.b.eq(Mux(filled, ages[lag][i], 0)),
                 ]
         sum_done = tagged & (phase == 6)
 
@@ -430,41 +430,33 @@ class VectorUnit(wiring.Component):
         m.d.sync += credit.eq(credit - (issue & buffered) + leaves)
 
         # -- maxima: kept per lane, folded in three steps when a group ends --------------------------------------------
-        keys = [Signal(32, name=f"key{i}") for i in range(LANES)]
-        indices = [Signal(15, name=f"index{i}") for i in range(LANES)]
-        best = []
+        taken, ends, opening = Signal(), Signal(), Signal(init=1)
+        keys, kept = [Signal(32, name=f"key{i}") for i in range(LANES)], [Signal(32, name=f"kept{i}") for i in range(LANES)]
+        m.d.sync += [taken.eq(out_valid), ends.eq(out_valid & out.last)]
         for i in range(LANES):
-            key = float_key(Mux(op.reduce == Reduce.ABSMAX, results[i] & 0x7FFFFFFF, results[i]))
-            better = out_valid & out.mask[i] & (key > keys[i])
-            best.append((Mux(better, key, keys[i]), Mux(better, Cat(Const(i, 3), out.index), indices[i])))
-        group_ends = out_valid & out.last
-        with m.If(self.start | group_ends):
-            for i in range(LANES):
-                m.d.sync += [keys[i].eq(0), indices[i].eq(0)]
-        with m.Elif(out_valid):
-            for i, (key, place) in enumerate(best):
-                m.d.sync += [keys[i].eq(key), indices[i].eq(place)]
-        folded, folds = best, [group_ends]
-        for step in range(LANES.bit_length()):
-            valid = Signal(name=f"folded{step}")
-            m.d.sync += valid.eq(folds[-1])
-            stage = []
-            for i, (key, place) in enumerate(folded):
-                kept = (Signal(32, name=f"folded_key{step}_{i}"), Signal(15, name=f"folded_index{step}_{i}"))
-                with m.If(folds[-1]):
-                    m.d.sync += [kept[0].eq(key), kept[1].eq(place)]
-                stage.append(kept)
-            folds.append(valid)
+            key = float_key(Cat(results[i][:31], results[i][31] & (op.reduce != Reduce.ABSMAX)))
+            m.d.sync += keys[i].eq(Mux(out.mask[i], key, 0))
+            with m.If(taken & (opening | (keys[i] > kept[i]))):
+                m.d.sync += kept[i].eq(keys[i])
+        with m.If(self.start):
+            m.d.sync += opening.eq(1)
+        with m.Elif(taken):
+            m.d.sync += opening.eq(ends)
+        stage, folds = kept, [out_valid & out.last, ends]
+        while len(stage) > 1:
             half = len(stage) // 2
-            folded = []
-            for (key, place), (other, elsewhere) in zip(stage[:half], stage[half:], strict=True) if half else ():
-                better = (other > key) | ((other == key) & (elsewhere < place))
-                folded.append((Mux(better, other, key), Mux(better, elsewhere, place)))
-        largest, place = stage[0]
+            folded = [Signal(32, name=f"folded{half}_{i}") for i in range(half)]
+            m.d.sync += [new.eq(Mux(b > a, b, a)) for new, a, b in zip(folded, stage[:half], stage[half:], strict=True)]
+            stage = folded
+        for step in range(LANES.bit_length()):
+            valid = Signal(name=f"fold{step}")
+            m.d.sync += valid.eq(folds[-1])
+            folds.append(valid)
+        largest = stage[0]
 
         # -- end -------------------------------------------------------------------------------------------------
         m.d.comb += [
-            self.reduced.eq(Mux(summing, sum_done, (op.reduce != Reduce.NONE) & folds[-1])), self.index.eq(place),
+            self.reduced.eq(Mux(summing, sum_done, (op.reduce != Reduce.NONE) & folds[-1])),
             self.value.eq(Mux(summing, adders[0].r, Mux(largest[31], largest & 0x7FFFFFFF, ~largest))),
         ]
         in_flight = Cat(valids, folds).any()

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from xtvu.isa import ACT_WORDS, RANK_LEVELS, VECTORS
-from xtvu.layout import BLOCK_BYTES, WEIGHTS_PER_WORD, row_words, stripe
+from xtvu.isa import RANK_LEVELS, SHARED_WORDS, VECTORS
+from xtvu.layout import BLOCK_BYTES, WEIGHTS_PER_WORD, stripe
 from xtvu.semantics import checksum
 
 from .errors import UserError
@@ -177,10 +177,8 @@ def _reserve(header: DdrHeader, offset: int) -> int:
 
 
 def down_chunks(columns: int, mode: str) -> list[int]:
-    """Columns in each chunk of DOWN_ROWS: as few chunks as the activation memory allows, of equally many stream words."""
-    words, per_word = row_words(columns, mode), WEIGHTS_PER_WORD[mode]
-    chunks = -(-words // ACT_WORDS)
-    step = -(-words // chunks) * per_word
+    """Columns in each chunk of DOWN_ROWS: what the activation memory holds of eight vectors."""
+    step = SHARED_WORDS * WEIGHTS_PER_WORD[mode]
     return [min(step, columns - start) for start in range(0, columns, step)]
 
 

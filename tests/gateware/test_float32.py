@@ -59,9 +59,9 @@ def test_binary_units(unit, function):
 
 def test_int_to_float():
     rng = np.random.default_rng(2)
-    x = np.concatenate([[0, 1, -1, 2**31 - 1, -2**31, 2**24 + 1, 2**24 + 3], rng.integers(-2**31, 2**31, 600),
+    x = np.concatenate([[0, 1, -1, 2**27 - 1, -2**27, 2**24 + 1, 2**24 + 3], rng.integers(-2**27, 2**27, 600),
                         rng.integers(-2**25, 2**25, 600)]).astype(np.int32)
-    got = _run(IntToFloat(), [("a", x.view(np.uint32))], IntToFloat.LATENCY)
+    got = _run(IntToFloat(), [("a", x.view(np.uint32) & 0xFFFFFFF)], IntToFloat.LATENCY)
     np.testing.assert_array_equal(got, _bits(x.astype(np.float32)))
 
 

@@ -54,7 +54,7 @@ def test_elementwise(tvu_sim, tmp_path, n):
         ("STREAM", dict(addr=DATA, words=-(-n // 8))), ("MULM", dict(dst=3400, a=320, s=2, n=n, t=9)),
         ("STREAM", dict(addr=DATA, words=-(-n // 8))), ("AXPYM", dict(dst=3800, a=320, s=2, n=n, t=15)),
         ("SUM", dict(a=0, n=n, t=10)), ("SUMSQ", dict(a=0, n=n, t=11)), ("MAX", dict(a=0, n=n, t=12)),
-        ("ABSMAX", dict(a=0, n=n, t=13)), ("ARGMAX", dict(a=320, n=n, t=14)),
+        ("ABSMAX", dict(a=0, n=n, t=13)), ("MAX", dict(a=320, n=n, t=14)),
     ]
     for i, row in enumerate((1000, 1400, 1800, 2200, 2600, 3000, 3400, 3800)):
         _store(program, row, n, 16384 * i)
@@ -210,6 +210,7 @@ def test_picked_rows_and_columns(tvu_sim, tmp_path, mode, preset, rows, columns,
         ("PICK", dict(a=1000, s=1, n=rows)), ("STREAMP", dict(addr=places[2], groups=groups, words=words)),
         ("COLS", dict(dst=0, words=words, mode=isa.MODES[mode], s=2, rows=outputs)),
         # the units are as they were: an ordinary product, and columns once more
+        (quant, dict(vector=0, a=1000, s=1, n=columns)),  # COLS took words 16 to 31
         ("STREAM", dict(addr=places[1], words=rows * words)), ("DOT", dot | dict(dst=2000)),
         ("STREAMP", dict(addr=places[0], groups=groups, words=words)),
         ("COLS", dict(dst=500, words=words, mode=isa.MODES[mode], s=1, rows=outputs)),
@@ -309,7 +310,8 @@ def test_full_queue_gives_up_instead_of_hanging(tvu_sim, tmp_path):
 
 
 @pytest.mark.parametrize("name,operands", [
-    ("QUANT5", dict(vector=0, a=0, s=1, n=5121)), ("QUANT8", dict(vector=0, a=0, s=1, n=4097)),
+    ("QUANT5", dict(vector=0, a=0, s=1, n=5121)), ("QUANT5", dict(vector=4, a=0, s=1, n=2561)),
+    ("DOT", dict(dst=0, words=17, mode=0, vectors=4, s=1, step_s=0, stride=0, rows=1)), ("QUANT8", dict(vector=0, a=0, s=1, n=4097)),
     ("QUANT8", dict(vector=2, a=0, s=1, n=2049)), ("QUANT8", dict(vector=4, a=0, s=1, n=8)),
     ("DOT", dict(dst=0, words=33, mode=2, vectors=1, s=1, step_s=0, stride=0, rows=1)),
     ("DOT", dict(dst=0, words=1, mode=2, vectors=4, s=1, step_s=0, stride=0, rows=1)),

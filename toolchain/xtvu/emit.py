@@ -32,6 +32,7 @@ def c_header() -> str:
              f"#define TVU_BYTE_VECTORS {isa.BYTE_VECTORS}u",
              f"#define TVU_SCALARS {isa.SCALARS}u", f"#define TVU_COUNTERS {len(isa.COUNTERS)}u",
              f"#define TVU_SCRATCH_ROWS {isa.SCRATCH_ROWS}u", f"#define TVU_ACT_WORDS {isa.ACT_WORDS}u",
+             f"#define TVU_SHARED_WORDS {isa.SHARED_WORDS}u",
              f"#define TVU_COLUMN_WORDS {isa.COLUMN_WORDS}u", f"#define TVU_PICK_ROWS {isa.PICK_ROWS}u",
              f"#define TVU_RANK_LEVELS {isa.RANK_LEVELS}u", f"#define TVU_SECTIONS {isa.SECTIONS}u", ""]
     lines += [f"#define TVU_MODE_{name.upper()} {value}u" for name, value in isa.MODES.items()]

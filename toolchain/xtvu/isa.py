@@ -25,7 +25,7 @@ from dataclasses import dataclass
 __all__ = [
     "ACT_WORDS", "BYTE_VECTORS", "COLUMN_WORDS", "CONTROL", "COUNTERS", "CUSTOM0", "ERRORS", "FACTORS", "Field", "GROUPS", "INSTRUCTIONS",
     "Instruction", "IsaError", "LANES", "MODES", "PICKS", "PICK_ROWS", "QUANTISERS", "RANK_LEVELS", "SCALAR", "SCALARS", "SCRATCH_ROWS",
-    "SECTIONS", "STORE", "STREAM", "VECTOR", "VECTORS", "WORD_BYTES", "by_function_id", "by_name", "check", "isa_hash",
+    "SECTIONS", "SHARED_WORDS", "STORE", "STREAM", "VECTOR", "VECTORS", "WORD_BYTES", "by_function_id", "by_name", "check", "isa_hash",
 ]
 
 CUSTOM0 = 0x0B
@@ -35,7 +35,8 @@ VECTORS = 8  # activation vectors that share one pass over ternary weights
 BYTE_VECTORS = 4  # activation vectors that share one pass over int8 operands
 SCALARS = 32
 SCRATCH_ROWS = 8192
-ACT_WORDS = 32  # words of an activation vector: 160 codes each for base-3 weights, 128 for 2-bit weights, 32 for int8
+ACT_WORDS = 32  # words of activation vectors 0 to 3: 160 codes each for base-3 weights, 128 for 2-bit weights, 32 for int8
+SHARED_WORDS = ACT_WORDS // 2  # of them when vectors 4 to 7 are in use, which take the other half
 COLUMN_WORDS = 32  # words of a matrix column that COLS accumulates
 PICK_ROWS = 2048  # rows of the pick memory, 8 codes each
 RANK_LEVELS = 8  # levels of the ranking's heap: it keeps 2^levels - 1 entries
@@ -183,7 +184,7 @@ _TABLE: tuple[tuple[int, str, int, str, str, str], ...] = (
     (VECTOR, "ADDV", 4, f"{_D} {_A} {_B} {_N} {_T}", "dst = a + b; s[t] = max|dst|", "Adds two vectors."),
     (VECTOR, "AXPY", 5, f"{_D} {_A} {_S} {_B} {_N} {_T}", "dst = (a * s) + b; s[t] = max|dst|",
      "Scaled vector plus vector, rounded twice."),
-    (VECTOR, "AXPYM", 23, f"{_D} {_A} {_S} {_N} {_T}", "dst = (a * s) + stream; s[t] = max|dst|",
+    (VECTOR, "AXPYM", 13, f"{_D} {_A} {_S} {_N} {_T}", "dst = (a * s) + stream; s[t] = max|dst|",
      "Scaled vector plus float32 from the stream, rounded twice."),
     (VECTOR, "EXP2", 6, f"{_D} {_A} {_S} c=2:0+5 {_N} {_T}", "dst = 2^((a * s) - s[c]); s[t] = max|dst|",
      "Base-2 exponential; relative error below 2e-5. Under REP, stride_b advances c."),
@@ -194,10 +195,9 @@ _TABLE: tuple[tuple[int, str, int, str, str, str], ...] = (
     (VECTOR, "SUMSQ", 10, f"{_A} {_N} {_T}", "s[t] = sum(a * a)", "Sum of squares, same order."),
     (VECTOR, "MAX", 11, f"{_A} {_N} {_T}", "s[t] = max(a)", "Largest element."),
     (VECTOR, "ABSMAX", 12, f"{_A} {_N} {_T}", "s[t] = max|a|", "Largest magnitude."),
-    (VECTOR, "ARGMAX", 13, f"{_A} {_N} {_T}", "s[t] = max(a); s[t+1] = index of the first maximum (integer)",
-     "Largest element and where it first stands."),
     (VECTOR, "QUANT5", 14, f"vector=1:0+3 {_A} {_S} {_N}", "act[vector] = clamp(rne(a * s), -127, 127)",
-     "Quantises into an activation vector for base-3 weights; pads with zeros to 160."),
+     "Quantises into an activation vector for base-3 weights; pads with zeros to 160. Vectors 4 to 7 lie in words 16 to 31 of vectors 0 "
+     "to 3."),
     (VECTOR, "QUANT4", 15, f"vector=1:0+3 {_A} {_S} {_N}", "act[vector] = clamp(rne(a * s), -127, 127)",
      "Quantises into an activation vector for 2-bit weights; pads with zeros to 128."),
     (VECTOR, "QUANT8", 16, f"vector=1:0+3 {_A} {_S} {_N}", "act[vector] = clamp(rne(a * s), -127, 127)",
@@ -210,13 +210,13 @@ _TABLE: tuple[tuple[int, str, int, str, str, str], ...] = (
      "Prefix for the next DOT. `b` is the same for all vectors. pick = mark: pick[row] = (result > 0); pick = picked: the stream holds "
      "picked rows, others are left alone. rank: results enter the ranking as numbers base + row, not the scratchpad."),
     (VECTOR, "DOT", 19, _DOT, "dst[v*stride][r] = float(row r of the stream . act[v]) * s[s + step_s*v], v = 0..vectors",
-     "Matrix rows from the stream times 1 to 8 activation vectors, or 1 to 4 of int8; `vectors` is their number minus one. A single "
-     "int8 vector may be longer than one activation vector and go on in the next ones."),
+     "Matrix rows from the stream times 1 to 8 activation vectors, or 1 to 4 of int8; `vectors` is their number minus one. Up to 32 words "
+     "for four vectors, 16 for more; a single int8 vector may go on in the next ones."),
     (VECTOR, "DOTA", 20, _DOT, "as DOT, added to dst: dst = (float(dot) * s) + dst", "DOT that accumulates into the scratchpad."),
     (VECTOR, "COLS", 21, f"{_D} words=1:13+7 mode=1:20+2 {_S} rows=2:13+19",
      "dst = (float(sum over picked c of pick[c] * column c) * s) + dst",
-     "Picked columns of a ternary matrix, `words` stream words each, times their codes; `rows` results. Activation vectors 4 to 7 are "
-     "lost."),
+     "Picked columns of a ternary matrix, `words` stream words each, times their codes; `rows` results. Words 16 to 31 of the activation "
+     "vectors are lost."),
     (VECTOR, "CHECK", 22, "t=1:0+5 words=2:0+24", "s[t] = semantics.checksum(stream words)",
      "Order-sensitive 32-bit checksum of stream words."),
 
@@ -288,8 +288,8 @@ def isa_hash() -> int:
     """32-bit hash over everything that gateware and firmware must agree on."""
     text = repr([(i.name, i.function_id, [(f.name, f.source, f.lo, f.width) for f in i.fields], i.meaning)
                  for i in INSTRUCTIONS])
-    text += repr((LANES, WORD_BYTES, VECTORS, BYTE_VECTORS, SCALARS, SCRATCH_ROWS, ACT_WORDS, COLUMN_WORDS, PICK_ROWS, RANK_LEVELS,
-                  SECTIONS))
+    text += repr((LANES, WORD_BYTES, VECTORS, BYTE_VECTORS, SCALARS, SCRATCH_ROWS, ACT_WORDS, SHARED_WORDS, COLUMN_WORDS, PICK_ROWS,
+                  RANK_LEVELS, SECTIONS))
     text += repr((MODES, FACTORS, PICKS, list(ERRORS), list(COUNTERS)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
 

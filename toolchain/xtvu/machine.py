@@ -24,7 +24,7 @@ from .isa import (
     QUANTISERS,
     SCALARS,
     SCRATCH_ROWS,
-    VECTORS,
+    SHARED_WORDS,
     WORD_BYTES,
     by_name,
 )
@@ -38,14 +38,14 @@ _FACTOR_NAMES = {value: name for name, value in FACTORS.items()}
 
 
 class Machine:
-    """State: ``scratch`` float32 [rows * 8], ``scalars`` uint32 [32], ``activations`` int8 [8, 32, 160], ``pick`` int8 [16384],
+    """State: ``scratch`` float32 [rows * 8], ``scalars`` uint32 [32], ``activations`` int8 [4, 32, 160], ``pick`` int8 [16384],
     ``ranking`` (numbers of the largest values, best first), ``memory`` uint8 (physical order), ``errors`` (set of names)."""
 
     def __init__(self, memory: NDArray[np.uint8], rows: int = SCRATCH_ROWS) -> None:
         self.memory = memory
         self.scratch = np.zeros(rows * LANES, np.float32)
         self.scalars = np.zeros(SCALARS, np.uint32)
-        self.activations = np.zeros((VECTORS, ACT_WORDS, 160), np.int8)
+        self.activations = np.zeros((BYTE_VECTORS, ACT_WORDS, 160), np.int8)
         self.pick = np.zeros(PICK_ROWS * LANES, np.int8)
         self.ranking: list[tuple[int, int]] = []  # key and complement of the number, largest first
         self.errors: set[str] = set()
@@ -198,8 +198,11 @@ class Machine:
             b = self._take(-(-n // WORD_BYTES)).view(np.int8)[:n].astype(np.float32)
         if name in _PER_WORD:
             per_word = _PER_WORD[name]
-            vectors = 1 if per_word > WORD_BYTES else max(0, BYTE_VECTORS - o["vector"])
-            if n > vectors * ACT_WORDS * per_word:
+            if per_word == WORD_BYTES:
+                room = max(0, BYTE_VECTORS - o["vector"]) * ACT_WORDS
+            else:
+                room = ACT_WORDS if o["vector"] < BYTE_VECTORS else SHARED_WORDS
+            if n > room * per_word:
                 self.errors.add("descriptor")
                 return
             self._quantise(o["vector"], sem.quantise(a, s), per_word)
@@ -208,15 +211,13 @@ class Machine:
             self.pick[:-(-n // LANES) * LANES] = 0
             self.pick[:n] = sem.quantise(a, s)
             return
-        if name in ("SUM", "SUMSQ", "MAX", "ABSMAX", "ARGMAX"):
+        if name in ("SUM", "SUMSQ", "MAX", "ABSMAX"):
             value = {
                 "SUM": lambda: sem.reduce_sum(sem.flush(a)), "SUMSQ": lambda: sem.reduce_sum(sem.multiply(a, a)),
-                "MAX": lambda: sem.maximum(a), "ABSMAX": lambda: sem.absmax(a), "ARGMAX": lambda: sem.maximum(a),
+                "MAX": lambda: sem.maximum(a), "ABSMAX": lambda: sem.absmax(a),
             }[name]()
             if o["t"]:
                 self._set_float(o["t"], value)
-            if name == "ARGMAX":
-                self._set(o["t"] + 1, sem.argmax(a))
             return
         result = {
             "MULS": lambda: sem.multiply(a, s), "MULV": lambda: sem.multiply(sem.multiply(a, s), b),
@@ -236,8 +237,13 @@ class Machine:
         # The fifth digit of a word of 128 keeps what was there, as no weight uses it. An int8 code stands in four digits, one for
         # each bit of half a byte.
         copies = 4 if per_word == WORD_BYTES else 1
-        places = self.activations.reshape(-1, 160)[vector * ACT_WORDS:][:words]
+        places = self._words_of(vector)[:words]
         places[:, :per_word * copies] = np.tile(grid.reshape(words, per_word), copies)
+
+    def _words_of(self, vector: int) -> NDArray[np.int8]:
+        """The activation memory from a vector's first word on, [words, 160]."""
+        start = vector % BYTE_VECTORS * ACT_WORDS + vector // BYTE_VECTORS * SHARED_WORDS
+        return self.activations.reshape(-1, 160)[start:]
 
     def _ternary(self, matrix: NDArray[np.uint8], words: int, mode: str) -> NDArray[np.int32]:
         """Rows of stream words to weights int32 [rows, columns]."""
@@ -255,7 +261,7 @@ class Machine:
         if mode == "int8":
             fits = o["vectors"] == 0 or (o["vectors"] < BYTE_VECTORS and o["words"] <= ACT_WORDS)
         else:
-            fits = o["words"] <= ACT_WORDS
+            fits = o["words"] <= (ACT_WORDS if o["vectors"] < BYTE_VECTORS else SHARED_WORDS)
         if not o["rows"] or not o["words"] or not fits:
             self.errors.add("descriptor")
             return
@@ -264,16 +270,15 @@ class Machine:
         matrix = self._take_rows(places.size, o["words"])
         if mode == "int8":
             weights = matrix.view(np.int8).astype(np.int32)
-            digits = self.activations.reshape(-1, 5, WORD_BYTES)[:, :4]
             codes: list[NDArray[np.int8]] = []
             for v in range(o["vectors"] + 1):
-                used = digits[v * ACT_WORDS:][:o["words"]]
+                used = self._words_of(v)[:o["words"]].reshape(-1, 5, WORD_BYTES)[:, :4]
                 if np.any(used != used[:, :1]):
                     raise ValueError("an int8 product with codes that QUANT8 did not write")
                 codes.append(used[:, 0].reshape(-1))
         else:
             weights = self._ternary(matrix, o["words"], mode)
-            codes = list(self.activations[:, :o["words"], :WEIGHTS_PER_WORD[mode]].reshape(VECTORS, -1))
+            codes = [self._words_of(v)[:o["words"], :WEIGHTS_PER_WORD[mode]].reshape(-1) for v in range(o["vectors"] + 1)]
         for v in range(o["vectors"] + 1):
             sums = (weights @ codes[v].astype(np.int32)).astype(np.float32)
             result = sem.multiply(sums, self.scalar(o["s"] + v * o["step_s"] & 31))
@@ -318,7 +323,7 @@ class Machine:
             self.errors.add("descriptor")
             return
         places = self._picked.popleft()
-        self.activations[VECTORS // 2:] = 0  # the hardware works there
+        self.activations[:, SHARED_WORDS:] = 0  # the hardware works there
         columns = self._ternary(self._take_rows(places.size, o["words"]), o["words"], mode)[:, :o["rows"]]
         sums = (self.pick[places].astype(np.int32) @ columns).astype(np.float32)
         self._put(o["dst"], sem.add(sem.multiply(sums, self.scalar(o["s"])), self._rows(o["dst"], o["rows"])))

@@ -45,7 +45,7 @@ def _program() -> tuple[bytes, list[tuple[str, dict[str, int]]]]:
         ("MULS", dict(dst=8, a=0, s=1, n=_N, t=9)), ("MULS", dict(dst=16, a=0, s=2, n=_N, t=10)),
         ("EXP2", dict(dst=24, a=0, s=1, c=3, n=_N, t=11)), ("MULV", dict(dst=32, a=16, s=1, b=24, n=_N, t=12)),
         ("SUM", dict(a=24, n=_N, t=13)),
-        ("AXPY", dict(dst=40, a=0, s=1, b=8, n=_N, t=14)), ("ARGMAX", dict(a=0, n=_N, t=15)),
+        ("AXPY", dict(dst=40, a=0, s=1, b=8, n=_N, t=14)), ("MAX", dict(a=0, n=_N, t=15)),
     ]
     for place, (mode, code) in enumerate(MODES.items()):
         quant = QUANTISERS[mode]
