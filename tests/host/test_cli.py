@@ -85,13 +85,21 @@ def test_raw_prompt_and_seed():
 
 def test_info_and_score(image, tmp_path):
     fields = json.loads(run("info", image, "--json").stdout)
-    assert fields["hidden"] == 256 and fields["tensors"] == 50 and len(fields["tensor_table"]) == 50
+    assert fields["hidden"] == 256 and fields["tensors"] == 54 and len(fields["tensor_table"]) == 54
     assert "hidden        256" in run("info", image).stdout
     (tmp_path / "ids.json").write_text("[0, 807, 29]")
     done = run("score", "--target", "reference", "--model", image, "--tokens", tmp_path / "ids.json", "-o", tmp_path / "out.npy")
     assert done.returncode == 0, done.stderr
     model = ReferenceModel(read_image(image))
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), np.stack([model.forward(t) for t in (0, 807, 29)]))
+
+
+def test_convert_with_a_shorter_context(tmp_path):
+    done = run("convert", BUNDLED, "-o", tmp_path / "short.img", "--context", 32)
+    assert done.returncode == 0 and "KV cache for 32 tokens" in done.stdout, done.stderr
+    assert json.loads(run("info", tmp_path / "short.img", "--json").stdout)["context"] == 32
+    refused = run("convert", BUNDLED, "-o", tmp_path / "long.img", "--context", 99999)
+    assert refused.returncode == 2 and "--context must lie between 1 and 256" in refused.stderr and not (tmp_path / "long.img").exists()
 
 
 @pytest.mark.parametrize("options,saying", [
