@@ -4,7 +4,7 @@ Also holds the scalar registers and the REP and EPI prefixes. One operation runs
 and a scalar operation goes on behind it until its result is needed.
 """
 
-from amaranth.hdl import Const, Module, Mux, Signal, Value, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from xtvu import isa
@@ -92,13 +92,13 @@ class Sequencer(wiring.Component):
         read_a, read_b, peek = (registers.read_port(domain="comb") for _ in range(3))
         m.d.comb += [peek.addr.eq(self.peek_address), self.peek_data.eq(peek.data)]
 
-        held = Signal(QueuedInstruction)
+        # What is held, with a bit for each name that is asked for below.
+        held, named = Signal(QueuedInstruction), {ins.name: Signal(name=f"is_{ins.name}") for ins in isa.INSTRUCTIONS}
+        with m.If(self.instruction.valid & self.instruction.ready):
+            m.d.sync += [flag.eq(self.instruction.payload.opcode == OPCODES[name]) for name, flag in named.items()]
 
         def name_is(*names: str) -> Value:
-            value = Const(0)
-            for name in names:
-                value = value | (held.opcode == OPCODES[name])
-            return value
+            return Cat(named[name] for name in names).any()
 
         def field(instruction: str, name: str) -> Value:
             place = next(f for f in isa.by_name(instruction).fields if f.name == name)
@@ -186,12 +186,13 @@ class Sequencer(wiring.Component):
         with m.Elif(name_is("CHECK")):
             m.d.comb += unfit.eq(self.check_words == 0)
         with m.Elif((group == isa.VECTOR) | ((group == isa.STORE) & ~name_is("STORES"))):
-            with m.If(op.bytes):
-                m.d.comb += fits.eq((isa.BYTE_VECTORS - op.vector[:2]) * isa.ACT_WORDS * isa.WORD_BYTES)
+            with m.If(name_is("QUANT8")):
+                m.d.comb += fits.eq((isa.BYTE_VECTORS - dst[:2]) << 10)  # 32 words of 32
+            with m.Elif(name_is("QUANT5")):
+                m.d.comb += fits.eq(Mux(dst[2], isa.SHARED_WORDS * 160, isa.ACT_WORDS * 160))
             with m.Else():
-                words = Mux(op.vector[2], isa.SHARED_WORDS, isa.ACT_WORDS)
-                m.d.comb += fits.eq(Mux(op.digits5, words * 160, words * 128))
-            too_long = (op.sink == Sink.ACTIVATIONS) & ((op.count > fits) | (op.bytes & op.vector[2]))
+                m.d.comb += fits.eq(Mux(dst[2], isa.SHARED_WORDS * 128, isa.ACT_WORDS * 128))
+            too_long = name_is("QUANT4", "QUANT5", "QUANT8") & ((op.count > fits) | (name_is("QUANT8") & dst[2]))
             m.d.comb += unfit.eq((op.count == 0) | too_long)
 
         loads = Signal(range(isa.VECTORS))

@@ -158,11 +158,15 @@ class VectorUnit(wiring.Component):
         a_base, b_base, dst_base = Signal(13), Signal(13), Signal(13)
         second = Signal()  # second cycle of an operation whose operands lie in one bank
         act = Signal(_Row)  # only address, digit, quarter and vector are used
-        from_dot = op.source == Source.DOT
-        two_reads = (op.source == Source.SCRATCH) & op.b_read
-        to_act = op.sink == Sink.ACTIVATIONS
-        buffered = (op.sink == Sink.STORE) | (op.sink == Sink.RANK)
-        summing = op.reduce == Reduce.SUM
+        from_dot, two_reads, to_act, buffered, summing, needs_word = (
+            Signal(name=name) for name in ("from_dot", "two_reads", "to_act", "buffered", "summing", "needs_word"))
+        with m.If(self.start):
+            m.d.sync += [
+                from_dot.eq(self.op.source == Source.DOT), two_reads.eq((self.op.source == Source.SCRATCH) & self.op.b_read),
+                to_act.eq(self.op.sink == Sink.ACTIVATIONS), summing.eq(self.op.reduce == Reduce.SUM),
+                buffered.eq((self.op.sink == Sink.STORE) | (self.op.sink == Sink.RANK)),
+                needs_word.eq((self.op.source == Source.WORD) | (self.op.source == Source.BYTES) | self.op.b_word),
+            ]
         word_end = (act.quarter == 3) & (act.digit == Mux(op.bytes, 0, Mux(op.digits5, 4, 3)))
         ended = Signal()  # the last row of a group
         with m.If(from_dot):
@@ -190,7 +194,6 @@ class VectorUnit(wiring.Component):
         conflict = Signal()
         m.d.comb += conflict.eq(two_reads & (a_base[0] == b_base[0]))
 
-        needs_word = (op.source == Source.WORD) | (op.source == Source.BYTES) | op.b_word
         credit = Signal(range(_STORE_DEPTH + 1), init=_STORE_DEPTH)
         resting = Signal()
         ready = ~resting & (~needs_word | self.word.valid) & (~from_dot | self.dot.valid) & (~buffered | (credit != 0))
