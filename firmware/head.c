@@ -24,7 +24,8 @@ bool head_full(bool keep, struct logits *logits)
 {
     const struct tensor *rows = model_tensor(KIND_EMBEDDING, 0), *scales = model_tensor(KIND_EMBEDDING_SCALE, 0);
     uint32_t words = model.hidden / TVU_WORD_BYTES;
-    tvu_rank(1);
+    if (!keep)
+        tvu_rank(1);
     for (uint32_t start = 0; start < model.vocab; start += plan.logits_chunk) {
         uint32_t n = chunk(start);
         tvu_stream(scales->address + 4 * start, n / TVU_LANES);

@@ -83,7 +83,10 @@ static void do_generate(const struct message *m)
             count = done;
             break;
         }
-        uint32_t batch = transformer_batch(), step = count - done < batch ? count - done : batch;
+        uint32_t batch = transformer_batch();
+        if (!batch)
+            return;
+        uint32_t step = count - done < batch ? count - done : batch;
         bool last = done + step == count;
         if (!transformer_forward(m->payload + GENERATE_WORDS + done, step, last && max_tokens ? head : HEAD_NONE, &logits))
             return;
@@ -170,7 +173,8 @@ static void do_memory(const struct message *m)
 static void do_gemv(const struct message *m)
 {
     uint32_t rows = m->payload[0], words = m->payload[1], mode = m->payload[2]; // garbage if m->length is not 3
-    if (m->length != 3 || rows == 0 || rows > 16384 || words == 0 || words > (mode == TVU_MODE_INT8 ? 127 : TVU_ACT_WORDS) || mode > TVU_MODE_INT8) {
+    uint32_t most = mode == TVU_MODE_INT8 ? 127 : TVU_ACT_WORDS;
+    if (m->length != 3 || rows == 0 || rows > 16384 || words == 0 || words > most || mode > TVU_MODE_INT8) {
         fault_raise(ERROR_ARGUMENT, 0);
         return;
     }

@@ -43,8 +43,10 @@ static uint32_t broken_limit(const struct image_header *h)
         return 4;
     if (h->stop_count > 4 || h->rank_levels == 0 || h->rank_levels > TVU_RANK_LEVELS)
         return 5;
-    if (h->intermediate >= TVU_PICK_ROWS * TVU_LANES)
-        return 6;
+    if (h->intermediate >= TVU_PICK_ROWS * TVU_LANES || h->context >= 1u << 14)
+        return 6; // what the instructions' 14 bits count
+    if (h->hidden > 127 * TVU_WORD_BYTES || h->head_dim > TVU_ACT_WORDS * TVU_WORD_BYTES)
+        return 7; // words of an int8 product
     return 0;
 }
 
@@ -79,6 +81,11 @@ bool model_load(bool trust)
 {
     if (!read_header())
         return false;
+    const struct tensor none = {0}; // not every model has every tensor
+    for (uint32_t i = 0; i < KIND_INPUT_NORM; i++)
+        single[i] = none;
+    for (uint32_t i = 0; i < IMAGE_MAX_LAYERS * PER_LAYER; i++)
+        layered[i / PER_LAYER][i % PER_LAYER] = none;
     for (uint32_t i = 0; i < model.tensors; i++) {
         volatile const struct image_tensor *entry =
             (volatile const struct image_tensor *)(MAIN_RAM_BASE + MODEL_BASE + sizeof model) + i;

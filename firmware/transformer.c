@@ -51,7 +51,8 @@ static void plan_mlp(uint32_t batch)
     uint32_t per_word = plan.ternary_mode == TVU_MODE_BASE3 ? 160 : 128, inner = batch * plan.gate_rows;
     uint32_t chunk_rows = TVU_SHARED_WORDS * per_word / TVU_LANES;
     // Products overwrite inner vectors that are already quantised.
-    plan.down_rows = batch > 1 && model_tensor(KIND_DOWN_ROWS, 0)->words && plan.x_rows <= (chunk_rows < plan.gate_rows ? chunk_rows : plan.gate_rows);
+    uint32_t room = chunk_rows < plan.gate_rows ? chunk_rows : plan.gate_rows;
+    plan.down_rows = batch > 1 && model_tensor(KIND_DOWN_ROWS, 0)->words && plan.x_rows <= room;
     plan.gate = plan.qkv;
     if (plan.down_rows && plan.qkv + inner > TVU_SCRATCH_ROWS)
         plan.gate = inner + plan.x_rows > TVU_SCRATCH_ROWS ? plan.qkv : TVU_SCRATCH_ROWS - inner;
@@ -97,13 +98,12 @@ static uint32_t plan_scratch(uint32_t batch)
 
 uint32_t transformer_batch(void)
 {
-    uint32_t batch = TVU_VECTORS;
-    plan_scratch(batch);
+    uint32_t batch = TVU_VECTORS, single = plan_scratch(1);
     if (larger(plan.hidden_words, plan.query_words) > TVU_SHARED_WORDS)
         batch = TVU_BYTE_VECTORS;
     while (batch > 1 && plan_scratch(batch) > TVU_SCRATCH_ROWS)
         batch--;
-    uint32_t end = plan_scratch(batch);
+    uint32_t end = larger(plan_scratch(batch), single);
     uint32_t widest = larger(plan.hidden_words, plan.query_words);
     if (end > TVU_SCRATCH_ROWS || widest > TVU_ACT_WORDS || plan.hidden_words > TVU_COLUMN_WORDS || model.heads + model.kv_heads > 63) {
         fault_raise(ERROR_TOO_LARGE, end);

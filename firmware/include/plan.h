@@ -6,7 +6,7 @@
 
 struct plan {
     uint32_t head_rows;    // of one head's vector
-    uint32_t context_rows; // of one score per token of context
+    uint32_t context_rows; // of one score per token of the context that the plan is made for
     uint32_t x_rows, qkv_rows, gate_rows; // from one token's to the next's
     uint32_t x, t, qkv, rope, direct, swapped, scores, cached, gate, logits;
     uint32_t tokens;     // of a pass that it is made for

@@ -35,8 +35,8 @@ class ActivationWrite(wiring.Signature):
 
 class Activations(wiring.Component):
     """Members: ``write`` (in ``sync``, takes two cycles); ``spread``: write |``code``| to vector 0 and zeros to vectors 1 to 3 at
-    every place of word ``spread_address``, as plain numbers, for column sums; ``read_address`` of each position, whose ``code`` can be
-    read in the same cycle; ``awake``: the clock of domain ``fill`` must run.
+    every place of word ``spread_address``, as plain numbers, for column sums; ``read_address`` of each position, whose codes
+    ``stored`` gives in the same cycle; ``awake``: the clock of domain ``fill`` must run.
     """
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from xtvu.isa import COUNTERS, WORD_BYTES
+from xtvu.isa import ACT_WORDS, COUNTERS, WORD_BYTES
 from xtvu.layout import WEIGHTS_PER_WORD, row_words
 from xtvu.semantics import argmax
 
@@ -200,8 +200,8 @@ def measure_gemv(shape: str, weights: str = "base3", preset: str = "ug585") -> d
         raise UserError(f"--ddr must be {' or '.join(PRESETS)}, not {preset}")
     rows, columns = int(match[1]), int(match[2])
     words = row_words(columns, weights)
-    if not (1 <= rows <= 16384 and 1 <= words <= 64):
-        raise UserError(f"--gemv takes 1 to 16384 rows and 1 to {64 * WEIGHTS_PER_WORD[weights]} columns in {weights}")
+    if not (1 <= rows <= 16384 and 1 <= words <= ACT_WORDS):
+        raise UserError(f"--gemv takes 1 to 16384 rows and 1 to {ACT_WORDS * WEIGHTS_PER_WORD[weights]} columns in {weights}")
     simulator = Simulator(preset)
     try:
         transport = MailboxTransport("127.0.0.1", simulator.ports["udp"])

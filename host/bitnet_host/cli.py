@@ -112,7 +112,7 @@ def convert(
     print(f"wrote {output}: {image.header.ddr_bytes / 2**20:.1f} MB for the board, "
           f"{image.header.total_bytes / 2**20:.1f} MB with KV cache for {image.header.context} tokens")
     if all(tensor.kind != KINDS.index("DOWN_ROWS") for tensor in image.tensors):
-        print("memory does not suffice for what makes prompts fast (down_proj by rows): a shorter --context may make room")
+        print("without down_proj by rows, which makes prompts faster: this shape cannot use it, or a shorter --context would make room")
 
 
 @app.command()

@@ -19,7 +19,7 @@ _FULL = BenchOptions(shape="2b4t", context=128)
 _BUNDLED = BenchOptions(shape="bundled", context=64, tokens=2)
 
 #: What is measured with a full-size model: label and options.
-_DECODES: list[tuple[str, BenchOptions]] = [
+_FULL_RUNS: list[tuple[str, BenchOptions]] = [
     ("decode at context 128", _FULL), ("decode at context 128", replace(_FULL, ddr="conservative")),
     ("decode at context 1,024", replace(_FULL, context=1024)),
     ("prefill of 64 tokens", replace(_FULL, prefill=64)),
@@ -70,11 +70,11 @@ def table(run: Callable[[BenchOptions], dict[str, Any]]) -> str:
     lines = ["## Full size: 2b4t", "", "Per token, at 125 MHz.", "",
              "| | preset | cycles | tokens/s | roofline | granted beats used | DDR peak | exposed | command |",
              "|---|---|---|---|---|---|---|---|---|"]
-    for label, options in _DECODES:
+    for label, options in _FULL_RUNS:
         r = run(options)
         lines.append(_row(label, options.ddr, r["cycles"], r["tokens_per_second"], r["roofline"]["tokens_per_second"],
                           _share(r["share_of_granted"]), _share(r["ddr_peak_share"]), _share(r["exposed_share"]), _command(options)))
-    for label, options in (_DECODES[0], _DECODES[1], _DECODES[3]):
+    for label, options in (_FULL_RUNS[0], _FULL_RUNS[1], _FULL_RUNS[3]):
         r = run(options)
         lines += ["", f"### By operator: {label}, {options.ddr}", "", _row("operator", *_COLUMNS)]
         lines.append("|---" * (1 + len(_COLUMNS)) + "|")

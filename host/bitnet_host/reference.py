@@ -40,7 +40,7 @@ def rms_norm(x: F32, weight: F32, inverse_count: np.float32, eps: np.float32) ->
 
 
 def quantise_vector(x: F32) -> Quantised:
-    """s = 127 / max(absmax, 1e-5); codes = clamp(round_half_even(x * s), -128, 127)."""
+    """s = 127 / max(absmax, 1e-5); codes = clamp(round_half_even(x * s), -127, 127)."""
     scale = np.float32(sem.divide(MAX_CODE, np.maximum(sem.absmax(x), SMALLEST)))
     return Quantised(sem.quantise(x, scale), scale)
 

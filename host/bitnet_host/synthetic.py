@@ -29,7 +29,7 @@ from .checkpoint.hf import Checkpoint, Linear, ModelConfig
 from .errors import UserError
 from .image import BLOCK_BYTES, CHUNK_TOKENS, FORMAT_VERSION, MODEL_BASE, DdrHeader, Image, Tensor
 
-__all__ = ["GATE_ZEROS", "SHAPES", "Bench", "parse_shape", "prepare"]
+__all__ = ["GATE_ZEROS", "SHAPES", "Bench", "parse_shape", "prepare", "synthetic_checkpoint"]
 
 GATE_ZEROS = 0.598  # share of the 2B model's inner activations that are exactly zero (Neumann-Labs/ternfpga); layers 41.6-78.9 %
 _LAYER_SPREAD = 0.187
@@ -74,7 +74,8 @@ class Bench:
     scales: NDArray[np.float32]
 
 
-def _checkpoint(config: ModelConfig, gate_zeros: float, seed: int) -> Checkpoint:
+def synthetic_checkpoint(config: ModelConfig, gate_zeros: float, seed: int) -> Checkpoint:
+    """Random weights of a shape; gates are not positive in ``gate_zeros`` of the cases on average."""
     rng = np.random.default_rng(seed)
     hidden, inner, queries = config.hidden, config.intermediate, config.heads * config.head_dim
     keys = config.kv_heads * config.head_dim
@@ -158,7 +159,7 @@ def prepare(config: ModelConfig, folder: Path, weights: str = "base3", gate_zero
     key = json.dumps([vars(config), weights, gate_zeros, seed, FORMAT_VERSION, _source_digest()], default=str)
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.ddr"
     if not path.exists():
-        image = convert(_checkpoint(config, gate_zeros, seed), weights, "synthetic")
+        image = convert(synthetic_checkpoint(config, gate_zeros, seed), weights, "synthetic")
         _write(path, image, seed)
     image = _read(path)
     return Bench(path, image, *_cache(image.header, seed))

@@ -7,7 +7,7 @@ import pytest
 from bitnet_host.checkpoint.convert import convert
 from bitnet_host.image import down_chunks
 from bitnet_host.reference import ReferenceModel
-from bitnet_host.synthetic import _checkpoint, parse_shape
+from bitnet_host.synthetic import parse_shape, synthetic_checkpoint
 from xtvu.layout import row_words, unpack_ternary, unstripe
 
 
@@ -15,7 +15,7 @@ from xtvu.layout import row_words, unpack_ternary, unstripe
 @pytest.mark.parametrize("intermediate", [64, 2560, 2568, 5400])
 def test_down_rows_is_down(weights, intermediate):
     """The chunks of DOWN_ROWS, read one by one, are the matrix that DOWN holds transposed."""
-    image = convert(_checkpoint(parse_shape(f"hidden=64,intermediate={intermediate},layers=1,heads=2,kv_heads=1,head_dim=32,vocab=64,"
+    image = convert(synthetic_checkpoint(parse_shape(f"hidden=64,intermediate={intermediate},layers=1,heads=2,kv_heads=1,head_dim=32,vocab=64,"
                                             "context=32"), 0.6, 1), weights)
     whole = ReferenceModel(image)._unpack(image.tensor("DOWN"))
     data, start, chunks = unstripe(image.data(image.tensor("DOWN_ROWS"))), 0, []
@@ -28,10 +28,10 @@ def test_down_rows_is_down(weights, intermediate):
 
 def test_down_rows_is_left_out_where_it_does_not_fit(monkeypatch):
     config = parse_shape("tiny,layers=1")
-    roomy = convert(_checkpoint(config, 0.6, 1))
+    roomy = convert(synthetic_checkpoint(config, 0.6, 1))
     rows = roomy.tensor("DOWN_ROWS")
     monkeypatch.setattr("bitnet_host.image.MEMORY_BYTES", 0x20_0000 + roomy.header.total_bytes - rows.words * 16)
-    tight = convert(_checkpoint(config, 0.6, 1))
+    tight = convert(synthetic_checkpoint(config, 0.6, 1))
     with pytest.raises(KeyError):
         tight.tensor("DOWN_ROWS")
     assert tight.header.total_bytes < roomy.header.total_bytes and tight.header.tensors == roomy.header.tensors - 1

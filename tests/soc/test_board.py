@@ -14,6 +14,7 @@ from bitnet_host.link.simulator import Simulator
 from bitnet_host.link.transport import MailboxTransport, SerialTransport
 from bitnet_host.models import BUNDLED
 from bitnet_host.sampling import SamplingOptions
+from bitnet_host.synthetic import parse_shape, synthetic_checkpoint
 from bitnet_host.targets import BoardTarget, ReferenceTarget
 from bitnet_host.text import Conversation, TextModel
 from models import Shape, write_checkpoint
@@ -82,14 +83,23 @@ def test_greedy_conversation(bundled):
     assert board.position > 64 and 0 < second.decode_cycles_per_token <= 400_000
 
 
-@pytest.mark.parametrize("length", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("length", [1, 2, 5, 8, 11])
 def test_prompts_of_all_lengths(bundled, length):
-    """Up to four tokens share a pass; the KV cache is as if each had one of its own."""
+    """Up to eight tokens share a pass; the KV cache is as if each had one of its own."""
     board, reference = bundled
     for target in bundled:
         target.reset()
     _same(board, reference, [0, *range(500, 499 + length)], 3, SamplingOptions())
     np.testing.assert_array_equal(board.score(9).view(np.uint32), reference.score(9).view(np.uint32))
+
+
+@pytest.mark.parametrize("weights", ["base3", "2bit"])
+def test_prompts_that_fill_the_scratchpad(weights):
+    """Inner vectors so long that later tokens' residual vectors wait in DDR and down_proj comes in several chunks."""
+    image = convert(synthetic_checkpoint(parse_shape("tiny,intermediate=8064,layers=1,vocab=256"), 0.6, 1), weights)
+    with _opened(image, "ug585", lambda ports: MailboxTransport("127.0.0.1", ports["udp"])) as (board, reference):
+        _same(board, reference, list(range(20, 31)), 3, SamplingOptions())
+        np.testing.assert_array_equal(board.score(9).view(np.uint32), reference.score(9).view(np.uint32))
 
 
 def test_the_full_head_on_demand(bundled):

@@ -16,6 +16,8 @@ from .hf import Checkpoint, ModelConfig
 __all__ = ["check_shape", "convert", "make_header", "quantise_rows", "rope_table", "sketch_rows"]
 
 _MAX_HEADS = 63  # of a REP
+_MAX_BYTE_WORDS = 127  # of an int8 row, by DOT's field
+_MAX_CONTEXT = (1 << 14) - 1  # elements of a vector operation
 # Rows of the head that the ternary sketch leaves for rescoring: 63, or 255 of a large vocabulary. The row that the full head
 # would choose was never seen below rank 25 of 2,048 (DESIGN.md) and 56 of 128,256 (bitnet-kv260, as DESIGN.md cites it).
 _LARGE_VOCABULARY, _SMALL_LEVELS = 16384, 6
@@ -40,15 +42,18 @@ def check_shape(config: ModelConfig, weights: str) -> None:
         raise UserError(f"{config.layers} layers with {config.heads} query and {config.kv_heads} key heads: this machine takes "
                         f"{MAX_LAYERS} layers and {_MAX_HEADS} heads in all")
     widest = max(config.hidden, queries)
-    if row_words(widest, weights) > ACT_WORDS or row_words(config.hidden, "int8") > 127:
-        raise UserError(f"rows of {widest} elements do not fit the activation buffer of {ACT_WORDS * WEIGHTS_PER_WORD[weights]}")
+    if row_words(widest, weights) > ACT_WORDS:
+        raise UserError(f"rows of {widest} elements do not fit the activation memory of {ACT_WORDS * WEIGHTS_PER_WORD[weights]}")
+    if row_words(config.hidden, "int8") > _MAX_BYTE_WORDS or row_words(config.head_dim, "int8") > ACT_WORDS:
+        raise UserError(f"hidden_size {config.hidden} or head_dim {config.head_dim} is too large: int8 products take "
+                        f"{_MAX_BYTE_WORDS * WEIGHTS_PER_WORD['int8']} and {ACT_WORDS * WEIGHTS_PER_WORD['int8']}")
     if row_words(config.hidden, weights) > COLUMN_WORDS or config.intermediate >= PICK_ROWS * LANES:
         raise UserError(f"hidden_size {config.hidden} or intermediate_size {config.intermediate} is too large: this machine takes "
                         f"{COLUMN_WORDS * WEIGHTS_PER_WORD[weights]} and {PICK_ROWS * LANES - LANES}")
     if config.vocab > _MAX_VOCABULARY:
         raise UserError(f"vocab_size is {config.vocab}; this machine ranks {_MAX_VOCABULARY} tokens at most")
-    if config.context < 1:
-        raise UserError(f"max_position_embeddings is {config.context}; it must be positive")
+    if not 1 <= config.context <= _MAX_CONTEXT and scratch_rows(config) <= SCRATCH_ROWS:
+        raise UserError(f"max_position_embeddings is {config.context}; this machine takes 1 to {_MAX_CONTEXT}: give --context")
     if scratch_rows(config) > SCRATCH_ROWS:
         raise UserError(f"the model needs {scratch_rows(config)} scratchpad rows of {SCRATCH_ROWS}: shorten max_position_embeddings")
 
@@ -115,6 +120,11 @@ def make_header(config: ModelConfig, weights: str) -> DdrHeader:
     return header
 
 
+def _rows_serve(config: ModelConfig, weights: str) -> bool:
+    """Whether the firmware would use DOWN_ROWS: its products go where inner vectors were (firmware/transformer.c, `plan_mlp`)."""
+    return config.hidden <= down_chunks(config.intermediate, weights)[0]
+
+
 def _by_rows(matrix: NDArray[np.int8], weights: str) -> NDArray[np.uint8]:
     """The chunks of DOWN_ROWS, one behind the other."""
     ends = np.cumsum(down_chunks(matrix.shape[1], weights))
@@ -143,7 +153,9 @@ def convert(checkpoint: Checkpoint, weights: str = "base3", name: str = "model")
             else:
                 matrix = value.weights.T if key == "down" else value.weights
                 parts.append((key.upper(), index, pack_ternary(matrix, weights), *matrix.shape, value.scale))
-        parts.append(("DOWN_ROWS", index, _by_rows(layer["down"].weights, weights), *layer["down"].weights.shape, layer["down"].scale))
+        if _rows_serve(config, weights):
+            down = layer["down"]
+            parts.append(("DOWN_ROWS", index, _by_rows(down.weights, weights), *down.weights.shape, down.scale))
     meta = {"name": name, "tokenizer": checkpoint.tokenizer, "chat_template": checkpoint.chat_template,
             "special": checkpoint.special, "config": vars(config) | {"stop_tokens": list(config.stop_tokens)}, "weights": weights}
     return build_image(make_header(config, weights), parts, meta)
