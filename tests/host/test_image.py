@@ -15,8 +15,8 @@ from xtvu.layout import row_words, unpack_ternary, unstripe
 @pytest.mark.parametrize("intermediate", [64, 2560, 2568, 5400])
 def test_down_rows_is_down(weights, intermediate):
     """The chunks of DOWN_ROWS, read one by one, are the matrix that DOWN holds transposed."""
-    image = convert(synthetic_checkpoint(parse_shape(f"hidden=64,intermediate={intermediate},layers=1,heads=2,kv_heads=1,head_dim=32,vocab=64,"
-                                            "context=32"), 0.6, 1), weights)
+    shape = f"hidden=64,intermediate={intermediate},layers=1,heads=2,kv_heads=1,head_dim=32,vocab=64,context=32"
+    image = convert(synthetic_checkpoint(parse_shape(shape), 0.6, 1), weights)
     whole = ReferenceModel(image)._unpack(image.tensor("DOWN"))
     data, start, chunks = unstripe(image.data(image.tensor("DOWN_ROWS"))), 0, []
     for columns in down_chunks(intermediate, weights):
