@@ -5,7 +5,6 @@
 #include "plan.h"
 
 #define BLOCK_BYTES 512u
-#define FENCE 1u // the stream waits for the stores issued before it
 
 // s[S_B] = max(absmax, 1e-5) of n elements from row a, s[S_SCALE] = 127 / s[S_B].
 static void quantisation_scale(uint32_t a, uint32_t n)

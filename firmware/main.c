@@ -71,8 +71,6 @@ static void do_generate(const struct message *m)
         fault_raise(model_loaded ? ERROR_CONTEXT : ERROR_NO_MODEL, model.context);
         return;
     }
-    if (!transformer_batch())
-        return;
     uint64_t start = cycles(), prefilled = 0;
     uint32_t tokens = 0, reason = STOP_LENGTH;
     struct logits logits = {0};
@@ -173,7 +171,7 @@ static void do_memory(const struct message *m)
 static void do_gemv(const struct message *m)
 {
     uint32_t rows = m->payload[0], words = m->payload[1], mode = m->payload[2]; // garbage if m->length is not 3
-    uint32_t most = mode == TVU_MODE_INT8 ? 127 : TVU_ACT_WORDS;
+    uint32_t most = mode == TVU_MODE_INT8 ? TVU_ROW_WORDS : TVU_ACT_WORDS;
     if (m->length != 3 || rows == 0 || rows > 16384 || words == 0 || words > most || mode > TVU_MODE_INT8) {
         fault_raise(ERROR_ARGUMENT, 0);
         return;

@@ -43,9 +43,9 @@ static uint32_t broken_limit(const struct image_header *h)
         return 4;
     if (h->stop_count > 4 || h->rank_levels == 0 || h->rank_levels > TVU_RANK_LEVELS)
         return 5;
-    if (h->intermediate >= TVU_PICK_ROWS * TVU_LANES || h->context >= 1u << 14)
-        return 6; // what the instructions' 14 bits count
-    if (h->hidden > 127 * TVU_WORD_BYTES || h->head_dim > TVU_ACT_WORDS * TVU_WORD_BYTES)
+    if (h->intermediate > TVU_ELEMENTS || h->context > TVU_ELEMENTS)
+        return 6; // of one vector operation; the pick memory holds more
+    if (h->hidden > TVU_ROW_WORDS * TVU_WORD_BYTES || h->head_dim > TVU_ACT_WORDS * TVU_WORD_BYTES)
         return 7; // words of an int8 product
     return 0;
 }

@@ -48,8 +48,7 @@ static uint32_t words_of(uint32_t columns, uint32_t per_word)
 // Where the inner vectors of the MLP go. If they need the room, the residual vectors of the later tokens are kept in DDR meanwhile.
 static void plan_mlp(uint32_t batch)
 {
-    uint32_t per_word = plan.ternary_mode == TVU_MODE_BASE3 ? 160 : 128, inner = batch * plan.gate_rows;
-    uint32_t chunk_rows = TVU_SHARED_WORDS * per_word / TVU_LANES;
+    uint32_t inner = batch * plan.gate_rows, chunk_rows = TVU_SHARED_WORDS * plan.per_word / TVU_LANES;
     // Products overwrite inner vectors that are already quantised.
     uint32_t room = chunk_rows < plan.gate_rows ? chunk_rows : plan.gate_rows;
     plan.down_rows = batch > 1 && model_tensor(KIND_DOWN_ROWS, 0)->words && plan.x_rows <= room;
@@ -65,13 +64,13 @@ static uint32_t plan_scratch(uint32_t batch)
 {
     plan.tokens = batch;
     uint32_t group = model.heads / model.kv_heads, queries = model.heads * model.head_dim;
-    uint32_t per_word = model.weight_mode == TVU_MODE_BASE3 ? 160 : 128;
     plan.ternary_mode = model.weight_mode;
+    plan.per_word = model.weight_mode == TVU_MODE_BASE3 ? 160 : 128;
     plan.head_rows = model.head_dim / TVU_LANES;
     // A pass of several tokens needs room, so it has scores for the context that there is, not for all that there may be.
     plan.context_rows = even(words_of(batch > 1 ? position + batch : model.context, TVU_LANES));
-    plan.hidden_words = words_of(model.hidden, per_word);
-    plan.query_words = words_of(queries, per_word);
+    plan.hidden_words = words_of(model.hidden, plan.per_word);
+    plan.query_words = words_of(queries, plan.per_word);
     plan.head_words = words_of(model.head_dim, TVU_WORD_BYTES);
 
     // Operands that are read together lie in different banks: one starts at an even, the other at an odd row.
@@ -221,10 +220,10 @@ static void gate_up(uint32_t layer, uint32_t count)
 // sums of integers below 2^24 are exact in float32, so adding up chunks before scaling changes nothing.
 static void down_all(uint32_t layer, uint32_t count)
 {
-    uint32_t per_word = plan.ternary_mode == TVU_MODE_BASE3 ? 160 : 128, step = TVU_SHARED_WORDS * per_word;
+    uint32_t step = TVU_SHARED_WORDS * plan.per_word;
     uint32_t address = model_tensor(KIND_DOWN_ROWS, layer)->address;
     for (uint32_t start = 0; start < model.intermediate; start += step) {
-        uint32_t n = model.intermediate - start < step ? model.intermediate - start : step, words = words_of(n, per_word);
+        uint32_t n = model.intermediate - start < step ? model.intermediate - start : step, words = words_of(n, plan.per_word);
         section(OPERATOR_ACTIVATION);
         for (uint32_t i = 0; i < count; i++)
             quantise(plan.gate + i * plan.gate_rows + start / TVU_LANES, n, i, CODES_TERNARY);
@@ -242,7 +241,7 @@ static void down_all(uint32_t layer, uint32_t count)
         if (i < plan.kept) {
             tvu_axpy(x, product, S_OUTS + i, x, model.hidden, 0);
         } else {
-            tvu_stream(kept_residual(i) | 1, plan.x_rows); // after the stores
+            tvu_stream(kept_residual(i) | FENCE, plan.x_rows);
             tvu_axpym(x, product, S_OUTS + i, model.hidden, 0);
         }
     }

@@ -223,6 +223,28 @@ def test_picked_rows_and_columns(tvu_sim, tmp_path, mode, preset, rows, columns,
     _check(tvu_sim, tmp_path, _memory(data), program, preset)
 
 
+def test_empty_picked_streams_and_maxima_into_register_zero(tvu_sim, tmp_path):
+    """A STREAMP without groups or words gives a product no rows; a REP whose first maximum goes nowhere keeps the others."""
+    rng = np.random.default_rng(12)
+    x = rng.standard_normal(512).astype(np.float32)
+    rows = pack_ternary(rng.integers(-1, 2, (16, 160)).astype(np.int8), "base3")
+    place = DATA + x.nbytes
+    picked = dict(b=0, factor=0, pick=isa.PICKS["picked"], rank=0, base=0)
+    dot = dict(dst=200, words=1, mode=isa.MODES["base3"], vectors=0, s=1, step_s=0, stride=0, rows=16)
+    program: list = []
+    _load(program, x, 0)
+    program += [
+        ("REP", dict(count=4, step_s=0, step_t=1, stride_dst=0, stride_a=16, stride_b=0)), ("MAX", dict(a=0, n=100, t=0)),
+        ("SSET", dict(d=1, value=float_bits(20.0))), ("QUANT5", dict(vector=0, a=0, s=1, n=160)), ("PICK", dict(a=0, s=1, n=16)),
+        ("STREAMP", dict(addr=place, groups=0, words=1)), ("EPI", picked), ("DOT", dot),
+        ("STREAMP", dict(addr=place, groups=2, words=0)), ("COLS", dict(dst=210, words=1, mode=0, s=1, rows=64)),
+        ("STREAMP", dict(addr=place, groups=2, words=1)), ("EPI", picked), ("DOT", dot), WAIT,
+    ]
+    _store(program, 200, 512, 0)
+    program += [WAIT, *(("SGET", dict(s=s)) for s in range(5))]
+    _check(tvu_sim, tmp_path, _memory(x.tobytes() + rows.tobytes()), program)
+
+
 def test_factor_from_the_scratchpad(tvu_sim, tmp_path):
     rng = np.random.default_rng(4)
     columns, rows = 96, 45

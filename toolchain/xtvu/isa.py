@@ -26,6 +26,7 @@ __all__ = [
     "ACT_WORDS", "BYTE_VECTORS", "COLUMN_WORDS", "CONTROL", "COUNTERS", "CUSTOM0", "ERRORS", "FACTORS", "Field", "GROUPS", "INSTRUCTIONS",
     "Instruction", "IsaError", "LANES", "MODES", "PICKS", "PICK_ROWS", "QUANTISERS", "RANK_LEVELS", "SCALAR", "SCALARS", "SCRATCH_ROWS",
     "SECTIONS", "SHARED_WORDS", "STORE", "STREAM", "VECTOR", "VECTORS", "WORD_BYTES", "by_function_id", "by_name", "check", "isa_hash",
+    "largest",
 ]
 
 CUSTOM0 = 0x0B
@@ -282,6 +283,11 @@ def by_name(name: str) -> Instruction:
 def by_function_id(function_id: int) -> Instruction | None:
     """The instruction of that function id, or None where the table defines none."""
     return _BY_ID.get(function_id)
+
+
+def largest(instruction: str, field: str) -> int:
+    """The largest value that an operand field takes. Raises KeyError or StopIteration for names that the table does not have."""
+    return next(f for f in by_name(instruction).fields if f.name == field).mask
 
 
 def isa_hash() -> int:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from xtvu.isa import ACT_WORDS, BYTE_VECTORS, COLUMN_WORDS, LANES, PICK_ROWS, RANK_LEVELS, SCRATCH_ROWS
+from xtvu.isa import ACT_WORDS, BYTE_VECTORS, COLUMN_WORDS, LANES, RANK_LEVELS, SCRATCH_ROWS, largest
 from xtvu.layout import WEIGHTS_PER_WORD, pack_ternary, row_words
 
 from ..errors import UserError
@@ -16,8 +16,8 @@ from .hf import Checkpoint, ModelConfig
 __all__ = ["check_shape", "convert", "make_header", "quantise_rows", "rope_table", "sketch_rows"]
 
 _MAX_HEADS = 63  # of a REP
-_MAX_BYTE_WORDS = 127  # of an int8 row, by DOT's field
-_MAX_CONTEXT = (1 << 14) - 1  # elements of a vector operation
+_MAX_BYTE_WORDS = largest("DOT", "words")  # of an int8 row
+_MAX_ELEMENTS = largest("MULS", "n")  # of a vector operation
 # Rows of the head that the ternary sketch leaves for rescoring: 63, or 255 of a large vocabulary. The row that the full head
 # would choose was never seen below rank 25 of 2,048 (DESIGN.md) and 56 of 128,256 (bitnet-kv260, as DESIGN.md cites it).
 _LARGE_VOCABULARY, _SMALL_LEVELS = 16384, 6
@@ -47,15 +47,15 @@ def check_shape(config: ModelConfig, weights: str) -> None:
     if row_words(config.hidden, "int8") > _MAX_BYTE_WORDS or row_words(config.head_dim, "int8") > ACT_WORDS:
         raise UserError(f"hidden_size {config.hidden} or head_dim {config.head_dim} is too large: int8 products take "
                         f"{_MAX_BYTE_WORDS * WEIGHTS_PER_WORD['int8']} and {ACT_WORDS * WEIGHTS_PER_WORD['int8']}")
-    if row_words(config.hidden, weights) > COLUMN_WORDS or config.intermediate >= PICK_ROWS * LANES:
+    if row_words(config.hidden, weights) > COLUMN_WORDS or config.intermediate > _MAX_ELEMENTS:
         raise UserError(f"hidden_size {config.hidden} or intermediate_size {config.intermediate} is too large: this machine takes "
-                        f"{COLUMN_WORDS * WEIGHTS_PER_WORD[weights]} and {PICK_ROWS * LANES - LANES}")
+                        f"{COLUMN_WORDS * WEIGHTS_PER_WORD[weights]} and {_MAX_ELEMENTS}")
     if config.vocab > _MAX_VOCABULARY:
         raise UserError(f"vocab_size is {config.vocab}; this machine ranks {_MAX_VOCABULARY} tokens at most")
-    if not 1 <= config.context <= _MAX_CONTEXT and scratch_rows(config) <= SCRATCH_ROWS:
-        raise UserError(f"max_position_embeddings is {config.context}; this machine takes 1 to {_MAX_CONTEXT}: give --context")
     if scratch_rows(config) > SCRATCH_ROWS:
         raise UserError(f"the model needs {scratch_rows(config)} scratchpad rows of {SCRATCH_ROWS}: shorten max_position_embeddings")
+    if not 1 <= config.context <= _MAX_ELEMENTS:
+        raise UserError(f"max_position_embeddings is {config.context}; this machine takes 1 to {_MAX_ELEMENTS}: give --context")
 
 
 def scratch_rows(config: ModelConfig) -> int:
