@@ -2,51 +2,73 @@
 //
 // K lies token by token, V in chunks of 512 tokens with a row of tokens per dimension, so that both scores and mixing are
 // matrix times vector. Scales (float32) lie in arrays of their own, one per token and KV head.
+//
+// Scalar operations go on behind vector ones until somebody names their result, and a transposed store's writes until the cache is
+// read: both stand here ahead of their use by some vector operations.
 #include "plan.h"
 
 #define BLOCK_BYTES 512u
 
-// s[S_B] = max(absmax, 1e-5) of n elements from row a, s[S_SCALE] = 127 / s[S_B].
-static void quantisation_scale(uint32_t a, uint32_t n)
+// s[S_SCALE] = max|queries| of the heads from row q on that share a KV head.
+static void query_maximum(uint32_t q)
 {
-    tvu_absmax(a, n, S_A);
-    tvu_smax(S_B, S_A, S_SMALLEST);
-    tvu_sdiv(S_SCALE, S_127, S_B);
+    tvu_absmax(q, model.heads / model.kv_heads * model.head_dim, S_SCALE);
 }
 
-// For up to four heads from row a on: s[S_GROUP1..] = 127 / max(absmax, 1e-5), s[S_GROUP0..] = max(absmax, 1e-5) / 127.
-static void head_scales(uint32_t a, uint32_t heads)
+// From that s[S_SCALE] = 127 / max(absmax, 1e-5), s[S_OUT] = max(absmax, 1e-5) / 127.
+static void query_scale(void)
 {
-    tvu_rep(heads, 0, 1, 0, plan.head_rows, 0);
-    tvu_absmax(a, model.head_dim, S_GROUP0);
-    tvu_rep(heads, 1, 0, 0, 0, 0);
-    tvu_smax(S_GROUP2, S_GROUP0, S_SMALLEST);
-    tvu_rep(heads, 0, 1, 0, 0, 0);
-    tvu_sdiv(S_GROUP1, S_127, S_GROUP2);
-    tvu_rep(heads, 1, 0, 0, 0, 0);
-    tvu_smul(S_GROUP0, S_GROUP2, S_INV_127);
+    tvu_smax(S_SCALE, S_SCALE, S_SMALLEST);
+    tvu_smul(S_OUT, S_SCALE, S_INV_127);
+    tvu_sdiv(S_SCALE, S_127, S_SCALE);
 }
 
-void attention_store(uint32_t layer, uint32_t position, uint32_t qkv)
+// s[out..] = max(s[out..], 1e-5)
+static void at_least_smallest(uint32_t out, uint32_t count)
+{
+    tvu_rep(count, 1, 0, 0, 0, 0);
+    tvu_smax(out, out, S_SMALLEST);
+}
+
+// s[out..] = s[out..] / 127
+static void divide_by_127(uint32_t out, uint32_t count)
+{
+    tvu_rep(count, 1, 0, 0, 0, 0);
+    tvu_smul(out, out, S_INV_127);
+}
+
+// Puts the keys of `heads` heads and the scales of their keys and values into the cache. The values themselves are put there later,
+// by store_values with s[S_V_SCALES..]. Prepares the first of these heads' queries.
+static void store_heads(uint32_t index, uint32_t heads, uint32_t position, uint32_t q, uint32_t k, uint32_t v)
 {
     uint32_t n = model.head_dim, rows = plan.head_rows;
-    uint32_t place = position / CHUNK_TOKENS * n * BLOCK_BYTES + position % CHUNK_TOKENS;
-    for (uint32_t cache = 0; cache < model.kv_heads; cache += TVU_BYTE_VECTORS) {
-        uint32_t heads = model.kv_heads - cache < TVU_BYTE_VECTORS ? model.kv_heads - cache : TVU_BYTE_VECTORS;
-        uint32_t k = qkv + (model.heads + cache) * rows, v = k + model.kv_heads * rows;
-        uint32_t index = layer * model.kv_heads + cache;
-        head_scales(k, heads);
-        for (uint32_t i = 0; i < heads; i++) {
-            tvu_storeq(model.k_base + (index + i) * model.k_head_bytes + position * plan.head_words * TVU_WORD_BYTES,
-                       k + i * rows, n, S_GROUP1 + i);
-            tvu_stores(model.ks_base + (index + i) * model.s_head_bytes + 4 * position, S_GROUP0 + i);
-        }
-        head_scales(v, heads);
-        for (uint32_t i = 0; i < heads; i++) {
-            tvu_storeqt(model.v_base + (index + i) * model.v_head_bytes + place, v + i * rows, n, S_GROUP1 + i);
-            tvu_stores(model.vs_base + (index + i) * model.s_head_bytes + 4 * position, S_GROUP0 + i);
-        }
+    tvu_rep(heads, 0, 1, 0, rows, 0);
+    tvu_absmax(k, n, S_K_MAXIMA);
+    tvu_rep(heads, 0, 1, 0, rows, 0);
+    tvu_absmax(v, n, S_V_MAXIMA);
+    at_least_smallest(S_K_MAXIMA, heads);
+    tvu_sdiv(S_A, S_127, S_K_MAXIMA);
+    query_maximum(q);
+    at_least_smallest(S_V_MAXIMA, heads);
+    query_scale();
+    for (uint32_t i = 0; i < heads; i++) {
+        uint32_t scale = i & 1 ? S_B : S_A, next = i & 1 ? S_A : S_B;
+        tvu_smul(S_K_MAXIMA + i, S_K_MAXIMA + i, S_INV_127);
+        if (i + 1 < heads)
+            tvu_sdiv(next, S_127, S_K_MAXIMA + i + 1);
+        tvu_sdiv(S_V_SCALES + i, S_127, S_V_MAXIMA + i);
+        tvu_storeq(model.k_base + (index + i) * model.k_head_bytes + position * plan.head_words * TVU_WORD_BYTES, k + i * rows, n, scale);
+        tvu_stores(model.ks_base + (index + i) * model.s_head_bytes + 4 * position, S_K_MAXIMA + i);
     }
+    divide_by_127(S_V_MAXIMA, heads);
+    for (uint32_t i = 0; i < heads; i++)
+        tvu_stores(model.vs_base + (index + i) * model.s_head_bytes + 4 * position, S_V_MAXIMA + i);
+}
+
+static void store_values(uint32_t index, uint32_t position, uint32_t v, uint32_t scale)
+{
+    uint32_t place = position / CHUNK_TOKENS * model.head_dim * BLOCK_BYTES + position % CHUNK_TOKENS;
+    tvu_storeqt(model.v_base + index * model.v_head_bytes + place, v, model.head_dim, scale);
 }
 
 static void load_scales(uint32_t base, uint32_t index, uint32_t tokens)
@@ -55,62 +77,73 @@ static void load_scales(uint32_t base, uint32_t index, uint32_t tokens)
     tvu_loadf(plan.cached, tokens, 0);
 }
 
-// Softmax in base 2 without its division, times V's scales; leaves sums in S_SUMS, factors for the result in S_GROUP2.
+static void score(uint32_t group, uint32_t q, uint32_t index, uint32_t tokens)
+{
+    tvu_smul(S_OUT, S_OUT, S_SCORE);
+    tvu_rep(group, 0, 0, 1, plan.head_rows, 0);
+    tvu_quant8(0, q, S_SCALE, model.head_dim);
+    load_scales(model.ks_base, index, tokens);
+    tvu_stream((model.k_base + index * model.k_head_bytes) | FENCE, tokens * plan.head_words);
+    tvu_epi(plan.cached, TVU_FACTOR_B, TVU_PICK_NONE, 0, 0);
+    tvu_dot(plan.scores, plan.head_words, TVU_MODE_INT8, group - 1, 0, S_OUT, plan.context_rows, tokens);
+}
+
+// Softmax in base 2 without its division, times V's scales; leaves 127 / absmax in s[S_MAXIMA..] and absmax / 127 in s[S_FACTORS..],
+// the sums to divide by in s[S_SUMS..].
 static void weigh(uint32_t group, uint32_t index, uint32_t tokens)
 {
     uint32_t s = plan.scores, rows = plan.context_rows;
 
     tvu_rep(group, 0, 1, 0, rows, 0);
-    tvu_max(s, tokens, S_GROUP0);
+    tvu_max(s, tokens, S_MAXIMA);
     tvu_rep(group, 0, 0, rows, rows, group > 1);
-    tvu_exp2(s, s, S_ONE, S_GROUP0, tokens, 0);
+    tvu_exp2(s, s, S_ONE, S_MAXIMA, tokens, 0);
     tvu_rep(group, 0, 1, 0, rows, 0);
     tvu_sum(s, tokens, S_SUMS);
     load_scales(model.vs_base, index, tokens);
     tvu_rep(group, 0, 1, rows, rows, 0);
-    tvu_mulv(s, s, S_ONE, plan.cached, tokens, S_GROUP2);
+    tvu_mulv(s, s, S_ONE, plan.cached, tokens, S_FACTORS);
     tvu_rep(group, 0, 1, 0, 0, 0);
-    tvu_sdiv(S_GROUP0, S_127, S_GROUP2);
-    tvu_rep(group, 1, 0, 0, 0, 0);
-    tvu_smul(S_GROUP1, S_GROUP2, S_INV_127);
-    tvu_rep(group, 1, 1, 0, 0, 0);
-    tvu_sdiv(S_GROUP2, S_GROUP1, S_SUMS);
+    tvu_sdiv(S_MAXIMA, S_127, S_FACTORS);
+    divide_by_127(S_FACTORS, group);
 }
 
 static void mix(uint32_t group, uint32_t out, uint32_t index, uint32_t tokens)
 {
+    tvu_rep(group, 1, 1, 0, 0, 0);
+    tvu_sdiv(S_FACTORS, S_FACTORS, S_SUMS);
     for (uint32_t start = 0; start < tokens; start += CHUNK_TOKENS) {
         uint32_t n = tokens - start < CHUNK_TOKENS ? tokens - start : CHUNK_TOKENS;
         uint32_t words = (n + TVU_WORD_BYTES - 1) / TVU_WORD_BYTES;
         tvu_rep(group, 1, 0, 1, plan.context_rows, 0);
-        tvu_quant8(0, plan.scores + start / TVU_LANES, S_GROUP0, n);
+        tvu_quant8(0, plan.scores + start / TVU_LANES, S_MAXIMA, n);
         tvu_streamr((model.v_base + index * model.v_head_bytes + start / CHUNK_TOKENS * model.head_dim * BLOCK_BYTES) |
                         FENCE,
                     model.head_dim, words, 1);
         if (start == 0)
-            tvu_dot(out, words, TVU_MODE_INT8, group - 1, 1, S_GROUP2, plan.head_rows, model.head_dim);
+            tvu_dot(out, words, TVU_MODE_INT8, group - 1, 1, S_FACTORS, plan.head_rows, model.head_dim);
         else
-            tvu_dota(out, words, TVU_MODE_INT8, group - 1, 1, S_GROUP2, plan.head_rows, model.head_dim);
+            tvu_dota(out, words, TVU_MODE_INT8, group - 1, 1, S_FACTORS, plan.head_rows, model.head_dim);
     }
 }
 
 void attention(uint32_t layer, uint32_t position, uint32_t qkv)
 {
-    uint32_t group = model.heads / model.kv_heads, tokens = position + 1, n = model.head_dim;
-    for (uint32_t cache = 0; cache < model.kv_heads; cache++) {
-        uint32_t index = layer * model.kv_heads + cache, q = qkv + cache * group * plan.head_rows;
-
-        load_scales(model.ks_base, index, tokens);
-        tvu_stream((model.k_base + index * model.k_head_bytes) | FENCE, tokens * plan.head_words);
-        quantisation_scale(q, group * n);
-        tvu_rep(group, 0, 0, 1, plan.head_rows, 0);
-        tvu_quant8(0, q, S_SCALE, n);
-        tvu_smul(S_OUT, S_B, S_INV_127);
-        tvu_smul(S_OUT, S_OUT, S_SCORE);
-        tvu_epi(plan.cached, TVU_FACTOR_B, TVU_PICK_NONE, 0, 0);
-        tvu_dot(plan.scores, plan.head_words, TVU_MODE_INT8, group - 1, 0, S_OUT, plan.context_rows, tokens);
-
-        weigh(group, index, tokens);
-        mix(group, q, index, tokens);
+    uint32_t group = model.heads / model.kv_heads, rows = plan.head_rows, tokens = position + 1;
+    for (uint32_t first = 0; first < model.kv_heads; first += STORED_HEADS) {
+        uint32_t heads = model.kv_heads - first < STORED_HEADS ? model.kv_heads - first : STORED_HEADS;
+        uint32_t index = layer * model.kv_heads + first, q = qkv + first * group * rows;
+        uint32_t k = qkv + (model.heads + first) * rows, v = k + model.kv_heads * rows;
+        store_heads(index, heads, position, q, k, v);
+        for (uint32_t i = 0; i < heads; i++, q += group * rows) {
+            score(group, q, index + i, tokens);
+            store_values(index + i, position, v + i * rows, S_V_SCALES + i);
+            weigh(group, index + i, tokens);
+            if (i + 1 < heads)
+                query_maximum(q + group * rows);
+            mix(group, q, index + i, tokens);
+            if (i + 1 < heads)
+                query_scale();
+        }
     }
 }

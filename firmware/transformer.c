@@ -295,7 +295,6 @@ static void run_layer(uint32_t layer, uint32_t count)
             load_rope(position + i);
         rotate(qkv);
         section(OPERATOR_ATTENTION);
-        attention_store(layer, position + i, qkv);
         attention(layer, position + i, qkv);
     }
     section(OPERATOR_NORM);

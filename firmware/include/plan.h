@@ -25,14 +25,16 @@ extern struct plan plan;
 enum {
     S_A = 1,
     S_B = 2,
-    S_SCALE = 3,   // 127 / absmax of the queries quantised last
-    S_GROUP0 = 4,  // four values each, one per query head
-    S_GROUP1 = 8,
-    S_SUMS = 12,
-    S_GROUP2 = 16,
+    S_SCALE = 3,     // 127 / absmax of the queries quantised last
+    S_V_SCALES = 4,  // STORED_HEADS of them: 127 / absmax of values
+    S_K_MAXIMA = 9,  // STORED_HEADS each, before there are
+    S_V_MAXIMA = 14,
+    S_MAXIMA = 9,    // four values each, one per query head of a KV head
+    S_SUMS = 13,
+    S_FACTORS = 17,
     S_SCALES = 4,  // one per token of the pass: 127 / absmax of what norm quantised
     S_OUTS = 12,   // one per token: factor of a matrix product
-    S_OUT = 20,    // factor of an int8 product
+    S_OUT = 21,    // factor of an int8 product
     S_INV_127 = 22,
     S_SCORE = 23,
     S_INV_INTERMEDIATE = 24,
@@ -44,7 +46,9 @@ enum {
     S_127 = 31,
 };
 
-// Puts a token's keys and values, behind its queries at row qkv, into the cache of a layer.
-void attention_store(uint32_t layer, uint32_t position, uint32_t qkv);
-// Runs the attention of one layer with the queries at row qkv, where the result goes too.
+// KV heads whose keys and values are put into the cache together: as many as there are registers for.
+#define STORED_HEADS 5u
+
+// Puts a token's keys and values, behind its queries at row qkv, into the cache of a layer and runs the layer's attention. The result
+// goes where the queries are.
 void attention(uint32_t layer, uint32_t position, uint32_t qkv);

@@ -1,11 +1,11 @@
 """Sequencer: takes queued instructions in order, resolves scalars, and runs them on the units.
 
 Also holds the scalar registers and the REP and EPI prefixes. One operation runs at a time; the DMA readers work ahead of it,
-and a scalar operation goes on behind it until its result is needed.
+rows of a store leave behind it, and scalar operations wait in a queue of their own until their results are needed.
 """
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
-from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from xtvu import isa
 
@@ -45,6 +45,7 @@ _RECIPES: dict[str, dict[str, object]] = {
 #: Vector operations that REP runs as one: groups of rows that differ in their places only.
 _GROUPED = ("MULS", "MULV", "ADDV", "AXPY", "EXP2", "QUANT5", "QUANT4", "QUANT8", "MAX", "ABSMAX")
 _PREFIXES = ("REP", "EPI")
+_SCALAR_QUEUE_DEPTH = 8
 _STORE_KINDS = {"STOREF": StoreKind.FLOAT, "STOREQ": StoreKind.CODES, "STOREQT": StoreKind.COLUMN, "STORES": StoreKind.SCALAR}
 _SCALAR_FUNCTIONS = {
     "SADD": ScalarFunction.ADD, "SMUL": ScalarFunction.MULTIPLY, "SDIV": ScalarFunction.DIVIDE,
@@ -60,9 +61,23 @@ class QueuedInstruction(data.Struct):
     rs2: 32
 
 
+class _Scalar(data.Struct):
+    """A scalar operation on its way to the scalar unit, operands already read."""
+
+    function: ScalarFunction
+    target: 5
+    a: 32
+    b: 32
+
+
+def _reads(*names: str) -> list[str]:
+    """The instructions that read a scalar register named by one of these fields."""
+    return [i.name for i in isa.INSTRUCTIONS if i.queued for f in i.fields if f.name in names and f.width == 5]
+
+
 class Sequencer(wiring.Component):
     """Members: ``instruction`` in; the units' start and done lines; ``peek_address`` and ``peek_data`` read a scalar
-    register from outside; ``busy``; ``complete`` pulses per instruction; ``store_complete`` per instruction of the
+    register from outside; ``row_free``: no row is on its way from the vector unit; ``busy``; ``complete`` pulses per instruction; ``store_complete`` per instruction of the
     STORE group and ``pick_complete`` per one that wrote the pick memory; ``bad`` pulses on a zero length or one beyond what a
     buffer holds; ``overflow`` on an infinite scalar; ``section`` is what counters count for.
     """
@@ -82,7 +97,7 @@ class Sequencer(wiring.Component):
             "scalar_start": Out(1), "scalar_function": Out(ScalarFunction), "scalar_a": Out(32), "scalar_b": Out(32),
             "scalar_done": In(1), "scalar_value": In(32),
             "store_start": Out(1), "store_address": Out(32), "store_kind": Out(StoreKind),
-            "store_scalar": Out(32), "store_scalar_valid": Out(1), "store_scalar_ready": In(1),
+            "store_scalar": Out(32), "store_scalar_valid": Out(1), "store_scalar_ready": In(1), "row_free": In(1),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -129,6 +144,7 @@ class Sequencer(wiring.Component):
         # -- vector operation ---------------------------------------------------------------------------------------
         op = self.vector_op
         recipe_now, recipe, reports, reports_now = Signal(VectorOp), Signal(VectorOp), Signal(), Signal()
+        reads_a, reads_b = Signal(), Signal()  # scalar registers are named that hold operands
         with m.Switch(held.opcode):
             for name, settings in _RECIPES.items():
                 with m.Case(OPCODES[name]):
@@ -136,6 +152,7 @@ class Sequencer(wiring.Component):
                     if settings.get("sink") is Sink.SCRATCH and "t" in {f.name for f in isa.by_name(name).fields}:
                         m.d.comb += reports_now.eq(1)
         m.d.sync += [recipe.eq(recipe_now), reports.eq(reports_now)]  # there from the cycle after DECODE on
+        m.d.sync += [reads_a.eq(name_is(*_reads("s", "a"))), reads_b.eq(name_is(*_reads("c", "b")))]
         m.d.comb += op.eq(recipe)
         with m.If(reports & (t != 0)):
             m.d.comb += op.reduce.eq(Reduce.ABSMAX)
@@ -167,9 +184,10 @@ class Sequencer(wiring.Component):
             self.dot_vectors.eq(Mux(name_is("COLS"), 0, field("DOT", "vectors"))), self.dot_rows.eq(field("DOT", "rows")),
             self.check_words.eq(field("CHECK", "words")),
             self.store_address.eq(held.rs1), self.store_scalar.eq(factors[0]),
-            self.scalar_a.eq(factors[0]), self.scalar_b.eq(addends[0]),
         ]
-        for names, signal in ((_SCALAR_FUNCTIONS, self.scalar_function), (_STORE_KINDS, self.store_kind)):
+        scalar = Signal(_Scalar)
+        m.d.comb += [scalar.target.eq(t), scalar.a.eq(factors[0]), scalar.b.eq(addends[0])]
+        for names, signal in ((_SCALAR_FUNCTIONS, scalar.function), (_STORE_KINDS, self.store_kind)):
             with m.Switch(held.opcode):
                 for name, value in names.items():
                     with m.Case(OPCODES[name]):
@@ -203,8 +221,17 @@ class Sequencer(wiring.Component):
             read_b.addr.eq(b + Mux(name_is("EXP2"), loads * repeat.stride_b[:5], 0)),
         ]
 
-        # A scalar operation runs behind the others. Its result is written when nothing else is; who names its register waits.
+        # Scalar operations run behind the others. A result is written when nothing else is; who names its register waits.
+        m.submodules.scalars = scalars = fifo.SyncFIFO(width=len(scalar.as_value()), depth=_SCALAR_QUEUE_DEPTH)
+        following = data.View(_Scalar, scalars.r_data)
+        pending = Signal(isa.SCALARS)  # registers that a queued or running operation writes
         running, finished, target, result = Signal(), Signal(), Signal(5), Signal(32)
+        m.d.comb += [
+            scalars.w_data.eq(scalar.as_value()), self.scalar_start.eq(scalars.r_rdy & ~running), scalars.r_en.eq(self.scalar_start),
+            self.scalar_function.eq(following.function), self.scalar_a.eq(following.a), self.scalar_b.eq(following.b),
+        ]
+        with m.If(self.scalar_start):
+            m.d.sync += [running.eq(1), target.eq(following.target)]
         written = Signal(5)  # where the vector unit's next reduction goes
         with m.If(self.scalar_done):
             m.d.sync += [finished.eq(1), result.eq(self.scalar_value)]
@@ -217,11 +244,14 @@ class Sequencer(wiring.Component):
             put(target, result, Const(1))
         putting = Signal()
         with m.If(finished & ~putting):
-            m.d.sync += [finished.eq(0), running.eq(0)]
-        hazard = running & (target != 0) & ((read_a.addr == target) | (read_b.addr == target) | (t == target) | (grouped & (t != 0)))
+            m.d.sync += [finished.eq(0), running.eq(0), pending.bit_select(target, 1).eq(0)]
+        hazard = ((reads_a & pending.bit_select(read_a.addr, 1)) | (reads_b & pending.bit_select(read_b.addr, 1))
+                  | pending.bit_select(t, 1) | (grouped & (t != 0) & pending.any()))
+        # A store's rows may still leave when it counts as done; what sends rows itself, or to another place, comes after them.
+        sends_rows = (group == isa.STORE) | (name_is("DOT") & epilogue.rank)
 
         with m.FSM() as fsm:
-            m.d.comb += self.busy.eq(~fsm.ongoing("FETCH") | self.instruction.valid | running)
+            m.d.comb += self.busy.eq(~fsm.ongoing("FETCH") | self.instruction.valid | running | scalars.r_rdy)
             with m.State("FETCH"):
                 m.d.comb += self.instruction.ready.eq(1)
                 with m.If(self.instruction.valid):
@@ -276,10 +306,12 @@ class Sequencer(wiring.Component):
                         m.d.comb += self.rank_clear.eq(1)
                         m.next = "COMPLETE"
                 with m.Elif(group == isa.SCALAR):
-                    with m.If(~running):
-                        m.d.comb += self.scalar_start.eq(1)
-                        m.d.sync += [running.eq(1), target.eq(t)]
+                    m.d.comb += scalars.w_en.eq(1)
+                    with m.If(scalars.w_rdy):
+                        m.d.sync += pending.bit_select(t, 1).eq(t != 0)
                         m.next = "COMPLETE"
+                with m.Elif(sends_rows & ~self.row_free):
+                    m.next = "START"
                 with m.Elif(name_is("CHECK")):
                     m.d.comb += self.check_start.eq(1)
                     m.next = "CHECK"

@@ -29,15 +29,15 @@ class StoreRow(data.Struct):
 class StoreUnit(wiring.Component):
     """Serialises rows into writes.
 
-    Members: ``address`` and ``kind`` are taken with ``start``; ``row`` in; ``issued`` tells that all rows of a store were taken, and
-    ``completed`` counts the stores all of whose writes are answered, modulo 256; ``idle`` while no write is open; ``error`` pulses
+    Members: ``address`` and ``kind`` are taken with ``start``; ``row`` in, ``more`` while others are on their way; ``issued`` tells
+    that there are no further ones of a store, and ``completed`` counts the stores all of whose writes are answered, modulo 256; ``idle`` while no write is open; ``error`` pulses
     on an AXI error response; ``beat`` pulses for every write.
     """
 
     def __init__(self) -> None:
         super().__init__({
             "address": In(32), "kind": In(StoreKind), "start": In(1), "row": In(stream.Signature(StoreRow)),
-            "port": Out(AXIWrite()), "issued": In(1), "completed": Out(8), "idle": Out(1), "error": Out(1), "beat": Out(1),
+            "port": Out(AXIWrite()), "more": In(1), "issued": In(1), "completed": Out(8), "idle": Out(1), "error": Out(1), "beat": Out(1),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -99,7 +99,7 @@ class StoreUnit(wiring.Component):
         answered = port.bvalid & port.bready
         m.d.comb += [
             port.bready.eq(1), self.error.eq(answered & (port.bresp != 0)),
-            self.idle.eq((open_writes == 0) & ~row.valid),
+            self.idle.eq((open_writes == 0) & ~row.valid & ~self.more),
         ]
         m.d.sync += open_writes.eq(open_writes + self.beat - answered)
         return m

@@ -196,14 +196,15 @@ class TVU(wiring.Component):
         connect(m, vector.act, lanes.write)
         connect(m, reader.entry, lanes.entry)
         word = reader.word
-        # Rows of results are handed over every second cycle, so that no path runs from the vector unit into the lanes.
+        # Rows from the collector are handed over every second cycle, so that no path runs from the vector unit into the lanes. The
+        # stream waits while columns are drained, so their rows come every cycle.
         by_columns, to_ranking, rank_idle = Signal(), Signal(), Signal()
-        m.d.sync += rank_idle.eq(ranking.idle)
+        m.d.sync += [rank_idle.eq(ranking.idle), sequencer.row_free.eq(~vector.rows_wait)]
         with m.If(sequencer.dot_start):
             m.d.sync += by_columns.eq(sequencer.dot_columns)
         with m.If(sequencer.vector_start):
             m.d.sync += to_ranking.eq(sequencer.vector_op.sink == Sink.RANK)
-        with m.If(vector.dot.valid):
+        with m.If(vector.dot.valid & ~(by_columns & vector.dot.ready)):
             m.d.sync += vector.dot.valid.eq(~vector.dot.ready)
         with m.Elif(by_columns):
             m.d.comb += lanes.column_row.ready.eq(1)
@@ -241,6 +242,7 @@ class TVU(wiring.Component):
             sequencer.scalar_done.eq(scalar.done), sequencer.scalar_value.eq(scalar.r),
             store.start.eq(sequencer.store_start), store.address.eq(sequencer.store_address),
             store.kind.eq(sequencer.store_kind), sequencer.store_scalar_ready.eq(store.row.ready),
+            store.more.eq(vector.rows_wait & ~to_ranking),
             ranking.row.payload.eq(vector.row.payload),
         ]
         with m.If(to_ranking):

@@ -128,11 +128,10 @@ class _Row(data.Struct):
 
 
 class VectorUnit(wiring.Component):
-    """Members: ``start`` takes ``op``; ``done`` pulses when everything is written; before, ``reduced`` pulses for each group that
-    was reduced to ``value``; ``word`` in (stream words), ``wants_word`` while one
-    could be taken; ``dot`` in (collected rows);
-    scratchpad ports, one read port per bank; write ports of activations and pick memory; ``row`` out to the store unit or
-    the ranking; ``overflow`` pulses on an infinite result.
+    """Members: ``start`` takes ``op``; ``done`` pulses when everything is written, or waits to be stored; before, ``reduced`` pulses
+    for each group that was reduced to ``value``; ``word`` in (stream words), ``wants_word`` while one could be taken; ``dot`` in
+    (collected rows); scratchpad ports, one read port per bank; write ports of activations and pick memory; ``row`` out to the
+    store unit or the ranking, ``rows_wait`` while one is on its way there; ``overflow`` pulses on an infinite result.
     """
 
     def __init__(self, config: TVUConfig) -> None:
@@ -144,7 +143,7 @@ class VectorUnit(wiring.Component):
             "read_address": Out(12).array(2), "read_data": In(_ROW).array(2),
             "write_address": Out(13), "write_data": Out(_ROW), "write_mask": Out(LANES),
             "act": Out(ActivationWrite()), "codes": Out(8 * LANES), "pick_enable": Out(1), "pick_address": Out(11),
-            "row": Out(stream.Signature(StoreRow)),
+            "row": Out(stream.Signature(StoreRow)), "rows_wait": Out(1),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -428,6 +427,7 @@ class VectorUnit(wiring.Component):
         m.d.comb += [
             queue.w_data.eq(Cat(results, out.mask)), queue.w_en.eq(out_valid & buffered),
             self.row.payload.as_value().eq(queue.r_data), self.row.valid.eq(queue.r_rdy), queue.r_en.eq(self.row.ready),
+            self.rows_wait.eq(queue.level != 0),
         ]
         leaves = self.row.valid & self.row.ready
         m.d.sync += credit.eq(credit - (issue & buffered) + leaves)
@@ -471,7 +471,7 @@ class VectorUnit(wiring.Component):
                 with m.If(Mux(summing, sum_done, ~active & ~in_flight)):
                     m.next = "DONE"
             with m.State("DONE"):
-                with m.If(~buffered | ~self.row.valid):
+                with m.If((op.sink != Sink.RANK) | ~self.rows_wait):
                     m.d.comb += self.done.eq(1)
                     m.next = "IDLE"
         return m

@@ -148,6 +148,38 @@ def test_repeat_and_stores(tvu_sim, tmp_path):
     _check(tvu_sim, tmp_path, _memory(x.tobytes()), program)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_scalar_operations_behind_others(tvu_sim, tmp_path, seed):
+    """Few registers and much traffic: whoever names a register gets what the last operation before it left there."""
+    rng = np.random.default_rng(seed)
+    x = (rng.random(512) + 0.5).astype(np.float32)
+    program: list = []
+    _load(program, x, 0)
+    program += [("SSET", dict(d=d, value=float_bits(rng.uniform(0.5, 2)))) for d in range(1, 10)]
+    names = ["SADD", "SMUL", "SDIV", "SSQRT", "SMAX", "SSET", "RUN", "MULS", "EXP2", "SUM", "MAXIMA", "STORES", "STOREQT", "STOREF"]
+    for i in range(400):
+        name, d, a, b = rng.choice(names), int(rng.integers(10)), int(rng.integers(1, 10)), int(rng.integers(1, 10))
+        row, to = int(rng.integers(40)), 1000 + 8 * int(rng.integers(40))
+        program += {
+            "SSET": [("SSET", dict(d=d, value=float_bits(rng.uniform(0.5, 2))))],
+            "SSQRT": [("SSQRT", dict(d=d, a=a))],
+            "RUN": [("REP", dict(count=12, step_s=0, step_t=1, stride_dst=0, stride_a=0, stride_b=0)), ("SDIV", dict(d=10, a=a, b=1)),
+                    ("REP", dict(count=3, step_s=1, step_t=0, stride_dst=0, stride_a=0, stride_b=0)), ("SMAX", dict(d=2, a=6, b=b))],
+            "MULS": [("MULS", dict(dst=to, a=row, s=a, n=40, t=d))],
+            "EXP2": [("EXP2", dict(dst=to, a=row, s=a, c=b, n=40, t=0))],
+            "SUM": [("SUM", dict(a=row, n=24, t=d))],
+            "MAXIMA": [("REP", dict(count=3, step_s=0, step_t=1, stride_dst=0, stride_a=5, stride_b=0)), ("MAX", dict(a=row, n=40, t=a))],
+            "STORES": [("STORES", dict(addr=RESULT + 4 * i, s=a))],
+            "STOREQT": [("STOREQT", dict(addr=RESULT + 0x10000 + i, a=row, n=100, s=a))],
+            "STOREF": [("STOREF", dict(addr=RESULT + 0x20000 + 1024 * (i % 100), a=to, n=200))],
+        }.get(name, [(name, dict(d=d, a=a, b=b))])
+        # whatever grew, or shrank, shrinks again
+        program += [("SSET", dict(d=a, value=float_bits(rng.uniform(0.5, 2))))] if name in ("SUM", "SADD", "SMUL", "SDIV") else []
+    program.append(WAIT)
+    program += [("SGET", dict(s=s)) for s in range(32)]
+    _check(tvu_sim, tmp_path, _memory(x.tobytes()), program)
+
+
 def test_grouped_repetition(tvu_sim, tmp_path):
     """REP of operations that run as one: strides of all kinds, operands in equal and in different banks, up to 40 groups."""
     rng = np.random.default_rng(8)
@@ -275,6 +307,8 @@ def test_ranking_keeps_the_largest(tvu_sim, tmp_path, levels, rows):
     program += [("SSET", dict(d=1, value=float_bits(2.0))), ("QUANT8", dict(vector=0, a=0, s=1, n=32)), ("RANK", dict(levels=levels))]
     for part in range(2):
         program += [
+            # its rows are still leaving when the product, whose rows go to the ranking, could start
+            ("STOREQT", dict(addr=RESULT + part, a=0, n=32, s=1)),
             ("STREAM", dict(addr=DATA + 512 + part * rows * 32, words=rows)),
             ("EPI", dict(b=0, factor=0, pick=0, rank=1, base=part * rows)),
             ("DOT", dict(dst=0, words=1, mode=isa.MODES["int8"], vectors=0, s=1, step_s=0, stride=0, rows=rows)),
@@ -284,7 +318,7 @@ def test_ranking_keeps_the_largest(tvu_sim, tmp_path, levels, rows):
     data[:128] = x.view(np.uint8)
     memory = _memory(data.tobytes() + codes.tobytes())
     entries = range(1, 1 << levels)
-    got, _, _ = run_rtl(tvu_sim, tmp_path, memory, [*program, *(("RANKED", dict(index=i)) for i in entries)])
+    got, stored, _ = run_rtl(tvu_sim, tmp_path, memory, [*program, *(("RANKED", dict(index=i)) for i in entries)])
     found = {number for number in got[len(program):] if number != 0xFFFFFFFF}
     scores = codes.astype(np.int32) @ np.clip(np.rint(x * 2), -127, 127).astype(np.int32)
     best = sorted(range(2 * rows), key=lambda i: (-scores[i], i))[:len(entries)]
@@ -293,6 +327,7 @@ def test_ranking_keeps_the_largest(tvu_sim, tmp_path, levels, rows):
     for name, operands in program[:-1]:
         machine.execute(name, **operands)
     assert machine.ranked() == found
+    assert np.array_equal(machine.memory, stored)
 
 
 def test_every_function_id_is_answered(tvu_sim, tmp_path):

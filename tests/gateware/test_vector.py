@@ -50,6 +50,8 @@ def test_random_back_pressure(case, chance):
                 done.append(True)
                 break
             await ctx.tick()
+        while ctx.get(unit.rows_wait):  # what is to be stored may leave later
+            await ctx.tick()
 
     async def memory(ctx):
         while True:
