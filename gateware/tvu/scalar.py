@@ -43,7 +43,7 @@ class ScalarUnit(wiring.Component):
         m.d.comb += [adder.a.eq(a), adder.b.eq(b)]
 
         count = Signal(range(64))
-        remainder, divisor, root = Signal(32), Signal(24), Signal(_QUOTIENT_BITS)
+        remainder, divisor, triple, root = Signal(32), Signal(24), Signal(26), Signal(_QUOTIENT_BITS)
         radicand = Signal(52)
         exponent, sign, zero, bad = Signal(range(-512, 512)), Signal(), Signal(), Signal()
         ma, mb = Cat(a[:23], 1), Cat(b[:23], 1)
@@ -69,7 +69,7 @@ class ScalarUnit(wiring.Component):
                     with m.Case(ScalarFunction.DIVIDE):
                         less = ma < mb
                         m.d.sync += [
-                            remainder.eq(Mux(less, ma << 1, ma)), divisor.eq(mb),
+                            remainder.eq(Mux(less, ma << 1, ma)), divisor.eq(mb), triple.eq(mb + (mb << 1)),
                             exponent.eq(a[23:31] - b[23:31] + 127 - less),
                             sign.eq(a[31] ^ b[31]), zero.eq(a[23:31] == 0), bad.eq(b[23:31] == 0),
                         ]
@@ -110,7 +110,7 @@ class ScalarUnit(wiring.Component):
                 # remainder < 2 divisor: the digit is how often divisor goes into 2 remainder, 0 to 3
                 doubled = remainder << 1
                 rests = [Signal(signed(28), name=f"rest{digit}") for digit in (1, 2, 3)]
-                multiples = (divisor, divisor << 1, (divisor << 1) + divisor)
+                multiples = (divisor, divisor << 1, triple)
                 m.d.comb += [rest.eq(doubled - multiple) for multiple, rest in zip(multiples, rests, strict=True)]
                 digit, kept = Signal(2), Signal(27)
                 m.d.comb += kept.eq(doubled)

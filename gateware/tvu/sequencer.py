@@ -77,9 +77,10 @@ def _reads(*names: str) -> list[str]:
 
 class Sequencer(wiring.Component):
     """Members: ``instruction`` in; the units' start and done lines; ``peek_address`` and ``peek_data`` read a scalar
-    register from outside; ``row_free``: no row is on its way from the vector unit; ``busy``; ``complete`` pulses per instruction; ``store_complete`` per instruction of the
-    STORE group and ``pick_complete`` per one that wrote the pick memory; ``bad`` pulses on a zero length or one beyond what a
-    buffer holds; ``overflow`` on an infinite scalar; ``section`` is what counters count for.
+    register from outside; ``row_free``: no row is on its way from the vector unit; ``busy``; ``complete`` pulses per instruction;
+    ``store_complete`` per instruction of the STORE group, whose last rows may still be leaving then, and ``pick_complete`` per one
+    that wrote the pick memory; ``bad`` pulses on a zero length or one beyond what a buffer holds; ``overflow`` on an infinite
+    scalar; ``section`` is what counters count for.
     """
 
     def __init__(self) -> None:

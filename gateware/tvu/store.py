@@ -30,8 +30,8 @@ class StoreUnit(wiring.Component):
     """Serialises rows into writes.
 
     Members: ``address`` and ``kind`` are taken with ``start``; ``row`` in, ``more`` while others are on their way; ``issued`` tells
-    that there are no further ones of a store, and ``completed`` counts the stores all of whose writes are answered, modulo 256; ``idle`` while no write is open; ``error`` pulses
-    on an AXI error response; ``beat`` pulses for every write.
+    that a store has no further ones, and ``completed`` counts the stores all of whose writes are answered, modulo 256; ``idle``
+    while no row is there and no write open; ``error`` pulses on an AXI error response; ``beat`` pulses for every write.
     """
 
     def __init__(self) -> None:

@@ -162,7 +162,8 @@ class StreamReader(wiring.Component):
         with m.Elif(pick):
             m.d.sync += [address.eq(group_address + offset), left.eq(words), running.eq(1)]
         with m.Elif(issue):
-            m.d.sync += [address.eq(address + length), left.eq(left - length)]
+            # a burst that does not end a row ends its block: left - (16 - place in the block)
+            m.d.sync += [address.eq(Cat(Const(0, 4), address[4:] + 1)), left.eq(left + Cat(address[:4], Const(-1, 20)))]
             with m.If(picking & last_of_row):
                 m.d.sync += running.eq(0)
             with m.Elif(last_of_row):

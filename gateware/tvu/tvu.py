@@ -60,7 +60,7 @@ class TVU(wiring.Component):
         m.submodules.lanes = lanes = DotLanes()
         m.submodules.collector = collector = Collector()
         m.submodules.ranking = ranking = Ranking()
-        m.submodules.vector = vector = VectorUnit(config)
+        m.submodules.vector = vector = VectorUnit()
         m.submodules.scalar = scalar = ScalarUnit()
         m.submodules.checksum = checksum = Checksum()
         m.submodules.store = store = StoreUnit()

@@ -15,7 +15,6 @@ from xtvu.semantics import SLOTS
 
 from .activations import ActivationWrite
 from .collect import CollectedRow
-from .config import TVUConfig
 from .float32 import FloatAdd, FloatExp2, FloatMultiply, FloatToInt8, IntToFloat, choose, delay, float_key
 from .store import StoreRow
 
@@ -134,8 +133,7 @@ class VectorUnit(wiring.Component):
     store unit or the ranking, ``rows_wait`` while one is on its way there; ``overflow`` pulses on an infinite result.
     """
 
-    def __init__(self, config: TVUConfig) -> None:
-        self.config = config
+    def __init__(self) -> None:
         super().__init__({
             "start": In(1), "op": In(VectorOp), "done": Out(1), "reduced": Out(1), "value": Out(32), "overflow": Out(1),
             "word": In(stream.Signature(_ROW)), "wants_word": Out(1),

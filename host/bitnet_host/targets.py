@@ -267,13 +267,17 @@ class BoardTarget(Target):
                  progress: Progress) -> Answer:
         self.check_prompt(prompt)
         self.cancelled = False
-        prefill_before, rest = 0, prompt
-        while len(rest) > _MAX_PROMPT and not self.cancelled:  # a long prompt goes in several messages
-            prefill_before += self._run(rest[:_MAX_PROMPT], 0, options, on_token, progress).prefill_cycles or 0
-            rest = rest[_MAX_PROMPT:]
-        answer = self._run(rest, max_tokens, options, on_token, progress)
-        answer.prefill_cycles = (answer.prefill_cycles or 0) + prefill_before
-        answer.prompt_tokens = len(prompt) - len(rest) + answer.prompt_tokens
+        prefill_cycles, start = 0, 0
+        while True:  # a long prompt goes in several messages
+            part = prompt[start:start + _MAX_PROMPT]
+            last = start + len(part) == len(prompt)
+            answer = self._run(part, max_tokens if last else 0, options, on_token, progress)
+            prefill_cycles += answer.prefill_cycles or 0
+            if last or answer.stop_reason == "cancel":
+                break
+            start += len(part)
+        answer.prefill_cycles = prefill_cycles
+        answer.prompt_tokens += start
         return answer
 
     def _run(self, prompt: list[int], max_tokens: int, options: SamplingOptions, on_token: Callable[[int], None],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
-from tvu.config import TVUConfig
 from tvu.vector import Add, Factor, Sink, Source, VectorUnit
 from xtvu import semantics
 
@@ -22,7 +21,7 @@ def _pack(words):
 @pytest.mark.parametrize("case", ["word", "bytes", "dot", "store"])
 def test_random_back_pressure(case, chance):
     rng = np.random.default_rng(11)
-    unit = VectorUnit(TVUConfig(scratch_rows=64))
+    unit = VectorUnit()
     rows = 24
     scratch = rng.standard_normal((64, 8)).astype(np.float32)
     before = scratch.copy()

@@ -1,0 +1,69 @@
+"""BoardTarget against a board that is a script: what it sends, and when it stops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from bitnet_host.checkpoint.convert import convert
+from bitnet_host.checkpoint.hf import open_checkpoint
+from bitnet_host.link.transport import Transport
+from bitnet_host.models import BUNDLED
+from bitnet_host.protocol import GENERATE_FIELDS, MAX_PAYLOAD, STATS_FIELDS, STOP_REASONS
+from bitnet_host.sampling import SamplingOptions
+from bitnet_host.targets import BoardTarget
+
+_PART = MAX_PAYLOAD - len(GENERATE_FIELDS)
+
+
+class _Script(Transport):
+    """Answers GENERATE with progress and statistics; a cancelled one ends after eight tokens."""
+
+    name = "script"
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[int, list[int]]] = []
+        self.cancels = 0
+
+    def send(self, command, payload=()):
+        assert command == "GENERATE" and len(payload) <= MAX_PAYLOAD
+        fields = dict(zip(GENERATE_FIELDS, payload, strict=False))
+        self.sent.append((fields["max_tokens"], list(payload[len(GENERATE_FIELDS):])))
+        self.steps = iter(("PROGRESS", "STATS"))
+        self.cancelled = False
+
+    def receive(self, timeout):
+        name, count = next(self.steps), len(self.sent[-1][1])
+        if name == "PROGRESS":
+            return name, np.array([8, count], np.uint32)
+        stats = {"stop_reason": STOP_REASONS["cancel" if self.cancelled else "length"], "prefill_cycles_low": 100,
+                 "prefill_tokens": 8 if self.cancelled else count, "position": 0}
+        return name, np.array([stats.get(field, 0) for field in STATS_FIELDS], np.uint32)
+
+    def cancel(self):
+        self.cancels += 1
+        self.cancelled = True
+
+    def write_ddr(self, offset, words): raise NotImplementedError
+    def read_ddr(self, offset, count): raise NotImplementedError
+    def close(self): pass
+
+
+@pytest.mark.parametrize("cancel_in,sent,done", [(None, 3, 2 * _PART + 100), (0, 1, 8), (1, 2, _PART + 8), (2, 3, 2 * _PART + 8)])
+def test_long_prompts_go_in_parts_until_cancelled(monkeypatch, cancel_in, sent, done):
+    board = _Script()
+    target = BoardTarget(convert(open_checkpoint(BUNDLED)), board)
+    monkeypatch.setattr(target, "check_prompt", lambda prompt: None)  # longer than the bundled model's context
+    prompt = list(range(2 * _PART + 100))
+
+    def progress(*_):
+        if cancel_in is not None and len(board.sent) == cancel_in + 1:
+            target.cancel()
+
+    answer = target.generate(prompt, 5, SamplingOptions(), lambda _: None, progress)
+    assert [len(part) for _, part in board.sent] == [_PART, _PART, 100][:sent]
+    told = [token for _, part in board.sent for token in part]
+    assert told == prompt[:len(told)]
+    assert [most for most, _ in board.sent] == [0, 0, 5][:sent]
+    assert board.cancels == (cancel_in is not None)
+    assert answer.stop_reason == ("length" if cancel_in is None else "cancel")
+    assert answer.prompt_tokens == done and answer.prefill_cycles == 100 * sent
