@@ -9,16 +9,16 @@
 
 #define BLOCK_BYTES 512u
 
-// s[S_SCALE] = max|queries| of the heads from row q on that share a KV head.
+// s[S_SCALE] = max(absmax, 1e-5) of the query heads from row q on that share a KV head.
 static void query_maximum(uint32_t q)
 {
     tvu_absmax(q, model.heads / model.kv_heads * model.head_dim, S_SCALE);
+    tvu_smax(S_SCALE, S_SCALE, S_SMALLEST);
 }
 
-// From that s[S_SCALE] = 127 / max(absmax, 1e-5), s[S_OUT] = max(absmax, 1e-5) / 127.
+// With that, s[S_OUT] = s[S_SCALE] / 127 and s[S_SCALE] = 127 / s[S_SCALE].
 static void query_scale(void)
 {
-    tvu_smax(S_SCALE, S_SCALE, S_SMALLEST);
     tvu_smul(S_OUT, S_SCALE, S_INV_127);
     tvu_sdiv(S_SCALE, S_127, S_SCALE);
 }
@@ -52,7 +52,7 @@ static void store_heads(uint32_t index, uint32_t heads, uint32_t position, uint3
     at_least_smallest(S_V_MAXIMA, heads);
     query_scale();
     for (uint32_t i = 0; i < heads; i++) {
-        uint32_t scale = i & 1 ? S_B : S_A, next = i & 1 ? S_A : S_B;
+        uint32_t scale = i & 1 ? S_B : S_A, next = i & 1 ? S_A : S_B; // the next one is divided while this one is used
         tvu_smul(S_K_MAXIMA + i, S_K_MAXIMA + i, S_INV_127);
         if (i + 1 < heads)
             tvu_sdiv(next, S_127, S_K_MAXIMA + i + 1);
@@ -71,26 +71,28 @@ static void store_values(uint32_t index, uint32_t position, uint32_t v, uint32_t
     tvu_storeqt(model.v_base + index * model.v_head_bytes + place, v, model.head_dim, scale);
 }
 
-static void load_scales(uint32_t base, uint32_t index, uint32_t tokens)
+static void stream_scales(uint32_t base, uint32_t index, uint32_t tokens)
 {
     tvu_stream((base + index * model.s_head_bytes) | FENCE, (tokens + TVU_LANES - 1) / TVU_LANES);
-    tvu_loadf(plan.cached, tokens, 0);
 }
 
+// Scores of a KV head's query heads; leaves V's scales in the stream.
 static void score(uint32_t group, uint32_t q, uint32_t index, uint32_t tokens)
 {
     tvu_smul(S_OUT, S_OUT, S_SCORE);
     tvu_rep(group, 0, 0, 1, plan.head_rows, 0);
     tvu_quant8(0, q, S_SCALE, model.head_dim);
-    load_scales(model.ks_base, index, tokens);
+    stream_scales(model.ks_base, index, tokens);
+    tvu_loadf(plan.cached, tokens, 0);
     tvu_stream((model.k_base + index * model.k_head_bytes) | FENCE, tokens * plan.head_words);
     tvu_epi(plan.cached, TVU_FACTOR_B, TVU_PICK_NONE, 0, 0);
     tvu_dot(plan.scores, plan.head_words, TVU_MODE_INT8, group - 1, 0, S_OUT, plan.context_rows, tokens);
+    stream_scales(model.vs_base, index, tokens);
 }
 
-// Softmax in base 2 without its division, times V's scales; leaves 127 / absmax in s[S_MAXIMA..] and absmax / 127 in s[S_FACTORS..],
+// Softmax in base 2 without its division, times V's scales from the stream; leaves 127 / absmax in s[S_MAXIMA..] and absmax / 127 in s[S_FACTORS..],
 // the sums to divide by in s[S_SUMS..].
-static void weigh(uint32_t group, uint32_t index, uint32_t tokens)
+static void weigh(uint32_t group, uint32_t tokens)
 {
     uint32_t s = plan.scores, rows = plan.context_rows;
 
@@ -100,7 +102,7 @@ static void weigh(uint32_t group, uint32_t index, uint32_t tokens)
     tvu_exp2(s, s, S_ONE, S_MAXIMA, tokens, 0);
     tvu_rep(group, 0, 1, 0, rows, 0);
     tvu_sum(s, tokens, S_SUMS);
-    load_scales(model.vs_base, index, tokens);
+    tvu_loadf(plan.cached, tokens, 0);
     tvu_rep(group, 0, 1, rows, rows, 0);
     tvu_mulv(s, s, S_ONE, plan.cached, tokens, S_FACTORS);
     tvu_rep(group, 0, 1, 0, 0, 0);
@@ -108,7 +110,8 @@ static void weigh(uint32_t group, uint32_t index, uint32_t tokens)
     divide_by_127(S_FACTORS, group);
 }
 
-static void mix(uint32_t group, uint32_t out, uint32_t index, uint32_t tokens)
+// Values times weights into row out; meanwhile, if `more`, the scale of the next queries from what query_maximum left.
+static void mix(uint32_t group, uint32_t out, uint32_t index, uint32_t tokens, bool more)
 {
     tvu_rep(group, 1, 1, 0, 0, 0);
     tvu_sdiv(S_FACTORS, S_FACTORS, S_SUMS);
@@ -117,6 +120,8 @@ static void mix(uint32_t group, uint32_t out, uint32_t index, uint32_t tokens)
         uint32_t words = (n + TVU_WORD_BYTES - 1) / TVU_WORD_BYTES;
         tvu_rep(group, 1, 0, 1, plan.context_rows, 0);
         tvu_quant8(0, plan.scores + start / TVU_LANES, S_MAXIMA, n);
+        if (start == 0 && more)
+            query_scale();
         tvu_streamr((model.v_base + index * model.v_head_bytes + start / CHUNK_TOKENS * model.head_dim * BLOCK_BYTES) |
                         FENCE,
                     model.head_dim, words, 1);
@@ -138,12 +143,11 @@ void attention(uint32_t layer, uint32_t position, uint32_t qkv)
         for (uint32_t i = 0; i < heads; i++, q += group * rows) {
             score(group, q, index + i, tokens);
             store_values(index + i, position, v + i * rows, S_V_SCALES + i);
-            weigh(group, index + i, tokens);
-            if (i + 1 < heads)
+            weigh(group, tokens);
+            bool more = i + 1 < heads;
+            if (more)
                 query_maximum(q + group * rows);
-            mix(group, q, index + i, tokens);
-            if (i + 1 < heads)
-                query_scale();
+            mix(group, q, index + i, tokens, more);
         }
     }
 }

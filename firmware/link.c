@@ -106,7 +106,6 @@ bool link_poll(struct message *message)
     if (sequence != mailbox[MAILBOX_COMMAND_TAKEN]) {
         command_sequence = sequence;
         uart_reply = false;
-        mailbox[MAILBOX_CANCEL] = 0;
         message->type = mailbox[MAILBOX_COMMAND];
         message->length = mailbox[MAILBOX_COMMAND + 1];
         message->payload = mailbox + MAILBOX_COMMAND + 2;
@@ -134,7 +133,7 @@ void link_release(void)
 bool link_cancelled(void)
 {
     if (!uart_reply)
-        return mailbox[MAILBOX_CANCEL] != 0;
+        return mailbox[MAILBOX_CANCEL] == command_sequence;
     if (uart_poll() && uart_frame[0] == COMMAND_CANCEL)
         uart_cancel = true;
     return uart_cancel;
@@ -162,7 +161,7 @@ void link_send(uint32_t type, const uint32_t *payload, uint32_t length)
     uint32_t head = mailbox[MAILBOX_EVENT_HEAD], start = cycles_low();
     while (head + length + 2 - mailbox[MAILBOX_EVENT_TAIL] > MAILBOX_RING_WORDS)
         if (cycles_low() - start > GIVE_UP_CYCLES) {
-            mailbox[MAILBOX_CANCEL] = 1;
+            mailbox[MAILBOX_CANCEL] = command_sequence;
             return;
         }
     volatile uint32_t *ring = mailbox + MAILBOX_RING;

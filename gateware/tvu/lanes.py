@@ -46,7 +46,8 @@ class DotLanes(wiring.Component):
         words, mode, rows = Signal(7), Signal(2), Signal(19)
         picked, columns, ending, fresh = Signal(), Signal(), Signal(), Signal()
         index, row = Signal(7), Signal(15)
-        spread = Signal(range(ACT_WORDS))  # the upper half of the activation memory holds column codes, one after the other
+        # The upper half of the activation memory holds column codes, one after the other.
+        spread = Signal(range(ACT_WORDS), init=SHARED_WORDS)
         first, final = index == 0, index == words - 1
         credit = Signal(range(_RESULTS + 1), init=_RESULTS)
         take, mark, resting = Signal(), Signal(), Signal()
@@ -88,14 +89,14 @@ class DotLanes(wiring.Component):
         m.d.comb += [self.awake.eq(Cat(valids).any()), self.awake_fill.eq(array.awake_fill)]
 
         m.d.dot += [
-            array.word.eq(self.word.payload), array.address.eq(Mux(columns, spread | SHARED_WORDS, index)), array.place.eq(index),
+            array.word.eq(self.word.payload), array.address.eq(Mux(columns, spread, index)), array.place.eq(index),
             array.negative.eq(entry.payload.code < 0), array.fresh.eq(fresh),
         ]
         m.d.comb += [
             array.mode.eq(mode), array.columns.eq(columns), array.valid.eq(valids[1]), array.total_valid.eq(valids[LATENCY - 1]),
             array.first.eq(delay(m, first, LATENCY - 1)),
             array.select.eq(delay(m, index[(ACT_WORDS - 1).bit_length():], LATENCY - 1)),
-            array.spread.eq(take & columns & first), array.spread_address.eq(spread | SHARED_WORDS), array.code.eq(entry.payload.code),
+            array.spread.eq(take & columns & first), array.spread_address.eq(spread), array.code.eq(entry.payload.code),
         ]
         wiring.connect(m, array.write, wiring.flipped(self.write))
         m.d.comb += [

@@ -264,7 +264,8 @@ class Sequencer(wiring.Component):
                     s.eq(field("MULS", "s")), t.eq(Mux(has_t, field("MULS", "t"), 0)),
                 ]
                 with m.If(group == isa.SCALAR):
-                    m.d.sync += [t.eq(field("SADD", "d")), s.eq(field("SADD", "a")), b.eq(field("SADD", "b"))]
+                    writes = ~name_is("RANK", "SECTION")
+                    m.d.sync += [t.eq(Mux(writes, field("SADD", "d"), 0)), s.eq(field("SADD", "a")), b.eq(field("SADD", "b"))]
                 with m.Elif(group == isa.STORE):
                     m.d.sync += [a.eq(field("STOREQ", "a")), s.eq(field("STOREQ", "s"))]
                     with m.If(name_is("STORES")):

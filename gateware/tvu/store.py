@@ -29,9 +29,9 @@ class StoreRow(data.Struct):
 class StoreUnit(wiring.Component):
     """Serialises rows into writes.
 
-    Members: ``address`` and ``kind`` are taken with ``start``; ``row`` in, ``more`` while others are on their way; ``issued`` tells
-    that a store has no further ones, and ``completed`` counts the stores all of whose writes are answered, modulo 256; ``idle``
-    while no row is there and no write open; ``error`` pulses on an AXI error response; ``beat`` pulses for every write.
+    Members: ``address`` and ``kind`` are taken with ``start``; ``row`` in, ``more`` while others wait to come in; ``issued`` tells
+    that all rows of a store have come in or wait so, and ``completed`` counts the stores all of whose writes are answered, modulo
+    256; ``idle`` while no row is there and no write open; ``error`` pulses on an AXI error response; ``beat`` for every write.
     """
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class StoreUnit(wiring.Component):
                     port.awaddr.eq(physical), port.awvalid.eq(1),
                     port.wdata.eq(wdata), port.wstrb.eq(strobe), port.wvalid.eq(1),
                 ]
-        # Answers are not told apart: stores count as completed when no write is open.
+        # Answers are not told apart: stores count as completed when no row waits and no write is open.
         pending = Signal(8)
         with m.If(self.idle):
             m.d.sync += [self.completed.eq(self.completed + pending), pending.eq(self.issued)]

@@ -196,8 +196,8 @@ class TVU(wiring.Component):
         connect(m, vector.act, lanes.write)
         connect(m, reader.entry, lanes.entry)
         word = reader.word
-        # Rows from the collector are handed over every second cycle, so that no path runs from the vector unit into the lanes. The
-        # stream waits while columns are drained, so their rows come every cycle.
+        # Rows from the collector are handed over every second cycle, so that no path runs from the vector unit into its registers. The
+        # stream waits while columns are drained, so their rows come every cycle, by a path into the drain, which is short.
         by_columns, to_ranking, rank_idle = Signal(), Signal(), Signal()
         m.d.sync += [rank_idle.eq(ranking.idle), sequencer.row_free.eq(~vector.rows_wait)]
         with m.If(sequencer.dot_start):
@@ -245,12 +245,12 @@ class TVU(wiring.Component):
             store.more.eq(vector.rows_wait & ~to_ranking),
             ranking.row.payload.eq(vector.row.payload),
         ]
-        with m.If(to_ranking):
-            m.d.comb += [ranking.row.valid.eq(vector.row.valid), vector.row.ready.eq(ranking.row.ready)]
-        with m.Else():
-            m.d.comb += [
-                store.row.valid.eq(vector.row.valid | sequencer.store_scalar_valid), vector.row.ready.eq(store.row.ready)]
-        m.d.comb += store.row.payload.as_value().eq(vector.row.payload.as_value())
+        m.d.comb += [
+            ranking.row.valid.eq(vector.row.valid & to_ranking),
+            store.row.valid.eq((vector.row.valid & ~to_ranking) | sequencer.store_scalar_valid),
+            vector.row.ready.eq(Mux(to_ranking, ranking.row.ready, store.row.ready)),
+            store.row.payload.as_value().eq(vector.row.payload.as_value()),
+        ]
         with m.If(sequencer.store_scalar_valid):  # the other elements do not matter
             m.d.comb += [store.row.payload.as_value()[:32].eq(sequencer.store_scalar), store.row.payload.as_value()[-isa.LANES:].eq(1)]
         return m

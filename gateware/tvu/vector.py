@@ -127,10 +127,10 @@ class _Row(data.Struct):
 
 
 class VectorUnit(wiring.Component):
-    """Members: ``start`` takes ``op``; ``done`` pulses when everything is written, or waits to be stored; before, ``reduced`` pulses
-    for each group that was reduced to ``value``; ``word`` in (stream words), ``wants_word`` while one could be taken; ``dot`` in
-    (collected rows); scratchpad ports, one read port per bank; write ports of activations and pick memory; ``row`` out to the
-    store unit or the ranking, ``rows_wait`` while one is on its way there; ``overflow`` pulses on an infinite result.
+    """Members: ``start`` takes ``op``; ``done`` pulses when everything is written, ranked, or on its way to be stored; before,
+    ``reduced`` pulses for each group that was reduced to ``value``; ``word`` in (stream words), ``wants_word`` while one could be
+    taken; ``dot`` in (collected rows); scratchpad ports, one read port per bank; write ports of activations and pick memory; ``row``
+    out to the store unit or the ranking, ``rows_wait`` while one is on its way there; ``overflow`` pulses on an infinite result.
     """
 
     def __init__(self) -> None:

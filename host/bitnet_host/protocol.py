@@ -15,7 +15,7 @@ __all__ = [
     "STATS_FIELDS", "STOP_REASONS", "SYNC", "VERSION", "Mailbox", "c_header",
 ]
 
-VERSION = 2
+VERSION = 3
 SYNC = 0xB17E7A5C  # first word of a UART frame, sent low byte first; no ASCII text contains it
 MAX_PAYLOAD = 2048  # words of a message
 SAMPLE_CANDIDATES = 64  # the largest logits considered in sampling, whatever top_k says
@@ -71,8 +71,8 @@ class Mailbox:
     """Word offsets in the mailbox memory.
 
     The host writes a command, then ``command_sequence``; the board copies that to ``command_taken`` when it is done
-    reading. Events are appended to a ring of ``ring_words``; ``event_head`` (board) and ``event_tail`` (host) count
-    words and wrap at 2^32.
+    reading. A GENERATE ends early when its sequence number stands in ``cancel``. Events are appended to a ring of
+    ``ring_words``; ``event_head`` (board) and ``event_tail`` (host) count words and wrap at 2^32.
     """
 
     magic: int = 0

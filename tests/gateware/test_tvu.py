@@ -313,7 +313,7 @@ def test_ranking_keeps_the_largest(tvu_sim, tmp_path, levels, rows):
             ("EPI", dict(b=0, factor=0, pick=0, rank=1, base=part * rows)),
             ("DOT", dict(dst=0, words=1, mode=isa.MODES["int8"], vectors=0, s=1, step_s=0, stride=0, rows=rows)),
         ]
-    program.append(WAIT)
+    program += [("STORES", dict(addr=RESULT + 0x8000, s=1)), WAIT]  # no vector operation between
     data = np.zeros(512, np.uint8)
     data[:128] = x.view(np.uint8)
     memory = _memory(data.tobytes() + codes.tobytes())

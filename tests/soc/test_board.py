@@ -118,7 +118,7 @@ def test_sampling_is_the_same_on_both(bundled):
         _same(board, reference, [0, 807, 29, 1368], 8, options)
 
 
-def test_stop_token_and_cancel(bundled):
+def test_stop_token_and_cancel(bundled, monkeypatch):
     board, reference = bundled
     for target in bundled:
         target.reset()
@@ -130,6 +130,22 @@ def test_stop_token_and_cancel(bundled):
     assert stopped.stop_reason == "cancel" and 1 <= len(stopped.token_ids) < 200
     board.reset()  # the board goes on
     assert board.score(5).shape == (2048,)
+    # a cancel that arrives before the CPU has looked at the command counts too, and for that command only
+    board.reset()
+    transport = board.transport
+    send = transport.send
+
+    def overtaken(command, payload=()):
+        transport._sequence += 1
+        transport.cancel()
+        transport._sequence -= 1
+        send(command, payload)
+
+    monkeypatch.setattr(transport, "send", overtaken)
+    assert board.generate([0, 807], 200, SamplingOptions(), _quiet, _quiet).stop_reason == "cancel"
+    monkeypatch.undo()
+    board.reset()
+    assert board.generate([0, 807], 3, SamplingOptions(), _quiet, _quiet).stop_reason == "length"
 
 
 def test_context_limit(bundled):

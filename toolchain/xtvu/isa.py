@@ -177,7 +177,7 @@ _TABLE: tuple[tuple[int, str, int, str, str, str], ...] = (
     (VECTOR, "REP", 0, "count=1:0+6 step_s=1:6+1 step_t=1:7+1 stride_dst=1:19+13 stride_a=2:0+13 stride_b=2:13+13",
      "the next operation runs count times; dst, a, b advance by their strides, s and t by their steps",
      "Prefix for the next VECTOR (not DOT, DOTA, COLS, CHECK) or SCALAR operation; a SCALAR one steps d always, a with step_s, b with "
-     "step_t. No run may read rows that an earlier one writes."),
+     "step_t. No run of a VECTOR one may read rows or scalar registers that an earlier one writes."),
     (VECTOR, "MULS", 1, f"{_D} {_A} {_S} {_N} {_T}", "dst = a * s; s[t] = max|dst|", "Scales a vector."),
     (VECTOR, "MULV", 2, f"{_D} {_A} {_S} {_B} {_N} {_T}", "dst = (a * s) * b; s[t] = max|dst|", "Multiplies two vectors and a scalar."),
     (VECTOR, "MULM", 3, f"{_D} {_A} {_S} {_N} {_T}", "dst = (a * s) * stream; s[t] = max|dst|",

@@ -89,8 +89,8 @@ class MailboxTransport(Transport):
                 raise UserError(f"{self.name} answers, but no bitnet firmware runs there: load the board and try again")
             time.sleep(0.05)
         # What an earlier host left running ends now; BoardTarget.info skips its last events.
-        self.cancel()
         self._sequence, self._tail = sequence, head
+        self.cancel()
         self._bus.write_kept(self._at(MAILBOX.event_tail), _words([head]))
 
     def send(self, command: str, payload: Words | Sequence[int] = ()) -> None:
@@ -134,7 +134,7 @@ class MailboxTransport(Transport):
         self._bus.write_kept(self._at(MAILBOX.event_tail), _words([head]))
 
     def cancel(self) -> None:
-        self._bus.write(self._at(MAILBOX.cancel), _words([1]))
+        self._bus.write(self._at(MAILBOX.cancel), _words([self._sequence]))
 
     def write_ddr(self, offset: int, words: Words) -> None:
         self._bus.write_checked(_DDR_BASE + offset, words)
