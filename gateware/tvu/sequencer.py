@@ -217,10 +217,8 @@ class Sequencer(wiring.Component):
         loads = Signal(range(isa.VECTORS))
         last_load = Mux(is_dot, self.dot_vectors, repeat.count - 1)[:len(loads)]
         step_factor = Mux(is_dot, field("DOT", "step_s") & ~name_is("COLS"), grouped & repeat.step_s)
-        m.d.comb += [
-            read_a.addr.eq(s + Mux(step_factor, loads, 0)),
-            read_b.addr.eq(b + Mux(name_is("EXP2"), loads * repeat.stride_b[:5], 0)),
-        ]
+        step_addend = Mux(grouped & name_is("EXP2"), repeat.stride_b[:5], 0)
+        m.d.comb += [read_a.addr.eq(s), read_b.addr.eq(b)]
 
         # Scalar operations run behind the others. A result is written when nothing else is; who names its register waits.
         m.submodules.scalars = scalars = fifo.SyncFIFO(width=len(scalar.as_value()), depth=_SCALAR_QUEUE_DEPTH)
@@ -286,7 +284,7 @@ class Sequencer(wiring.Component):
                         with m.Case(i):
                             m.d.sync += [factors[i].eq(read_a.data), addends[i].eq(read_b.data)]
                 with m.If(~hazard):
-                    m.d.sync += loads.eq(loads + 1)
+                    m.d.sync += [loads.eq(loads + 1), s.eq(s + step_factor), b.eq(b + step_addend)]
                 with m.If(hazard):
                     m.next = "LOAD"
                 with m.Elif(unfit):

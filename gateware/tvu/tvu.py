@@ -204,14 +204,14 @@ class TVU(wiring.Component):
             m.d.sync += by_columns.eq(sequencer.dot_columns)
         with m.If(sequencer.vector_start):
             m.d.sync += to_ranking.eq(sequencer.vector_op.sink == Sink.RANK)
-        with m.If(vector.dot.valid & ~(by_columns & vector.dot.ready)):
-            m.d.sync += vector.dot.valid.eq(~vector.dot.ready)
-        with m.Elif(by_columns):
+        with m.If(by_columns & (~vector.dot.valid | vector.dot.ready)):
             m.d.comb += lanes.column_row.ready.eq(1)
             m.d.sync += [vector.dot.valid.eq(lanes.column_row.valid), vector.dot.payload.eq(lanes.column_row.payload)]
-        with m.Else():
+        with m.Elif(~by_columns & ~vector.dot.valid):
             m.d.comb += collector.row.ready.eq(1)
             m.d.sync += [vector.dot.valid.eq(collector.row.valid), vector.dot.payload.eq(collector.row.payload)]
+        with m.Elif(vector.dot.ready):
+            m.d.sync += vector.dot.valid.eq(0)
         for bank, (read, write) in enumerate(banks):
             m.d.comb += [
                 read.addr.eq(vector.read_address[bank]), vector.read_data[bank].eq(read.data),

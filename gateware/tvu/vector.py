@@ -200,7 +200,7 @@ class VectorUnit(wiring.Component):
             issue.eq(active & ready & (~conflict | second)),
             self.wants_word.eq(active & needs_word),
             self.word.ready.eq(issue & needs_word & ((op.source != Source.BYTES) | (index[:2] == 3))),
-            self.dot.ready.eq(issue & from_dot),
+            self.dot.ready.eq(active & from_dot & ~resting & (~buffered | (credit != 0))),  # as issue, which may wait for more
         ]
         row_x = Mux(second, row_b, row_a)
         m.d.comb += [
