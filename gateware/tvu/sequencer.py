@@ -117,7 +117,7 @@ class Sequencer(wiring.Component):
             return Cat(named[name] for name in names).any()
 
         def field(instruction: str, name: str) -> Value:
-            place = next(f for f in isa.by_name(instruction).fields if f.name == name)
+            place = isa.by_name(instruction).field(name)
             return (held.rs1, held.rs2)[place.source - 1][place.lo:place.lo + place.width]
 
         group, is_dot = Signal(3), Signal()  # of what is held

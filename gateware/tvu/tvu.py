@@ -103,7 +103,7 @@ class TVU(wiring.Component):
             return decoder.defined & (decoder.opcode == OPCODES[name])
 
         def operand(instruction: str, name: str):
-            place = next(f for f in isa.by_name(instruction).fields if f.name == name)
+            place = isa.by_name(instruction).field(name)
             return (cmd.payload.rs1, cmd.payload.rs2)[place.source - 1][place.lo:place.lo + place.width]
 
         busy = (queue.level != 0) | sequencer.busy | reader.active | ~store.idle | ~ranking.idle

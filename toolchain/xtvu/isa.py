@@ -120,6 +120,10 @@ class Instruction:
     def queued(self) -> bool:
         return self.group != CONTROL
 
+    def field(self, name: str) -> Field:
+        """Where the operand of that name stands. Raises KeyError."""
+        return {field.name: field for field in self.fields}[name]
+
     def pack(self, **values: int) -> tuple[int, int]:
         """Packs operand values into (rs1, rs2). Raises ValueError for an unknown, missing or too large value."""
         words = [0, 0]
@@ -286,8 +290,8 @@ def by_function_id(function_id: int) -> Instruction | None:
 
 
 def largest(instruction: str, field: str) -> int:
-    """The largest value that an operand field takes. Raises KeyError or StopIteration for names that the table does not have."""
-    return next(f for f in by_name(instruction).fields if f.name == field).mask
+    """The largest value that an operand field takes. Raises KeyError."""
+    return by_name(instruction).field(field).mask
 
 
 def isa_hash() -> int:

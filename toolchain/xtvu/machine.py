@@ -156,7 +156,7 @@ class Machine:
             steps = {"d": 1, "a": r["step_s"], "b": r["step_t"]}
         for key, step in steps.items():
             if key in o:
-                width = next(f.width for f in by_name(name).fields if f.name == key)
+                width = by_name(name).field(key).width
                 o[key] = o[key] + step & (1 << width) - 1
 
     def _scalar(self, name: str, o: dict[str, int]) -> None:
