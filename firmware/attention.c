@@ -90,8 +90,8 @@ static void score(uint32_t group, uint32_t q, uint32_t index, uint32_t tokens)
     stream_scales(model.vs_base, index, tokens);
 }
 
-// Softmax in base 2 without its division, times V's scales from the stream; leaves 127 / absmax in s[S_MAXIMA..] and absmax / 127 in s[S_FACTORS..],
-// the sums to divide by in s[S_SUMS..].
+// Softmax in base 2 without its division, times V's scales from the stream; leaves 127 / absmax in s[S_MAXIMA..], absmax / 127 in
+// s[S_FACTORS..], and the sums to divide by in s[S_SUMS..].
 static void weigh(uint32_t group, uint32_t tokens)
 {
     uint32_t s = plan.scores, rows = plan.context_rows;
