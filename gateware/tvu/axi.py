@@ -1,13 +1,18 @@
-"""AXI3 channels of a Zynq HP port, as far as the TVU uses them: 64-bit data, INCR bursts, one ID."""
+"""AXI3 channels of a Zynq HP port, as far as the TVU uses them: 64-bit data, INCR bursts, one ID.
 
-from __future__ import annotations
+What AXI has begun it must end, and a Zynq's HP port that is left alone in the middle of a burst answers nobody until the whole
+processing system is reset. So the last stage before each port lies in a domain of its own, ``axi``, which no reset reaches: it
+keeps an address up until it is taken and counts what is owed. After a reset the rest of the unit starts when nothing is owed.
+"""
 
-from amaranth.lib import wiring
+from amaranth.hdl import Assert, DomainRenamer, Module, Mux, Signal
+from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["AXIRead", "AXIWrite", "PORTS"]
+__all__ = ["AXIRead", "AXIWrite", "Burst", "PORTS", "ReadPort", "WriteBeat", "WritePort"]
 
 PORTS = 4
+_OPEN_WRITES = 32
 
 
 class AXIRead(wiring.Signature):
@@ -29,3 +34,81 @@ class AXIWrite(wiring.Signature):
             "wdata": Out(64), "wstrb": Out(8), "wvalid": Out(1), "wready": In(1),
             "bresp": In(2), "bvalid": In(1), "bready": Out(1),
         })
+
+
+class Burst(data.Struct):
+    """A read: byte ``address`` and number of beats minus one."""
+
+    address: 32
+    length: 4
+
+
+class WriteBeat(data.Struct):
+    """A write of one beat: byte ``address``, ``data``, and which bytes of it (``strobe``)."""
+
+    address: 32
+    data: 64
+    strobe: 8
+
+
+class ReadPort(wiring.Component):
+    """Members: ``burst`` in; ``port``; ``valid`` and ``data``: a beat has come, which has to be taken at once (whoever asks for a
+    burst has room for it); ``error`` pulses for a beat that is an AXI error response; while ``discard`` is high beats are taken
+    and forgotten; ``quiet``: no beat is owed, not even of a burst that no one has taken yet. ``beats`` can be owed at most.
+    """
+
+    def __init__(self, beats: int) -> None:
+        self._beats = beats
+        super().__init__({
+            "burst": In(stream.Signature(Burst)), "port": Out(AXIRead()),
+            "valid": Out(1), "data": Out(64), "error": Out(1), "discard": In(1), "quiet": Out(1),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        port, burst = self.port, self.burst
+        m.submodules.queue = queue = DomainRenamer("axi")(fifo.SyncFIFOBuffered(width=len(burst.payload.as_value()), depth=4))
+        asked = data.View(Burst, queue.r_data)
+        owed, taken = Signal(range(self._beats + 1)), Signal()
+        m.d.comb += [
+            queue.w_data.eq(burst.payload.as_value()), queue.w_en.eq(burst.valid), burst.ready.eq(queue.w_rdy),
+            port.araddr.eq(asked.address), port.arlen.eq(asked.length), port.arvalid.eq(queue.r_rdy), queue.r_en.eq(port.arready),
+            port.rready.eq(1), taken.eq(port.rvalid & ~self.discard),
+            self.valid.eq(taken), self.data.eq(port.rdata), self.error.eq(taken & (port.rresp != 0)), self.quiet.eq(owed == 0),
+        ]
+        m.d.axi += [
+            owed.eq(owed + Mux(burst.valid & burst.ready, burst.payload.length + 1, 0) - port.rvalid),
+            Assert(~port.rvalid | (owed != 0), "a beat came that nobody asked for"),
+        ]
+        return m
+
+
+class WritePort(wiring.Component):
+    """Members: ``beat`` in; ``port``; ``error`` pulses on an AXI error response; ``quiet``: no write is open."""
+
+    def __init__(self) -> None:
+        super().__init__({"beat": In(stream.Signature(WriteBeat)), "port": Out(AXIWrite()), "error": Out(1), "quiet": Out(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        port, beat = self.port, self.beat
+        count, answered, start = Signal(range(_OPEN_WRITES + 1)), Signal(), Signal()
+        m.d.comb += [
+            beat.ready.eq((~port.awvalid | port.awready) & (~port.wvalid | port.wready) & (count != _OPEN_WRITES)),
+            start.eq(beat.valid & beat.ready), answered.eq(port.bvalid & port.bready), port.bready.eq(1),
+            self.error.eq(answered & (port.bresp != 0)), self.quiet.eq(count == 0),
+        ]
+        with m.If(port.awready):
+            m.d.axi += port.awvalid.eq(0)
+        with m.If(port.wready):
+            m.d.axi += port.wvalid.eq(0)
+        with m.If(start):
+            m.d.axi += [
+                port.awaddr.eq(beat.payload.address), port.awvalid.eq(1),
+                port.wdata.eq(beat.payload.data), port.wstrb.eq(beat.payload.strobe), port.wvalid.eq(1),
+            ]
+        m.d.axi += [
+            count.eq(count + start - answered),
+            Assert(~answered | (count != 0), "a write was answered that nobody asked for"),
+        ]
+        return m

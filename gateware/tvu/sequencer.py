@@ -44,8 +44,11 @@ _RECIPES: dict[str, dict[str, object]] = {
 }
 #: Vector operations that REP runs as one: groups of rows that differ in their places only.
 _GROUPED = ("MULS", "MULV", "ADDV", "AXPY", "EXP2", "QUANT5", "QUANT4", "QUANT8", "MAX", "ABSMAX")
+#: Those of them that write scratchpad rows, and those that read b from there: their runs must not depend on each other.
+_ROWS, _READ_B = ("MULS", "MULV", "ADDV", "AXPY", "EXP2"), ("MULV", "ADDV", "AXPY")
 _PREFIXES = ("REP", "EPI")
 _SCALAR_QUEUE_DEPTH = 8
+_MAX_ROWS = 32768  # that DotLanes and Collector count
 _STORE_KINDS = {"STOREF": StoreKind.FLOAT, "STOREQ": StoreKind.CODES, "STOREQT": StoreKind.COLUMN, "STORES": StoreKind.SCALAR}
 _SCALAR_FUNCTIONS = {
     "SADD": ScalarFunction.ADD, "SMUL": ScalarFunction.MULTIPLY, "SDIV": ScalarFunction.DIVIDE,
@@ -79,8 +82,8 @@ class Sequencer(wiring.Component):
     """Members: ``instruction`` in; the units' start and done lines; ``peek_address`` and ``peek_data`` read a scalar
     register from outside; ``row_free``: no row is on its way from the vector unit; ``busy``; ``complete`` pulses per instruction;
     ``store_complete`` per instruction of the STORE group, whose last rows may still be leaving then, and ``pick_complete`` per one
-    that wrote the pick memory; ``bad`` pulses on a zero length or one beyond what a buffer holds; ``overflow`` on an infinite
-    scalar; ``section`` is what counters count for.
+    that wrote the pick memory; ``bad`` pulses on an instruction that is refused; ``overflow`` on an infinite scalar, read or written;
+    ``section`` is what counters count for.
     """
 
     def __init__(self) -> None:
@@ -158,9 +161,7 @@ class Sequencer(wiring.Component):
         with m.If(reports & (t != 0)):
             m.d.comb += op.reduce.eq(Reduce.ABSMAX)
         steps = repeat.step_s | (name_is("EXP2") & (repeat.stride_b != 0))
-        grouped = Signal()
-        m.d.comb += grouped.eq(name_is(*_GROUPED) & (repeat.count > 1) & ((t == 0) ^ repeat.step_t)
-                               & (~steps | (repeat.count <= isa.VECTORS)))
+        grouped, refused, again = Signal(), Signal(), Signal()  # as one operation; not at all; a run after the first one
         picked, marking = epilogue.pick == isa.PICKS["picked"], epilogue.pick == isa.PICKS["mark"]
         with m.If(name_is("DOT")):
             m.d.comb += op.mark.eq(marking)
@@ -197,13 +198,19 @@ class Sequencer(wiring.Component):
         fits = Signal(16)
         unfit = Signal()  # no operation: nothing to do, or more than fits
         with m.If(is_dot):
+            columns = Mux(self.dot_mode == isa.MODES["base3"], (self.dot_words << 7) + (self.dot_words << 5), self.dot_words << 7)
+            too_many = Mux(self.dot_columns, self.dot_rows > columns, self.dot_rows > _MAX_ROWS)
             limit = Mux(self.dot_columns, isa.COLUMN_WORDS, Mux(self.dot_vectors[2], isa.SHARED_WORDS, isa.ACT_WORDS))
             too_long = self.dot_words > limit
             many_bytes = (self.dot_vectors >= isa.BYTE_VECTORS) | ((self.dot_vectors != 0) & too_long)
             too_long = Mux(self.dot_mode == isa.MODES["int8"], self.dot_columns | many_bytes, too_long)
-            m.d.comb += unfit.eq((self.dot_rows == 0) | (self.dot_words == 0) | too_long)
+            m.d.comb += unfit.eq((self.dot_rows == 0) | (self.dot_words == 0) | (self.dot_mode == 3) | too_long | too_many)
         with m.Elif(name_is("CHECK")):
             m.d.comb += unfit.eq(self.check_words == 0)
+        with m.Elif(name_is("RANK")):
+            m.d.comb += unfit.eq((self.rank_levels == 0) | (self.rank_levels > isa.RANK_LEVELS))
+        with m.Elif(name_is("STORES")):
+            m.d.comb += unfit.eq(self.store_address[:2] != 0)
         with m.Elif((group == isa.VECTOR) | ((group == isa.STORE) & ~name_is("STORES"))):
             with m.If(name_is("QUANT8")):
                 m.d.comb += fits.eq((isa.BYTE_VECTORS - dst[:2]) << 10)  # 32 words of 32
@@ -212,7 +219,38 @@ class Sequencer(wiring.Component):
             with m.Else():
                 m.d.comb += fits.eq(Mux(dst[2], isa.SHARED_WORDS * 128, isa.ACT_WORDS * 128))
             too_long = name_is("QUANT4", "QUANT5", "QUANT8") & ((op.count > fits) | (name_is("QUANT8") & dst[2]))
-            m.d.comb += unfit.eq((op.count == 0) | too_long)
+            misaligned = (name_is("STOREF", "STOREQ") & (self.store_address[:5] != 0)) | (name_is("LOADB") & (op.count[:5] != 0))
+            m.d.comb += unfit.eq((op.count == 0) | too_long | misaligned | refused)
+
+        # -- repetition: what can be said of all runs together -------------------------------------------------------
+        rows = Signal(12)
+        m.d.comb += rows.eq((op.count + isa.LANES - 1) >> 3)
+        lengths = {}  # from the first row of the first run to the first row of the last one
+        for name in ("dst", "a", "b"):
+            length, stride = Signal(19, name=f"length_{name}"), repeat[f"stride_{name}"]
+            count = (repeat.count - 1)[:6]
+            m.d.sync += length.eq(sum(Mux(count[i], stride << i, 0) for i in range(6)))  # a multiplication would take a DSP slice
+            lengths[name] = length
+        written_rows = lengths["dst"] + rows
+
+        def independent(name: str, start: Value) -> Value:
+            """Whether no run reads from ``start`` on what another one writes."""
+            distance = (start - dst)[:13]
+            apart = (written_rows <= distance) & (lengths[name] + rows + distance <= isa.SCRATCH_ROWS)
+            same = (distance == 0) & (repeat[f"stride_{name}"] == repeat.stride_dst) & (repeat.stride_dst >= rows)
+            return apart | (same & (written_rows <= isa.SCRATCH_ROWS))
+
+        def near(register: Value) -> Value:
+            return ((register - t)[:5] < repeat.count) | ((t - register)[:5] < repeat.count)
+
+        # Vectors 0 to 3 only, or so few elements that each of the eight would hold them.
+        low = (lengths["dst"][3:] == 0) & (dst[:3] + lengths["dst"][:3] < isa.BYTE_VECTORS)
+        shared = op.count <= isa.SHARED_WORDS * Mux(name_is("QUANT5"), 160, 128)
+        alike = Mux(name_is("QUANT8"), low & (op.count <= isa.ACT_WORDS * 32), ~name_is("QUANT5", "QUANT4") | low | shared)
+        together = (((t == 0) ^ repeat.step_t) & (~steps | (repeat.count <= isa.VECTORS)) & alike
+                    & ~((t != 0) & ((reads_a & near(s)) | (reads_b & near(b[:5])))))
+        settled, settling = Signal(), Signal()  # the two conditions take a cycle of LOAD
+        m.d.comb += settling.eq(name_is(*_GROUPED) & (repeat.count > 1) & ~settled)
 
         loads = Signal(range(isa.VECTORS))
         last_load = Mux(is_dot, self.dot_vectors, repeat.count - 1)[:len(loads)]
@@ -235,9 +273,12 @@ class Sequencer(wiring.Component):
         with m.If(self.scalar_done):
             m.d.sync += [finished.eq(1), result.eq(self.scalar_value)]
 
+        infinite, infinite_operand = Signal(), Signal()
+        m.d.comb += self.overflow.eq(infinite | infinite_operand)
+
         def put(address: Value, value: Value, check: Value) -> None:
             m.d.comb += [write.addr.eq(address), write.data.eq(value), write.en.eq(address != 0),
-                         self.overflow.eq(check & (value[23:31] == 255))]
+                         infinite.eq(check & (value[23:31] == 255))]
 
         with m.If(finished):
             put(target, result, Const(1))
@@ -283,9 +324,18 @@ class Sequencer(wiring.Component):
                     for i in range(isa.VECTORS):
                         with m.Case(i):
                             m.d.sync += [factors[i].eq(read_a.data), addends[i].eq(read_b.data)]
-                with m.If(~hazard):
+                m.d.sync += settled.eq(1)
+                with m.If(settling):
+                    m.d.sync += [
+                        grouped.eq(together),
+                        refused.eq(name_is(*_ROWS) & ~again
+                                   & ~(independent("a", a) & (~name_is(*_READ_B) | independent("b", b)))),
+                    ]
+                with m.Elif(~hazard):
                     m.d.sync += [loads.eq(loads + 1), s.eq(s + step_factor), b.eq(b + step_addend)]
-                with m.If(hazard):
+                    m.d.comb += infinite_operand.eq(~unfit & ((reads_a & (read_a.data[23:31] == 255))
+                                                              | (reads_b & (read_b.data[23:31] == 255))))
+                with m.If(settling | hazard):
                     m.next = "LOAD"
                 with m.Elif(unfit):
                     m.d.comb += self.bad.eq(1)
@@ -325,10 +375,10 @@ class Sequencer(wiring.Component):
                     ]
                     m.next = "VECTOR"
             with m.State("VECTOR"):
-                with m.If(self.vector_reduced & (t != 0)):
+                with m.If(self.vector_reduced):
                     put(written, self.vector_value, Const(1))
                     m.d.comb += putting.eq(1)
-                    m.d.sync += written.eq(written + 1)
+                    m.d.sync += written.eq(written + (t != 0))
                 with m.If(self.vector_done):
                     m.next = "COMPLETE"
             with m.State("CHECK"):
@@ -341,11 +391,11 @@ class Sequencer(wiring.Component):
                 with m.If(self.store_scalar_ready):
                     m.next = "COMPLETE"
             with m.State("COMPLETE"):
-                m.d.sync += loads.eq(0)
+                m.d.sync += [loads.eq(0), settled.eq(0), grouped.eq(0), refused.eq(0)]
                 repeatable = ((group == isa.VECTOR) & ~is_dot & ~name_is("CHECK")) | (group == isa.SCALAR)
-                with m.If((repeat.count > 1) & repeatable & ~grouped):
+                with m.If((repeat.count > 1) & repeatable & ~grouped & ~refused):
                     m.d.sync += [
-                        repeat.count.eq(repeat.count - 1),
+                        again.eq(1), repeat.count.eq(repeat.count - 1),
                         dst.eq(dst + repeat.stride_dst), a.eq(a + repeat.stride_a), b.eq(b + repeat.stride_b),
                         s.eq(s + repeat.step_s), t.eq(t + repeat.step_t),
                     ]
@@ -353,10 +403,10 @@ class Sequencer(wiring.Component):
                         m.d.sync += [t.eq(t + 1), b.eq(b + repeat.step_t)]
                     m.next = "LOAD"
                 with m.Else():
-                    m.d.sync += [repeat.eq(0), epilogue.eq(0)]
+                    m.d.sync += [repeat.eq(0), epilogue.eq(0), again.eq(0)]
                     m.d.comb += [
                         self.complete.eq(1), self.store_complete.eq(group == isa.STORE),
-                        self.pick_complete.eq(name_is("PICK") | marking),
+                        self.pick_complete.eq(name_is("PICK") | (name_is("DOT") & marking)),
                     ]
                     m.next = "FETCH"
         return m

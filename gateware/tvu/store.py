@@ -5,7 +5,8 @@ from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
 from xtvu.isa import LANES
 
-from .axi import AXIWrite
+from .axi import AXIWrite, WritePort
+from .stream import TICKET_BITS
 
 __all__ = ["StoreKind", "StoreRow", "StoreUnit"]
 
@@ -31,21 +32,24 @@ class StoreUnit(wiring.Component):
 
     Members: ``address`` and ``kind`` are taken with ``start``; ``row`` in, ``more`` while others wait to come in; ``issued`` tells
     that all rows of a store have come in or wait so, and ``completed`` counts the stores all of whose writes are answered, modulo
-    256; ``idle`` while no row is there and no write open; ``error`` pulses on an AXI error response; ``beat`` for every write.
+    2^16; ``idle`` while no row is there and no write open, ``quiet`` while no write is; ``error`` pulses on an AXI error response;
+    ``beat`` for every write.
     """
 
     def __init__(self) -> None:
         super().__init__({
             "address": In(32), "kind": In(StoreKind), "start": In(1), "row": In(stream.Signature(StoreRow)),
-            "port": Out(AXIWrite()), "more": In(1), "issued": In(1), "completed": Out(8), "idle": Out(1), "error": Out(1), "beat": Out(1),
+            "port": Out(AXIWrite()), "more": In(1), "issued": In(1), "completed": Out(TICKET_BITS), "idle": Out(1), "quiet": Out(1),
+            "error": Out(1), "beat": Out(1),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        port, row = self.port, self.row
+        row = self.row
+        m.submodules.port = port = WritePort()
+        wiring.connect(m, port.port, wiring.flipped(self.port))
         linear, kind = Signal(32), Signal(StoreKind)
         part = Signal(3)
-        open_writes = Signal(6)
 
         values = [row.payload.values[i] for i in range(LANES)]
         mask = row.payload.mask
@@ -72,34 +76,20 @@ class StoreUnit(wiring.Component):
                     last_part.eq(0), step.eq(8),
                 ]
 
-        free = Signal()
-        m.d.comb += free.eq((~port.awvalid | port.awready) & (~port.wvalid | port.wready) & (open_writes < 32))
-        with m.If(port.awready):
-            m.d.sync += port.awvalid.eq(0)
-        with m.If(port.wready):
-            m.d.sync += port.wvalid.eq(0)
+        m.d.comb += [
+            port.beat.payload.address.eq(Cat(Const(0, 3), linear[5:9], linear[3:5], linear[9:])),
+            port.beat.payload.data.eq(wdata), port.beat.payload.strobe.eq(strobe),
+        ]
         with m.If(self.start):
             m.d.sync += [linear.eq(self.address), kind.eq(self.kind), part.eq(0)]
-        with m.Elif(row.valid & free):
+        with m.Elif(row.valid & port.beat.ready):
             m.d.sync += [linear.eq(linear + step), part.eq(Mux(part == last_part, 0, part + 1))]
-            m.d.comb += row.ready.eq(part == last_part)
-            with m.If(strobe != 0):
-                physical = Cat(Const(0, 3), linear[5:9], linear[3:5], linear[9:])
-                m.d.comb += self.beat.eq(1)
-                m.d.sync += [
-                    port.awaddr.eq(physical), port.awvalid.eq(1),
-                    port.wdata.eq(wdata), port.wstrb.eq(strobe), port.wvalid.eq(1),
-                ]
+            m.d.comb += [row.ready.eq(part == last_part), port.beat.valid.eq(strobe != 0), self.beat.eq(strobe != 0)]
         # Answers are not told apart: stores count as completed when no row waits and no write is open.
-        pending = Signal(8)
+        pending = Signal(TICKET_BITS)
         with m.If(self.idle):
             m.d.sync += [self.completed.eq(self.completed + pending), pending.eq(self.issued)]
         with m.Else():
             m.d.sync += pending.eq(pending + self.issued)
-        answered = port.bvalid & port.bready
-        m.d.comb += [
-            port.bready.eq(1), self.error.eq(answered & (port.bresp != 0)),
-            self.idle.eq((open_writes == 0) & ~row.valid & ~self.more),
-        ]
-        m.d.sync += open_writes.eq(open_writes + self.beat - answered)
+        m.d.comb += [self.error.eq(port.error), self.quiet.eq(port.quiet), self.idle.eq(port.quiet & ~row.valid & ~self.more)]
         return m

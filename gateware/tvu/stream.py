@@ -8,16 +8,17 @@ A picked stream fetches only rows whose code in the pick memory is not zero. A s
 the consumer which they are.
 """
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Assert, Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from .axi import PORTS, AXIRead
+from .axi import PORTS, AXIRead, ReadPort
 from .config import TVUConfig
 
-__all__ = ["BURST_WORDS", "PickedRow", "StreamDescriptor", "StreamReader"]
+__all__ = ["BURST_WORDS", "PickedRow", "StreamDescriptor", "StreamReader", "TICKET_BITS"]
 
 BURST_WORDS = 16
+TICKET_BITS = 16  # of the counters of stores and picks that descriptors wait for
 _WORD_ADDRESS_BITS = 27
 _ENTRIES = 64  # picked rows between fetching and consuming
 
@@ -36,7 +37,7 @@ class StreamDescriptor(data.Struct):
     stride: 12
     fence: 1
     picked: 1
-    ticket: 8
+    ticket: TICKET_BITS
 
 
 class PickedRow(data.Struct):
@@ -51,9 +52,10 @@ class StreamReader(wiring.Component):
     """Four AXI read masters behind one descriptor queue.
 
     Members: ``descriptor`` in; ``word`` out (256 bits); ``port0`` to ``port3``; ``completed`` (stores completed,
-    modulo 256, for fences) and ``picks`` (PICKs completed, likewise); ``pick_address`` and ``pick_data`` (8 codes, a cycle later)
+    modulo 2^16, for fences) and ``picks`` (PICKs completed, likewise); ``pick_address`` and ``pick_data`` (8 codes, a cycle later)
     read the pick memory; ``entry`` out; ``error`` pulses on an AXI error response; ``bad`` pulses on a descriptor without words;
-    ``requested`` (words in the burst requested this cycle); ``active`` while anything is queued, in flight or buffered.
+    ``requested`` (words in the burst requested this cycle); ``active`` while anything is queued, in flight or buffered; ``discard``
+    and ``quiet`` as in ReadPort, for all four.
     """
 
     def __init__(self, config: TVUConfig) -> None:
@@ -62,15 +64,14 @@ class StreamReader(wiring.Component):
             "descriptor": In(stream.Signature(StreamDescriptor)),
             "word": Out(stream.Signature(256)),
             **{f"port{i}": Out(AXIRead()) for i in range(PORTS)},
-            "completed": In(8), "picks": In(8), "pick_address": Out(11), "pick_data": In(64), "entry": Out(stream.Signature(PickedRow)),
-            "error": Out(1), "bad": Out(1), "requested": Out(5), "active": Out(1),
+            "completed": In(TICKET_BITS), "picks": In(TICKET_BITS),
+            "pick_address": Out(11), "pick_data": In(64), "entry": Out(stream.Signature(PickedRow)),
+            "error": Out(1), "bad": Out(1), "requested": Out(5), "active": Out(1), "discard": In(1), "quiet": Out(1),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         depth = self.config.port_fifo_depth
-        ports = [getattr(self, f"port{i}") for i in range(PORTS)]
-
         m.submodules.queue = queue = fifo.SyncFIFOBuffered(
             width=len(self.descriptor.payload.as_value()), depth=self.config.stream_queue_depth)
         head = data.View(StreamDescriptor, queue.r_data)
@@ -93,17 +94,16 @@ class StreamReader(wiring.Component):
         room = Signal()  # for the burst after the one that may just be issued
         m.d.sync += room.eq(reserved <= depth - 2 * BURST_WORDS)
         issue, taken = Signal(), Signal()
-        address_queues = []
-        for i, port in enumerate(ports):
-            m.submodules[f"address_queue{i}"] = addresses = fifo.SyncFIFOBuffered(width=36, depth=4)
-            physical = Cat(Const(0, 3), address[:4], Const(i, 2), address[4:])
+        ports = []
+        for i in range(PORTS):
+            m.submodules[f"port{i}"] = port = ReadPort(depth)
+            wiring.connect(m, port.port, wiring.flipped(getattr(self, f"port{i}")))
             m.d.comb += [
-                addresses.w_data.eq(Cat(physical, (length - 1)[:4])), addresses.w_en.eq(issue),
-                Cat(port.araddr, port.arlen).eq(addresses.r_data),
-                port.arvalid.eq(addresses.r_rdy), addresses.r_en.eq(port.arready),
+                port.burst.payload.address.eq(Cat(Const(0, 3), address[:4], Const(i, 2), address[4:])),
+                port.burst.payload.length.eq((length - 1)[:4]), port.burst.valid.eq(issue), port.discard.eq(self.discard),
             ]
-            address_queues.append(addresses)
-        m.d.comb += issue.eq(running & room & Cat(q.w_rdy for q in address_queues).all())
+            ports.append(port)
+        m.d.comb += issue.eq(running & room & Cat(port.burst.ready for port in ports).all())
 
         # -- picked rows: the scanner's current group and what is left of it ------------------------------------------
         m.submodules.entries = entries = fifo.SyncFIFOBuffered(width=len(self.entry.payload.as_value()), depth=_ENTRIES)
@@ -137,8 +137,8 @@ class StreamReader(wiring.Component):
         with m.Elif(pick):
             m.d.sync += open_rows.eq(rest)
 
-        waiting = Mux(head.picked, (self.picks - head.ticket)[:8].as_signed() < 0,
-                      head.fence & ((self.completed - head.ticket)[:8].as_signed() < 0))
+        waiting = Mux(head.picked, (self.picks - head.ticket)[:TICKET_BITS].as_signed() < 0,
+                      head.fence & ((self.completed - head.ticket)[:TICKET_BITS].as_signed() < 0))
         load = Signal()
         last_of_row = issue & short
         last_burst = last_of_row & (rows == 1) & ~picking
@@ -176,19 +176,17 @@ class StreamReader(wiring.Component):
         m.d.comb += [taken.eq(self.word.valid & self.word.ready), self.requested.eq(Mux(issue, length, 0))]
         m.d.sync += reserved.eq(reserved + Mux(issue, length, 0) - taken)
 
-        buffers, errors = [], []
+        buffers = []
         for i, port in enumerate(ports):
             m.submodules[f"buffer{i}"] = buffer = fifo.SyncFIFOBuffered(width=64, depth=depth)
-            m.d.comb += [
-                buffer.w_data.eq(port.rdata), buffer.w_en.eq(port.rvalid), port.rready.eq(buffer.w_rdy),
-                buffer.r_en.eq(taken),
-            ]
+            m.d.comb += [buffer.w_data.eq(port.data), buffer.w_en.eq(port.valid), buffer.r_en.eq(taken)]
+            m.d.sync += Assert(~port.valid | buffer.w_rdy, "a beat came to a full port FIFO")
             buffers.append(buffer)
-            errors.append(port.rvalid & port.rready & (port.rresp != 0))
+        m.d.sync += Assert(reserved <= depth, "more words are under way than the port FIFOs hold")
         m.d.comb += [
             self.word.payload.eq(Cat(b.r_data for b in buffers)),
             self.word.valid.eq(Cat(b.r_rdy for b in buffers).all()),
-            self.error.eq(Cat(errors).any()),
+            self.error.eq(Cat(port.error for port in ports).any()), self.quiet.eq(Cat(port.quiet for port in ports).all()),
             self.active.eq(running | picking | (queue.level != 0) | (reserved != 0)),
         ]
         return m

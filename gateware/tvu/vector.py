@@ -7,7 +7,7 @@ second one for powers of two) and nothing stalls once a row is issued. The runni
 The scratchpad has two banks, of even and of odd rows: operands a and b are read together if one is even and the other odd.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, enum, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 from xtvu.isa import LANES, VECTORS
@@ -304,6 +304,14 @@ class VectorUnit(wiring.Component):
         ]
 
         adders, summands, results = [], [], []
+        # Whatever is infinite or no number, an operand or what comes of it, by the cycle in which it shows.
+        takes_b = (op.factor == Factor.B) | (op.add == Add.B)
+        scaled, multiplied, added = at_multiply + FloatMultiply.LATENCY, at_add, at_add + FloatAdd.LATENCY
+        infinite: dict[int, list[Value]] = {cycle: [] for cycle in (2, scaled, multiplied, added)}
+
+        def is_infinite(value: Value) -> Value:
+            return value[23:31] == 255
+
         powers = [Signal(32, name=f"power{i}") for i in range(LANES)]
         for i in range(LANES):
             m.submodules[f"int_to_float{i}"] = int_to_float = IntToFloat()
@@ -329,6 +337,9 @@ class VectorUnit(wiring.Component):
                 multiply.b.eq(Mux(op.factor == Factor.NONE, _ONE, Mux(op.factor == Factor.SELF, x, b_multiply))),
                 summand.eq(Mux(op.add == Add.B, b_add, scalar_summand)), to_int8.a.eq(adder.r),
             ]
+            infinite[2].append((~integer & is_infinite(a)) | (takes_b & is_infinite(b)))
+            for cycle, value in ((scaled, scale.r), (multiplied, multiply.r), (added, adder.r)):
+                infinite[cycle].append(is_infinite(value))
             adders.append(adder)
             summands.append((multiply.r, summand))
 
@@ -418,9 +429,11 @@ class VectorUnit(wiring.Component):
             self.pick_enable.eq(out_valid & ((op.sink == Sink.PICK) | (op.mark & (out.vector == 0)))), self.pick_address.eq(out.index),
             self.codes.eq(Cat(
                 Mux(out.mask[i], Mux(op.mark, ~results[i][31] & (results[i][23:31] != 0), results[i][:8]), 0) for i in range(LANES))),
-            self.overflow.eq(out_valid & (op.sink == Sink.SCRATCH)
-                             & Cat(out.mask[i] & (results[i][23:31] == 255) for i in range(LANES)).any()),
         ]
+        infinite[_LATENCY] = [(op.sink == Sink.SCRATCH) & is_infinite(result) for result in results]
+        events = [valids[cycle] & (Cat(found) & beside(cycle).mask).any() for cycle, found in infinite.items()]
+        events.append(tagged & Cat(infinite[added]).any())  # sums of running sums
+        m.d.sync += self.overflow.eq(Cat(events).any())
         m.submodules.store_queue = queue = fifo.SyncFIFOBuffered(width=_ROW + LANES, depth=_STORE_DEPTH)
         m.d.comb += [
             queue.w_data.eq(Cat(results, out.mask)), queue.w_en.eq(out_valid & buffered),

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from amaranth.back import verilog
-from amaranth.hdl import ClockDomain, Elaboratable, Module, Signal
+from amaranth.hdl import Cat, ClockDomain, Elaboratable, Module, Signal
 
 from .axi import PORTS
 from .config import TVUConfig
@@ -29,7 +29,7 @@ class Cfu(Elaboratable):
     def __init__(self, config: TVUConfig | None = None) -> None:
         self.tvu = TVU(config)
         tvu = self.tvu
-        self.clk, self.reset = Signal(name="clk"), Signal(name="reset")
+        self.clk, self.reset, self._reset = Signal(name="clk"), Signal(name="reset"), Signal(name="bus_reset")
         self.dot_clk, self.fast_clk, self.fill_clk = Signal(name="dot_clk"), Signal(name="fast_clk"), Signal(name="fill_clk")
         payload = tvu.bus.cmd.payload
         self._inputs = {
@@ -38,7 +38,7 @@ class Cfu(Elaboratable):
         }
         self._outputs = {
             "cmd_ready": tvu.bus.cmd.ready, "rsp_valid": tvu.bus.rsp.valid, "rsp_payload_outputs_0": tvu.bus.rsp.payload,
-            "awake": tvu.awake,
+            "awake": Cat(tvu.awake[0] | self.reset | self._reset, tvu.awake[1:]),  # a reset wakes it
         }
         masters = [(f"read{i}", AXI_READ_PORTS) for i in range(PORTS)] + [("write", AXI_WRITE_PORTS)]
         for prefix, signals in masters:
@@ -50,15 +50,15 @@ class Cfu(Elaboratable):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.domains.sync = domain = ClockDomain()
+        m.domains.sync, m.domains.bus = sync, bus = ClockDomain("sync"), ClockDomain("bus")
+        m.domains.axi = axi = ClockDomain(reset_less=True)
         m.domains.dot = dot = ClockDomain(reset_less=True)
         m.domains.fast = fast = ClockDomain(reset_less=True)
         m.domains.fill = fill = ClockDomain(reset_less=True)
         # A reset register of our own: every state of the unit then depends on its own clock alone, and may sleep with it.
-        m.domains.raw = raw = ClockDomain(reset_less=True)
-        m.d.raw += domain.rst.eq(self.reset)
-        m.d.comb += [raw.clk.eq(self.clk), domain.clk.eq(self.clk), dot.clk.eq(self.dot_clk), fast.clk.eq(self.fast_clk),
-                     fill.clk.eq(self.fill_clk)]
+        m.d.axi += self._reset.eq(self.reset)
+        m.d.comb += [*(domain.clk.eq(self.clk) for domain in (sync, bus, axi)), dot.clk.eq(self.dot_clk), fast.clk.eq(self.fast_clk),
+                     fill.clk.eq(self.fill_clk), bus.rst.eq(self._reset), sync.rst.eq(self.tvu.resetting)]
         m.submodules.tvu = self.tvu
         m.d.comb += [value.eq(self.ports[name]) for name, value in self._inputs.items()]
         m.d.comb += [self.ports[name].eq(value) for name, value in self._outputs.items()]

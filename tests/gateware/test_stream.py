@@ -22,14 +22,13 @@ _SMALL = TVUConfig(port_fifo_depth=32)
 
 
 def _simulate(unit, *benches, lanes=False):
-    top = unit
-    if lanes:
-        top = Module()
-        top.submodules.unit = unit
-        for name in ("dot", "fast", "fill"):
-            top.domains += ClockDomain(name, reset_less=True)
+    top = Module()
+    top.submodules.unit = unit
+    for name in ("axi", *(("dot", "fast", "fill") if lanes else ())):
+        top.domains += ClockDomain(name, reset_less=True)
     sim = Simulator(top)
     sim.add_clock(1e-6, phase=0.5e-6)
+    sim.add_clock(1e-6, phase=0.5e-6, domain="axi", if_exists=True)
     if lanes:
         for name in ("dot", "fill"):
             sim.add_clock(1e-6, phase=0.5e-6, domain=name)

@@ -6,30 +6,33 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
-from xtvu.isa import by_name
+from xtvu.isa import ERRORS, by_name
 from xtvu.machine import Machine
 
 WAIT = ("WAIT", {})
-FAIL = ("FAIL", {})
-__all__ = ["FAIL", "MEGABYTE", "WAIT", "float_bits", "run_model", "run_rtl"]
+#: What the bench does beside instructions (soc/bitnet_soc/sim/tvu_main.cpp): function id and what rs1 and rs2 are.
+_BENCH = {"WAIT": (0xFFFFFFFF,), "FAIL": (0xFFFFFFFE, "ports"), "RESET_LINE": (0xFFFFFFFD, "after", "cycles"),
+          "FREEZE": (0xFFFFFFFC, "on"), "PASS": (0xFFFFFFFB, "cycles")}
+__all__ = ["MEGABYTE", "WAIT", "error_bit", "float_bits", "run_model", "run_rtl"]
 
 MEGABYTE = 1 << 20
 
 
-def run_rtl(binary: Path, folder: Path, memory: np.ndarray, program: list, preset: str = "ug585"):
+def run_rtl(binary: Path, folder: Path, memory: np.ndarray, program: list, preset: str = "ug585", seed: int = 1):
     """Responses (list of int), the memory afterwards, and the bench's closing line."""
     memory.tofile(folder / "memory.bin")
     words = []
     for name, operands in program:
-        if name in ("WAIT", "FAIL"):
-            words += [0xFFFFFFFF - (name == "FAIL"), 0, 0]
+        if name in _BENCH:
+            function_id, *names = _BENCH[name]
+            words += [function_id, *[operands[n] for n in names], *[0] * (2 - len(names))]
         elif name == "RAW":
             words += [operands["function_id"], operands["rs1"], operands["rs2"]]
         else:
             words += [by_name(name).function_id, *by_name(name).pack(**operands)]
     np.array(words, np.uint32).tofile(folder / "program.bin")
-    done = subprocess.run([binary, "memory.bin", "program.bin", "output.bin", preset], cwd=folder, capture_output=True, text=True,
-                          timeout=300)
+    command = [binary, "memory.bin", "program.bin", "output.bin", preset, str(seed)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     output = np.fromfile(folder / "output.bin", np.uint8)
     responses = output[:4 * len(program)].view(np.uint32).tolist()
@@ -43,6 +46,11 @@ def run_model(memory: np.ndarray, program: list):
     for name, operands in program:
         responses.append(machine.execute("STATUS") if name == "WAIT" else machine.execute(name, **operands))
     return responses, machine.memory
+
+
+def error_bit(name: str) -> int:
+    """The error's bit in STATUS."""
+    return 1 << list(ERRORS).index(name)
 
 
 def float_bits(value: float) -> int:

@@ -59,11 +59,11 @@ PICKS = {"none": 0, "mark": 1, "picked": 2}
 #: Bits of the sticky error register, as STATUS returns them and CLEAR takes them.
 ERRORS = {
     "undefined": "an instruction that the table does not define",
-    "descriptor": "a zero length, a misaligned address, or more than an activation buffer holds",
+    "descriptor": "a zero length, a misaligned address, more than a buffer holds, or a REP whose runs depend on each other",
     "read": "an AXI read was answered with an error",
     "write": "an AXI write was answered with an error",
-    "queue": "the queue stayed full for 2^22 cycles and an instruction was dropped",
-    "overflow": "a float32 result overflowed or a division by zero was asked for",
+    "queue": "nothing got on for 2^22 cycles; what is queued from here on is dropped until RESET",
+    "overflow": "an infinity or NaN: a float32 operand is one, a result overflowed, or a division by zero was asked for",
 }
 
 #: Performance counters (32 bit, wrapping), by the index that COUNTER takes. While the TVU is in a section, every cycle is
@@ -167,9 +167,13 @@ _TABLE: tuple[tuple[int, str, int, str, str, str], ...] = (
     (CONTROL, "RANKED", 5, "index=1:0+8", "rd = number of entry index of the ranking, or all ones if it is empty",
      "Reads the ranking, whose entries from 1 on are in no order; meaningful while no RANK or ranking DOT is pending."),
 
+    (CONTROL, "RESET", 6, "", "everything but memories as after power-on",
+     "Gives up all work and all errors. Takes effect before the next instruction, which waits until memory has answered what was "
+     "asked; scratchpad, scalars, activations and counters keep what they hold."),
+
     (STREAM, "STREAM", 0, "addr=1:0+32 words=2:0+24", "fetch words x 32 bytes from addr",
      "Contiguous stream. addr is a linear address, 32-byte aligned; bit 0 set: wait for the stores issued before, "
-     "of which at most 127 may be incomplete."),
+     "of which at most 32,767 may be incomplete."),
     (STREAM, "STREAMR", 1, "addr=1:0+32 rows=2:0+12 words=2:12+8 stride=2:20+12",
      "for r < rows: fetch words x 32 bytes from addr + 512 stride r",
      "Strided stream: rows of `words` stream words, `stride` x 512 bytes apart; bit 0 of addr as in STREAM."),
@@ -181,7 +185,9 @@ _TABLE: tuple[tuple[int, str, int, str, str, str], ...] = (
     (VECTOR, "REP", 0, "count=1:0+6 step_s=1:6+1 step_t=1:7+1 stride_dst=1:19+13 stride_a=2:0+13 stride_b=2:13+13",
      "the next operation runs count times; dst, a, b advance by their strides, s and t by their steps",
      "Prefix for the next VECTOR (not DOT, DOTA, COLS, CHECK) or SCALAR operation; a SCALAR one steps d always, a with step_s, b with "
-     "step_t. No run of a VECTOR one may read rows or scalar registers that an earlier one writes."),
+     "step_t. MULS, MULV, ADDV, AXPY and EXP2 are refused with a descriptor error if a run reads rows that another one writes: each of "
+     "a and b that is read must lie apart from dst, all runs and what is between them taken together and strides counted upward; or it "
+     "is dst, with the same stride of at least a run's rows."),
     (VECTOR, "MULS", 1, f"{_D} {_A} {_S} {_N} {_T}", "dst = a * s; s[t] = max|dst|", "Scales a vector."),
     (VECTOR, "MULV", 2, f"{_D} {_A} {_S} {_B} {_N} {_T}", "dst = (a * s) * b; s[t] = max|dst|", "Multiplies two vectors and a scalar."),
     (VECTOR, "MULM", 3, f"{_D} {_A} {_S} {_N} {_T}", "dst = (a * s) * stream; s[t] = max|dst|",

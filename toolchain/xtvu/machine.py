@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from . import semantics as sem
 from .isa import (
@@ -22,11 +22,13 @@ from .isa import (
     PICK_ROWS,
     PICKS,
     QUANTISERS,
+    RANK_LEVELS,
     SCALARS,
     SCRATCH_ROWS,
     SHARED_WORDS,
     WORD_BYTES,
     by_name,
+    isa_hash,
 )
 from .layout import WEIGHTS_PER_WORD, physical_address
 
@@ -35,6 +37,10 @@ __all__ = ["Machine"]
 _MODE_NAMES = {value: name for name, value in MODES.items()}
 _PER_WORD = {QUANTISERS[mode]: count for mode, count in WEIGHTS_PER_WORD.items()}
 _FACTOR_NAMES = {value: name for name, value in FACTORS.items()}
+_MAX_ROWS = 32768  # of DOT and DOTA
+#: Operations that REP refuses if a run reads rows that another one writes, with the operands that they read.
+_ROW_OPERANDS = {"MULS": ("a",), "MULV": ("a", "b"), "ADDV": ("a", "b"), "AXPY": ("a", "b"), "EXP2": ("a",)}
+_STORE_ALIGNMENT = {"STOREF": WORD_BYTES, "STOREQ": WORD_BYTES, "STOREQT": 1, "STORES": 4}
 
 
 class Machine:
@@ -52,6 +58,12 @@ class Machine:
         self._kept = 0
         self._picked: deque[NDArray[np.int64]] = deque()  # rows of the picked streams that nothing has consumed yet
         self._stream: deque[NDArray[np.uint8]] = deque()
+        self._reset()
+
+    def _reset(self) -> None:
+        self.errors.clear()
+        self._picked.clear()
+        self._stream.clear()
         self._repeat: dict[str, int] | None = None
         self._epilogue: dict[str, int] = {}
 
@@ -59,6 +71,8 @@ class Machine:
         """Runs one instruction; returns its response. Raises KeyError for an unknown one, ValueError for bad operands."""
         instruction = by_name(name)
         instruction.pack(**operands)
+        if name == "RESET":
+            self._reset()
         if not instruction.queued:
             return self._control(name, operands)
         if name in ("STREAM", "STREAMR", "STREAMP"):
@@ -74,15 +88,28 @@ class Machine:
     # -- helpers ---------------------------------------------------------------------------------------------------
 
     def scalar(self, index: int) -> np.float32:
-        return np.float32(self.scalars[index:index + 1].view(np.float32)[0])
+        """A scalar register as an operand."""
+        value = np.float32(self.scalars[index:index + 1].view(np.float32)[0])
+        self._finite(value)
+        return value
+
+    def _finite(self, *values: ArrayLike) -> None:
+        """An infinity or NaN among operands, or what comes of them, is the overflow error, and results mean nothing then."""
+        if not all(np.all(np.isfinite(value)) for value in values):
+            self.errors.add("overflow")
+
+    def _refuse(self, condition: object) -> bool:
+        """If an operation is refused, for the descriptor error."""
+        if condition:
+            self.errors.add("descriptor")
+        return bool(condition)
 
     def _set(self, index: int, bits: int) -> None:
         if index % SCALARS:
             self.scalars[index % SCALARS] = bits
 
     def _set_float(self, index: int, value: np.float32) -> None:
-        if not np.isfinite(value):
-            self.errors.add("overflow")
+        self._finite(value)
         self._set(index, int(np.float32(value).view(np.uint32)))
 
     def _control(self, name: str, o: dict[str, int]) -> int:
@@ -90,6 +117,8 @@ class Machine:
             self.errors -= {error for bit, error in enumerate(ERRORS) if o["mask"] >> bit & 1}
         if name == "STATUS":
             return sum(1 << bit for bit, error in enumerate(ERRORS) if error in self.errors)
+        if name == "ID":
+            return isa_hash()
         if name == "SGET":
             return int(self.scalars[o["s"]])
         if name == "RANKED":
@@ -102,8 +131,7 @@ class Machine:
     def _fetch(self, name: str, o: dict[str, int]) -> None:
         rows, stride = (o["rows"], o["stride"]) if name == "STREAMR" else (o.get("groups", 1), 0)
         empty = not rows or not o["words"]
-        if empty or o["addr"] & 0x1E:
-            self.errors.add("descriptor")
+        self._refuse(empty or o["addr"] & 0x1E)
         base = o["addr"] & ~0x1F
         if name == "STREAMP":
             picked = np.arange(LANES * rows) if o["addr"] & 1 else np.flatnonzero(self.pick[:LANES * rows])
@@ -132,6 +160,8 @@ class Machine:
         epilogue, self._epilogue = self._epilogue, {}
         repeatable = group == 3 or (group == 2 and name not in ("DOT", "DOTA", "COLS", "CHECK"))
         r = repeat if repeat and repeatable else {"count": 1}
+        if self._refuse(r["count"] > 1 and any(not _independent(o, r, operand) for operand in _ROW_OPERANDS.get(name, ()))):
+            return
         for turn in range(max(1, r["count"])):
             if turn:
                 self._step(name, o, r)
@@ -163,7 +193,7 @@ class Machine:
         if name == "SSET":
             self._set(o["d"], o["value"])
             return
-        if name == "RANK":
+        if name == "RANK" and not self._refuse(not 0 < o["levels"] <= RANK_LEVELS):
             self.ranking, self._kept = [], (1 << o["levels"]) - 1
         if name in ("RANK", "SECTION"):
             return
@@ -180,14 +210,12 @@ class Machine:
         return self.scratch[index]
 
     def _put(self, row: int, values: NDArray[np.float32]) -> None:
-        if not np.all(np.isfinite(values)):
-            self.errors.add("overflow")
+        self._finite(values)
         self.scratch[(row * LANES + np.arange(values.size)) % self.scratch.size] = values
 
     def _vector(self, name: str, o: dict[str, int]) -> None:
         n = o["n"]
-        if n == 0:
-            self.errors.add("descriptor")
+        if self._refuse(n == 0 or (name == "LOADB" and n % WORD_BYTES) or not self._fits(name, o)):
             return
         a = self._rows(o["a"], n) if "a" in o else np.zeros(0, np.float32)
         b = self._rows(o["b"], n) if "b" in o else np.zeros(0, np.float32)
@@ -196,16 +224,11 @@ class Machine:
             b = self._take(-(-n // LANES)).view(np.float32)[:n]
         if name == "LOADB":
             b = self._take(-(-n // WORD_BYTES)).view(np.int8)[:n].astype(np.float32)
+        self._finite(a, b)
+        if name in _PER_WORD or name == "PICK":
+            self._finite(sem.multiply(a, s))
         if name in _PER_WORD:
-            per_word = _PER_WORD[name]
-            if per_word == WORD_BYTES:
-                room = max(0, BYTE_VECTORS - o["vector"]) * ACT_WORDS
-            else:
-                room = ACT_WORDS if o["vector"] < BYTE_VECTORS else SHARED_WORDS
-            if n > room * per_word:
-                self.errors.add("descriptor")
-                return
-            self._quantise(o["vector"], sem.quantise(a, s), per_word)
+            self._quantise(o["vector"], sem.quantise(a, s), _PER_WORD[name])
             return
         if name == "PICK":
             self.pick[:-(-n // LANES) * LANES] = 0
@@ -216,9 +239,10 @@ class Machine:
                 "SUM": lambda: sem.reduce_sum(sem.flush(a)), "SUMSQ": lambda: sem.reduce_sum(sem.multiply(a, a)),
                 "MAX": lambda: sem.maximum(a), "ABSMAX": lambda: sem.absmax(a),
             }[name]()
-            if o["t"]:
-                self._set_float(o["t"], value)
+            self._set_float(o["t"], value)
             return
+        if name == "EXP2":
+            self._finite(sem.add(sem.multiply(a, s), -self.scalar(o["c"])))
         result = {
             "MULS": lambda: sem.multiply(a, s), "MULV": lambda: sem.multiply(sem.multiply(a, s), b),
             "MULM": lambda: sem.multiply(sem.multiply(a, s), b),
@@ -229,6 +253,17 @@ class Machine:
         self._put(o["dst"], result)
         if o["t"]:
             self._set_float(o["t"], sem.absmax(result))
+
+    @staticmethod
+    def _fits(name: str, o: dict[str, int]) -> bool:
+        """Whether what is quantised fits the activation memory."""
+        if name not in _PER_WORD:
+            return True
+        if name == "QUANT8":
+            room = max(0, BYTE_VECTORS - o["vector"]) * ACT_WORDS
+        else:
+            room = ACT_WORDS if o["vector"] < BYTE_VECTORS else SHARED_WORDS
+        return o["n"] <= room * _PER_WORD[name]
 
     def _quantise(self, vector: int, codes: NDArray[np.int8], per_word: int) -> None:
         words = -(-codes.size // per_word)
@@ -257,14 +292,14 @@ class Machine:
         return np.concatenate([np.zeros(0, np.uint8), *(self._take(words) for _ in range(rows))]).reshape(rows, words * WORD_BYTES)
 
     def _dot(self, name: str, o: dict[str, int], epilogue: dict[str, int]) -> None:
-        mode = _MODE_NAMES[o["mode"]]
+        mode = _MODE_NAMES.get(o["mode"])
         if mode == "int8":
             fits = o["vectors"] == 0 or (o["vectors"] < BYTE_VECTORS and o["words"] <= ACT_WORDS)
         else:
             fits = o["words"] <= (ACT_WORDS if o["vectors"] < BYTE_VECTORS else SHARED_WORDS)
-        if not o["rows"] or not o["words"] or not fits:
-            self.errors.add("descriptor")
+        if self._refuse(mode is None or not o["rows"] or o["rows"] > _MAX_ROWS or not o["words"] or not fits):
             return
+        assert mode is not None
         pick = epilogue.get("pick", 0)
         places = self._picked.popleft() if pick == PICKS["picked"] and name == "DOT" else np.arange(o["rows"])
         matrix = self._take_rows(places.size, o["words"])
@@ -282,25 +317,26 @@ class Machine:
         for v in range(o["vectors"] + 1):
             sums = (weights @ codes[v].astype(np.int32)).astype(np.float32)
             result = sem.multiply(sums, self.scalar(o["s"] + v * o["step_s"] & 31))
+            self._finite(result)
             index = ((o["dst"] + v * o["stride"]) * LANES + places) % self.scratch.size
             if name == "DOTA":
+                self._finite(self.scratch[index])
                 result = sem.add(result, self.scratch[index])
             else:
                 result = self._finish(result, index, places, epilogue, v)
+            self._finite(result)
             if name == "DOT" and epilogue.get("rank"):
                 self._rank(result, epilogue["base"])
                 continue
-            if not np.all(np.isfinite(result)):
-                self.errors.add("overflow")
             self.scratch[index] = result
 
     def _finish(self, result: NDArray[np.float32], index: NDArray[np.int64], places: NDArray[np.int64], epilogue: dict[str, int],
                 vector: int) -> NDArray[np.float32]:
         factor = _FACTOR_NAMES[epilogue.get("factor", 0)]
-        if factor == "b":
-            result = sem.multiply(result, self.scratch[(epilogue["b"] * LANES + places) % self.scratch.size])
-        elif factor == "dst":
-            result = sem.multiply(result, self.scratch[index])
+        if factor in ("b", "dst"):
+            other = self.scratch[index if factor == "dst" else (epilogue["b"] * LANES + places) % self.scratch.size]
+            self._finite(other)
+            result = sem.multiply(result, other)
         elif factor == "relu2":
             positive = np.where(result.view(np.int32) < 0, np.float32(0), result)
             result = sem.multiply(positive, positive)
@@ -318,33 +354,45 @@ class Machine:
         return {~number for _, number in self.ranking}
 
     def _columns(self, o: dict[str, int]) -> None:
-        mode = _MODE_NAMES[o["mode"]]
-        if not o["rows"] or not o["words"] or o["words"] > COLUMN_WORDS or mode == "int8":
-            self.errors.add("descriptor")
+        mode = _MODE_NAMES.get(o["mode"], "int8")
+        if self._refuse(not 0 < o["rows"] <= o["words"] * WEIGHTS_PER_WORD[mode] or o["words"] > COLUMN_WORDS or mode == "int8"):
             return
         places = self._picked.popleft()
         self.activations[:, SHARED_WORDS:] = 0  # the hardware works there
         columns = self._ternary(self._take_rows(places.size, o["words"]), o["words"], mode)[:, :o["rows"]]
         sums = (self.pick[places].astype(np.int32) @ columns).astype(np.float32)
-        self._put(o["dst"], sem.add(sem.multiply(sums, self.scalar(o["s"])), self._rows(o["dst"], o["rows"])))
+        products, before = sem.multiply(sums, self.scalar(o["s"])), self._rows(o["dst"], o["rows"])
+        self._finite(products, before)
+        self._put(o["dst"], sem.add(products, before))
 
     def _check(self, o: dict[str, int]) -> None:
-        if not o["words"]:
-            self.errors.add("descriptor")
+        if self._refuse(not o["words"]):
             return
         self._set(o["t"], sem.checksum(self._take(o["words"])))
 
     def _store(self, name: str, o: dict[str, int]) -> None:
+        if self._refuse(o["addr"] % _STORE_ALIGNMENT[name] or o.get("n") == 0):
+            return
         if name == "STORES":
+            self.scalar(o["s"])
             self._write(o["addr"], self.scalars[o["s"]:o["s"] + 1].tobytes())
             return
-        if o["n"] == 0:
-            self.errors.add("descriptor")
-            return
         a = self._rows(o["a"], o["n"])
+        self._finite(a)
         if name == "STOREF":
             self._write(o["addr"], a.tobytes())
             return
-        codes = sem.quantise(a, self.scalar(o["s"])).tobytes()
+        scale = self.scalar(o["s"])
+        self._finite(sem.multiply(a, scale))
+        codes = sem.quantise(a, scale).tobytes()
         for i, code in enumerate(codes):
             self._write(o["addr"] + (512 * i if name == "STOREQT" else i), bytes([code]))
+
+
+def _independent(o: dict[str, int], r: dict[str, int], operand: str) -> bool:
+    """Whether no run of a REP reads rows from ``operand`` on that another run writes (isa.py says when it is refused)."""
+    rows, runs = -(-o["n"] // LANES), r["count"] - 1
+    written, read = runs * r["stride_dst"] + rows, runs * r[f"stride_{operand}"] + rows
+    distance = (o[operand] - o["dst"]) % SCRATCH_ROWS
+    same = distance == 0 and r[f"stride_{operand}"] == r["stride_dst"] >= rows and written <= SCRATCH_ROWS
+    return same or (written <= distance and read + distance <= SCRATCH_ROWS)

@@ -7,19 +7,38 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-const DdrPreset DDR_PRESETS[2] = {
-    {"ug585", 36, 24, 0.40, 12, 8, 0.666},
-    {"conservative", 56, 36, 2.10, 24, 12, 0.666},
+const DdrPreset DDR_PRESETS[3] = {
+    {"ug585", 36, 24, 0.40, 12, 8, 0.666, 0, 0},
+    {"conservative", 56, 36, 2.10, 24, 12, 0.666, 0, 0},
+    {"hostile", 8, 4, 0.40, 12, 8, 0.666, 6, 90},
 };
+static constexpr size_t RUBBISH_BYTES = 16 << 20;  // that the hostile memory starts with
 
-Ddr::Ddr(uint64_t size, const std::string &preload, const DdrPreset &preset, double fabric_hz)
-    : preset_(preset), size_(size), clocks_per_cycle_(DRAM_HZ / fabric_hz) {
+const DdrPreset *find_preset(const char *name) {
+    for (const DdrPreset &preset : DDR_PRESETS)
+        if (!strcmp(preset.name, name)) return &preset;
+    return nullptr;
+}
+
+static uint32_t next_random(uint32_t &state) {  // xorshift32
+    state ^= state << 13;
+    state ^= state >> 17;
+    return state ^= state << 5;
+}
+
+Ddr::Ddr(uint64_t size, const std::string &preload, const DdrPreset &preset, double fabric_hz, uint32_t seed)
+    : preset_(preset), size_(size), clocks_per_cycle_(DRAM_HZ / fabric_hz), random_(seed * 2654435761u | 1) {
     void *base = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base == MAP_FAILED) {
         perror("simulated DDR");
         exit(2);
     }
     memory_ = static_cast<uint8_t *>(base);
+    if (hostile())
+        for (size_t i = 0; i + 4 <= std::min<uint64_t>(size, RUBBISH_BYTES); i += 4) {
+            uint32_t rubbish = next_random(random_);
+            memcpy(memory_ + i, &rubbish, 4);
+        }
     if (!preload.empty()) {
         int fd = open(preload.c_str(), O_RDONLY);
         struct stat info;
@@ -93,10 +112,10 @@ void Ddr::schedule() {
         if (chosen == PORTS) {
             Write write = write_.pending.front();
             write_.pending.pop_front();
-            for (int i = 0; i < 8; i++)
-                if (write.strobe >> i & 1) memory_[write.address + i] = write.data >> (8 * i);
+            if (!hostile()) store(write);
             bus_free_ += cost(write.address, 1, true);
-            write_.responses.push_back(now_ + preset_.write_latency);
+            write.answer_at = now_ + preset_.write_latency + jitter();
+            write_.responses.push_back(write);
             used_ += 1;
         } else {
             ReadPort &port = reads_[chosen];
@@ -105,11 +124,20 @@ void Ddr::schedule() {
             bus_free_ += clocks;
             double &pair = pair_free_[chosen / 2];
             pair = std::max(pair, dram_now_ - clocks_per_cycle_) + burst.length / preset_.pair_share;
-            burst.ready_at = now_ + preset_.read_latency;
+            burst.ready_at = now_ + preset_.read_latency + jitter();
             used_ += burst.length;
         }
     }
 }
+
+void Ddr::store(const Write &write) {
+    for (int i = 0; i < 8; i++)
+        if (write.strobe >> i & 1) memory_[write.address + i] = write.data >> (8 * i);
+}
+
+bool Ddr::moves() { return !hostile() || static_cast<int>(next_random(random_) & 15) >= preset_.gaps; }
+
+int Ddr::jitter() { return preset_.spread ? next_random(random_) % preset_.spread : 0; }
 
 int Ddr::access(bool write) {
     bus_free_ = std::max(bus_free_, dram_now_) + 4 + preset_.burst_overhead;
@@ -126,6 +154,7 @@ void Ddr::sample() {
         port.held = *p.arvalid && !*p.arready;
         port.held_address = *p.araddr;
         port.held_length = *p.arlen;
+        port.shown = *p.rvalid && !*p.rready;
         if (*p.rvalid && *p.rready) {
             Burst &burst = port.bursts.front();
             if (++burst.beat == burst.length) {
@@ -136,6 +165,7 @@ void Ddr::sample() {
         if (*p.arvalid && *p.arready) {
             check_address(names[i], *p.araddr, *p.arlen + 1);
             port.bursts.push_back({*p.araddr, *p.arlen + 1});
+            if (hostile()) memcpy(port.bursts.back().data, memory_ + *p.araddr, 8ull * (*p.arlen + 1));
         }
     }
 
@@ -153,7 +183,7 @@ void Ddr::sample() {
         check_address("HP0 write", *p.awaddr, 1);
         write_.addresses.push_back(*p.awaddr);
     }
-    if (*p.wvalid && *p.wready) write_.data.push_back({0, *p.wdata, *p.wstrb});
+    if (*p.wvalid && *p.wready) write_.data.push_back({0, *p.wdata, *p.wstrb, 0});
     if (!write_.addresses.empty() && !write_.data.empty()) {
         Write write = write_.data.front();
         write.address = write_.addresses.front();
@@ -161,30 +191,39 @@ void Ddr::sample() {
         write_.data.pop_front();
         write_.pending.push_back(write);
     }
-    if (*p.bvalid && *p.bready) write_.responses.pop_front();
+    write_.shown = *p.bvalid && !*p.bready;
+    if (*p.bvalid && *p.bready) {
+        if (hostile()) store(write_.responses.front());
+        write_.responses.pop_front();
+    }
     now_++;
     schedule();
 }
 
 void Ddr::drive() {
-    for (auto &port : reads_) {
+    for (int i = 0; i < PORTS; i++) {
+        ReadPort &port = reads_[i];
         AxiReadPins &p = port.pins;
-        *p.arready = port.bursts.size() < OUTSTANDING;
-        *p.rvalid = 0;
-        if (!port.bursts.empty()) {
-            Burst &burst = port.bursts.front();
-            if (burst.ready_at >= 0 && static_cast<int64_t>(now_) >= burst.ready_at) {
-                *p.rvalid = 1;
-                *p.rresp = failing ? 2 : 0;
-                *p.rlast = burst.beat == burst.length - 1;
+        *p.arready = port.bursts.size() < OUTSTANDING && !frozen && moves();
+        *p.rvalid = port.shown;
+        if (port.bursts.empty()) continue;
+        Burst &burst = port.bursts.front();
+        bool due = burst.ready_at >= 0 && static_cast<int64_t>(now_) >= burst.ready_at;
+        if (port.shown || (due && !frozen && moves())) {
+            *p.rvalid = 1;
+            *p.rresp = failing >> i & 1 ? 2 : 0;
+            *p.rlast = burst.beat == burst.length - 1;
+            if (hostile())
+                *p.rdata = burst.data[burst.beat];
+            else
                 memcpy(p.rdata, memory_ + burst.address + 8ull * burst.beat, 8);
-            }
         }
     }
     AxiWritePins &p = write_.pins;
     size_t open = write_.pending.size() + write_.responses.size();
-    *p.awready = open + write_.addresses.size() < OUTSTANDING;
-    *p.wready = open + write_.data.size() < OUTSTANDING;
-    *p.bvalid = !write_.responses.empty() && static_cast<int64_t>(now_) >= write_.responses.front();
-    *p.bresp = failing ? 2 : 0;
+    *p.awready = open + write_.addresses.size() < OUTSTANDING && !frozen && moves();
+    *p.wready = open + write_.data.size() < OUTSTANDING && !frozen && moves();
+    bool due = !write_.responses.empty() && static_cast<int64_t>(now_) >= write_.responses.front().answer_at;
+    *p.bvalid = write_.shown || (due && !frozen && moves());
+    *p.bresp = failing >> 4 & 1 ? 2 : 0;
 }

@@ -4,6 +4,10 @@
 // after another; each pays its data time and what the preset charges for arbitration, row misses, refresh and
 // read/write turnaround. Data comes back a fixed latency after its bus slot, at most one 64-bit beat per port and
 // fabric clock. AXI3 rules are checked; breaking one ends the simulation.
+//
+// The preset `hostile` is not about speed: every channel stutters at random, latencies differ from burst to burst, a read
+// gives what memory held when its address was taken, a write shows when its response is taken, and memory starts full of
+// rubbish. AXI allows all of it.
 #pragma once
 
 #include <cstdint>
@@ -21,11 +25,14 @@ struct DdrPreset {
     double row_miss;          // DRAM clocks that opening another row leaves exposed
     double turnaround;        // DRAM clocks between a read and a write
     double pair_share;        // share of the bus that HP0+HP1, and HP2+HP3, can take
+    int gaps;                 // in 16 cycles, on average, in which a channel that could move does not
+    int spread;               // fabric clocks by which latencies differ
 };
 
 // Sources: UG585 table of DDRC efficiency (92 % for random reads, 2,840 MB/s per DDRC port), and 82 % as others measured;
 // the overheads are fitted so that four ports streaming together reach those shares.
-extern const DdrPreset DDR_PRESETS[2];
+extern const DdrPreset DDR_PRESETS[3];
+const DdrPreset *find_preset(const char *name);  // null if there is none
 
 struct AxiReadPins {
     uint32_t *araddr;
@@ -46,8 +53,8 @@ class Ddr {
     static constexpr int PORTS = 4;
     static constexpr uint64_t FIRST_HP_ADDRESS = 0x100000;  // the ports do not reach the megabyte below
 
-    // Maps `size` bytes; `preload` (may be empty) fills them copy-on-write from a file.
-    Ddr(uint64_t size, const std::string &preload, const DdrPreset &preset, double fabric_hz);
+    // Maps `size` bytes; `preload` (may be empty) fills them copy-on-write from a file. `seed` is of what is random.
+    Ddr(uint64_t size, const std::string &preload, const DdrPreset &preset, double fabric_hz, uint32_t seed = 1);
 
     void attach(int port, const AxiReadPins &pins) { reads_[port].pins = pins; }
     void attach(const AxiWritePins &pins) { write_.pins = pins; }
@@ -66,7 +73,9 @@ class Ddr {
     uint64_t used() const { return used_; }
     uint64_t cycles() const { return now_; }
     bool measuring = true;    // idle bus time counts as granted
-    bool failing = false;     // answer everything with SLVERR, to test what the design does with it
+    // To test what the design does with it:
+    unsigned failing = 0;     // ports that answer with SLVERR: bits 0 to 3 HP reads, bit 4 writes
+    bool frozen = false;      // no port takes or answers anything
 
   private:
     struct Burst {
@@ -74,25 +83,26 @@ class Ddr {
         int length;
         int beat = 0;
         int64_t ready_at = -1;  // fabric clock of the first beat, -1 while not scheduled
+        uint64_t data[16] = {};
     };
     struct ReadPort {
         AxiReadPins pins{};
         std::deque<Burst> bursts;
         size_t scheduled = 0;
-        bool held = false;
+        bool held = false, shown = false;  // an address not taken yet; a beat not taken yet
         uint32_t held_address = 0;
         uint8_t held_length = 0;
     };
     struct Write {
         uint64_t address, data;
         uint8_t strobe;
+        int64_t answer_at;
     };
     struct WritePort {
         AxiWritePins pins{};
         std::deque<uint64_t> addresses;
-        std::deque<Write> data, pending;
-        std::deque<int64_t> responses;
-        bool aw_held = false, w_held = false;
+        std::deque<Write> data, pending, responses;
+        bool aw_held = false, w_held = false, shown = false;
         uint32_t held_address = 0;
         uint64_t held_data = 0;
         uint8_t held_strobe = 0;
@@ -102,6 +112,10 @@ class Ddr {
     void check_address(const char *port, uint64_t address, int beats);
     void schedule();
     double cost(uint64_t address, int beats, bool write);
+    void store(const Write &write);
+    bool moves();  // whether a channel that could move does
+    int jitter();
+    bool hostile() const { return preset_.gaps > 0; }
 
     static constexpr size_t OUTSTANDING = 8;  // of an HP port
     static constexpr double DRAM_HZ = 533.33e6;
@@ -118,5 +132,6 @@ class Ddr {
     int64_t open_row_[BANKS];
     bool last_was_write_ = false;
     int turn_ = 0;
+    uint32_t random_;
     uint64_t now_ = 0, used_ = 0;
 };

@@ -82,6 +82,12 @@ void Network::to_soc_next() {
     }
 }
 
+void Network::reset() {
+    if (position_) frames_.pop_front();
+    position_ = 0;
+    incoming_.clear();
+}
+
 void Network::from_soc(uint8_t byte, bool last) {
     incoming_.push_back(byte);
     if (last) {

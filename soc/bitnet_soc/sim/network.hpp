@@ -20,6 +20,7 @@ class Network {
     uint8_t to_soc_byte() const { return frames_.front()[position_]; }
     bool to_soc_last() const { return position_ + 1 == frames_.front().size(); }
     void to_soc_next();
+    void reset();  // the SoC was reset: frames that are half through are lost
 
     int port() const { return port_; }
 

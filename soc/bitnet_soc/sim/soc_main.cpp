@@ -1,6 +1,6 @@
 // The simulated board: Verilated SoC, DDR model, UART, Ethernet, and a control port for statistics.
 //
-// soc_sim [--preset ug585|conservative] [--preload FILE] [--udp PORT] [--tcp PORT] [--max-cycles N]
+// soc_sim [--preset ug585|conservative|hostile] [--seed N] [--preload FILE] [--udp PORT] [--tcp PORT] [--max-cycles N]
 // Prints one line of JSON with the ports when it is up, and ends when its parent does.
 #include <arpa/inet.h>
 #include <csignal>
@@ -75,7 +75,8 @@ class MainRam {
     int select_ = 0, wait_ = -1;
 };
 
-// A UDP port that answers "stats" with the memory model's counters, and obeys "quit".
+// A UDP port that answers every text with the memory model's counters. It obeys "quit", "reset" (the board's button), "fail MASK"
+// (Ddr::failing) and "freeze 1" or "freeze 0".
 class Control {
   public:
     Control() {
@@ -92,7 +93,7 @@ class Control {
         port = ntohs(address.sin_port);
     }
 
-    bool poll(const Ddr &ddr) {  // false: quit
+    bool poll(Ddr &ddr) {  // false: quit
         char text[256];
         sockaddr_in from;
         socklen_t length = sizeof from;
@@ -100,6 +101,9 @@ class Control {
         if (n < 0) return true;
         text[n] = 0;
         if (!strcmp(text, "quit")) return false;
+        if (!strcmp(text, "reset")) reset = true;
+        if (!strncmp(text, "fail ", 5)) ddr.failing = strtoul(text + 5, nullptr, 0);
+        if (!strncmp(text, "freeze ", 7)) ddr.frozen = text[7] == '1';
         int size = snprintf(text, sizeof text, "{\"cycles\": %llu, \"granted\": %llu, \"used\": %llu}",
                             static_cast<unsigned long long>(ddr.cycles()), static_cast<unsigned long long>(ddr.granted()),
                             static_cast<unsigned long long>(ddr.used()));
@@ -108,6 +112,7 @@ class Control {
     }
 
     int port = 0;
+    bool reset = false;  // the button was pressed
 
   private:
     int socket_;
@@ -117,6 +122,7 @@ int main(int argc, char **argv) {
     std::string preload;
     const DdrPreset *preset = &DDR_PRESETS[0];
     int udp_port = 0, tcp_port = 0;
+    uint32_t seed = 1;
     uint64_t max_cycles = ~0ull;
     for (int i = 1; i + 1 < argc; i += 2) {
         std::string option = argv[i], value = argv[i + 1];
@@ -124,8 +130,8 @@ int main(int argc, char **argv) {
         else if (option == "--udp") udp_port = std::stoi(value);
         else if (option == "--tcp") tcp_port = std::stoi(value);
         else if (option == "--max-cycles") max_cycles = std::stoull(value);
-        else if (option == "--preset" && value == DDR_PRESETS[0].name) preset = &DDR_PRESETS[0];
-        else if (option == "--preset" && value == DDR_PRESETS[1].name) preset = &DDR_PRESETS[1];
+        else if (option == "--seed") seed = std::stoul(value);
+        else if (option == "--preset" && find_preset(value.c_str())) preset = find_preset(value.c_str());
         else {
             fprintf(stderr, "unknown option %s %s\n", argv[i], argv[i + 1]);
             return 2;
@@ -136,7 +142,7 @@ int main(int argc, char **argv) {
     signal(SIGINT, SIG_IGN);  // Ctrl-C is for the host tool: the board keeps running
 
     Vsoc *top = new Vsoc;
-    Ddr ddr(DDR_BYTES, preload, *preset, CLOCK_HZ);
+    Ddr ddr(DDR_BYTES, preload, *preset, CLOCK_HZ, seed);
     ATTACH_ALL(ddr, top, hp_);
     MainRam ram(top, ddr);
     Serial serial(tcp_port);
@@ -145,8 +151,10 @@ int main(int argc, char **argv) {
     printf("{\"udp\": %d, \"tcp\": %d, \"pty\": \"%s\", \"control\": %d}\n", network.port(), serial.tcp_port(),
            serial.pty().c_str(), control.port);
     fflush(stdout);
+    dup2(2, 1);  // what an assertion writes
 
     top->sys_rst = 1;
+    uint64_t reset_at = 0;
     top->serial_source_ready = 1;
     top->eth_source_ready = 1;
     int linger = TVU_LINGER;
@@ -169,7 +177,7 @@ int main(int argc, char **argv) {
         uint8_t eth_byte = top->eth_source_data;
         // Evaluating a sleeping TVU would take most of the simulation's time.
         uint8_t awake = top->tvu_awake;
-        linger = awake & 1 || cycle < QUIET_CYCLES ? TVU_LINGER : linger - (linger > 0);
+        linger = awake & 1 || cycle - reset_at < QUIET_CYCLES ? TVU_LINGER : linger - (linger > 0);
         ddr.measuring = awake & 1;
         top->sys_clk = 1;
         top->tvu_clk = linger > 0;
@@ -178,7 +186,7 @@ int main(int argc, char **argv) {
         top->eval();
         ddr.drive();
         ram.drive();
-        if (cycle == RESET_CYCLES) top->sys_rst = 0;
+        if (cycle - reset_at == RESET_CYCLES) top->sys_rst = 0;
 
         if (serial_out) serial.from_soc(serial_byte);
         if (serial_taken) serial.to_soc_pop();
@@ -192,7 +200,14 @@ int main(int argc, char **argv) {
             top->eth_sink_data = network.to_soc_byte();
             top->eth_sink_last = network.to_soc_last();
         }
-        if (cycle % POLL_EVERY == 0 && cycle >= QUIET_CYCLES) {
+        if (control.reset) {
+            control.reset = false;
+            reset_at = cycle;
+            top->sys_rst = 1;
+            network.reset();
+            top->eth_sink_valid = top->serial_sink_valid = 0;
+        }
+        if (cycle % POLL_EVERY == 0 && cycle - reset_at >= QUIET_CYCLES) {
             serial.poll();
             network.poll();
             if (!control.poll(ddr)) return 0;

@@ -1,15 +1,21 @@
 // Runs a TVU program outside of the SoC: the test bench of tests/gateware/test_tvu.py.
 //
-// tvu_sim MEMORY PROGRAM OUTPUT [PRESET]: MEMORY is loaded at address 0; PROGRAM holds triples of 32-bit words
-// (function id, rs1, rs2); a function id of all ones waits until the unit is idle, 0xfffffffe makes memory answer
-// errors from then on. OUTPUT receives one 32-bit response per triple, then all of MEMORY's size.
+// tvu_sim MEMORY PROGRAM OUTPUT [PRESET [SEED]]: MEMORY is loaded at address 0; PROGRAM holds triples of 32-bit words
+// (function id, rs1, rs2). Function ids that do not exist stand for what the bench does:
+//   0xffffffff  wait until the unit is idle; the response is STATUS
+//   0xfffffffe  memory answers errors from then on, on the ports of rs1 (Ddr::failing)
+//   0xfffffffd  the reset line: after rs1 cycles, for rs2 cycles
+//   0xfffffffc  memory neither takes nor answers anything (rs1 1), or does again (0)
+//   0xfffffffb  pass rs1 cycles
+// OUTPUT receives one 32-bit response per triple, then all of MEMORY's size.
 #include <cstring>
+#include <unistd.h>
 
 #include "VCfu.h"
 #include "pins.hpp"
 #include "verilated.h"
 
-static constexpr uint32_t WAIT_IDLE = 0xffffffff, FAIL = 0xfffffffe;
+static constexpr uint32_t WAIT_IDLE = 0xffffffff, FAIL = 0xfffffffe, RESET_LINE = 0xfffffffd, FREEZE = 0xfffffffc, PASS = 0xfffffffb;
 static constexpr uint32_t STATUS_ID = 1 << 3;
 static constexpr long LIMIT = 5000000;
 
@@ -56,6 +62,10 @@ static uint32_t command(uint32_t id, uint32_t rs1, uint32_t rs2) {
     for (long i = 0; i < LIMIT; i++) {
         top->rsp_ready = next_random() >> 31;
         low();
+        if (!top->cmd_valid && !top->cmd_ready) {
+            fprintf(stderr, "cmd_ready is low while no command is offered\n");
+            exit(5);
+        }
         bool accept = top->cmd_valid && top->cmd_ready, answered = top->rsp_valid && top->rsp_ready && taken;
         uint32_t answer = top->rsp_payload_outputs_0;
         high();
@@ -71,16 +81,23 @@ static uint32_t command(uint32_t id, uint32_t rs1, uint32_t rs2) {
 
 int main(int argc, char **argv) {
     if (argc < 4) {
-        fprintf(stderr, "usage: tvu_sim MEMORY PROGRAM OUTPUT [PRESET]\n");
+        fprintf(stderr, "usage: tvu_sim MEMORY PROGRAM OUTPUT [PRESET [SEED]]\n");
         return 2;
     }
-    const DdrPreset &preset = DDR_PRESETS[argc > 4 && !strcmp(argv[4], DDR_PRESETS[1].name)];
+    dup2(2, 1);  // what an assertion writes
+    const DdrPreset *preset = find_preset(argc > 4 ? argv[4] : DDR_PRESETS[0].name);
+    if (!preset) {
+        fprintf(stderr, "there is no preset %s\n", argv[4]);
+        return 2;
+    }
+    uint32_t seed = argc > 5 ? strtoul(argv[5], nullptr, 0) : 1;
+    random_state = seed;
     FILE *file = fopen(argv[1], "rb");
     fseek(file, 0, SEEK_END);
     long size = ftell(file);
     fclose(file);
     top = new VCfu;
-    ddr = new Ddr(size, argv[1], preset, 125e6);
+    ddr = new Ddr(size, argv[1], *preset, 125e6, seed);
     ATTACH_ALL(*ddr, top, );
     top->reset = 1;
     for (int i = 0; i < 8; i++) tick();
@@ -92,7 +109,16 @@ int main(int argc, char **argv) {
     while (fread(words, 4, 3, program) == 3) {
         uint32_t answer = 0;
         if (words[0] == FAIL) {
-            ddr->failing = true;
+            ddr->failing = words[1];
+        } else if (words[0] == RESET_LINE) {
+            for (uint32_t i = 0; i < words[1]; i++) tick();
+            top->reset = 1;
+            for (uint32_t i = 0; i < words[2]; i++) tick();
+            top->reset = 0;
+        } else if (words[0] == FREEZE) {
+            ddr->frozen = words[1];
+        } else if (words[0] == PASS) {
+            for (uint32_t i = 0; i < words[1]; i++) tick();
         } else if (words[0] == WAIT_IDLE) {
             for (long i = 0; (answer = command(STATUS_ID, 0, 0)) >> 31; i++)
                 if (i > LIMIT / 4) {

@@ -1,0 +1,160 @@
+"""CFU front end: takes the CPU's commands, answers them, keeps the sticky errors, and brings the unit back from anything.
+
+It lies in domain ``bus``, which only the SoC's reset reaches; what is behind it, in ``sync``, starts anew with every RESET too.
+Either reset ends when memory owes nothing (see axi.py).
+"""
+
+from __future__ import annotations
+
+from amaranth.hdl import Array, Assert, Cat, Const, Module, Mux, Signal
+from amaranth.hdl._ast import Value  # the base class has no public home in Amaranth 0.5
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from xtvu import isa
+
+from .decoder import OPCODES, Decoder
+from .sequencer import QueuedInstruction
+from .stream import TICKET_BITS, StreamDescriptor
+
+__all__ = ["CFUBus", "FrontEnd", "PATIENCE_BITS"]
+
+PATIENCE_BITS = 22
+
+
+class CFUBus(wiring.Signature):
+    """VexRiscv's CFU bus, as seen by the CPU."""
+
+    def __init__(self) -> None:
+        super().__init__({
+            "cmd": Out(stream.Signature(data.StructLayout({"function_id": 10, "rs1": 32, "rs2": 32}))),
+            "rsp": In(stream.Signature(32)),
+        })
+
+
+class FrontEnd(wiring.Component):
+    """Members: ``bus``; ``descriptor`` and ``instruction`` out; what COUNTER, SGET and RANKED answer with (``counter``,
+    ``scalar``, ``ranked``) at the addresses that they ask for; ``busy`` while the units have work, ``progress`` when they got on with
+    it; ``errors``: events by name; ``quiet`` while memory owes nothing; ``resetting`` holds what is behind in reset.
+
+    Every command is answered, one cycle after it was taken. A queued instruction waits for room in its queue. If nothing
+    gets on for 2^``patience_bits`` cycles the ``queue`` error is set, and queued instructions are dropped until a RESET: the CPU
+    never hangs.
+
+    ``cmd.ready`` is high whenever no command is offered. VexRiscv needs that: a command that was taken and whose instruction leaves the
+    execute stage later, in a cycle with ``ready`` low, is offered again, with the bits of the next instruction.
+    """
+
+    def __init__(self, patience_bits: int = PATIENCE_BITS) -> None:
+        self._patience_bits, self._decoder = patience_bits, Decoder()
+        super().__init__({
+            "bus": In(CFUBus()), "descriptor": Out(stream.Signature(StreamDescriptor)),
+            "instruction": Out(stream.Signature(QueuedInstruction)),
+            "counter_address": Out(4), "counter": In(32).array(len(isa.COUNTERS)), "scalar_address": Out(5), "scalar": In(32),
+            "ranked_address": Out(8), "ranked": In(32),
+            "busy": In(1), "progress": In(1), "errors": In(data.StructLayout({name: 1 for name in isa.ERRORS})),
+            "quiet": In(1), "resetting": Out(1, init=1),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.decoder = decoder = self._decoder
+        cmd, rsp = self.bus.cmd, self.bus.rsp
+        errors = Signal.like(self.errors)
+        to_stream = decoder.defined & (decoder.group == isa.STREAM)
+        to_queue = decoder.defined & (decoder.group > isa.STREAM)
+
+        accept, room = Signal(), Signal()
+        with m.If((to_stream | to_queue) & ~errors.queue):
+            m.d.comb += room.eq(~self.resetting & Mux(to_stream, self.descriptor.ready, self.instruction.ready))
+        with m.Else():
+            m.d.comb += room.eq(1)
+        m.d.comb += [
+            decoder.function_id.eq(cmd.payload.function_id),
+            cmd.ready.eq(~cmd.valid | ((~rsp.valid | rsp.ready) & room)), accept.eq(cmd.valid & cmd.ready),
+            self.descriptor.valid.eq(accept & to_stream & ~errors.queue),
+            self.instruction.valid.eq(accept & to_queue & ~errors.queue),
+            self.instruction.payload.opcode.eq(decoder.opcode),
+            self.instruction.payload.rs1.eq(cmd.payload.rs1), self.instruction.payload.rs2.eq(cmd.payload.rs2),
+        ]
+        m.d.bus += Assert(cmd.valid | cmd.ready, "a command that is not there would be held back")
+        self._reset(m, accept)
+        self._keep_errors(m, accept, errors, to_stream)
+        self._describe(m)
+        with m.If(accept):
+            m.d.bus += [rsp.valid.eq(1), rsp.payload.eq(self._answer(m, errors))]
+        with m.Elif(rsp.ready):
+            m.d.bus += rsp.valid.eq(0)
+        return m
+
+    def _is(self, name: str) -> Value:
+        return self._decoder.defined & (self._decoder.opcode == OPCODES[name])
+
+    def _operand(self, instruction: str, name: str) -> Value:
+        place, payload = isa.by_name(instruction).field(name), self.bus.cmd.payload
+        return (payload.rs1, payload.rs2)[place.source - 1][place.lo:place.lo + place.width]
+
+    def _reset(self, m: Module, accept: Value) -> None:
+        """``resetting`` rises with RESET and falls when what is behind has seen it and memory owes nothing."""
+        seen = Signal()
+        m.d.bus += seen.eq(self.resetting)
+        with m.If(accept & self._is("RESET")):
+            m.d.bus += self.resetting.eq(1)
+        with m.Elif(seen & self.quiet):
+            m.d.bus += self.resetting.eq(0)
+
+    def _keep_errors(self, m: Module, accept: Value, errors: data.View, to_stream: Value) -> None:
+        patience = Signal(self._patience_bits)
+        with m.If(self.progress | (~self.busy & ~self.resetting)):
+            m.d.bus += patience.eq(0)
+        with m.Elif(~patience.all()):
+            m.d.bus += patience.eq(patience + 1)
+        misaligned = self.descriptor.valid & (self._operand("STREAM", "addr")[1:5] != 0)
+        raised = Signal.like(errors)
+        for name in isa.ERRORS:
+            m.d.comb += raised[name].eq(self.errors[name] & ~self.resetting)
+        with m.If(accept & ~self._decoder.defined):
+            m.d.comb += raised.undefined.eq(1)
+        with m.If(misaligned):
+            m.d.comb += raised.descriptor.eq(1)
+        m.d.comb += raised.queue.eq(patience.all())
+        cleared = Mux(accept & self._is("CLEAR"), self._operand("CLEAR", "mask"), 0)
+        m.d.bus += errors.eq((errors.as_value() & ~cleared) | raised.as_value())
+        with m.If(accept & self._is("RESET")):
+            m.d.bus += [errors.eq(0), patience.eq(0)]
+
+    def _describe(self, m: Module) -> None:
+        """The stream descriptor of a command, with the number of stores or picks before it that it may have to wait for."""
+        stores, picks, marking = Signal(TICKET_BITS), Signal(TICKET_BITS), Signal()
+        descriptor, address = self.descriptor.payload, self._operand("STREAM", "addr")
+        strided, picked = self._is("STREAMR"), self._is("STREAMP")
+        m.d.comb += [
+            descriptor.address.eq(address[5:]), descriptor.fence.eq(address[0]), descriptor.picked.eq(picked),
+            descriptor.ticket.eq(Mux(picked, picks, stores)),
+            descriptor.words.eq(Mux(strided | picked, self._operand("STREAMR", "words"), self._operand("STREAM", "words"))),
+            descriptor.rows.eq(Mux(strided | picked, self._operand("STREAMR", "rows"), 1)),
+            descriptor.stride.eq(self._operand("STREAMR", "stride")),
+        ]
+        taken = self.instruction.valid
+        m.d.bus += [
+            stores.eq(stores + (taken & (self._decoder.group == isa.STORE))),
+            picks.eq(picks + (taken & (self._is("PICK") | (self._is("DOT") & marking)))),
+        ]
+        with m.If(taken & ~self._is("REP")):  # the EPI that stands before an operation, if there is one
+            m.d.bus += marking.eq(self._is("EPI") & (self._operand("EPI", "pick") == isa.PICKS["mark"]))
+        with m.If(self.resetting):
+            m.d.bus += [stores.eq(0), picks.eq(0), marking.eq(0)]
+
+    def _answer(self, m: Module, errors: data.View) -> Signal:
+        answer = Signal(32)
+        m.d.comb += [
+            self.counter_address.eq(self._operand("COUNTER", "section")), self.scalar_address.eq(self._operand("SGET", "s")),
+            self.ranked_address.eq(self._operand("RANKED", "index")),
+        ]
+        counters = Array([*self.counter, *[Const(0, 32)] * (16 - len(isa.COUNTERS))])
+        for name, value in (
+                ("ID", Const(isa.isa_hash(), 32)),
+                ("STATUS", Cat(errors.as_value(), Const(0, 31 - len(isa.ERRORS)), self.busy | self.resetting)),
+                ("COUNTER", counters[self._operand("COUNTER", "index")]), ("SGET", self.scalar), ("RANKED", self.ranked)):
+            with m.If(self._is(name)):
+                m.d.comb += answer.eq(value)
+        return answer
