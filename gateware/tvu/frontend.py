@@ -6,7 +6,7 @@ Either reset ends when memory owes nothing (see axi.py).
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Assert, Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Array, Assert, Cat, Const, Module, Mux, ResetSignal, Signal
 from amaranth.hdl._ast import Value  # the base class has no public home in Amaranth 0.5
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -70,7 +70,8 @@ class FrontEnd(wiring.Component):
             m.d.comb += room.eq(1)
         m.d.comb += [
             decoder.function_id.eq(cmd.payload.function_id),
-            cmd.ready.eq(~cmd.valid | ((~rsp.valid | rsp.ready) & room)), accept.eq(cmd.valid & cmd.ready),
+            cmd.ready.eq(~cmd.valid | ((~rsp.valid | rsp.ready) & room & ~ResetSignal("bus", allow_reset_less=True))),
+            accept.eq(cmd.valid & cmd.ready),
             self.descriptor.valid.eq(accept & to_stream & ~errors.queue),
             self.instruction.valid.eq(accept & to_queue & ~errors.queue),
             self.instruction.payload.opcode.eq(decoder.opcode),

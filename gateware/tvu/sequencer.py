@@ -248,7 +248,7 @@ class Sequencer(wiring.Component):
         shared = op.count <= isa.SHARED_WORDS * Mux(name_is("QUANT5"), 160, 128)
         alike = Mux(name_is("QUANT8"), low & (op.count <= isa.ACT_WORDS * 32), ~name_is("QUANT5", "QUANT4") | low | shared)
         together = (((t == 0) ^ repeat.step_t) & (~steps | (repeat.count <= isa.VECTORS)) & alike
-                    & ~((t != 0) & ((reads_a & near(s)) | (reads_b & near(b[:5])))))
+                    & ~((t != 0) & ((reads_a & near(s)) | (reads_b & (near(b[:5]) | (repeat.stride_b > 1))))))
         settled, settling = Signal(), Signal()  # the two conditions take a cycle of LOAD
         m.d.comb += settling.eq(name_is(*_GROUPED) & (repeat.count > 1) & ~settled)
 

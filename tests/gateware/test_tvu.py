@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import numpy as np
 import pytest
-from tvu_bench import MEGABYTE, WAIT, error_bit, float_bits, run_model, run_rtl
+from tvu_bench import MEGABYTE, WAIT, float_bits, run_model, run_rtl
 from xtvu import isa
 from xtvu.layout import pack_ternary, row_words, stripe
 from xtvu.machine import Machine
@@ -328,62 +326,3 @@ def test_ranking_keeps_the_largest(tvu_sim, tmp_path, levels, rows):
         machine.execute(name, **operands)
     assert machine.ranked() == found
     assert np.array_equal(machine.memory, stored)
-
-
-def test_every_function_id_is_answered(tvu_sim, tmp_path):
-    """All 1,024 ids respond and end; the undefined ones, and only those, set the sticky error."""
-    program: list = []
-    for function_id in range(1024):
-        rs1 = RESULT if function_id & 7 == isa.STORE else 0  # STORES writes even with zero operands
-        program += [("RAW", dict(function_id=function_id, rs1=rs1, rs2=0)), WAIT, ("CLEAR", dict(mask=0xFFFF))]
-    program += [WAIT, ("ID", {})]
-    got, _, _ = run_rtl(tvu_sim, tmp_path, np.zeros(SIZE, np.uint8), program)
-    undefined = 1 << list(isa.ERRORS).index("undefined")
-    for function_id in range(1024):
-        raised = got[3 * function_id + 1] & undefined
-        assert bool(raised) == (isa.by_function_id(function_id) is None), function_id
-    assert got[-2] == 0 and got[-1] == isa.isa_hash()
-
-
-@pytest.mark.parametrize("port", range(4))
-def test_read_error_is_sticky(tvu_sim, tmp_path, port):
-    program = [("FAIL", dict(ports=1 << port)), ("STREAM", dict(addr=DATA, words=4)), ("CHECK", dict(t=1, words=4)), WAIT]
-    got, _, _ = run_rtl(tvu_sim, tmp_path, _memory(bytes(512)), program)
-    assert got[-1] == error_bit("read")
-
-
-def test_write_error_is_sticky(tvu_sim, tmp_path):
-    program = [("FAIL", dict(ports=16)), ("STOREF", dict(addr=RESULT, a=0, n=8)), WAIT]
-    got, _, _ = run_rtl(tvu_sim, tmp_path, _memory(bytes(512)), program)
-    assert got[-1] == error_bit("write")
-
-
-@pytest.mark.parametrize("name,operands", [
-    ("QUANT5", dict(vector=0, a=0, s=1, n=5121)), ("QUANT5", dict(vector=4, a=0, s=1, n=2561)),
-    ("DOT", dict(dst=0, words=17, mode=0, vectors=4, s=1, step_s=0, stride=0, rows=1)), ("QUANT8", dict(vector=0, a=0, s=1, n=4097)),
-    ("QUANT8", dict(vector=2, a=0, s=1, n=2049)), ("QUANT8", dict(vector=4, a=0, s=1, n=8)),
-    ("DOT", dict(dst=0, words=33, mode=2, vectors=1, s=1, step_s=0, stride=0, rows=1)),
-    ("DOT", dict(dst=0, words=1, mode=2, vectors=4, s=1, step_s=0, stride=0, rows=1)),
-    ("COLS", dict(dst=0, words=33, mode=0, s=1, rows=8)), ("COLS", dict(dst=0, words=1, mode=2, s=1, rows=8)),
-    ("QUANT4", dict(vector=0, a=0, s=1, n=4097)),
-    ("DOT", dict(dst=0, words=33, mode=0, vectors=0, s=1, step_s=0, stride=0, rows=1)), ("SUM", dict(a=0, n=0, t=1)),
-    ("CHECK", dict(t=1, words=0)), ("STOREF", dict(addr=RESULT, a=0, n=0)),
-])
-def test_operations_that_do_not_fit_are_refused(tvu_sim, tmp_path, name, operands):
-    got, _ = _check(tvu_sim, tmp_path, _memory(bytes(512)), [(name, operands), WAIT, ("MULS", dict(dst=1, a=0, s=1, n=8, t=0)), WAIT])
-    assert got[1] == 1 << list(isa.ERRORS).index("descriptor")
-
-
-@pytest.mark.parametrize("address", [0x8000, SIZE])
-def test_axi_violation_stops_the_simulation(tvu_sim, tmp_path, address):
-    """HP ports reach neither the first megabyte nor beyond the memory; the model refuses what a board could not do."""
-    _memory(bytes(512)).tofile(tmp_path / "memory.bin")
-    stream = isa.by_name("STREAM")
-    np.array([stream.function_id, *stream.pack(addr=address, words=4), 0xFFFFFFFF, 0, 0], np.uint32).tofile(tmp_path / "program.bin")
-    done = subprocess.run([tvu_sim, "memory.bin", "program.bin", "output.bin"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 3 and "AXI3 violation on HP" in done.stderr and "outside of what HP ports reach" in done.stderr
-
-
-def test_overflow_is_sticky(tvu_sim, tmp_path):
-    program = [("SSET", dict(d=1, value=float_bits(3e38))), ("SADD", dict(d=2, a=1, b=1)), WAIT, ("CLEAR", dict(mask=0xFFFF)), WAIT]
-    _check(tvu_sim, tmp_path, _memory(bytes(512)), program)
