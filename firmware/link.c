@@ -2,14 +2,21 @@
 #include "link.h"
 
 #include "board.h"
+#include <generated/tvu.h>
 
 #define GIVE_UP_CYCLES 1250000000u // ten seconds without the host taking an event
 
 static volatile uint32_t *const mailbox = (volatile uint32_t *)MAILBOX_BASE;
-static uint32_t uart_frame[2 + PROTOCOL_MAX_PAYLOAD + 1]; // type, length, payload, CRC
-static uint32_t uart_words;                               // words of a frame received so far
-static uint32_t uart_shift;                               // last four bytes seen
-static uint32_t uart_bytes;                               // bytes of the word being received
+#define URGENT_WORDS 3 // of a frame without payload
+
+static uint32_t uart_frame[2 + PROTOCOL_MAX_PAYLOAD]; // type, length, payload of the running command
+static uint32_t uart_urgent[URGENT_WORDS];            // what comes meanwhile, as far as it can be of interest
+static uint32_t *uart_target = uart_frame;            // where the frame that is being received goes
+static uint32_t uart_room;                            // words that fit there
+static uint32_t uart_length, uart_crc;                // of that frame
+static uint32_t uart_words;                           // words of it received so far
+static uint32_t uart_shift;                           // last four bytes seen
+static uint32_t uart_bytes;                           // bytes of the word being received
 static bool uart_in_frame, uart_reply, uart_cancel;
 static uint32_t command_sequence;
 
@@ -50,37 +57,43 @@ static void uart_put_word(uint32_t word)
         uart_put((uint8_t)(word >> (8 * i)));
 }
 
-// Feeds one byte to the frame receiver; true when a whole, undamaged frame is in uart_frame.
+// Feeds one byte to the frame receiver; true when a whole, undamaged frame is in uart_target, or what fits there of it.
 static bool uart_feed(uint8_t byte)
 {
     uart_shift = uart_shift >> 8 | (uint32_t)byte << 24;
     if (!uart_in_frame) {
         uart_in_frame = uart_shift == PROTOCOL_SYNC;
         uart_words = uart_bytes = 0;
+        uart_crc = ~0u;
         return false;
     }
     if (++uart_bytes < 4)
         return false;
     uart_bytes = 0;
-    uart_frame[uart_words++] = uart_shift;
-    if (uart_words < 2)
-        return false;
-    uint32_t length = uart_frame[1];
-    if (length > PROTOCOL_MAX_PAYLOAD) {
+    uint32_t word = uart_shift, place = uart_words++;
+    if (place == 1)
+        uart_length = word;
+    if (place >= 1 && uart_length > PROTOCOL_MAX_PAYLOAD) {
         uart_in_frame = false;
         return false;
     }
-    if (uart_words < length + 3)
+    if (place < 2 || place < uart_length + 2) {
+        uart_crc = crc_word(uart_crc, word);
+        if (place < uart_room)
+            uart_target[place] = word;
         return false;
+    }
     uart_in_frame = false;
-    uint32_t crc = ~0u;
-    for (uint32_t i = 0; i < length + 2; i++)
-        crc = crc_word(crc, uart_frame[i]);
-    return ~crc == uart_frame[length + 2];
+    return ~uart_crc == word;
 }
 
-static bool uart_poll(void)
+// Takes bytes in until a frame is whole, for the next command or, while one is running, beside it.
+static bool uart_poll(bool running)
 {
+    if (!uart_in_frame) {
+        uart_target = running ? uart_urgent : uart_frame;
+        uart_room = running ? URGENT_WORDS : sizeof uart_frame / sizeof uart_frame[0];
+    }
     while (!uart_rxempty_read()) {
         uint8_t byte = (uint8_t)uart_rxtx_read();
         uart_ev_pending_write(2); // this, not the read, takes the byte out of the FIFO
@@ -88,6 +101,20 @@ static bool uart_poll(void)
             return true;
     }
     return false;
+}
+
+static void uart_send(uint32_t type, const uint32_t *payload, uint32_t length)
+{
+    uart_put_word(PROTOCOL_SYNC);
+    uint32_t crc = crc_word(crc_word(~0u, type), length);
+    uart_put_word(type);
+    uart_put_word(length);
+    for (uint32_t i = 0; i < length; i++) {
+        watchdog_feed();
+        uart_put_word(payload[i]);
+        crc = crc_word(crc, payload[i]);
+    }
+    uart_put_word(~crc);
 }
 
 void link_init(void)
@@ -98,6 +125,16 @@ void link_init(void)
     mailbox[MAILBOX_EVENT_HEAD] = 0;
     mailbox[MAILBOX_EVENT_TAIL] = 0;
     mailbox[MAILBOX_CANCEL] = 0;
+}
+
+void link_open(const uint32_t restart[3])
+{
+    uart_send(EVENT_BOOT, restart, 3);
+    mailbox[MAILBOX_VERSION] = PROTOCOL_VERSION;
+    mailbox[MAILBOX_ISA_HASH] = tvu_id();
+    for (uint32_t i = 0; i < 3; i++)
+        mailbox[MAILBOX_RESTARTS + i] = restart[i];
+    mailbox[MAILBOX_MAGIC] = MAILBOX_MAGIC_VALUE; // last: the host waits for it
 }
 
 bool link_poll(struct message *message)
@@ -113,7 +150,9 @@ bool link_poll(struct message *message)
             message->length = 0;
         return true;
     }
-    if (uart_poll()) {
+    if (uart_poll(false)) {
+        if (uart_target != uart_frame) // begun while the last command ran: only CANCEL may be
+            return false;
         uart_reply = true;
         uart_cancel = false;
         message->type = uart_frame[0];
@@ -134,22 +173,9 @@ bool link_cancelled(void)
 {
     if (!uart_reply)
         return mailbox[MAILBOX_CANCEL] == command_sequence;
-    if (uart_poll() && uart_frame[0] == COMMAND_CANCEL)
+    if (uart_poll(true) && uart_target == uart_urgent && uart_urgent[0] == COMMAND_CANCEL)
         uart_cancel = true;
     return uart_cancel;
-}
-
-static void uart_send(uint32_t type, const uint32_t *payload, uint32_t length)
-{
-    uart_put_word(PROTOCOL_SYNC);
-    uint32_t crc = crc_word(crc_word(~0u, type), length);
-    uart_put_word(type);
-    uart_put_word(length);
-    for (uint32_t i = 0; i < length; i++) {
-        uart_put_word(payload[i]);
-        crc = crc_word(crc, payload[i]);
-    }
-    uart_put_word(~crc);
 }
 
 void link_send(uint32_t type, const uint32_t *payload, uint32_t length)
@@ -159,11 +185,13 @@ void link_send(uint32_t type, const uint32_t *payload, uint32_t length)
         return;
     }
     uint32_t head = mailbox[MAILBOX_EVENT_HEAD], start = cycles_low();
-    while (head + length + 2 - mailbox[MAILBOX_EVENT_TAIL] > MAILBOX_RING_WORDS)
+    while (head + length + 2 - mailbox[MAILBOX_EVENT_TAIL] > MAILBOX_RING_WORDS) {
+        watchdog_feed();
         if (cycles_low() - start > GIVE_UP_CYCLES) {
             mailbox[MAILBOX_CANCEL] = command_sequence;
             return;
         }
+    }
     volatile uint32_t *ring = mailbox + MAILBOX_RING;
     ring[head++ % MAILBOX_RING_WORDS] = type;
     ring[head++ % MAILBOX_RING_WORDS] = length;

@@ -33,7 +33,8 @@ static void do_info(void)
     uint32_t info[INFO_WORDS] = {
         [INFO_VERSION] = PROTOCOL_VERSION, [INFO_ISA_HASH] = TVU_ISA_HASH, [INFO_CLOCK_HZ] = CONFIG_CLOCK_FREQUENCY,
         [INFO_SELFTEST] = selftest_result, [INFO_MODEL_ID] = model_loaded ? model.model_id : 0, [INFO_POSITION] = position,
-        [INFO_MODEL_BASE] = MODEL_BASE, [INFO_MEMORY_BYTES] = MAIN_RAM_SIZE,
+        [INFO_MODEL_BASE] = MODEL_BASE, [INFO_MEMORY_BYTES] = MAIN_RAM_SIZE, [INFO_RESTARTS] = fault_restart->count,
+        [INFO_LAST_ERROR] = fault_restart->code, [INFO_LAST_DETAIL] = fault_restart->detail,
     };
     link_send(EVENT_INFO, info, INFO_WORDS);
 }
@@ -229,6 +230,8 @@ static void run(const struct message *m)
 int main(void);
 int main(void)
 {
+    fault_boot();
+    tvu_reset();
     link_init();
     uart_text("\nbitnet firmware, protocol ");
     uart_hex(PROTOCOL_VERSION);
@@ -244,20 +247,22 @@ int main(void)
     }
     if (fault_pending())
         fault_report();
-    volatile uint32_t *mailbox = (volatile uint32_t *)MAILBOX_BASE;
-    mailbox[MAILBOX_VERSION] = PROTOCOL_VERSION;
-    mailbox[MAILBOX_ISA_HASH] = tvu_id();
-    mailbox[MAILBOX_MAGIC] = MAILBOX_MAGIC_VALUE; // last: the host waits for it
+    link_open((const uint32_t[]){fault_restart->count, fault_restart->code, fault_restart->detail});
     for (;;) {
         struct message message;
+        watchdog_feed();
         if (!link_poll(&message))
             continue;
+        fault_doing(message.type);
         if (selftest_result && message.type != COMMAND_INFO)
             fault_raise(ERROR_SELFTEST, selftest_result);
         else
             run(&message);
-        tvu_section(0); // wherever a fault ended it
+        if (fault_pending())
+            tvu_reset(); // whatever it was, the next command finds the unit as new
+        tvu_section(0);
         link_release();
+        fault_doing(0);
         if (fault_pending())
             fault_report();
     }

@@ -3,6 +3,7 @@
 #include "board.h"
 #include "fault.h"
 #include "link.h"
+#include "transformer.h"
 #include <generated/tvu.h>
 
 #define PER_LAYER (KIND_COUNT - KIND_INPUT_NORM)
@@ -29,25 +30,57 @@ uint32_t model_float_bits(enum image_kind kind, uint32_t index)
     return *ddr_word(ddr_physical(slot(kind, 0)->address + 4 * index));
 }
 
-// Limits of this firmware and machine; 0 if the model fits, else which limit it breaks.
+static bool finite(uint32_t bits)
+{
+    return (bits >> 23 & 255) != 255;
+}
+
+static uint32_t float_bits(float value)
+{
+    union {
+        float value;
+        uint32_t bits;
+    } u = {.value = value};
+    return u.bits;
+}
+
+// Limits of this firmware and machine; 0 if the model keeps them, else the number of the one it breaks. All that is computed from
+// these fields afterwards fits 64 bits.
 static uint32_t broken_limit(const struct image_header *h)
 {
     if (h->layers == 0 || h->layers > IMAGE_MAX_LAYERS)
         return 1;
-    if (h->total_bytes > MAIN_RAM_SIZE - MODEL_BASE)
+    if (h->total_bytes > MAIN_RAM_SIZE - MODEL_BASE || h->ddr_bytes > h->total_bytes)
         return 2;
-    if (h->kv_heads == 0 || h->heads % h->kv_heads || h->heads / h->kv_heads > TVU_BYTE_VECTORS)
+    if (h->kv_heads == 0 || h->heads == 0 || h->heads > 63 || h->kv_heads > 63 || h->heads % h->kv_heads ||
+        h->heads / h->kv_heads > TVU_BYTE_VECTORS || h->heads + h->kv_heads > 63)
         return 3;
     if (h->hidden % 32 || h->head_dim % 32 || h->intermediate % TVU_LANES || h->vocab % TVU_LANES || !h->hidden ||
         !h->head_dim || !h->intermediate || !h->vocab || !h->context)
         return 4;
-    if (h->stop_count > 4 || h->rank_levels == 0 || h->rank_levels > TVU_RANK_LEVELS)
+    if (h->stop_count > 4 || h->weight_mode > TVU_MODE_2BIT || h->vocab > TVU_RANK_NUMBERS)
         return 5;
     if (h->intermediate > TVU_ELEMENTS || h->context > TVU_ELEMENTS)
         return 6; // of one vector operation; the pick memory holds more
     if (h->hidden > TVU_ROW_WORDS * TVU_WORD_BYTES || h->head_dim > TVU_ACT_WORDS * TVU_WORD_BYTES)
         return 7; // words of an int8 product
     return 0;
+}
+
+// What follows from the other fields must be what follows from them.
+static bool consistent(const struct image_header *h)
+{
+    struct image_header laid = *h;
+    uint64_t end = image_layout(&laid);
+    return end == h->total_bytes && h->k_base == laid.k_base && h->v_base == laid.v_base && h->ks_base == laid.ks_base &&
+           h->vs_base == laid.vs_base && h->logits_base == laid.logits_base && h->candidates_base == laid.candidates_base &&
+           h->residual_base == laid.residual_base && h->k_head_bytes == laid.k_head_bytes && h->v_head_bytes == laid.v_head_bytes &&
+           h->s_head_bytes == laid.s_head_bytes && h->rank_levels == IMAGE_RANK_LEVELS(h->vocab) &&
+           h->header_bytes == IMAGE_BLOCKS(sizeof *h + h->tensors * sizeof(struct image_tensor)) &&
+           h->inverse_hidden_bits == float_bits(1.0f / (float)h->hidden) &&
+           h->inverse_query_bits == float_bits(1.0f / (float)(h->heads * h->head_dim)) &&
+           h->inverse_intermediate_bits == float_bits(1.0f / (float)h->intermediate) && finite(h->eps_bits) &&
+           finite(h->score_scale_bits);
 }
 
 static bool read_header(void)
@@ -74,7 +107,24 @@ static bool read_header(void)
     uint32_t limit = broken_limit(&model);
     if (limit)
         fault_raise(ERROR_TOO_LARGE, limit);
-    return !limit;
+    else if (!consistent(&model))
+        fault_raise(ERROR_IMAGE, words);
+    return !fault_pending();
+}
+
+// Whether the model has every tensor once; DOWN_ROWS in all layers or in none.
+static bool complete(void)
+{
+    uint32_t down_rows = 0;
+    for (uint32_t kind = 0; kind < KIND_COUNT; kind++)
+        for (uint32_t layer = 0; layer < (kind < KIND_INPUT_NORM ? 1 : model.layers); layer++) {
+            bool there = slot(kind, layer)->words != 0;
+            if (kind == KIND_DOWN_ROWS)
+                down_rows += there;
+            else if (!there)
+                return false;
+        }
+    return down_rows == 0 || down_rows == model.layers;
 }
 
 bool model_load(bool trust)
@@ -89,8 +139,11 @@ bool model_load(bool trust)
     for (uint32_t i = 0; i < model.tensors; i++) {
         volatile const struct image_tensor *entry =
             (volatile const struct image_tensor *)(MAIN_RAM_BASE + MODEL_BASE + sizeof model) + i;
-        struct tensor *place = slot(entry->kind, entry->layer);
-        if (!place || entry->words == 0) {
+        uint32_t kind = entry->kind, layer = entry->layer, offset = entry->offset, entry_words = entry->words;
+        struct tensor *place = layer < (kind < KIND_INPUT_NORM ? 1 : model.layers) ? slot(kind, layer) : 0;
+        if (!place || place->words || entry_words != image_expected_words(&model, kind) || offset % 512 || offset < model.header_bytes ||
+            offset > model.ddr_bytes || (uint64_t)entry_words * TVU_WORD_BYTES > model.ddr_bytes - offset ||
+            !finite(((volatile const uint32_t *)entry)[6])) {
             fault_raise(ERROR_IMAGE, i);
             return false;
         }
@@ -112,6 +165,11 @@ bool model_load(bool trust)
             link_send(EVENT_PROGRESS, progress, 2);
         }
     }
-    model_loaded = true;
-    return true;
+    if (!complete()) {
+        fault_raise(ERROR_IMAGE, model.tensors);
+        return false;
+    }
+    position = 0;
+    model_loaded = transformer_batch() != 0;
+    return model_loaded;
 }

@@ -342,9 +342,10 @@ bool transformer_forward(const volatile uint32_t *tokens, uint32_t count, enum h
     set_constants();
     for (uint32_t i = 0; i < count; i++)
         embed(tokens[i], plan.x + i * plan.x_rows);
-    for (uint32_t layer = 0; layer < model.layers; layer++)
+    for (uint32_t layer = 0; layer < model.layers; layer++) {
+        watchdog_feed();
         run_layer(layer, count);
-    position += count;
+    }
     if (head != HEAD_NONE) {
         section(OPERATOR_HEAD);
         norm(KIND_FINAL_NORM, 0, plan.x + (count - 1) * plan.x_rows, plan.t, model.hidden, S_INV_HIDDEN, 0,
@@ -354,5 +355,8 @@ bool transformer_forward(const volatile uint32_t *tokens, uint32_t count, enum h
             return false;
     }
     section(OPERATOR_SAMPLE);
-    return head != HEAD_NONE || tvu_wait();
+    if (head == HEAD_NONE && !tvu_wait())
+        return false;
+    position += count; // only now: what a fault cut short is not in the KV cache
+    return true;
 }

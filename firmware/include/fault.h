@@ -10,5 +10,17 @@ bool fault_pending(void);
 // Sends the recorded error to the host and forgets it.
 void fault_report(void);
 
-// Waits until the TVU is idle. False, with a fault raised, if it reports an error or takes longer than half a minute.
+// Why the firmware starts: kept in memory that a restart leaves alone.
+struct restart {
+    uint32_t count;        // starts since the board was configured, less one
+    uint32_t code, detail; // the error that ended the last run, or 0
+};
+extern const struct restart *const fault_restart;
+// To be called first: finds out why the firmware starts.
+void fault_boot(void);
+// Notes what is being done, for the case that it never ends: a command, or 0.
+void fault_doing(uint32_t command);
+
+// Waits until the TVU is idle. False, with a fault raised and the TVU reset, if it reports an error; it does so, too, when nothing
+// gets on for 2^22 cycles.
 bool tvu_wait(void);

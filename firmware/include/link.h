@@ -12,6 +12,8 @@ struct message {
 };
 
 void link_init(void);
+// Lets the host in: opens the mailbox, and tells whoever listens how often and why the firmware was restarted (EVENT_BOOT).
+void link_open(const uint32_t restart[3]);
 
 // Looks for a command; returns false if none has come. The payload stays valid until link_release.
 bool link_poll(struct message *message);

@@ -9,6 +9,8 @@ them the header reserves memory for the KV cache and the logits.
 from __future__ import annotations
 
 import json
+import math
+import re
 import struct
 import zlib
 from contextlib import suppress
@@ -18,15 +20,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from xtvu.isa import RANK_LEVELS, SHARED_WORDS, VECTORS
-from xtvu.layout import BLOCK_BYTES, WEIGHTS_PER_WORD, stripe
+from xtvu.isa import RANK_LEVELS, SHARED_WORDS, VECTORS, WORD_BYTES
+from xtvu.layout import BLOCK_BYTES, WEIGHTS_PER_WORD, row_words, stripe
 from xtvu.semantics import checksum
 
 from .errors import UserError
 
 __all__ = [
-    "DDR_MAGIC", "DdrHeader", "FORMAT_VERSION", "Image", "KINDS", "MAX_LAYERS", "MAX_STOPS", "MEMORY_BYTES", "MODEL_BASE", "Tensor",
-    "Part", "WEIGHT_MODES", "build_image", "c_header", "down_chunks", "read_image", "write_image",
+    "DDR_MAGIC", "DdrHeader", "FORMAT_VERSION", "Image", "KINDS", "LARGE_VOCABULARY", "MAX_LAYERS", "MAX_STOPS", "MEMORY_BYTES",
+    "MODEL_BASE", "Part", "RESERVED", "SHAPES", "SMALL_LEVELS", "Tensor", "WEIGHT_MODES", "build_image", "c_header", "down_chunks",
+    "expected_words", "read_image", "write_image",
 ]
 
 FILE_MAGIC = b"BITNETFW"
@@ -44,6 +47,35 @@ CHUNK_TOKENS = 512  # tokens of one chunk of the transposed V cache: a row of it
 #: of several tokens: chunks of columns, one behind the other, that fit the activation memory (``down_chunks``).
 KINDS = ("EMBEDDING", "EMBEDDING_SCALE", "SKETCH", "SKETCH_SCALE", "ROPE", "FINAL_NORM", "INPUT_NORM", "Q", "K", "V", "O", "ATTN_SUB_NORM",
          "POST_NORM", "GATE", "UP", "FFN_SUB_NORM", "DOWN", "DOWN_ROWS")
+
+#: Elements of each kind's tensor: rows, columns (products of header fields), and how they are stored. The board holds an image
+#: against this before it believes it (``expected_words``, and the same in the firmware's header).
+SHAPES: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
+    "EMBEDDING": (("vocab",), ("hidden",), "int8"), "EMBEDDING_SCALE": ((), ("vocab",), "float"),
+    "SKETCH": (("vocab",), ("hidden",), "ternary"), "SKETCH_SCALE": ((), ("vocab",), "float"),
+    "ROPE": (("context",), ("head_dim", "2"), "float"), "FINAL_NORM": ((), ("hidden",), "float"),
+    "INPUT_NORM": ((), ("hidden",), "float"), "Q": (("heads", "head_dim"), ("hidden",), "ternary"),
+    "K": (("kv_heads", "head_dim"), ("hidden",), "ternary"), "V": (("kv_heads", "head_dim"), ("hidden",), "ternary"),
+    "O": (("hidden",), ("heads", "head_dim"), "ternary"), "ATTN_SUB_NORM": ((), ("heads", "head_dim"), "float"),
+    "POST_NORM": ((), ("hidden",), "float"), "GATE": (("intermediate",), ("hidden",), "ternary"),
+    "UP": (("intermediate",), ("hidden",), "ternary"), "FFN_SUB_NORM": ((), ("intermediate",), "float"),
+    "DOWN": (("intermediate",), ("hidden",), "ternary"), "DOWN_ROWS": (("hidden",), ("intermediate",), "ternary"),
+}
+#: Memory behind the tensors, in this order: the field with its address, and its bytes as a C and Python expression of the others.
+RESERVED: dict[str, str] = {
+    "k_base": "layers * kv_heads * k_head_bytes", "v_base": "layers * kv_heads * v_head_bytes",
+    "ks_base": "layers * kv_heads * s_head_bytes", "vs_base": "layers * kv_heads * s_head_bytes",
+    "logits_base": "vocab * 4", "candidates_base": f"{2 * (4 << RANK_LEVELS)}", "residual_base": f"{VECTORS} * hidden * 4",
+}
+#: What one KV head takes of the first four.
+HEAD_BYTES: dict[str, str] = {
+    "k_head_bytes": f"(context * ((head_dim + 31) // 32) * 32 + {BLOCK_BYTES - 1}) // {BLOCK_BYTES} * {BLOCK_BYTES}",
+    "v_head_bytes": f"(context + {CHUNK_TOKENS - 1}) // {CHUNK_TOKENS} * head_dim * {BLOCK_BYTES}",
+    "s_head_bytes": f"(context * 4 + {BLOCK_BYTES - 1}) // {BLOCK_BYTES} * {BLOCK_BYTES}",
+}
+# Rows of the head that the ternary sketch leaves for rescoring: 63, or 255 of a large vocabulary. The row that the full head
+# would choose was never seen below rank 25 of 2,048 (DESIGN.md) and 56 of 128,256 (bitnet-kv260, as DESIGN.md cites it).
+LARGE_VOCABULARY, SMALL_LEVELS = 16384, 6
 
 #: A tensor on its way into an image: kind, layer, linear bytes as any array, rows, columns, scale.
 Part = tuple[str, int, NDArray[Any], int, int, float]
@@ -156,25 +188,28 @@ def _blocks(size: int) -> int:
 
 def _reserve(header: DdrHeader, offset: int) -> int:
     """Places KV cache, logits and the firmware's own memory behind ``offset``; returns where they end."""
-    def reserve(size: int) -> int:
-        nonlocal offset
-        place = MODEL_BASE + offset
-        offset += _blocks(size)
-        return place
-
-    heads = header.layers * header.kv_heads
-    dim_words = -(-header.head_dim // 32)
-    header.k_head_bytes = _blocks(header.context * dim_words * 32)
-    header.v_head_bytes = -(-header.context // CHUNK_TOKENS) * header.head_dim * BLOCK_BYTES
-    header.s_head_bytes = _blocks(header.context * 4)
-    header.k_base = reserve(heads * header.k_head_bytes)
-    header.v_base = reserve(heads * header.v_head_bytes)
-    header.ks_base = reserve(heads * header.s_head_bytes)
-    header.vs_base = reserve(heads * header.s_head_bytes)
-    header.logits_base = reserve(header.vocab * 4)
-    header.candidates_base = reserve(2 * (4 << RANK_LEVELS))
-    header.residual_base = reserve(VECTORS * header.hidden * 4)
+    for name, size in (*HEAD_BYTES.items(), *RESERVED.items()):
+        value = eval(size, {}, vars(header))  # expressions of this module
+        if name in RESERVED:
+            setattr(header, name, MODEL_BASE + offset)
+            offset += _blocks(value)
+        else:
+            setattr(header, name, value)
     return offset
+
+
+def expected_words(header: DdrHeader, kind: str) -> int:
+    """Stream words of a model's tensor of that kind. Raises KeyError for a kind or weight mode that does not exist."""
+    def product(names: tuple[str, ...]) -> int:
+        return math.prod(int(name) if name.isdigit() else getattr(header, name) for name in names)
+
+    rows, columns, storage = (product(SHAPES[kind][0]), product(SHAPES[kind][1]), SHAPES[kind][2])
+    if storage == "float":
+        return -(-rows * columns * 4 // WORD_BYTES)
+    mode = "int8" if storage == "int8" else {value: name for name, value in WEIGHT_MODES.items()}[header.weight_mode]
+    if kind == "DOWN_ROWS":
+        return rows * sum(row_words(chunk, mode) for chunk in down_chunks(columns, mode))
+    return rows * row_words(columns, mode)
 
 
 def down_chunks(columns: int, mode: str) -> list[int]:
@@ -202,6 +237,7 @@ def build_image(header: DdrHeader, parts: list[Part], meta: dict[str, Any]) -> I
     for kind, layer, data, rows, columns, scale in parts:
         flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
         words = -(-flat.size // 32)
+        assert words == expected_words(header, kind), f"{kind} has {words} words, not {expected_words(header, kind)}"
         padded = np.zeros(words * 32, np.uint8)
         padded[:flat.size] = flat
         tensors.append(Tensor(KINDS.index(kind), layer, offset, words, rows, columns, float(np.float32(scale)), checksum(padded)))
@@ -287,5 +323,43 @@ def c_header() -> str:
     lines += ["struct image_header {", *(f"    uint32_t {f.name};" for f in fields(DdrHeader)), "};", ""]
     lines += ["struct image_tensor {"]
     lines += [f"    {'float' if f.name == 'scale' else 'uint32_t'} {f.name};" for f in fields(Tensor)]
-    lines += ["};", "", "enum image_kind {", *(f"    KIND_{kind}," for kind in KINDS), "    KIND_COUNT", "};"]
-    return "\n".join(lines) + "\n"
+    lines += ["};", "", "enum image_kind {", *(f"    KIND_{kind}," for kind in KINDS), "    KIND_COUNT", "};", ""]
+    lines += [f"#define IMAGE_RANK_LEVELS(vocab) ((vocab) < {LARGE_VOCABULARY}u ? {SMALL_LEVELS}u : {RANK_LEVELS}u)",
+              f"#define IMAGE_BLOCKS(bytes) (((uint64_t)(bytes) + {BLOCK_BYTES - 1}) / {BLOCK_BYTES} * {BLOCK_BYTES})", ""]
+    return "\n".join(lines + _c_expected_words() + _c_reserved()) + "\n"
+
+
+def _c_expected_words() -> list[str]:
+    """``image_expected_words``: as ``expected_words``, for a header whose fields are within the firmware's limits."""
+    lines = ["// Stream words of the model's tensor of a kind.",
+             "static inline uint64_t image_expected_words(const struct image_header *h, uint32_t kind)", "{",
+             f"    uint64_t per_word = h->weight_mode ? {WEIGHTS_PER_WORD['2bit']} : {WEIGHTS_PER_WORD['base3']};",
+             f"    uint64_t chunk = {SHARED_WORDS} * per_word, rest = h->intermediate % chunk;", "    switch (kind) {"]
+
+    def product(names: tuple[str, ...]) -> str:
+        return " * ".join(["(uint64_t)1", *(name if name.isdigit() else f"h->{name}" for name in names)])
+
+    for kind, (rows, columns, storage) in SHAPES.items():
+        per_word = {"int8": str(WEIGHTS_PER_WORD["int8"]), "ternary": "per_word", "float": str(WORD_BYTES // 4)}[storage]
+        value = f"{product(rows)} * (({product(columns)} + {per_word} - 1) / {per_word})"
+        if storage == "float":
+            value = f"({product(rows + columns)} + {per_word} - 1) / {per_word}"
+        if kind == "DOWN_ROWS":
+            value = f"{product(rows)} * (h->intermediate / chunk * {SHARED_WORDS} + (rest + per_word - 1) / per_word)"
+        lines += [f"    case KIND_{kind}:", f"        return {value};"]
+    return [*lines, "    default:", "        return 0;", "    }", "}", ""]
+
+
+def _c_reserved() -> list[str]:
+    """``image_layout``: the fields that say where memory behind the tensors lies, from the others."""
+    names = [f.name for f in fields(DdrHeader)]
+
+    def expression(text: str) -> str:
+        return re.sub(r"[a-z_]+", lambda m: f"h->{m[0]}" if m[0] in names else m[0], text.replace("//", "/"))
+
+    lines = ["// Fills in where KV cache, logits and the firmware's own memory lie behind ddr_bytes; returns where they end.",
+             "static inline uint64_t image_layout(struct image_header *h)", "{", "    uint64_t offset = h->ddr_bytes;"]
+    lines += [f"    h->{name} = (uint32_t)({expression(size)});" for name, size in HEAD_BYTES.items()]
+    for name, size in RESERVED.items():
+        lines += [f"    h->{name} = MODEL_BASE + (uint32_t)offset;", f"    offset += IMAGE_BLOCKS((uint64_t)1 * {expression(size)});"]
+    return [*lines, "    return offset;", "}"]

@@ -15,7 +15,7 @@ __all__ = [
     "STATS_FIELDS", "STOP_REASONS", "SYNC", "VERSION", "Mailbox", "c_header",
 ]
 
-VERSION = 3
+VERSION = 4
 SYNC = 0xB17E7A5C  # first word of a UART frame, sent low byte first; no ASCII text contains it
 MAX_PAYLOAD = 2048  # words of a message
 SAMPLE_CANDIDATES = 64  # the largest logits considered in sampling, whatever top_k says
@@ -35,13 +35,14 @@ COMMANDS = {
 EVENTS = {
     "INFO": 1, "LOADED": 2, "DONE": 3, "PROGRESS": 4, "TOKEN": 5, "STATS": 6, "SCORED": 7, "DATA": 8, "COUNTERS": 9,
     "ERROR": 10,  # [code, detail]
+    "BOOT": 11,  # [restarts, code, detail]: the firmware has started; nobody asked for it
 }
 
 #: Errors that the firmware reports: code and sentence for people. ``{detail}`` is the second word of the event.
 ERRORS = {
     "COMMAND": (1, "the board does not know command {detail}"),
     "NO_MODEL": (2, "the board has no model loaded: upload one first"),
-    "IMAGE": (3, "the model image on the board is damaged or of another version (field {detail})"),
+    "IMAGE": (3, "the model image on the board is damaged or of another version (field {detail}): upload the model again"),
     "CHECKSUM": (4, "tensor {detail} arrived damaged on the board: upload the model again"),
     "TOO_LARGE": (5, "the model does not fit this board's scratchpad or memory (limit {detail})"),
     "CONTEXT": (6, "the conversation is longer than the model's context of {detail} tokens"),
@@ -50,9 +51,11 @@ ERRORS = {
     "TIMEOUT": (9, "the vector unit did not finish in time (status 0x{detail:x})"),
     "TRAP": (10, "the firmware crashed (cause and address 0x{detail:x}); restart the board"),
     "SELFTEST": (11, "the vector unit failed self-test step {detail}"),
+    "HANG": (12, "the firmware hung in command {detail} and its watchdog restarted it"),
 }
 
-INFO_FIELDS = ("version", "isa_hash", "clock_hz", "selftest", "model_id", "position", "model_base", "memory_bytes")
+INFO_FIELDS = ("version", "isa_hash", "clock_hz", "selftest", "model_id", "position", "model_base", "memory_bytes",
+               "restarts", "last_error", "last_detail")  # starts since it was configured; what ended the run before this one
 GENERATE_FIELDS = ("max_tokens", "temperature", "top_k", "top_p", "seed", "options", "prompt_tokens")
 #: Bits of GENERATE's options: work that is normally saved. Answers are the same, but for a screened head's.
 OPTIONS = {"full_head": 1, "all_rows": 2, "all_columns": 4}
@@ -72,7 +75,8 @@ class Mailbox:
 
     The host writes a command, then ``command_sequence``; the board copies that to ``command_taken`` when it is done
     reading. A GENERATE ends early when its sequence number stands in ``cancel``. Events are appended to a ring of
-    ``ring_words``; ``event_head`` (board) and ``event_tail`` (host) count words and wrap at 2^32.
+    ``ring_words``; ``event_head`` (board) and ``event_tail`` (host) count words and wrap at 2^32. ``restarts`` and the two words
+    behind it are those of a BOOT event: who sees the first one change knows that everything else here started anew.
     """
 
     magic: int = 0
@@ -83,6 +87,7 @@ class Mailbox:
     cancel: int = 6
     event_head: int = 7
     event_tail: int = 8
+    restarts: int = 9
     command: int = 16
     ring: int = 2080
     ring_words: int = 1024

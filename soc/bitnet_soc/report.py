@@ -71,7 +71,8 @@ def yosys() -> str:
 def script(sources: Iterable[str], top: str, netlist: str) -> str:
     """The Yosys script; ``netlist`` receives the flattened design as JSON. Names are relative to where Yosys runs: the one that
     comes as a wheel sees no other folder."""
-    reads = [f"read_verilog -sv {source}" for source in sources]
+    # assertions and what they would print are for simulation
+    reads = [f"read_verilog -sv -noassert {source}" for source in sources] + ["delete t:$print"]
     # -widemux 16: multiplexers of 16 inputs and more use MUXF7 and MUXF8, as they would with the vendor's tool
     return "\n".join([*reads, f"synth_xilinx -family xc7 -noiopad -noclkbuf -widemux 16 -top {top}", "flatten", "opt_clean",
                       f"write_json {netlist}", ""])

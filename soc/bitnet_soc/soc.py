@@ -12,12 +12,14 @@ from tvu.axi import PORTS
 from tvu.verilog import AXI_READ_PORTS, AXI_WRITE_PORTS
 
 from .ethernet import repair_packet_fifo
+from .watchdog import CPUWatchdog
 
 __all__ = ["BitNetSoC", "CLOCK_HZ", "DDR_BASE", "DDR_BYTES", "ETHERBONE_PORT", "MAILBOX_BASE", "MAILBOX_BYTES", "SOC_IP", "SOC_MAC"]
 
 CLOCK_HZ = 125_000_000
 DDR_BASE, DDR_BYTES = 0x4000_0000, 0x4000_0000
 MAILBOX_BASE, MAILBOX_BYTES = 0x9000_0000, 0x4000  # above 0x8000_0000 the CPU does not cache
+WATCHDOG_CYCLES = CLOCK_HZ // 2  # without a sign of life from the firmware
 ROM_BYTES, SRAM_BYTES = 0x8000, 0x8000
 SOC_IP, SOC_MAC, ETHERBONE_PORT = "192.168.1.50", 0x10E2D5000001, 1234
 
@@ -32,7 +34,7 @@ class BitNetSoC(SoCCore):
     """
 
     # Pinned: otherwise every CSR address moves when a peripheral comes or goes, and old firmware talks to the wrong ones.
-    csr_map = {"ctrl": 0, "uart": 1, "timer0": 2, "ethphy": 3}
+    csr_map = {"ctrl": 0, "uart": 1, "timer0": 2, "ethphy": 3, "watchdog": 4}
 
     def __init__(self, platform, crg, cfu: Path, rom: list[int], uart_name: str, hp, ddr_pads, phy=None, tvu_clock=None):
         repair_packet_fifo()
@@ -42,6 +44,8 @@ class BitNetSoC(SoCCore):
             integrated_rom_size=ROM_BYTES, integrated_rom_init=rom, integrated_sram_size=SRAM_BYTES,
             uart_name=uart_name, uart_fifo_depth=64, timer_uptime=True, ident="", ident_version=False)
         self._connect_axi(hp)
+        self.watchdog = CPUWatchdog(self.cpu.reset, width=WATCHDOG_CYCLES.bit_length())
+        self.add_constant("WATCHDOG_CYCLES", WATCHDOG_CYCLES)
         if tvu_clock is None:
             clock = ClockSignal("sys")
             self.cpu.cfu_params.update(i_dot_clk=clock, i_fill_clk=clock, i_fast_clk=ClockSignal("sys2x"))

@@ -19,8 +19,9 @@ def _intrinsic(ins: isa.Instruction) -> str:
         terms = [f"({f.name} << {f.lo})" if f.lo else f.name
                  for f in ins.fields if f.source == source]
         sources.append(" | ".join(terms) or "0")
+    checks = "".join(f"    TVU_OPERAND({f.name}, 0x{f.mask:x}u)\n" for f in ins.fields if f.width < 32)
     return (f"// {ins.meaning}. {ins.doc}\n"
-            f"static inline uint32_t tvu_{ins.name.lower()}({parameters})\n{{\n"
+            f"static inline __attribute__((always_inline)) uint32_t tvu_{ins.name.lower()}({parameters})\n{{\n{checks}"
             f"    return TVU_INSN({ins.group}, {ins.funct7}, {sources[0]}, {sources[1]});\n}}\n")
 
 
@@ -35,12 +36,18 @@ def c_header() -> str:
              f"#define TVU_SCRATCH_ROWS {isa.SCRATCH_ROWS}u", f"#define TVU_ACT_WORDS {isa.ACT_WORDS}u",
              f"#define TVU_SHARED_WORDS {isa.SHARED_WORDS}u",
              f"#define TVU_COLUMN_WORDS {isa.COLUMN_WORDS}u", f"#define TVU_PICK_ROWS {isa.PICK_ROWS}u",
-             f"#define TVU_RANK_LEVELS {isa.RANK_LEVELS}u", f"#define TVU_SECTIONS {isa.SECTIONS}u", ""]
+             f"#define TVU_RANK_LEVELS {isa.RANK_LEVELS}u", f"#define TVU_RANK_NUMBERS {isa.largest('EPI', 'base') + 1}u",
+             f"#define TVU_SECTIONS {isa.SECTIONS}u", ""]
     lines += [f"#define TVU_MODE_{name.upper()} {value}u" for name, value in isa.MODES.items()]
     for prefix, table in (("FACTOR", isa.FACTORS), ("PICK", isa.PICKS)):
         lines += [f"#define TVU_{prefix}_{name.upper()} {value}u" for name, value in table.items()]
     lines += [f"#define TVU_ERROR_{name.upper()} 0x{1 << bit:x}u // {doc}" for bit, (name, doc) in enumerate(isa.ERRORS.items())]
     lines += [f"#define TVU_COUNTER_{name.upper()} {index}u // {doc}" for index, (name, doc) in enumerate(isa.COUNTERS.items())]
+    lines += ["", "// A constant operand that does not fit its field ends the compilation.",
+              "void tvu_operand_does_not_fit(void) __attribute__((error(\"an operand does not fit its field\")));",
+              "#define TVU_OPERAND(value, most)                                                                 \\",
+              "    if (__builtin_constant_p(value) && (value) > (most))                                         \\",
+              "        tvu_operand_does_not_fit();"]
     lines += ["", "#define TVU_INSN(funct3, funct7, rs1, rs2)                                                        \\",
               "    ({                                                                                          \\",
               "        uint32_t rd_;                                                                           \\",

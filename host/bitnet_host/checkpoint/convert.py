@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from xtvu.isa import ACT_WORDS, BYTE_VECTORS, COLUMN_WORDS, LANES, RANK_LEVELS, 
 from xtvu.layout import WEIGHTS_PER_WORD, pack_ternary, row_words
 
 from ..errors import UserError
-from ..image import MAX_LAYERS, WEIGHT_MODES, DdrHeader, Image, Part, build_image, down_chunks
+from ..image import LARGE_VOCABULARY, MAX_LAYERS, SMALL_LEVELS, WEIGHT_MODES, DdrHeader, Image, Part, build_image, down_chunks
 from .hf import Checkpoint, ModelConfig
 
 __all__ = ["check_shape", "convert", "make_header", "quantise_rows", "rope_table", "sketch_rows"]
@@ -18,9 +19,6 @@ __all__ = ["check_shape", "convert", "make_header", "quantise_rows", "rope_table
 _MAX_HEADS = 63  # of a REP
 _MAX_BYTE_WORDS = largest("DOT", "words")  # of an int8 row
 _MAX_ELEMENTS = largest("MULS", "n")  # of a vector operation
-# Rows of the head that the ternary sketch leaves for rescoring: 63, or 255 of a large vocabulary. The row that the full head
-# would choose was never seen below rank 25 of 2,048 (DESIGN.md) and 56 of 128,256 (bitnet-kv260, as DESIGN.md cites it).
-_LARGE_VOCABULARY, _SMALL_LEVELS = 16384, 6
 _MAX_VOCABULARY = 1 << 20  # numbers of the ranking
 
 
@@ -114,7 +112,7 @@ def make_header(config: ModelConfig, weights: str) -> DdrHeader:
         inverse_hidden_bits=_bits(1 / config.hidden), inverse_query_bits=_bits(1 / queries),
         inverse_intermediate_bits=_bits(1 / config.intermediate),
         score_scale_bits=_bits(math.log2(math.e) / math.sqrt(config.head_dim)), stop_count=len(config.stop_tokens),
-        rank_levels=RANK_LEVELS if config.vocab >= _LARGE_VOCABULARY else _SMALL_LEVELS)
+        rank_levels=RANK_LEVELS if config.vocab >= LARGE_VOCABULARY else SMALL_LEVELS)
     for place, token in enumerate(config.stop_tokens):
         setattr(header, f"stop{place}", token)
     return header
@@ -131,10 +129,21 @@ def _by_rows(matrix: NDArray[np.int8], weights: str) -> NDArray[np.uint8]:
     return np.concatenate([pack_ternary(chunk, weights).reshape(-1) for chunk in np.split(matrix, ends[:-1], axis=1)])
 
 
+def _check_finite(checkpoint: Checkpoint) -> None:
+    """Raises UserError if a weight, or a scale that divides or multiplies, is no finite number."""
+    tensors: list[tuple[str, Any]] = [("embed_tokens.weight", checkpoint.embedding), ("norm.weight", checkpoint.final_norm)]
+    for index, layer in enumerate(checkpoint.layers):
+        tensors += [(f"layers.{index}.{key}", value if key.endswith("norm") else value.scale) for key, value in layer.items()]
+    for name, values in tensors:
+        if not np.all(np.isfinite(np.asarray(values, np.float32))):
+            raise UserError(f"the checkpoint's {name} holds an infinity or NaN: it is damaged or was not trained to its end")
+
+
 def convert(checkpoint: Checkpoint, weights: str = "base3", name: str = "model") -> Image:
     """Builds the image with ``weights`` packed as base3 or 2bit. Raises UserError if the machine cannot run the model."""
     config = checkpoint.config
     check_shape(config, weights)
+    _check_finite(checkpoint)
     codes, scales = quantise_rows(checkpoint.embedding)
     signs, factors = sketch_rows(codes, scales)
 
