@@ -39,7 +39,6 @@ void fault_boot(void)
     }
     kept.watchdog = fired;
     kept.trap = kept.doing = 0;
-    watchdog_timer_cycles_write(WATCHDOG_CYCLES);
     watchdog_feed();
 }
 

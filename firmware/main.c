@@ -222,6 +222,9 @@ static void run(const struct message *m)
     case COMMAND_GEMV:
         do_gemv(m);
         break;
+    case COMMAND_HANG:
+        for (;;)
+            ;
     default:
         fault_raise(ERROR_COMMAND, m->type);
     }
@@ -254,6 +257,8 @@ int main(void)
         if (!link_poll(&message))
             continue;
         fault_doing(message.type);
+        if (tvu_status()) // memory was away when it was reset last
+            tvu_reset();
         if (selftest_result && message.type != COMMAND_INFO)
             fault_raise(ERROR_SELFTEST, selftest_result);
         else

@@ -40,12 +40,10 @@ static inline void stores_drain(void)
     (void)uart_txfull_read();
 }
 
-#define WATCHDOG_RUN (1u << CSR_WATCHDOG_TIMER_CONTROL_ENABLE_OFFSET | 1u << CSR_WATCHDOG_TIMER_CONTROL_RESET_OFFSET)
-
 // Tells the watchdog that the firmware gets on. Whoever loops for longer than some ten milliseconds calls it.
 static inline void watchdog_feed(void)
 {
-    watchdog_timer_control_write(WATCHDOG_RUN | 1u << CSR_WATCHDOG_TIMER_CONTROL_FEED_OFFSET);
+    watchdog_feed_write(WATCHDOG_CYCLES);
 }
 
 static inline uint32_t cycles_low(void)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 __all__ = [
     "COMMANDS", "ERRORS", "EVENTS", "GENERATE_FIELDS", "INFO_FIELDS", "MAILBOX", "MAX_PAYLOAD", "OPERATORS", "OPTIONS", "PARTS",
     "SAMPLE_CANDIDATES",
-    "STATS_FIELDS", "STOP_REASONS", "SYNC", "VERSION", "Mailbox", "c_header",
+    "STATS_FIELDS", "STOP_REASONS", "SYNC", "VERSION", "Mailbox", "c_header", "error_text", "restart_text",
 ]
 
 VERSION = 4
@@ -30,6 +30,7 @@ COMMANDS = {
     "WRITE": 7,  # [address, words...] -> DONE
     "GEMV": 8,  # [rows, stream words per row, mode]: a GEMV over whatever DDR holds -> COUNTERS
     "CANCEL": 9,  # ends a running GENERATE; through the mailbox its cancel word does
+    "HANG": 10,  # never ends, so that the watchdog can be seen at work -> BOOT
 }
 
 EVENTS = {
@@ -95,6 +96,20 @@ class Mailbox:
 
 
 MAILBOX = Mailbox()
+
+
+def error_text(code: int, detail: int) -> str:
+    """The sentence for an error that the board reports."""
+    for number, text in ERRORS.values():
+        if number == code:
+            return text.format(detail=detail)
+    return f"the board reported error {code} ({detail})"
+
+
+def restart_text(code: int, detail: int) -> str:
+    """The sentence for a board that was restarted in the middle of something; ``code`` is 0 if nobody knows why."""
+    why = error_text(code, detail) if code else "its reset button was pressed, or its power failed"
+    return f"the board restarted: {why}. It is ready again; the conversation and what it was doing are lost: start anew"
 
 
 def c_header() -> str:

@@ -19,7 +19,20 @@ from .errors import UserError
 from .image import MODEL_BASE, Image
 from .link.simulator import Simulator
 from .link.transport import MailboxTransport, SerialTransport, Transport
-from .protocol import ERRORS, GENERATE_FIELDS, INFO_FIELDS, MAX_PAYLOAD, OPERATORS, OPTIONS, PARTS, STATS_FIELDS, STOP_REASONS, VERSION
+from .protocol import (
+    ERRORS,
+    GENERATE_FIELDS,
+    INFO_FIELDS,
+    MAX_PAYLOAD,
+    OPERATORS,
+    OPTIONS,
+    PARTS,
+    STATS_FIELDS,
+    STOP_REASONS,
+    VERSION,
+    error_text,
+    restart_text,
+)
 from .reference import ReferenceModel
 from .sampling import Sampler, SamplingOptions
 
@@ -188,7 +201,10 @@ class BoardTarget(Target):
     def _event(self, *expected: str, timeout: float = _ANSWER_TIMEOUT) -> tuple[str, NDArray[np.uint32]]:
         name, payload = self.transport_event(timeout)
         if name == "ERROR":
-            raise UserError(_board_error(int(payload[0]), int(payload[1])))
+            raise UserError(error_text(int(payload[0]), int(payload[1])))
+        if name == "BOOT":
+            self.position = 0
+            raise UserError(restart_text(int(payload[1]), int(payload[2])))
         if name not in expected:
             raise UserError(f"the board answered {name} where {' or '.join(expected)} belongs: restart it and try again")
         return name, payload
@@ -199,13 +215,15 @@ class BoardTarget(Target):
         name = ""
         while name != "INFO":  # events of a command that an earlier host left running may come first
             name, words = self.transport_event(30)
+            if name == "BOOT" and words[0]:  # 0: the first start, which a UART may still hold
+                raise UserError(restart_text(int(words[1]), int(words[2])))
         if len(words) < 2 or words[0] != VERSION or words[1] != isa_hash():
             found = f"protocol {words[0]}, ISA {int(words[1]):08x}" if len(words) > 1 else "an unknown protocol"
             raise UserError(f"the board runs firmware of another version ({found}; this tool has protocol {VERSION}, ISA "
                             f"{isa_hash():08x}): build and load both from the same source with `make build`")
         info = dict(zip(INFO_FIELDS, (int(w) for w in words), strict=True))
         if info["selftest"]:
-            raise UserError(_board_error(ERRORS["SELFTEST"][0], info["selftest"]))
+            raise UserError(error_text(ERRORS["SELFTEST"][0], info["selftest"]))
         return info
 
     def prepare(self, progress: Progress) -> None:
@@ -322,13 +340,6 @@ class BoardTarget(Target):
 
 def _bits(value: float) -> int:
     return int(np.float32(value).view(np.uint32))
-
-
-def _board_error(code: int, detail: int) -> str:
-    for number, text in ERRORS.values():
-        if number == code:
-            return text.format(detail=detail)
-    return f"the board reported error {code} ({detail})"
 
 
 def open_target(name: str, image: Image) -> Target:

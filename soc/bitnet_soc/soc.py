@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from litex.gen import ClockSignal
+from litex.gen import ClockSignal, ResetSignal
 from litex.soc.integration.soc import SoCRegion
 from litex.soc.integration.soc_core import SoCCore
 from litex.soc.interconnect import wishbone
@@ -44,7 +44,10 @@ class BitNetSoC(SoCCore):
             integrated_rom_size=ROM_BYTES, integrated_rom_init=rom, integrated_sram_size=SRAM_BYTES,
             uart_name=uart_name, uart_fifo_depth=64, timer_uptime=True, ident="", ident_version=False)
         self._connect_axi(hp)
-        self.watchdog = CPUWatchdog(self.cpu.reset, width=WATCHDOG_CYCLES.bit_length())
+        self.watchdog = CPUWatchdog(width=WATCHDOG_CYCLES.bit_length())
+        reset = ResetSignal("sys") | self.cpu.reset | self.watchdog.cpu_reset
+        self.cpu.cpu_params.update(i_reset=reset)
+        self.cpu.cfu_params.update(i_reset=reset)
         self.add_constant("WATCHDOG_CYCLES", WATCHDOG_CYCLES)
         if tvu_clock is None:
             clock = ClockSignal("sys")

@@ -1,24 +1,30 @@
-"""A watchdog that restarts the CPU, and the vector unit with it, but not the network or what memory holds."""
+"""A watchdog that restarts the CPU, and the vector unit with it, but not the network or what memory holds.
+
+LiteX's own is made to be reset by what it resets: here it would go on firing, as its registers lie in the SoC's reset.
+"""
 
 from __future__ import annotations
 
-from litex.gen import LiteXModule, ResetInserter
-from litex.soc.cores.watchdog import Watchdog
-from litex.soc.interconnect.csr import CSRStatus
+from litex.gen import LiteXModule
+from litex.soc.interconnect.csr import CSRStatus, CSRStorage
 from migen import If, Signal
 
 __all__ = ["CPUWatchdog"]
 
 
 class CPUWatchdog(LiteXModule):
-    """LiteX's watchdog, which is made to be reset by what it resets; here it is reset on its own, and counts how often it fired.
-
-    Parameter: ``cpu_reset``, the CPU's reset line. After a restart it is off until the firmware turns it on again.
+    """``cpu_reset`` is high for two cycles when ``feed`` was not written for as many cycles as were written there last. It is off
+    after that, and at first, until it is fed. ``restarts`` counts how often that happened.
     """
 
-    def __init__(self, cpu_reset: Signal, width: int):
-        fire, fired = Signal(), Signal()
-        self.timer = timer = ResetInserter()(Watchdog(width=width, crg_rst=fire, reset_delay=1))
+    def __init__(self, width: int):
+        self.feed = CSRStorage(width, description="Cycles until the CPU is restarted; 0: off.")
         self.restarts = CSRStatus(8, description="CPU restarts since the SoC's reset.")
-        self.comb += [If(fire | fired, cpu_reset.eq(1)), timer.reset.eq(fired)]
-        self.sync += [fired.eq(fire), If(fire & ~fired, self.restarts.status.eq(self.restarts.status + 1))]
+        self.cpu_reset = Signal()
+        remaining, fired = Signal(width), Signal()
+        self.comb += self.cpu_reset.eq((remaining == 1) | fired)
+        self.sync += [
+            fired.eq(remaining == 1),
+            If(self.feed.re & ~self.cpu_reset, remaining.eq(self.feed.storage)).Elif(remaining != 0, remaining.eq(remaining - 1)),
+            If(remaining == 1, self.restarts.status.eq(self.restarts.status + 1)),
+        ]

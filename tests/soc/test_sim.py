@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 
@@ -16,13 +15,14 @@ from bitnet_host.checkpoint.hf import open_checkpoint
 from bitnet_host.errors import UserError
 from bitnet_host.link import transport
 from bitnet_host.link.etherbone import Etherbone
-from bitnet_host.link.simulator import Simulator, build_folder
+from bitnet_host.link.simulator import Simulator
 from bitnet_host.models import BUNDLED
 from bitnet_host.protocol import PARTS, VERSION
 from bitnet_host.synthetic import GATE_ZEROS
 from bitnet_host.targets import BoardTarget
 from bitnet_soc import soc
-from conftest import ROOT
+
+from firmware import other_firmware
 
 DDR_BYTES_PER_SECOND = 4 * 2 * 533.33e6
 
@@ -82,37 +82,17 @@ def test_saved_work_changes_no_answer_and_counters_add_up():
     assert checked[0]["tokens"] == checked[1]["tokens"]
 
 
-def _other_firmware(folder, header, old, new):
-    """A build folder whose firmware was compiled with an edited generated header."""
-    build = build_folder()
-    shutil.copytree(build / "generated", folder / "generated")
-    text = (folder / "generated" / header).read_text()
-    assert old in text
-    (folder / "generated" / header).write_text(text.replace(old, new))
-    subprocess.run(["make", "-C", ROOT / "firmware", f"BUILD={folder}"], check=True, capture_output=True)
-    (folder / "sim").mkdir()
-    for name in ("soc_sim", "soc_sram.init"):
-        shutil.copy(build / "sim" / name, folder / "sim")
-    sys.path.insert(0, str(ROOT / "soc"))
-    try:
-        from build import rom_init
-    finally:
-        sys.path.pop(0)
-    rom_init(folder / "firmware/firmware.bin", folder / "sim/soc_rom.init")
-    return folder
-
-
 @pytest.mark.parametrize("header,old,new", [
     ("protocol.h", f"#define PROTOCOL_VERSION 0x{VERSION:x}u", "#define PROTOCOL_VERSION 0x63u"),
     ("tvu.h", "#define TVU_ISA_HASH 0x", "#define TVU_ISA_HASH 0x1 + 0x"),
 ])
 def test_firmware_of_another_version(tmp_path, header, old, new):
-    done = _chat(build=_other_firmware(tmp_path, header, old, new))
+    done = _chat(build=other_firmware(tmp_path, header, old, new))
     assert done.returncode == 2 and "firmware of another version" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_failed_selftest_is_reported(tmp_path):
-    done = _chat(build=_other_firmware(tmp_path, "selftest.h", "selftest_expected[] = {\n    0x00000000,",
+    done = _chat(build=other_firmware(tmp_path, "selftest.h", "selftest_expected[] = {\n    0x00000000,",
                                        "selftest_expected[] = {\n    0x00000001,"))
     assert done.returncode == 2 and "failed self-test step 1" in done.stderr
 

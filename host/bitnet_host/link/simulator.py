@@ -23,15 +23,15 @@ def build_folder() -> Path:
 class Simulator:
     """A running simulator. ``ports``: udp, tcp (UART), control; ``pty``: the UART as a device.
 
-    Parameters: ``preset`` of the DDR model; ``preload``: a file that DDR holds from address 0 on.
+    Parameters: ``preset`` of the DDR model; ``preload``: a file that DDR holds from address 0 on; ``seed`` of what is random.
     """
 
-    def __init__(self, preset: str = "ug585", preload: Path | None = None) -> None:
+    def __init__(self, preset: str = "ug585", preload: Path | None = None, seed: int = 1) -> None:
         folder = build_folder() / "sim"
         binary = folder / "soc_sim"
         if not binary.exists() or not (folder / "soc_rom.init").exists():
             raise UserError(f"the simulator is not built ({binary} is missing): run `make build`, or choose --target reference")
-        command: list[str | Path] = [binary, "--preset", preset]
+        command: list[str | Path] = [binary, "--preset", preset, "--seed", str(seed)]
         if preload is not None:
             command += ["--preload", preload.resolve()]
         try:
@@ -50,9 +50,10 @@ class Simulator:
 
     def stats(self) -> dict[str, int]:
         """Counters of the memory model: cycles, beats granted and used."""
-        return json.loads(self._control("stats"))
+        return json.loads(self.control("stats"))
 
-    def _control(self, text: str) -> str:
+    def control(self, text: str) -> str:
+        """Tells the simulated board something from outside, such as "reset" (soc_main.cpp has the list); its counters as JSON."""
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as line:
             line.settimeout(10)
             line.sendto(text.encode(), ("127.0.0.1", self.ports["control"]))

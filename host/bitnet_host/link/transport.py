@@ -12,7 +12,7 @@ import serial
 from numpy.typing import NDArray
 
 from ..errors import UserError
-from ..protocol import COMMANDS, EVENTS, MAILBOX, MAX_PAYLOAD, SYNC
+from ..protocol import COMMANDS, EVENTS, MAILBOX, MAX_PAYLOAD, SYNC, restart_text
 from .etherbone import Etherbone
 
 __all__ = ["MailboxTransport", "SerialTransport", "Transport"]
@@ -81,8 +81,8 @@ class MailboxTransport(Transport):
         """Waits for the firmware to open the mailbox and takes up its counters."""
         limit = time.monotonic() + 30
         while True:
-            magic, sequence, head = self._bus.read_list(
-                [self._at(w) for w in (MAILBOX.magic, MAILBOX.command_sequence, MAILBOX.event_head)])
+            magic, sequence, head, self._restarts = self._bus.read_list(
+                [self._at(w) for w in (MAILBOX.magic, MAILBOX.command_sequence, MAILBOX.event_head, MAILBOX.restarts)])
             if magic == MAILBOX.magic_value:
                 break
             if time.monotonic() > limit:
@@ -93,13 +93,24 @@ class MailboxTransport(Transport):
         self.cancel()
         self._bus.write_kept(self._at(MAILBOX.event_tail), _words([head]))
 
+    def _read_state(self, word: int) -> int:
+        """A word of the mailbox. If the firmware was restarted since this host last looked, a BOOT event is pending then."""
+        magic, value, restarts = self._bus.read_list([self._at(w) for w in (MAILBOX.magic, word, MAILBOX.restarts)])
+        if magic == MAILBOX.magic_value and restarts == self._restarts:
+            return value
+        self._attach()
+        self._pending = [("BOOT", self._bus.read(self._at(MAILBOX.restarts), 3))]
+        return self._sequence if word == MAILBOX.command_taken else self._tail
+
     def send(self, command: str, payload: Words | Sequence[int] = ()) -> None:
         data = _words(payload)
         limit = time.monotonic() + 60
-        while self._bus.read_list([self._at(MAILBOX.command_taken)])[0] != self._sequence:
+        while self._read_state(MAILBOX.command_taken) != self._sequence:
             if time.monotonic() > limit:
                 raise self._silent()
             time.sleep(0.01)
+        if self._pending and self._pending[0][0] == "BOOT":
+            raise UserError(restart_text(*map(int, self._pending.pop(0)[1][1:])))
         self._bus.write_kept(self._at(MAILBOX.command), np.concatenate([_words([COMMANDS[command], len(data)]), data]))
         self._sequence = self._sequence + 1 & 0xFFFFFFFF
         self._bus.write_kept(self._at(MAILBOX.command_sequence), _words([self._sequence]))
@@ -108,7 +119,7 @@ class MailboxTransport(Transport):
         limit = time.monotonic() + timeout
         pause = 0.0
         while not self._pending:
-            head = self._bus.read_list([self._at(MAILBOX.event_head)])[0]
+            head = self._read_state(MAILBOX.event_head)
             if head != self._tail:
                 self._collect(head)
                 break

@@ -1,0 +1,194 @@
+"""The whole simulated board under what goes wrong: it says so, and the next command works. docs/reliability.md has the table."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from bitnet_host.checkpoint.convert import convert
+from bitnet_host.errors import UserError
+from bitnet_host.image import MODEL_BASE
+from bitnet_host.link.etherbone import Etherbone
+from bitnet_host.link.simulator import Simulator
+from bitnet_host.link.transport import MailboxTransport, SerialTransport
+from bitnet_host.protocol import ERRORS
+from bitnet_host.sampling import SamplingOptions
+from bitnet_host.synthetic import parse_shape, synthetic_checkpoint
+from bitnet_host.targets import BoardTarget, ReferenceTarget
+from bitnet_soc import soc
+
+from firmware import other_firmware
+
+PROMPT = [3, 17, 90, 41, 8, 5, 60, 2, 77]
+
+
+def _quiet(*_):
+    pass
+
+
+@pytest.fixture(scope="module")
+def image():
+    return convert(synthetic_checkpoint(parse_shape("tiny,layers=2,vocab=256"), 0.6, 1))
+
+
+@pytest.fixture(scope="module")
+def words(image):
+    """What the golden model says."""
+    reference = ReferenceTarget(image)
+    reference.prepare(_quiet)
+    return reference.generate(PROMPT, 4, SamplingOptions(), _quiet, _quiet).token_ids
+
+
+def _open(image, **options):
+    simulator = Simulator(**options)
+    return BoardTarget(image, MailboxTransport("127.0.0.1", simulator.ports["udp"]), simulator)
+
+
+@pytest.fixture
+def board(image):
+    board = _open(image)
+    board.prepare(_quiet)
+    yield board
+    board.close()
+
+
+def _speaks(board, words):
+    """The board is as good as new: the conversation from its start, word by word, and no error is left."""
+    board.reset()
+    assert board.generate(PROMPT, 4, SamplingOptions(), _quiet, _quiet).token_ids == words
+
+
+def test_a_conversation_with_hostile_memory(image, words):
+    seed = int(np.random.default_rng().integers(1, 1 << 31))
+    print(f"memory seed {seed}")
+    board = _open(image, preset="hostile", seed=seed)
+    try:
+        board.prepare(_quiet)
+        _speaks(board, words)
+        reference = ReferenceTarget(image)
+        reference.prepare(_quiet)
+        board.reset()
+        for token in PROMPT:
+            np.testing.assert_array_equal(board.score(token).view(np.uint32), reference.score(token).view(np.uint32))
+    finally:
+        board.close()
+
+
+@pytest.mark.parametrize("when", ["idle", "prompt", "answer", "upload"])
+def test_reset_button(board, words, when):
+    """Pressed at some moment; the host is told, and a new start is all that it takes."""
+    press = lambda *_: board.simulator.control("reset")  # noqa: E731
+    if when == "idle":
+        press()
+    with pytest.raises(UserError, match="the board restarted: its reset button"):
+        if when in ("idle", "prompt"):
+            board.generate(PROMPT * 20, 3, SamplingOptions(), _quiet, press if when == "prompt" else _quiet)
+        elif when == "answer":
+            board.generate(PROMPT, 200, SamplingOptions(), press, _quiet)
+        else:
+            board.transport.write_ddr(MODEL_BASE, np.zeros(64, np.uint32))
+            press()
+            board.prepare(_quiet)
+            board.reset()
+    board.prepare(_quiet)
+    assert board.info()["restarts"] == 1 and board.info()["last_error"] == 0
+    _speaks(board, words)
+
+
+@pytest.mark.parametrize("ports", [1, 2, 4, 8, 16])
+def test_memory_that_answers_errors(board, words, ports):
+    board.simulator.control(f"fail {ports}")
+    with pytest.raises(UserError, match=f"error bits 0x{8 if ports == 16 else 4:x}$"):
+        board.generate(PROMPT, 4, SamplingOptions(), _quiet, _quiet)
+    board.simulator.control("fail 0")
+    _speaks(board, words)
+
+
+def test_memory_that_answers_nothing(board, words):
+    """Reported within 2^22 cycles and a little; what comes then is refused as fast; and when memory is back, all is well."""
+    board.simulator.control("freeze 1")
+    for _ in range(2):
+        board.transport.send("RESET")
+        board._event("DONE")
+        before = board.simulator.stats()["cycles"]
+        with pytest.raises(UserError, match=r"error bits 0x10$"):
+            board.generate(PROMPT, 4, SamplingOptions(), _quiet, _quiet)
+        assert board.simulator.stats()["cycles"] - before < 4 << 22
+    assert board.info()["restarts"] == 0
+    board.simulator.control("freeze 0")
+    _speaks(board, words)
+
+
+def test_position_moves_only_when_the_pass_succeeded(board, words):
+    board.reset()
+    board.generate(PROMPT, 1, SamplingOptions(), _quiet, _quiet)
+    position = board.info()["position"]
+    board.simulator.control("fail 2")
+    for command in ([5, 0, 0, 0, 1, 0, 2, 8, 9], [0, 0, 0, 0, 1, 0, 1, 8]):
+        board.transport.send("GENERATE", command)
+        with pytest.raises(UserError, match="error bits"):
+            board._event("STATS")
+    board.transport.send("SCORE", [1])
+    with pytest.raises(UserError, match="error bits"):
+        board._event("SCORED")
+    board.simulator.control("fail 0")
+    assert board.info()["position"] == position
+    # and what the cut passes left in the cache does not show
+    reference = ReferenceTarget(board.image)
+    reference.prepare(_quiet)
+    reference.generate(PROMPT, 1, SamplingOptions(), _quiet, _quiet)
+    np.testing.assert_array_equal(board.score(9).view(np.uint32), reference.score(9).view(np.uint32))
+
+
+@pytest.fixture
+def impatient(image, tmp_path, monkeypatch):
+    """A board whose watchdog waits 400,000 cycles, for what would take too long to simulate."""
+    assert soc.WATCHDOG_CYCLES < soc.CLOCK_HZ  # a real one waits less than a second
+    folder = other_firmware(tmp_path, "soc.h", f"WATCHDOG_CYCLES {soc.WATCHDOG_CYCLES}", "WATCHDOG_CYCLES 400000")
+    monkeypatch.setenv("BITNET_BUILD", str(folder))
+    board = _open(image)
+    board.prepare(_quiet)
+    yield board
+    board.close()
+
+
+def test_a_crash_of_the_firmware(impatient, words):
+    """Its stack is overwritten through the network: it traps or hangs, and is back."""
+    board = impatient
+    bus = Etherbone("127.0.0.1", board.simulator.ports["udp"])
+    before = board.simulator.stats()["cycles"]
+    bus.write(0x1000_7000, np.full(1000, 0xFFFFFFFE, np.uint32))
+    bus.close()
+    with pytest.raises(UserError, match=r"the firmware crashed|the firmware hung"):
+        board.transport.send("LOAD")  # which forgets what the CPU has cached of its stack
+        while True:
+            board._event("PROGRESS", "LOADED")
+    while board.info()["restarts"] == 0:
+        assert board.simulator.stats()["cycles"] - before < 4_000_000, "the watchdog did not fire"
+    with pytest.raises(UserError, match=r"the board restarted: the firmware (crashed|hung)"):
+        board.reset()
+    board.prepare(_quiet)
+    assert board.info()["restarts"] == 1 and board.info()["last_error"] in (ERRORS["TRAP"][0], ERRORS["HANG"][0])
+    _speaks(board, words)
+
+
+@pytest.mark.parametrize("link", ["network", "uart"])
+def test_a_hang_is_told(impatient, words, link):
+    """A command that never ends: whoever waits for it hears of the restart and why, over either link."""
+    board = impatient
+    network = board.transport
+    if link == "uart":
+        board.transport = SerialTransport(f"socket://127.0.0.1:{board.simulator.ports['tcp']}")
+        board.info()
+    board.transport.send("GEMV", [16384, 32, 0])
+    board._event("COUNTERS")  # this is none: it feeds while it waits
+    with pytest.raises(UserError, match="the board restarted: the firmware hung in command 10 and its watchdog restarted it"):
+        board.transport.send("HANG")
+        board._event("DONE")
+    if link == "uart":
+        board.transport.close()
+        board.transport = network
+        with pytest.raises(UserError, match="the board restarted"):
+            board.reset()
+    board.prepare(_quiet)
+    assert board.info()["restarts"] == 1 and board.info()["last_error"] == ERRORS["HANG"][0]
+    _speaks(board, words)
