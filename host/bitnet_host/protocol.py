@@ -50,7 +50,7 @@ ERRORS = {
     "ARGUMENT": (7, "the board refused argument {detail} of the command"),
     "TVU": (8, "the vector unit reported error bits 0x{detail:x}"),
     "TIMEOUT": (9, "the vector unit did not finish in time (status 0x{detail:x})"),
-    "TRAP": (10, "the firmware crashed (cause and address 0x{detail:x}); restart the board"),
+    "TRAP": (10, "the firmware crashed (cause and address 0x{detail:x}) and its watchdog restarts it"),
     "SELFTEST": (11, "the vector unit failed self-test step {detail}"),
     "HANG": (12, "the firmware hung in command {detail} and its watchdog restarted it"),
 }

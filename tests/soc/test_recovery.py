@@ -155,17 +155,18 @@ def test_a_crash_of_the_firmware(impatient, words):
     """Its stack is overwritten through the network: it traps or hangs, and is back."""
     board = impatient
     bus = Etherbone("127.0.0.1", board.simulator.ports["udp"])
-    before = board.simulator.stats()["cycles"]
-    bus.write(0x1000_7000, np.full(1000, 0xFFFFFFFE, np.uint32))
+    board.reset()
+    board.transport.send("GENERATE", [200, 0, 0, 0, 1, 0, 1, 3])
+    board._event("PROGRESS")
+    bus.write(0x1000_7800, np.full(512, 0xFFFFFFFE, np.uint32))
     bus.close()
+    before = board.simulator.stats()["cycles"]
     with pytest.raises(UserError, match=r"the firmware crashed|the firmware hung"):
-        board.transport.send("LOAD")  # which forgets what the CPU has cached of its stack
         while True:
-            board._event("PROGRESS", "LOADED")
-    while board.info()["restarts"] == 0:
-        assert board.simulator.stats()["cycles"] - before < 4_000_000, "the watchdog did not fire"
+            board._event("PROGRESS", "TOKEN")
     with pytest.raises(UserError, match=r"the board restarted: the firmware (crashed|hung)"):
-        board.reset()
+        while board.info():
+            assert board.simulator.stats()["cycles"] - before < 4_000_000, "the watchdog did not fire"
     board.prepare(_quiet)
     assert board.info()["restarts"] == 1 and board.info()["last_error"] in (ERRORS["TRAP"][0], ERRORS["HANG"][0])
     _speaks(board, words)
