@@ -7,7 +7,7 @@ APT_PACKAGES := verilator g++ make gcc-riscv64-unknown-elf python3-venv
 export PROMPT
 CHAT := $(if $(PROMPT),--prompt "$$PROMPT") $(if $(MAX_TOKENS),--max-tokens $(MAX_TOKENS)) $(if $(TARGET),--target $(TARGET))
 
-.PHONY: chat test check oracle bench build setup generate clean
+.PHONY: chat test check oracle bench fuzz build setup generate clean
 
 chat: build
 	@$(BIN)/bitnet-host chat $(CHAT)
@@ -27,6 +27,11 @@ bench: build
 	$(BIN)/python -m bitnet_host.performance docs/performance.md
 	$(BIN)/bitnet-host bench --shape 2b4t --context 128 --tokens 2 --check
 	$(BIN)/python tests/screening.py --positions 10000
+
+# Long random runs; BITNET_SEED repeats one.
+fuzz: build
+	BITNET_PROGRAMS=20000 $(BIN)/python -m pytest -q --timeout 20000 tests/gateware/test_random.py
+	BITNET_HEADERS=50000 $(BIN)/python -m pytest -q --timeout 20000 tests/soc/test_lying_images.py
 
 build: $(VENV)/.installed
 	@$(BIN)/python soc/build.py
