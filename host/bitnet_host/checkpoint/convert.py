@@ -11,7 +11,19 @@ from xtvu.isa import ACT_WORDS, BYTE_VECTORS, COLUMN_WORDS, LANES, RANK_LEVELS, 
 from xtvu.layout import WEIGHTS_PER_WORD, pack_ternary, row_words
 
 from ..errors import UserError
-from ..image import LARGE_VOCABULARY, MAX_LAYERS, SMALL_LEVELS, WEIGHT_MODES, DdrHeader, Image, Part, build_image, down_chunks
+from ..image import (
+    KINDS,
+    LARGE_VOCABULARY,
+    MAX_LAYERS,
+    SMALL_LEVELS,
+    WEIGHT_MODES,
+    DdrHeader,
+    Image,
+    Part,
+    build_image,
+    down_chunks,
+    expected_words,
+)
 from .hf import Checkpoint, ModelConfig
 
 __all__ = ["check_shape", "convert", "make_header", "quantise_rows", "rope_table", "sketch_rows"]
@@ -167,4 +179,6 @@ def convert(checkpoint: Checkpoint, weights: str = "base3", name: str = "model")
             parts.append(("DOWN_ROWS", index, _by_rows(down.weights, weights), *down.weights.shape, down.scale))
     meta = {"name": name, "tokenizer": checkpoint.tokenizer, "chat_template": checkpoint.chat_template,
             "special": checkpoint.special, "config": vars(config) | {"stop_tokens": list(config.stop_tokens)}, "weights": weights}
-    return build_image(make_header(config, weights), parts, meta)
+    image = build_image(make_header(config, weights), parts, meta)
+    assert all(tensor.words == expected_words(image.header, KINDS[tensor.kind]) for tensor in image.tensors)
+    return image
