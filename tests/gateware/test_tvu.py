@@ -326,3 +326,16 @@ def test_ranking_keeps_the_largest(tvu_sim, tmp_path, levels, rows):
         machine.execute(name, **operands)
     assert machine.ranked() == found
     assert np.array_equal(machine.memory, stored)
+
+
+@pytest.mark.parametrize("late", range(10, 14))
+def test_grouped_maxima_come_after_scalar_results(tvu_sim, tmp_path, late):
+    """Divisions still wait in the scalar queue when a run of maxima, done as one operation, overwrites the register of the last one."""
+    x = np.random.default_rng(late).standard_normal(64).astype(np.float32)
+    program: list = []
+    _load(program, x, 0)
+    program += [("SSET", dict(d=1, value=float_bits(3.0))), ("SSET", dict(d=2, value=float_bits(7.0))), WAIT]
+    program += [("SDIV", dict(d=20 + i, a=1, b=2)) for i in range(7)] + [("SDIV", dict(d=late, a=1, b=2))]
+    program += [("REP", dict(count=4, step_s=0, step_t=1, stride_dst=0, stride_a=1, stride_b=0)), ("MAX", dict(a=0, n=8, t=10)), WAIT]
+    program += [("SGET", dict(s=s)) for s in range(10, 14)]
+    _check(tvu_sim, tmp_path, _memory(x.tobytes()), program)
