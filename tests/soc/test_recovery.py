@@ -76,7 +76,9 @@ def test_a_conversation_with_hostile_memory(image, words):
 @pytest.mark.parametrize("when", ["idle", "prompt", "answer", "upload"])
 def test_reset_button(board, words, when):
     """Pressed at some moment; the host is told, and a new start is all that it takes."""
-    press = lambda *_: board.simulator.control("reset")  # noqa: E731
+    def press(*_):
+        board.simulator.control("reset")
+
     if when == "idle":
         press()
     with pytest.raises(UserError, match="the board restarted: its reset button"):
