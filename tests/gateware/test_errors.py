@@ -6,18 +6,10 @@ import subprocess
 
 import numpy as np
 import pytest
-from tvu_bench import MEGABYTE, WAIT, error_bit, float_bits, run_model, run_rtl
+from tvu_bench import MEGABYTE, WAIT, error_bit, float_bits, memory_of, run_model, run_rtl
 from xtvu import isa
-from xtvu.layout import stripe
 
 DATA, RESULT, SIZE = 2 * MEGABYTE, 3 * MEGABYTE, 4 * MEGABYTE
-
-
-def _memory(data: bytes) -> np.ndarray:
-    memory = np.zeros(SIZE, np.uint8)
-    packed = stripe(data)
-    memory[DATA:DATA + packed.size] = packed
-    return memory
 
 
 def _same_answers(tvu_sim, tmp_path, memory, program):
@@ -45,13 +37,13 @@ def test_every_function_id_is_answered(tvu_sim, tmp_path):
 @pytest.mark.parametrize("port", range(4))
 def test_read_error_is_sticky(tvu_sim, tmp_path, port):
     program = [("FAIL", dict(ports=1 << port)), ("STREAM", dict(addr=DATA, words=4)), ("CHECK", dict(t=1, words=4)), WAIT]
-    got, _, _ = run_rtl(tvu_sim, tmp_path, _memory(bytes(512)), program)
+    got, _, _ = run_rtl(tvu_sim, tmp_path, memory_of(bytes(512)), program)
     assert got[-1] == error_bit("read")
 
 
 def test_write_error_is_sticky(tvu_sim, tmp_path):
     program = [("FAIL", dict(ports=16)), ("STOREF", dict(addr=RESULT, a=0, n=8)), WAIT]
-    got, _, _ = run_rtl(tvu_sim, tmp_path, _memory(bytes(512)), program)
+    got, _, _ = run_rtl(tvu_sim, tmp_path, memory_of(bytes(512)), program)
     assert got[-1] == error_bit("write")
 
 
@@ -77,14 +69,14 @@ def test_write_error_is_sticky(tvu_sim, tmp_path):
 ])
 def test_operations_that_do_not_fit_are_refused(tvu_sim, tmp_path, name, operands):
     program = [(name, operands), WAIT, ("MULS", dict(dst=1, a=0, s=1, n=8, t=0)), WAIT]
-    got = _same_answers(tvu_sim, tmp_path, _memory(bytes(512)), program)
+    got = _same_answers(tvu_sim, tmp_path, memory_of(bytes(512)), program)
     assert got[1] == error_bit("descriptor")
 
 
 @pytest.mark.parametrize("address", [0x8000, SIZE])
 def test_axi_violation_stops_the_simulation(tvu_sim, tmp_path, address):
     """HP ports reach neither the first megabyte nor beyond the memory; the model refuses what a board could not do."""
-    _memory(bytes(512)).tofile(tmp_path / "memory.bin")
+    memory_of(bytes(512)).tofile(tmp_path / "memory.bin")
     stream = isa.by_name("STREAM")
     np.array([stream.function_id, *stream.pack(addr=address, words=4), 0xFFFFFFFF, 0, 0], np.uint32).tofile(tmp_path / "program.bin")
     done = subprocess.run([tvu_sim, "memory.bin", "program.bin", "output.bin"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
@@ -93,7 +85,7 @@ def test_axi_violation_stops_the_simulation(tvu_sim, tmp_path, address):
 
 def test_overflow_is_sticky(tvu_sim, tmp_path):
     program = [("SSET", dict(d=1, value=float_bits(3e38))), ("SADD", dict(d=2, a=1, b=1)), WAIT, ("CLEAR", dict(mask=0xFFFF)), WAIT]
-    _same_answers(tvu_sim, tmp_path, _memory(bytes(512)), program)
+    _same_answers(tvu_sim, tmp_path, memory_of(bytes(512)), program)
 
 
 @pytest.mark.parametrize("name,operands", [
@@ -103,7 +95,7 @@ def test_misaligned_stream(tvu_sim, tmp_path, name, operands, bit):
     """The error is set, and the stream begins at the aligned address below."""
     taker = [("COLS", dict(dst=0, words=1, mode=0, s=1, rows=8))] if name == "STREAMP" else [("CHECK", dict(t=1, words=2))]
     program = [(name, operands | dict(addr=DATA + (1 << bit))), *taker, WAIT, ("SGET", dict(s=1))]
-    got = _same_answers(tvu_sim, tmp_path, _memory(bytes(range(256)) * 8), program)
+    got = _same_answers(tvu_sim, tmp_path, memory_of(bytes(range(256)) * 8), program)
     assert got[-2] == error_bit("descriptor")
 
 
@@ -146,7 +138,7 @@ def test_infinite_operand(tvu_sim, tmp_path, name, lane):
             program += [("STREAM", dict(addr=DATA, words=8))]
         program += [*(_OPERATIONS | _PRODUCTS)[name], WAIT, ("CLEAR", dict(mask=0xFFFF))]
         statuses.append(len(program) - 2)
-    got = _same_answers(tvu_sim, tmp_path, _memory(floats.tobytes()), program)
+    got = _same_answers(tvu_sim, tmp_path, memory_of(floats.tobytes()), program)
     assert [got[i] for i in statuses] == [error_bit("overflow")] * len(_INFINITE)
 
 
@@ -155,7 +147,7 @@ def test_what_lies_behind_a_vector_is_no_operand(tvu_sim, tmp_path, n):
     floats = np.ones(16, np.float32)
     floats[n:] = np.inf
     program = [("STREAM", dict(addr=DATA, words=2)), ("LOADF", dict(dst=0, n=n, t=0)), ("LOADF", dict(dst=9, n=n, t=0)), WAIT]
-    got = _same_answers(tvu_sim, tmp_path, _memory(np.concatenate([floats[:8], floats[:8]]).tobytes()), program)
+    got = _same_answers(tvu_sim, tmp_path, memory_of(np.concatenate([floats[:8], floats[:8]]).tobytes()), program)
     assert got[-1] == 0
 
 
@@ -170,7 +162,7 @@ _SCALAR_READERS = {
 @pytest.mark.parametrize("value", _INFINITE)
 def test_infinite_scalar(tvu_sim, tmp_path, name, value):
     program = [("SSET", dict(d=1, value=value)), ("SSET", dict(d=3, value=float_bits(1.0))), WAIT, (name, _SCALAR_READERS[name]), WAIT]
-    got = _same_answers(tvu_sim, tmp_path, _memory(bytes(512)), program)
+    got = _same_answers(tvu_sim, tmp_path, memory_of(bytes(512)), program)
     assert got[2] == 0 and got[-1] == error_bit("overflow")
 
 
@@ -185,7 +177,7 @@ def test_overflow_on_the_way(tvu_sim, tmp_path, lane):
             ("QUANT8", dict(vector=0, a=0, s=1, n=8)), ("STOREQ", dict(addr=RESULT, a=0, n=8, s=1)), ("PICK", dict(a=0, s=1, n=8)),
             ("EXP2", dict(dst=10, a=0, s=2, c=1, n=8, t=0))]
     program = start + [part for way in ways for part in (way, WAIT, ("CLEAR", dict(mask=0xFFFF)))]
-    got = _same_answers(tvu_sim, tmp_path, _memory(floats.tobytes()), program)
+    got = _same_answers(tvu_sim, tmp_path, memory_of(floats.tobytes()), program)
     assert got[len(start) + 1::3] == [error_bit("overflow")] * len(ways)
 
 
@@ -195,7 +187,7 @@ def test_sum_that_overflows_in_its_folds(tvu_sim, tmp_path):
     floats[0, 0] = floats[4, 0] = 3e38
     floats[2, 0] = -3e38
     program = [("STREAM", dict(addr=DATA, words=8)), ("LOADF", dict(dst=0, n=64, t=0)), ("SUM", dict(a=0, n=64, t=0)), WAIT]
-    assert _same_answers(tvu_sim, tmp_path, _memory(floats.tobytes()), program)[-1] == error_bit("overflow")
+    assert _same_answers(tvu_sim, tmp_path, memory_of(floats.tobytes()), program)[-1] == error_bit("overflow")
 
 
 def _rep(**changes):
@@ -221,7 +213,7 @@ def test_repetition_whose_runs_depend_on_each_other(tvu_sim, tmp_path, rep, chan
                *(("SSET", dict(d=d, value=float_bits(1 + d / 64))) for d in range(1, 12)),
                _rep(**rep), ("MULV", _MULV | changes), WAIT, ("STOREF", dict(addr=RESULT, a=0, n=16376)), WAIT,
                *(("SGET", dict(s=s)) for s in range(12))]
-    memory = _memory(floats.tobytes())
+    memory = memory_of(floats.tobytes())
     got, stored, _ = run_rtl(tvu_sim, tmp_path, memory, program)
     want, expected = run_model(memory, program)
     assert got == want and np.array_equal(stored, expected)
@@ -233,4 +225,4 @@ def test_repetition_whose_runs_depend_on_each_other(tvu_sim, tmp_path, rep, chan
     ("QUANT8", 2, 1, 8, True), ("QUANT8", 1, 1, 1024, False), ("QUANT8", 1, 1, 1025, True), ("QUANT5", 6, 1, 2560, False)])
 def test_repetition_of_quantising_checks_each_vector(tvu_sim, tmp_path, name, vector, stride, n, refused):
     program = [_rep(count=3, stride_dst=stride), (name, dict(vector=vector, a=0, s=0, n=n)), WAIT]
-    assert _same_answers(tvu_sim, tmp_path, _memory(bytes(512)), program)[-1] == (error_bit("descriptor") if refused else 0)
+    assert _same_answers(tvu_sim, tmp_path, memory_of(bytes(512)), program)[-1] == (error_bit("descriptor") if refused else 0)

@@ -104,7 +104,7 @@ def test_what_does_not_get_on_is_an_error(tvu_sim, tmp_path, wedge):
 
 
 def test_a_long_operation_is_no_hang(tvu_sim, tmp_path):
-    """A checksum of 700,000 words takes more than 2^22 cycles, while the queue behind it is full."""
+    """Checksums of 700,000 words in all take more than 2^22 cycles, while the queue behind it is full."""
     words = 100_000
     program = [("STREAM", dict(addr=MEGABYTE, words=words)), *[("STREAM", dict(addr=MEGABYTE, words=words))] * 6,
                *[("CHECK", dict(t=1, words=words))] * 7, *[("MAX", dict(a=0, n=8, t=0))] * 40, WAIT]
@@ -154,7 +154,7 @@ def test_a_mark_that_is_replaced_counts_for_nothing(tvu_sim, tmp_path):
 
 
 def test_clear_keeps_an_error_of_the_same_cycle(tvu_sim, tmp_path):
-    """A CLEAR in each of 300 cycles about that in which a refused operation reports."""
+    """A CLEAR in each of 60 cycles about that in which a refused operation reports."""
     for after in range(0, 60):
         program = [("MULS", dict(dst=0, a=0, s=0, n=256, t=0)), ("STOREF", dict(addr=RESULT, a=0, n=0)), ("PASS", dict(cycles=after)),
                    ("CLEAR", dict(mask=0)), WAIT]

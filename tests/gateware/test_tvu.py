@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tvu_bench import MEGABYTE, WAIT, float_bits, run_model, run_rtl
+from tvu_bench import MEGABYTE, WAIT, float_bits, memory_of, run_model, run_rtl
 from xtvu import isa
-from xtvu.layout import pack_ternary, row_words, stripe
+from xtvu.layout import pack_ternary, row_words
 from xtvu.machine import Machine
 
 DATA, RESULT, SIZE = 2 * MEGABYTE, 3 * MEGABYTE, 4 * MEGABYTE
-
-
-def _memory(data: bytes) -> np.ndarray:
-    memory = np.zeros(SIZE, np.uint8)
-    packed = stripe(data)
-    memory[DATA:DATA + packed.size] = packed
-    return memory
 
 
 def _check(tvu_sim, tmp_path, memory, program, preset="ug585"):
@@ -58,7 +51,7 @@ def test_elementwise(tvu_sim, tmp_path, n):
         _store(program, row, n, 16384 * i)
     program.append(WAIT)
     program += [("SGET", dict(s=s)) for s in range(16)]
-    _check(tvu_sim, tmp_path, _memory(x.tobytes()), program)
+    _check(tvu_sim, tmp_path, memory_of(x.tobytes()), program)
 
 
 _SHAPES = [(16, 320, 1), (37, 32, 4), (9, 1000, 3), (64, 2560, 2), (1, 1, 1), (21, 4096, 1), (50, 300, 8), (33, 128, 5), (200, 30, 8),
@@ -93,7 +86,7 @@ def test_dot(tvu_sim, tmp_path, mode, rows, columns, vectors):
         ]
     for v in range(vectors):
         _store(program, 5000 + 32 * v, rows, 1024 * v)
-    _check(tvu_sim, tmp_path, _memory(data + matrix.tobytes()), program, "conservative")
+    _check(tvu_sim, tmp_path, memory_of(data + matrix.tobytes()), program, "conservative")
 
 
 @pytest.mark.parametrize("mode", isa.MODES)
@@ -112,7 +105,7 @@ def test_every_byte_in_every_lane(tvu_sim, tmp_path, mode):
                 ("DOT", dict(dst=400, words=1, mode=isa.MODES[mode], vectors=vectors - 1, s=2, step_s=0, stride=32, rows=256))]
     _store(program, 400, 256 * vectors, 0)
     data = x.tobytes() + bytes(0x2000 - x.nbytes) + matrix.tobytes()
-    _check(tvu_sim, tmp_path, _memory(data), program)
+    _check(tvu_sim, tmp_path, memory_of(data), program)
 
 
 def test_repeat_and_stores(tvu_sim, tmp_path):
@@ -143,7 +136,7 @@ def test_repeat_and_stores(tvu_sim, tmp_path):
     _store(program, 300, 64, 0x3000)
     program.append(WAIT)
     program += [("SGET", dict(s=s)) for s in range(32)]
-    _check(tvu_sim, tmp_path, _memory(x.tobytes()), program)
+    _check(tvu_sim, tmp_path, memory_of(x.tobytes()), program)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -175,7 +168,7 @@ def test_scalar_operations_behind_others(tvu_sim, tmp_path, seed):
         program += [("SSET", dict(d=a, value=float_bits(rng.uniform(0.5, 2))))] if name in ("SUM", "SADD", "SMUL", "SDIV") else []
     program.append(WAIT)
     program += [("SGET", dict(s=s)) for s in range(32)]
-    _check(tvu_sim, tmp_path, _memory(x.tobytes()), program)
+    _check(tvu_sim, tmp_path, memory_of(x.tobytes()), program)
 
 
 def test_grouped_repetition(tvu_sim, tmp_path):
@@ -202,7 +195,7 @@ def test_grouped_repetition(tvu_sim, tmp_path):
         _store(program, start, 2048, 8192 * ((start - 1000) // 256))
     program.append(WAIT)
     program += [("SGET", dict(s=s)) for s in range(32)]
-    _check(tvu_sim, tmp_path, _memory(x.tobytes()), program)
+    _check(tvu_sim, tmp_path, memory_of(x.tobytes()), program)
 
 
 @pytest.mark.parametrize("preset", ["ug585", "conservative"])
@@ -250,7 +243,7 @@ def test_picked_rows_and_columns(tvu_sim, tmp_path, mode, preset, rows, columns,
                     ("COLS", dict(dst=500, words=words, mode=isa.MODES[mode], s=1, rows=outputs))]
     for place, (row, n) in enumerate(((1000, rows), (0, outputs), (2000, rows), (500, outputs))):
         _store(program, row, n, 0x8000 * place)
-    _check(tvu_sim, tmp_path, _memory(data), program, preset)
+    _check(tvu_sim, tmp_path, memory_of(data), program, preset)
 
 
 def test_empty_picked_streams_and_maxima_into_register_zero(tvu_sim, tmp_path):
@@ -272,7 +265,7 @@ def test_empty_picked_streams_and_maxima_into_register_zero(tvu_sim, tmp_path):
     ]
     _store(program, 200, 512, 0)
     program += [WAIT, *(("SGET", dict(s=s)) for s in range(5))]
-    _check(tvu_sim, tmp_path, _memory(x.tobytes() + rows.tobytes()), program)
+    _check(tvu_sim, tmp_path, memory_of(x.tobytes() + rows.tobytes()), program)
 
 
 def test_factor_from_the_scratchpad(tvu_sim, tmp_path):
@@ -291,7 +284,7 @@ def test_factor_from_the_scratchpad(tvu_sim, tmp_path):
     ]
     for v in range(4):
         _store(program, 100 + 9 * v, rows, 512 * v)
-    _check(tvu_sim, tmp_path, _memory(x.tobytes() + codes.tobytes()), program)
+    _check(tvu_sim, tmp_path, memory_of(x.tobytes() + codes.tobytes()), program)
 
 
 @pytest.mark.parametrize("levels,rows", [(1, 50), (4, 333), (6, 1024), (8, 200), (8, 3000)])
@@ -314,7 +307,7 @@ def test_ranking_keeps_the_largest(tvu_sim, tmp_path, levels, rows):
     program += [("STORES", dict(addr=RESULT + 0x8000, s=1)), WAIT]  # no vector operation between
     data = np.zeros(512, np.uint8)
     data[:128] = x.view(np.uint8)
-    memory = _memory(data.tobytes() + codes.tobytes())
+    memory = memory_of(data.tobytes() + codes.tobytes())
     entries = range(1, 1 << levels)
     got, stored, _ = run_rtl(tvu_sim, tmp_path, memory, [*program, *(("RANKED", dict(index=i)) for i in entries)])
     found = {number for number in got[len(program):] if number != 0xFFFFFFFF}
@@ -338,4 +331,4 @@ def test_grouped_maxima_come_after_scalar_results(tvu_sim, tmp_path, late):
     program += [("SDIV", dict(d=20 + i, a=1, b=2)) for i in range(7)] + [("SDIV", dict(d=late, a=1, b=2))]
     program += [("REP", dict(count=4, step_s=0, step_t=1, stride_dst=0, stride_a=1, stride_b=0)), ("MAX", dict(a=0, n=8, t=10)), WAIT]
     program += [("SGET", dict(s=s)) for s in range(10, 14)]
-    _check(tvu_sim, tmp_path, _memory(x.tobytes()), program)
+    _check(tvu_sim, tmp_path, memory_of(x.tobytes()), program)

@@ -7,15 +7,24 @@ from pathlib import Path
 
 import numpy as np
 from xtvu.isa import ERRORS, by_name
+from xtvu.layout import stripe
 from xtvu.machine import Machine
 
 WAIT = ("WAIT", {})
 #: What the bench does beside instructions (soc/bitnet_soc/sim/tvu_main.cpp): function id and what rs1 and rs2 are.
 _BENCH = {"WAIT": (0xFFFFFFFF,), "FAIL": (0xFFFFFFFE, "ports"), "RESET_LINE": (0xFFFFFFFD, "after", "cycles"),
           "FREEZE": (0xFFFFFFFC, "on"), "PASS": (0xFFFFFFFB, "cycles")}
-__all__ = ["MEGABYTE", "WAIT", "error_bit", "float_bits", "run_model", "run_rtl"]
+__all__ = ["MEGABYTE", "WAIT", "error_bit", "float_bits", "memory_of", "run_model", "run_rtl"]
 
 MEGABYTE = 1 << 20
+
+
+def memory_of(data: bytes) -> np.ndarray:
+    """uint8 [4 MB]: ``data`` in stream order from 2 MB on, zeros elsewhere."""
+    memory = np.zeros(4 * MEGABYTE, np.uint8)
+    packed = stripe(data)
+    memory[2 * MEGABYTE:2 * MEGABYTE + packed.size] = packed
+    return memory
 
 
 def run_rtl(binary: Path, folder: Path, memory: np.ndarray, program: list, preset: str = "ug585", seed: int = 1):

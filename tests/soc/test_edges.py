@@ -83,7 +83,7 @@ def test_values_and_keys_of_zeros():
         board.close()
 
 
-def test_equal_logits(pair):
+def test_equal_logits():
     """Rows of the embedding in sets of eight equal ones: the smaller token wins, with either head, and sampling takes the same one."""
     checkpoint = synthetic_checkpoint(parse_shape(SHAPE), 0.6, 1)
     checkpoint.embedding[:] = checkpoint.embedding[np.arange(128) % 16]
