@@ -53,15 +53,14 @@ class WriteBeat(data.Struct):
 
 class ReadPort(wiring.Component):
     """Members: ``burst`` in; ``port``; ``valid`` and ``data``: a beat has come, which has to be taken at once (whoever asks for a
-    burst has room for it); ``error`` pulses for a beat that is an AXI error response; while ``discard`` is high beats are taken
-    and forgotten; ``quiet``: no beat is owed, not even of a burst that no one has taken yet. ``beats`` can be owed at most.
+    burst has room for it); ``error`` pulses for a beat that is an AXI error response; ``owed``: how many beats are still to
+    come, also those of a burst that no one has taken yet. ``beats`` can be owed at most.
     """
 
     def __init__(self, beats: int) -> None:
-        self._beats = beats
         super().__init__({
             "burst": In(stream.Signature(Burst)), "port": Out(AXIRead()),
-            "valid": Out(1), "data": Out(64), "error": Out(1), "discard": In(1), "quiet": Out(1),
+            "valid": Out(1), "data": Out(64), "error": Out(1), "owed": Out(range(beats + 1)),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -69,34 +68,33 @@ class ReadPort(wiring.Component):
         port, burst = self.port, self.burst
         m.submodules.queue = queue = DomainRenamer("axi")(fifo.SyncFIFOBuffered(width=len(burst.payload.as_value()), depth=4))
         asked = data.View(Burst, queue.r_data)
-        owed, taken = Signal(range(self._beats + 1)), Signal()
         m.d.comb += [
             queue.w_data.eq(burst.payload.as_value()), queue.w_en.eq(burst.valid), burst.ready.eq(queue.w_rdy),
             port.araddr.eq(asked.address), port.arlen.eq(asked.length), port.arvalid.eq(queue.r_rdy), queue.r_en.eq(port.arready),
-            port.rready.eq(1), taken.eq(port.rvalid & ~self.discard),
-            self.valid.eq(taken), self.data.eq(port.rdata), self.error.eq(taken & (port.rresp != 0)), self.quiet.eq(owed == 0),
+            port.rready.eq(1), self.valid.eq(port.rvalid), self.data.eq(port.rdata), self.error.eq(port.rvalid & (port.rresp != 0)),
         ]
         m.d.axi += [
-            owed.eq(owed + Mux(burst.valid & burst.ready, burst.payload.length + 1, 0) - port.rvalid),
-            Assert(~port.rvalid | (owed != 0), "a beat came that nobody asked for"),
+            self.owed.eq(self.owed + Mux(burst.valid & burst.ready, burst.payload.length + 1, 0) - port.rvalid),
+            Assert(~port.rvalid | (self.owed != 0), "a beat came that nobody asked for"),
         ]
         return m
 
 
 class WritePort(wiring.Component):
-    """Members: ``beat`` in; ``port``; ``error`` pulses on an AXI error response; ``quiet``: no write is open."""
+    """Members: ``beat`` in; ``port``; ``error`` pulses on an AXI error response; ``owed``: how many answers are still to come."""
 
     def __init__(self) -> None:
-        super().__init__({"beat": In(stream.Signature(WriteBeat)), "port": Out(AXIWrite()), "error": Out(1), "quiet": Out(1)})
+        super().__init__({
+            "beat": In(stream.Signature(WriteBeat)), "port": Out(AXIWrite()), "error": Out(1), "owed": Out(range(_OPEN_WRITES + 1))})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         port, beat = self.port, self.beat
-        count, answered, start = Signal(range(_OPEN_WRITES + 1)), Signal(), Signal()
+        answered, start = Signal(), Signal()
         m.d.comb += [
-            beat.ready.eq((~port.awvalid | port.awready) & (~port.wvalid | port.wready) & (count != _OPEN_WRITES)),
+            beat.ready.eq((~port.awvalid | port.awready) & (~port.wvalid | port.wready) & (self.owed != _OPEN_WRITES)),
             start.eq(beat.valid & beat.ready), answered.eq(port.bvalid & port.bready), port.bready.eq(1),
-            self.error.eq(answered & (port.bresp != 0)), self.quiet.eq(count == 0),
+            self.error.eq(answered & (port.bresp != 0)),
         ]
         with m.If(port.awready):
             m.d.axi += port.awvalid.eq(0)
@@ -108,7 +106,7 @@ class WritePort(wiring.Component):
                 port.wdata.eq(beat.payload.data), port.wstrb.eq(beat.payload.strobe), port.wvalid.eq(1),
             ]
         m.d.axi += [
-            count.eq(count + start - answered),
-            Assert(~answered | (count != 0), "a write was answered that nobody asked for"),
+            self.owed.eq(self.owed + start - answered),
+            Assert(~answered | (self.owed != 0), "a write was answered that nobody asked for"),
         ]
         return m

@@ -5,7 +5,7 @@ The pipeline never stalls: a word is taken only if the row that it ends is sure 
 
 from collections.abc import Callable
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Assert, Cat, Module, Mux, Signal
 from amaranth.lib import fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 from xtvu.isa import ACT_WORDS, MODES, SHARED_WORDS, VECTORS
@@ -78,13 +78,13 @@ class DotLanes(wiring.Component):
         with m.If(mark):
             m.d.sync += ending.eq(0)
 
-        valids, marks = [take], [mark]
+        valids, marks, ends = [take], [mark], [((take & final) | mark) & ~columns]
         for _ in range(LATENCY):
-            valid, marked = Signal(name="valid"), Signal(name="marked")
-            m.d.sync += [valid.eq(valids[-1]), marked.eq(marks[-1])]
-            valids.append(valid)
-            marks.append(marked)
-        end, last = delay(m, final & ~columns, LATENCY), delay(m, (rows == 1) & ~picked, LATENCY)
+            for stages, name in ((valids, "valid"), (marks, "marked"), (ends, "end")):
+                stage = Signal(name=name)
+                m.d.sync += stage.eq(stages[-1])
+                stages.append(stage)
+        last = delay(m, (rows == 1) & ~picked, LATENCY)
         row_late = delay(m, Mux(picked, entry.payload.row, row), LATENCY)
         m.d.comb += [self.awake.eq(Cat(valids).any()), self.awake_fill.eq(array.awake_fill)]
 
@@ -101,19 +101,22 @@ class DotLanes(wiring.Component):
         wiring.connect(m, array.write, wiring.flipped(self.write))
         m.d.comb += [
             drain.start.eq(self.start & self.columns), drain.rows.eq(self.rows), drain.digits5.eq(self.mode == MODES["base3"]),
-            drain.drain.eq(marks[LATENCY] & columns), drain.empty.eq(fresh),
+            drain.drain.eq(marks[-1] & columns), drain.empty.eq(fresh),
         ]
         wiring.connect(m, wiring.flipped(self.column_row), drain.row)
 
         m.submodules.results = results = fifo.SyncFIFOBuffered(width=len(self.result.payload.as_value()), depth=_RESULTS)
         result = Signal(DotResult)
-        marker = marks[-1] & ~columns
+        marker = marks[-1] & ends[-1]
         m.d.comb += [
             *(result.sums[v].eq(array.sums[v]) for v in range(VECTORS)),
             result.last.eq(last | marker), result.row.eq(row_late), result.data.eq(~marker),
-            results.w_data.eq(result.as_value()), results.w_en.eq((valids[-1] & end) | marker),
+            results.w_data.eq(result.as_value()), results.w_en.eq(ends[-1]),
             self.result.payload.as_value().eq(results.r_data), self.result.valid.eq(results.r_rdy),
             results.r_en.eq(self.result.ready),
         ]
-        m.d.sync += credit.eq(credit - (((take & final) | mark) & ~columns) + (self.result.valid & self.result.ready))
+        m.d.sync += [
+            credit.eq(credit - ends[0] + (self.result.valid & self.result.ready)),
+            Assert(credit + results.level + sum(ends[1:]) == _RESULTS, "credits of the result queue went astray"),
+        ]
         return m

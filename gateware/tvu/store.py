@@ -91,5 +91,5 @@ class StoreUnit(wiring.Component):
             m.d.sync += [self.completed.eq(self.completed + pending), pending.eq(self.issued)]
         with m.Else():
             m.d.sync += pending.eq(pending + self.issued)
-        m.d.comb += [self.error.eq(port.error), self.quiet.eq(port.quiet), self.idle.eq(port.quiet & ~row.valid & ~self.more)]
+        m.d.comb += [self.error.eq(port.error), self.quiet.eq(port.owed == 0), self.idle.eq(self.quiet & ~row.valid & ~self.more)]
         return m

@@ -8,7 +8,7 @@ A picked stream fetches only rows whose code in the pick memory is not zero. A s
 the consumer which they are.
 """
 
-from amaranth.hdl import Assert, Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Assert, Cat, Const, Module, Mux, ResetSignal, Signal, signed
 from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -54,8 +54,8 @@ class StreamReader(wiring.Component):
     Members: ``descriptor`` in; ``word`` out (256 bits); ``port0`` to ``port3``; ``completed`` (stores completed,
     modulo 2^16, for fences) and ``picks`` (PICKs completed, likewise); ``pick_address`` and ``pick_data`` (8 codes, a cycle later)
     read the pick memory; ``entry`` out; ``error`` pulses on an AXI error response; ``bad`` pulses on a descriptor without words;
-    ``requested`` (words in the burst requested this cycle); ``active`` while anything is queued, in flight or buffered; ``discard``
-    and ``quiet`` as in ReadPort, for all four.
+    ``requested`` (words in the burst requested this cycle); ``active`` while anything is queued, in flight or buffered;
+    ``quiet`` while no port owes a beat.
     """
 
     def __init__(self, config: TVUConfig) -> None:
@@ -66,7 +66,7 @@ class StreamReader(wiring.Component):
             **{f"port{i}": Out(AXIRead()) for i in range(PORTS)},
             "completed": In(TICKET_BITS), "picks": In(TICKET_BITS),
             "pick_address": Out(11), "pick_data": In(64), "entry": Out(stream.Signature(PickedRow)),
-            "error": Out(1), "bad": Out(1), "requested": Out(5), "active": Out(1), "discard": In(1), "quiet": Out(1),
+            "error": Out(1), "bad": Out(1), "requested": Out(5), "active": Out(1), "quiet": Out(1),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -100,7 +100,7 @@ class StreamReader(wiring.Component):
             wiring.connect(m, port.port, wiring.flipped(getattr(self, f"port{i}")))
             m.d.comb += [
                 port.burst.payload.address.eq(Cat(Const(0, 3), address[:4], Const(i, 2), address[4:])),
-                port.burst.payload.length.eq((length - 1)[:4]), port.burst.valid.eq(issue), port.discard.eq(self.discard),
+                port.burst.payload.length.eq((length - 1)[:4]), port.burst.valid.eq(issue),
             ]
             ports.append(port)
         m.d.comb += issue.eq(running & room & Cat(port.burst.ready for port in ports).all())
@@ -112,7 +112,7 @@ class StreamReader(wiring.Component):
             entries.w_data.eq(entry.as_value()), self.entry.payload.as_value().eq(entries.r_data),
             self.entry.valid.eq(entries.r_rdy), entries.r_en.eq(self.entry.ready),
         ]
-        picking, scanning, loaded, everything = Signal(), Signal(), Signal(), Signal()
+        picking, loaded, everything = Signal(), Signal(), Signal()
         codes, open_rows, group, group_address = Signal(64), Signal(8), Signal(12), Signal(_WORD_ADDRESS_BITS)
         next_group, groups = Signal(12), Signal(12)
         lane, pick = Signal(3), Signal()
@@ -125,9 +125,9 @@ class StreamReader(wiring.Component):
         m.d.comb += [
             entry.row.eq(Cat(lane, group)), entry.code.eq(codes.word_select(lane, 8)),
             self.pick_address.eq(Mux(advance, next_group + 1, next_group)),
-            advance.eq(scanning & loaded & (next_group != groups) & ((open_rows == 0) | (pick & (rest == 0)))),
+            advance.eq(picking & loaded & (next_group != groups) & ((open_rows == 0) | (pick & (rest == 0)))),
         ]
-        with m.If(scanning):
+        with m.If(picking):
             m.d.sync += loaded.eq(1)  # the memory has answered
         with m.If(advance):
             m.d.sync += [
@@ -149,14 +149,14 @@ class StreamReader(wiring.Component):
                 m.d.comb += [pick.eq(1), entries.w_en.eq(1)]
             with m.Elif(loaded & (next_group == groups)):
                 m.d.comb += [entry.end.eq(1), entries.w_en.eq(1)]
-                m.d.sync += [picking.eq(0), scanning.eq(0)]
+                m.d.sync += picking.eq(0)
         with m.If(load):
             empty = (head.words == 0) | (head.rows == 0)
             m.d.comb += self.bad.eq(empty)
             m.d.sync += [
                 running.eq(~empty & ~head.picked), address.eq(head.address), row_address.eq(head.address),
                 left.eq(head.words), words.eq(head.words), rows.eq(head.rows), stride.eq(head.stride),
-                picking.eq(head.picked), scanning.eq(head.picked), loaded.eq(0), open_rows.eq(0), next_group.eq(0),
+                picking.eq(head.picked), loaded.eq(0), open_rows.eq(0), next_group.eq(0),
                 groups.eq(Mux(empty, 0, head.rows)), everything.eq(head.fence), group_address.eq(head.address - (head.words[:8] << 3)),
             ]
         with m.Elif(pick):
@@ -176,17 +176,25 @@ class StreamReader(wiring.Component):
         m.d.comb += [taken.eq(self.word.valid & self.word.ready), self.requested.eq(Mux(issue, length, 0))]
         m.d.sync += reserved.eq(reserved + Mux(issue, length, 0) - taken)
 
-        buffers = []
+        buffers, resetting = [], ResetSignal("sync", allow_reset_less=True)
         for i, port in enumerate(ports):
             m.submodules[f"buffer{i}"] = buffer = fifo.SyncFIFOBuffered(width=64, depth=depth)
             m.d.comb += [buffer.w_data.eq(port.data), buffer.w_en.eq(port.valid), buffer.r_en.eq(taken)]
-            m.d.sync += Assert(~port.valid | buffer.w_rdy, "a beat came to a full port FIFO")
+            m.d.sync += [
+                Assert(resetting | ~port.valid | buffer.w_rdy, "a beat came to a full port FIFO"),
+                Assert(resetting | (reserved == port.owed + buffer.level), "words under way are not those that room is reserved for"),
+            ]
             buffers.append(buffer)
-        m.d.sync += Assert(reserved <= depth, "more words are under way than the port FIFOs hold")
+        m.d.sync += [
+            Assert(reserved <= depth, "more words are under way than the port FIFOs hold"),
+            Assert(~issue | (address[:4] + length <= BURST_WORDS), "a burst leaves its block of 512 bytes"),
+            Assert(~running | ((left != 0) & (words != 0)), "a stream without words runs"),
+            Assert(~picking | (words != 0) | ((open_rows == 0) & (next_group == groups)), "rows without words are picked"),
+        ]
         m.d.comb += [
             self.word.payload.eq(Cat(b.r_data for b in buffers)),
             self.word.valid.eq(Cat(b.r_rdy for b in buffers).all()),
-            self.error.eq(Cat(port.error for port in ports).any()), self.quiet.eq(Cat(port.quiet for port in ports).all()),
+            self.error.eq(Cat(port.error for port in ports).any()), self.quiet.eq(Cat(port.owed == 0 for port in ports).all()),
             self.active.eq(running | picking | (queue.level != 0) | (reserved != 0)),
         ]
         return m

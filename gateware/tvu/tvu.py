@@ -77,7 +77,7 @@ class TVU(wiring.Component):
             sequencer.instruction.valid.eq(queue.r_rdy), queue.r_en.eq(sequencer.instruction.ready),
             frontend.busy.eq(busy), frontend.progress.eq(moving | sequencer.complete | store.beat),
             frontend.quiet.eq(reader.quiet & store.quiet), self.resetting.eq(frontend.resetting),
-            reader.discard.eq(frontend.resetting), reader.completed.eq(store.completed), store.issued.eq(sequencer.store_complete),
+            reader.completed.eq(store.completed), store.issued.eq(sequencer.store_complete),
             frontend.errors.descriptor.eq(sequencer.bad | reader.bad), frontend.errors.read.eq(reader.error),
             frontend.errors.write.eq(store.error), frontend.errors.overflow.eq(sequencer.overflow | vector.overflow),
             sequencer.peek_address.eq(frontend.scalar_address), frontend.scalar.eq(sequencer.peek_data),

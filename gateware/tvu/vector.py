@@ -7,7 +7,7 @@ second one for powers of two) and nothing stalls once a row is issued. The runni
 The scratchpad has two banks, of even and of odd rows: operands a and b are read together if one is even and the other odd.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Assert, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, enum, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 from xtvu.isa import LANES, VECTORS
@@ -441,7 +441,11 @@ class VectorUnit(wiring.Component):
             self.rows_wait.eq(queue.level != 0),
         ]
         leaves = self.row.valid & self.row.ready
-        m.d.sync += credit.eq(credit - (issue & buffered) + leaves)
+        m.d.sync += [
+            credit.eq(credit - (issue & buffered) + leaves),
+            Assert(credit + queue.level + Mux(buffered, sum(valids[1:]), 0) == _STORE_DEPTH, "credits of the store queue went astray"),
+            Assert(~self.start | ~(active | Cat(valids).any()), "an operation starts while rows of another are under way"),
+        ]
 
         # -- maxima: kept per lane, folded in three steps when a group ends --------------------------------------------
         taken, ends, opening = Signal(), Signal(), Signal(init=1)

@@ -1,0 +1,289 @@
+"""What is proved of the TVU's sides: a bench per unit, whose inputs are free but for what the neighbours promise.
+
+Each takes the name of the package to prove (the gateware, or a copy with a fault in it) and returns a Module and its inputs.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from amaranth.hdl import Assert, Assume, Cat, ClockDomain, Cover, Module, Mux, Signal, Value
+from amaranth.lib import wiring
+from xtvu import isa
+
+from formal.prover import inputs
+
+__all__ = ["front_end", "lanes", "patience", "read_count", "read_port", "reader", "recovery", "recovery_step", "vector", "write_port"]
+
+_Bench = tuple[Module, list[Signal]]
+
+
+def _clock(m: Module, *names: str) -> Signal:
+    """One clock for domains without reset."""
+    clock = Signal(name="clock")
+    for name in names:
+        domain = ClockDomain(name, reset_less=True)
+        m.domains += domain
+        m.d.comb += domain.clk.eq(clock)
+    return clock
+
+
+def _held(m: Module, valid: Value, ready: Value, *payload: Value, cut: Value | int = 0, domain: str = "sync") -> None:
+    """What is offered stays, unchanged, until it is taken (or ``cut`` off)."""
+    waiting = Signal()
+    m.d[domain] += [waiting.eq(valid & ~ready & ~cut), Assert(~waiting | valid, "an offer was withdrawn")]
+    for value in payload:
+        before = Signal.like(value)
+        m.d[domain] += [before.eq(value), Assert(~waiting | (before == value), "an offer changed")]
+
+
+def read_port(tvu: str) -> _Bench:
+    """AXI read side: addresses are held until taken, bursts leave in order, each once and unchanged, every beat comes through."""
+    m = Module()
+    clock = _clock(m, "sync", "axi")
+    axi = import_module(f"{tvu}.axi")
+    m.submodules.dut = dut = axi.ReadPort(64)
+    port, burst = dut.port, dut.burst
+    asked, sent = burst.valid & burst.ready, port.arvalid & port.arready
+    _held(m, port.arvalid, port.arready, port.araddr, port.arlen)
+    which, last, number_in, number_out = Signal(3), Signal(3), Signal(3), Signal(3)  # any one burst is watched
+    started, watched = Signal(), Signal.like(burst.payload.as_value())
+    m.d.sync += [started.eq(1), last.eq(which), number_in.eq(number_in + asked), number_out.eq(number_out + sent)]
+    m.d.comb += Assume(~started | (which == last))
+    with m.If(asked & (number_in == which)):
+        m.d.sync += watched.eq(burst.payload.as_value())
+    wanted = axi.Burst(watched)
+    m.d.sync += [
+        Assert(~port.arvalid | (number_out != which) | ((port.araddr == wanted.address) & (port.arlen == wanted.length)),
+               "a burst came out as another"),
+        Assert(~port.arvalid | (number_in != number_out), "a burst nobody wanted"),
+        Assert(port.rready & (dut.valid == port.rvalid) & (dut.data == port.rdata), "a beat was lost"),
+        Assert(dut.error == (port.rvalid & (port.rresp != 0)), "an error was lost"),
+        Cover((number_out == 6) & sent), Cover(burst.valid & ~burst.ready),
+    ]
+    return m, [clock, which, *inputs(dut)]
+
+
+def read_count(tvu: str) -> _Bench:
+    """``owed`` of the read side is what waits here and what memory owes."""
+    m = Module()
+    clock = _clock(m, "sync", "axi")
+    m.submodules.dut = dut = import_module(f"{tvu}.axi").ReadPort(64)
+    port, burst = dut.port, dut.burst
+    asked, sent = burst.valid & burst.ready, port.arvalid & port.arready
+    waiting, debt = Signal(8), Signal(8)
+    m.d.sync += [
+        waiting.eq(waiting + Mux(asked, burst.payload.length + 1, 0) - Mux(sent, port.arlen + 1, 0)),
+        debt.eq(debt + Mux(sent, port.arlen + 1, 0) - port.rvalid),
+        Assert(dut.owed == (waiting + debt)[:8], "what is owed was miscounted"),
+        Cover(debt == 20),
+    ]
+    m.d.comb += [Assume(~asked | (dut.owed + burst.payload.length + 1 <= 64)), Assume(~port.rvalid | (debt != 0))]
+    return m, [clock, *inputs(dut)]
+
+
+def write_port(tvu: str) -> _Bench:
+    """AXI write side: what a beat says goes out on both channels, held until taken; ``owed`` is what was not answered."""
+    m = Module()
+    clock = _clock(m, "sync", "axi")
+    axi = import_module(f"{tvu}.axi")
+    m.submodules.dut = dut = axi.WritePort()
+    port, beat = dut.port, dut.beat
+    answered, started = port.bvalid & port.bready, Signal()
+    addresses, words, before = Signal(8), Signal(8), Signal.like(beat.payload.as_value())  # taken, not answered
+    m.d.sync += [
+        addresses.eq(addresses + (port.awvalid & port.awready) - answered), words.eq(words + (port.wvalid & port.wready) - answered),
+        started.eq(beat.valid & beat.ready), before.eq(beat.payload.as_value()),
+    ]
+    m.d.comb += Assume(~port.bvalid | ((addresses != 0) & (words != 0)))
+    _held(m, port.awvalid, port.awready, port.awaddr)
+    _held(m, port.wvalid, port.wready, port.wdata, port.wstrb)
+    sent = axi.WriteBeat(before)
+    m.d.sync += [
+        Assert((dut.owed == addresses + port.awvalid) & (dut.owed == words + port.wvalid), "what is owed was miscounted"),
+        Assert(dut.owed <= 32, "more writes are open than can be counted"),
+        Assert(~started | (port.awvalid & port.wvalid & (port.awaddr == sent.address) & (port.wdata == sent.data)
+                           & (port.wstrb == sent.strobe)), "a write went out as another"),
+        Assert(port.bready & (dut.error == (port.bvalid & (port.bresp != 0))), "an error was lost"),
+        Cover(dut.owed == 5), Cover((dut.owed == 1) & answered & ~started),
+    ]
+    return m, [clock, *inputs(dut)]
+
+
+def reader(tvu: str) -> _Bench:
+    """Credits of the stream reader: its own assertions, for every descriptor, every pick and every memory."""
+    m = Module()
+    clock = _clock(m, "sync", "axi")
+    config = import_module(f"{tvu}.config").TVUConfig(port_fifo_depth=64, stream_queue_depth=2)
+    m.submodules.dut = dut = import_module(f"{tvu}.stream").StreamReader(config)
+    ports = [getattr(dut, f"port{i}") for i in range(4)]
+    failed = Cat(port.rvalid & (port.rresp != 0) for port in ports).any()
+    m.d.sync += [
+        Assert(dut.error == failed, "a read error was lost"), Cover(dut.word.valid & (dut.requested != 0)), Cover(dut.entry.valid)]
+    return m, [clock, *inputs(dut)]
+
+
+
+def _front_end(tvu: str, m: Module, clock: Signal, patience_bits: int) -> tuple[wiring.Component, Signal]:
+    """The front end, and its reset line."""
+    line = Signal(name="line")
+    m.domains.bus = bus = ClockDomain("bus")
+    m.d.comb += [bus.clk.eq(clock), bus.rst.eq(line)]
+    m.submodules.front = front = import_module(f"{tvu}.frontend").FrontEnd(patience_bits)
+    return front, line
+
+
+def _is(front: wiring.Component, *names: str) -> Value:
+    """The command offered is one of these instructions."""
+    return Cat(front.bus.cmd.payload.function_id == isa.by_name(name).function_id for name in names).any()
+
+
+def _of(group: int) -> list[str]:
+    return [instruction.name for instruction in isa.INSTRUCTIONS if instruction.group == group]
+
+
+def front_end(tvu: str) -> _Bench:
+    """CFU bus: ready without a command; every command is answered once, in the next cycle, and the answer is held. Queues get
+    what fits, and nothing while the unit is in reset; a reset ends two cycles after memory owes nothing."""
+    m = Module()
+    clock = _clock(m, "sync")
+    front, line = _front_end(tvu, m, clock, 3)
+    cmd, rsp, descriptor, instruction = front.bus.cmd, front.bus.rsp, front.descriptor, front.instruction
+    accepted, taken, outstanding, before = cmd.valid & cmd.ready, rsp.valid & rsp.ready, Signal(2), Signal()
+    m.d.sync += [
+        outstanding.eq(Mux(line, 0, outstanding + accepted - taken)), before.eq(accepted & ~line),
+        Assert(cmd.valid | cmd.ready, "not ready although no command is offered"),
+        Assert(outstanding == rsp.valid, "commands and answers are not one to one"),
+        Assert(~before | rsp.valid, "an answer is late"),
+        Assert(~line | ~accepted, "a command was taken in reset"),
+    ]
+    _held(m, rsp.valid, rsp.ready, rsp.payload, cut=line)
+    queued = descriptor.valid | instruction.valid
+    m.d.sync += [
+        Assert(~queued | (accepted & ~front.resetting), "queued without a command, or in reset"),
+        Assert(~descriptor.valid | (descriptor.ready & _is(front, *_of(isa.STREAM))), "a descriptor out of place"),
+        Assert(~instruction.valid | (instruction.ready & ~_is(front, *_of(isa.STREAM), *_of(isa.CONTROL))), "queued out of place"),
+    ]
+    quiet_for, reset_now = Signal(2), accepted & _is(front, "RESET")
+    m.d.sync += quiet_for.eq(Mux(line | reset_now | ~front.quiet, 0, Mux(quiet_for == 3, 3, quiet_for + 1)))
+    was, was_quiet, was_reset = Signal(), Signal(), Signal()
+    m.d.sync += [
+        was.eq(front.resetting), was_quiet.eq(front.quiet), was_reset.eq(line | reset_now),
+        Assert(~was_reset | front.resetting, "a reset did not start"),
+        Assert(front.resetting | ~was | was_quiet, "a reset ended while memory owes something"),
+        Assert((quiet_for < 3) | ~front.resetting, "a reset did not end"),
+        Cover(was & ~front.resetting), Cover(instruction.valid), Cover(descriptor.valid),
+    ]
+    return m, [clock, line, *inputs(front)]
+
+
+def patience(tvu: str) -> _Bench:
+    """No command waits for ever; none is dropped unless nothing got on; and no error is lost on the way to STATUS."""
+    bits = 2
+    m = Module()
+    clock = _clock(m, "sync")
+    front, line = _front_end(tvu, m, clock, bits)
+    cmd, rsp, descriptor, instruction = front.bus.cmd, front.bus.rsp, front.descriptor, front.instruction
+    accepted = cmd.valid & cmd.ready
+    # An idle unit has room.
+    m.d.comb += Assume(front.busy | (descriptor.ready & instruction.ready))
+    held_up, moves = Signal(bits + 2), front.progress | (~front.busy & ~front.resetting)
+    m.d.sync += [
+        held_up.eq(Mux(line | ~cmd.valid | cmd.ready | moves | ~rsp.ready, 0, held_up + 1)),
+        Assert(held_up <= (1 << bits) + 1, "a command waits for ever"),
+    ]
+    still, resets = Signal(bits + 1), accepted & _is(front, "RESET")
+    stood = Signal()  # the queue error could stand
+    with m.If(line | resets):
+        m.d.sync += [still.eq(0), stood.eq(0)]
+    with m.Else():
+        m.d.sync += [still.eq(Mux(moves, 0, Mux(still[-1], still, still + 1))), stood.eq(stood | (still >= (1 << bits) - 1))]
+    wanted = ~_is(front, *_of(isa.CONTROL)) & _is(front, *(i.name for i in isa.INSTRUCTIONS))
+    m.d.sync += Assert(~(accepted & wanted) | descriptor.valid | instruction.valid | stood, "an instruction was dropped")
+    expected, asked = Signal(len(isa.ERRORS)), Signal()
+    queue, undefined = (1 << list(isa.ERRORS).index(name) for name in ("queue", "undefined"))  # which the front end finds itself
+    happened = Mux(front.resetting, 0, front.errors.as_value() & ~queue) | Mux(
+        accepted & ~_is(front, *(i.name for i in isa.INSTRUCTIONS)), undefined, 0)
+    with m.If(line | resets):
+        m.d.sync += expected.eq(0)
+    with m.Else():
+        m.d.sync += expected.eq((expected & ~Mux(accepted & _is(front, "CLEAR"), cmd.payload.rs1[:16], 0)) | happened)
+    shown = Signal.like(expected)
+    m.d.sync += [
+        asked.eq(accepted & _is(front, "STATUS") & ~line), shown.eq(expected),
+        Assert(~asked | ((rsp.payload & shown) == shown), "an error is missing in STATUS"),
+        Cover(stood & accepted & wanted & ~(descriptor.valid | instruction.valid)), Cover(asked & (shown != 0)),
+    ]
+    return m, [clock, line, *inputs(front)]
+
+
+def recovery(tvu: str) -> _Bench:
+    """The front end with both AXI sides: after any reset nothing is owed, the credits hold, and no address was withdrawn; with a
+    memory that answers what it took."""
+    m, ports, reader, store = _recovery(tvu)
+    for i in range(4):
+        port, debt = getattr(reader, f"port{i}"), Signal(8, name=f"debt{i}")
+        m.d.bench += debt.eq(debt + Mux(port.arvalid & port.arready, port.arlen + 1, 0) - port.rvalid)
+        m.d.comb += Assume(~port.rvalid | (debt != 0))
+    port, addresses, words = store.port, Signal(8), Signal(8)
+    m.d.bench += [
+        addresses.eq(addresses + (port.awvalid & port.awready) - port.bvalid),
+        words.eq(words + (port.wvalid & port.wready) - port.bvalid),
+    ]
+    m.d.comb += Assume(~port.bvalid | ((addresses != 0) & (words != 0)))
+    return m, ports
+
+
+def recovery_step(tvu: str) -> _Bench:
+    """The same, for a step of induction: memory answers while something is owed by the unit's own count."""
+    m, ports, *_ = _recovery(tvu)
+    return m, ports
+
+
+def _recovery(tvu: str) -> tuple[Module, list[Signal], wiring.Component, wiring.Component]:
+    m = Module()
+    clock = _clock(m, "axi")
+    bench = ClockDomain("bench", reset_less=True)
+    m.domains += bench
+    m.domains.sync = sync = ClockDomain("sync")
+    front, line = _front_end(tvu, m, clock, 3)
+    config = import_module(f"{tvu}.config").TVUConfig(port_fifo_depth=64, stream_queue_depth=2)
+    m.submodules.reader = reader = import_module(f"{tvu}.stream").StreamReader(config)
+    m.submodules.store = store = import_module(f"{tvu}.store").StoreUnit()
+    wiring.connect(m, front.descriptor, reader.descriptor)
+    was, before = Signal(), Signal()
+    m.d.comb += [
+        sync.clk.eq(clock), bench.clk.eq(clock), sync.rst.eq(front.resetting), front.quiet.eq(reader.quiet & store.quiet),
+        Assume(~was | ~store.row.valid),  # what offers rows is in reset then
+    ]
+    m.d.bench += [
+        was.eq(front.resetting), before.eq(was),
+        Assert(front.resetting | ~was | (reader.quiet & store.quiet), "memory owes something after a reset"),
+        Assert(~front.descriptor.valid | ~front.resetting, "a descriptor came in a reset"),
+        Cover(was & ~front.resetting & before), Cover(front.resetting & ~reader.quiet & ~store.quiet),
+    ]
+    for port, names in ((reader.port0, ("ar",)), (reader.port3, ("ar",)), (store.port, ("aw", "w"))):
+        for name in names:
+            payload = getattr(port, "wdata" if name == "w" else f"{name}addr")
+            _held(m, getattr(port, f"{name}valid"), getattr(port, f"{name}ready"), payload, domain="bench")
+    driven = {id(value) for value in (*inputs(reader.descriptor), front.quiet)}
+    ports = [clock, line, *(v for unit in (front, reader, store) for v in inputs(unit) if id(v) not in driven)]
+    return m, ports, reader, store
+
+
+def lanes(tvu: str) -> _Bench:
+    """Credits of the result queue of the dot products."""
+    m = Module()
+    clock = _clock(m, "sync", "dot", "fast", "fill")
+    m.submodules.dut = dut = import_module(f"{tvu}.lanes").DotLanes(lambda *_, **__: None)  # sums do not matter
+    m.d.sync += Cover(dut.result.valid & ~dut.result.ready)
+    return m, [clock, *inputs(dut)]
+
+
+def vector(tvu: str) -> _Bench:
+    """Credits of the queue of rows to be stored."""
+    m = Module()
+    clock = _clock(m, "sync")
+    m.submodules.dut = dut = import_module(f"{tvu}.vector").VectorUnit()
+    m.d.sync += Cover(dut.row.valid & ~dut.row.ready)
+    return m, [clock, *inputs(dut)]

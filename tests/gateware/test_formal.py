@@ -1,0 +1,72 @@
+"""Proofs of the AXI sides, the CFU front end and the credits; and that each proof fails for a fault planted in a copy of the gateware."""
+
+from __future__ import annotations
+
+import pytest
+from formal import sides
+from formal.prover import Refuted, package, prove
+
+#: Per bench: cycles from reset that are searched, cycles of an induction step, and what the environment promises.
+_PROOFS = {
+    "read_port": dict(steps=14, given="nobody asked for"),
+    "read_count": dict(steps=6, induction=1, given="nobody asked for"),
+    "write_port": dict(steps=20, induction=2),
+    "reader": dict(steps=16, induction=2, given="nobody asked for"),
+    "front_end": dict(steps=16, induction=3),
+    "patience": dict(steps=16),
+    "recovery": dict(steps=12),
+    "recovery_step": dict(steps=8, induction=3, given="nobody asked for"),
+    "lanes": dict(steps=20, induction=2),
+    "vector": dict(steps=34, induction=2, given="an operation starts"),
+}
+
+#: Bench, file, what it says and what a fault makes of it.
+_FAULTS = [
+    ("read_port", "axi.py", "queue.r_en.eq(port.arready)", "queue.r_en.eq(1)"),
+    ("read_port", "axi.py", "self.error.eq(port.rvalid & (port.rresp != 0))", "self.error.eq(port.rvalid & port.rresp[0])"),
+    ("read_port", "axi.py", "port.arlen.eq(asked.length)", "port.arlen.eq(burst.payload.length)"),
+    ("read_count", "axi.py", "burst.payload.length + 1, 0)", "burst.payload.length, 0)"),
+    ("write_port", "axi.py", "with m.If(port.wready):", "with m.If(port.awready):"),
+    ("write_port", "axi.py", "& (self.owed != _OPEN_WRITES)", ""),
+    ("write_port", "axi.py", "(~port.wvalid | port.wready) & ", ""),
+    ("write_port", "axi.py", "self.error.eq(answered & (port.bresp != 0))", "self.error.eq(answered & port.bresp.all())"),
+    ("reader", "stream.py", "depth - 2 * BURST_WORDS", "depth - BURST_WORDS"),
+    ("reader", "stream.py", "to_block_end.eq(BURST_WORDS - address[:4])", "to_block_end.eq(BURST_WORDS)"),
+    ("reader", "stream.py", "Cat(port.error for port in ports).any()", "ports[0].error"),
+    ("reader", "stream.py", "empty = (head.words == 0) | (head.rows == 0)", "empty = head.rows == 0"),
+    ("front_end", "frontend.py", "cmd.ready.eq(~cmd.valid | (", "cmd.ready.eq(("),
+    ("front_end", "frontend.py", "(~rsp.valid | rsp.ready) & room", "room"),
+    ("front_end", "frontend.py", "with m.Elif(rsp.ready):", "with m.Else():"),
+    ("front_end", "frontend.py", "room.eq(~self.resetting & Mux(", "room.eq(Mux("),
+    ("front_end", "frontend.py", "Mux(to_stream, self.descriptor.ready, self.instruction.ready)", "self.instruction.ready"),
+    ("front_end", "frontend.py", "with m.Elif(seen & self.quiet):", "with m.Elif(seen):"),
+    ("patience", "frontend.py", "with m.Elif(~patience.all()):", "with m.Elif(0):"),
+    ("patience", "frontend.py", "m.d.bus += errors.eq((errors.as_value() & ~cleared) | raised.as_value())",
+     "m.d.bus += errors.eq((errors.as_value() | raised.as_value()) & ~cleared)"),
+    ("patience", "frontend.py", "with m.If(self.progress | (~self.busy & ~self.resetting)):", "with m.If(~self.busy & ~self.resetting):"),
+    ("patience", "frontend.py", "self.descriptor.valid.eq(accept & to_stream & ~errors.queue)",
+     "self.descriptor.valid.eq(accept & to_stream & ~errors.read)"),
+    ("recovery", "axi.py", 'DomainRenamer("axi")(fifo', "(fifo"),
+    ("recovery", "axi.py", "m.d.axi += [\n            self.owed.eq(self.owed + start", "m.d.sync += [\n            self.owed.eq(self.owed + start"),
+    ("recovery", "axi.py", "m.d.axi += [\n            self.owed.eq(self.owed + Mux", "m.d.sync += [\n            self.owed.eq(self.owed + Mux"),
+    ("recovery", "frontend.py", "m.d.bus += seen.eq(self.resetting)", "m.d.comb += seen.eq(1)"),
+    ("recovery", "stream.py", "Cat(port.owed == 0 for port in ports).all()", "ports[0].owed == 0"),
+    ("lanes", "lanes.py", "self.word.ready.eq(self.hungry & (credit != 0) & ", "self.word.ready.eq(self.hungry & "),
+    ("lanes", "lanes.py", "entry.payload.end & (credit != 0)", "entry.payload.end"),
+    ("lanes", "lanes.py", "credit.eq(credit - ends[0] + ", "credit.eq(credit - (take & final) + "),
+    ("vector", "vector.py", "ready = ~resting & (~needs_word | self.word.valid) & (~from_dot | self.dot.valid) & (~buffered | (credit != 0))",
+     "ready = ~resting & (~needs_word | self.word.valid) & (~from_dot | self.dot.valid)"),
+]
+
+
+@pytest.mark.parametrize("bench", _PROOFS)
+def test_proof(bench, tmp_path):
+    prove(*getattr(sides, bench)("tvu"), tmp_path, **_PROOFS[bench])
+
+
+@pytest.mark.parametrize("number", range(len(_FAULTS)), ids=lambda n: f"{_FAULTS[n][0]}-{n}")
+def test_fault_is_found(number, tmp_path):
+    bench, file, old, new = _FAULTS[number]
+    top = getattr(sides, bench)(package(tmp_path, f"tvu_fault{number}", file, old, new))
+    with pytest.raises(Refuted, match="Assert failed"):
+        prove(*top, tmp_path, **_PROOFS[bench])
