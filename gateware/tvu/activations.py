@@ -10,7 +10,7 @@ A code is stored plus 128, so that it is never negative.
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.hdl import Assert, Cat, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 from xtvu.isa import ACT_WORDS, BYTE_VECTORS, LANES, SHARED_WORDS, VECTORS, WORD_BYTES
@@ -67,6 +67,7 @@ class Activations(wiring.Component):
             token.eq(vector[:2]), digits.eq(Mux(write.bytes, 0b1111, 1 << write.digit)), quarter.eq(write.quarter),
             codes.eq(Mux(self.spread, magnitude.replicate(LANES), biased)), others.eq(Mux(self.spread, 0, biased)),
         ]
+        m.d.sync += Assert(~(write.enable & self.spread), "two writes to the activation memory")
         m.d.comb += self.awake.eq(enable)
         for p in range(POSITIONS):
             m.submodules[f"position{p}"] = words = memory.Memory(

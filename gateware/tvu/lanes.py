@@ -117,6 +117,7 @@ class DotLanes(wiring.Component):
         ]
         m.d.sync += [
             credit.eq(credit - ends[0] + (self.result.valid & self.result.ready)),
+            Assert(~array.read_columns | ~Cat(valids).any(), "columns are read while products are added"),
             Assert(credit + results.level + sum(ends[1:]) == _RESULTS, "credits of the result queue went astray"),
         ]
         return m

@@ -4,7 +4,7 @@ Also holds the scalar registers and the REP and EPI prefixes. One operation runs
 rows of a store leave behind it, and scalar operations wait in a queue of their own until their results are needed.
 """
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
+from amaranth.hdl import Assert, Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from xtvu import isa
@@ -291,6 +291,7 @@ class Sequencer(wiring.Component):
         sends_rows = (group == isa.STORE) | (name_is("DOT") & epilogue.rank)
 
         with m.FSM() as fsm:
+            m.d.sync += Assert(~self.vector_reduced | fsm.ongoing("VECTOR"), "a reduction comes whose register nobody knows")
             m.d.comb += self.busy.eq(~fsm.ongoing("FETCH") | self.instruction.valid | running | scalars.r_rdy)
             with m.State("FETCH"):
                 m.d.comb += self.instruction.ready.eq(1)

@@ -16,7 +16,7 @@ _PROOFS = {
     "patience": dict(steps=16),
     "recovery": dict(steps=12),
     "recovery_step": dict(steps=8, induction=3, given="nobody asked for"),
-    "lanes": dict(steps=20, induction=2),
+    "lanes": dict(steps=20, induction=2, given="columns are read"),
     "vector": dict(steps=34, induction=2, given="an operation starts"),
 }
 
