@@ -63,6 +63,17 @@ def test_reset_instruction_in_every_cycle(tvu_sim, tmp_path, preset):
     _recovers(tvu_sim, tmp_path, [[*TRAFFIC, ("PASS", dict(cycles=after)), RESET] for after in range(221)], preset, 8)
 
 
+@pytest.mark.parametrize("preset", ["ug585", "hostile"])
+def test_errors_of_work_given_up_are_forgotten(tvu_sim, tmp_path, preset):
+    """Memory answers everything with errors while traffic is cut by a RESET: none shows afterwards, however late it comes."""
+    program = [step for after in range(0, 221, 3) for step in (
+        ("FAIL", dict(ports=0x1F)), *TRAFFIC, ("PASS", dict(cycles=after)), RESET, WAIT, ("PASS", dict(cycles=300)), ("STATUS", {}))]
+    got, _, _ = run_rtl(tvu_sim, tmp_path, _memory(), [*program, ("FAIL", dict(ports=0)), RESET, *PROBE], preset, 9)
+    turn = len(TRAFFIC) + 6
+    assert [got[turn * i + turn - 1] for i in range(len(program) // turn)] == [0] * (len(program) // turn)
+    assert got[-4:] == _probe_answers()
+
+
 _DOT = dict(dst=0, words=33, mode=0, vectors=0, s=1, step_s=0, stride=0, rows=1)
 _CHECK = ("CHECK", dict(t=1, words=1))
 _WEDGES = {
