@@ -63,15 +63,31 @@ def test_reset_instruction_in_every_cycle(tvu_sim, tmp_path, preset):
     _recovers(tvu_sim, tmp_path, [[*TRAFFIC, ("PASS", dict(cycles=after)), RESET] for after in range(221)], preset, 8)
 
 
+_STORES = [("STOREF", dict(addr=RESULT + 0x40000, a=0, n=512))]
+
+
 @pytest.mark.parametrize("preset", ["ug585", "hostile"])
-def test_errors_of_work_given_up_are_forgotten(tvu_sim, tmp_path, preset):
+@pytest.mark.parametrize("traffic", [TRAFFIC, _STORES], ids=["all ports", "writes only"])
+def test_errors_of_work_given_up_are_forgotten(tvu_sim, tmp_path, preset, traffic):
     """Memory answers everything with errors while traffic is cut by a RESET: none shows afterwards, however late it comes."""
     program = [step for after in range(0, 221, 3) for step in (
-        ("FAIL", dict(ports=0x1F)), *TRAFFIC, ("PASS", dict(cycles=after)), RESET, WAIT, ("PASS", dict(cycles=300)), ("STATUS", {}))]
+        ("FAIL", dict(ports=0x1F)), *traffic, ("PASS", dict(cycles=after)), RESET, WAIT, ("PASS", dict(cycles=300)), ("STATUS", {}))]
     got, _, _ = run_rtl(tvu_sim, tmp_path, _memory(), [*program, ("FAIL", dict(ports=0)), RESET, *PROBE], preset, 9)
-    turn = len(TRAFFIC) + 6
+    turn = len(traffic) + 6
     assert [got[turn * i + turn - 1] for i in range(len(program) // turn)] == [0] * (len(program) // turn)
     assert got[-4:] == _probe_answers()
+
+
+#: Cycles after which a unit that was reset in the middle of TRAFFIC is idle, rounded up: docs/reliability.md says so.
+_READY_AFTER = {"ug585": 350, "conservative": 375, "hostile": 600}
+
+
+@pytest.mark.parametrize("preset", _READY_AFTER)
+def test_how_long_a_reset_takes(tvu_sim, tmp_path, preset):
+    turn = [*TRAFFIC, ("PASS", dict(cycles=0)), RESET, ("PASS", dict(cycles=_READY_AFTER[preset])), ("STATUS", {}), WAIT]
+    program = [("PASS", dict(cycles=after)) if step == turn[len(TRAFFIC)] else step for after in range(0, 221, 2) for step in turn]
+    got, _, _ = run_rtl(tvu_sim, tmp_path, _memory(), program, preset, 3)
+    assert not any(got[len(turn) * i - 2] for i in range(1, len(program) // len(turn) + 1))
 
 
 _DOT = dict(dst=0, words=33, mode=0, vectors=0, s=1, step_s=0, stride=0, rows=1)
