@@ -24,7 +24,7 @@ oracle: $(VENV)/.oracle
 	TORCHDYNAMO_DISABLE=1 $(BIN)/python tests/oracle.py
 
 bench: build
-	$(BIN)/python -m bitnet_host.performance docs/performance.md
+	$(BIN)/python -m bitnet_host.bench.performance docs/performance.md
 	$(BIN)/bitnet-host bench --shape 2b4t --context 128 --tokens 2 --check
 	$(BIN)/python tests/screening.py --positions 10000
 
@@ -47,7 +47,7 @@ $(VENV)/.installed: pyproject.toml
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(APT_PACKAGES) > /dev/null; fi
 	@echo "installing Python packages ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	@$(BIN)/pip install -q --disable-pip-version-check -e '.[gateware,dev]'
 	@touch $@
 
 $(VENV)/.oracle: $(VENV)/.installed

@@ -74,7 +74,8 @@ class _Steps:
 
 
 def _headers(folder: Path) -> None:
-    from bitnet_host import image, protocol
+    from bitnet_host.model import image
+    from bitnet_host.run import protocol
     from xtvu import emit, selftest
     for name, text in (("tvu.h", emit.c_header()), ("selftest.h", selftest.c_header()), ("protocol.h", protocol.c_header()),
                        ("image.h", image.c_header())):

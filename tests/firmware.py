@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bitnet_host.link.simulator import build_folder
+from bitnet_host.run.link.simulator import build_folder
 from conftest import ROOT
 
 __all__ = ["boot_file", "other_firmware"]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from bitnet_host.image import KINDS
-from bitnet_host.reference import ReferenceModel, bitlinear, integer_products, quantise_vector, rms_norm, rope
+from bitnet_host.golden.reference import ReferenceModel, bitlinear, integer_products, quantise_vector, rms_norm, rope
+from bitnet_host.model.image import KINDS
 
 __all__ = ["PROMPT_FIXTURE", "OperatorRecord", "compare_records", "fixture_path", "load_records", "save_records"]
 

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bitnet_host.checkpoint.convert import convert
-from bitnet_host.checkpoint.hf import open_checkpoint
-from bitnet_host.models import BUNDLED
-from bitnet_host.reference import ReferenceModel
+from bitnet_host.golden.reference import ReferenceModel
+from bitnet_host.model.convert import convert
+from bitnet_host.model.sources.bundled import BUNDLED
+from bitnet_host.model.sources.hf import open_checkpoint
 from golden import PROMPT_FIXTURE, OperatorRecord, compare_records, fixture_path, load_records, save_records
 from models import SHAPES, write_checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer

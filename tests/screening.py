@@ -8,11 +8,11 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from bitnet_host.checkpoint.convert import convert
-from bitnet_host.checkpoint.hf import open_checkpoint
-from bitnet_host.models import BUNDLED
-from bitnet_host.reference import ReferenceModel
-from bitnet_host.sampling import Sampler, SamplingOptions
+from bitnet_host.golden.reference import ReferenceModel
+from bitnet_host.model.convert import convert
+from bitnet_host.model.sources.bundled import BUNDLED
+from bitnet_host.model.sources.hf import open_checkpoint
+from bitnet_host.run.sampling import Sampler, SamplingOptions
 from xtvu.semantics import argmax
 
 __all__ = ["compare_heads"]

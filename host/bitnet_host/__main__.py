@@ -1,6 +1,6 @@
 """python -m bitnet_host."""
 
-from .cli import main
+from bitnet_host.apps.cli import main
 
 __all__: list[str] = []
 

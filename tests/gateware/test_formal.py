@@ -47,15 +47,14 @@ _FAULTS = [
     ("patience", "frontend.py", "self.descriptor.valid.eq(accept & to_stream & ~errors.queue)",
      "self.descriptor.valid.eq(accept & to_stream & ~errors.read)"),
     ("recovery", "axi.py", 'DomainRenamer("axi")(fifo', "(fifo"),
-    ("recovery", "axi.py", "m.d.axi += [\n            self.owed.eq(self.owed + start", "m.d.sync += [\n            self.owed.eq(self.owed + start"),
-    ("recovery", "axi.py", "m.d.axi += [\n            self.owed.eq(self.owed + Mux", "m.d.sync += [\n            self.owed.eq(self.owed + Mux"),
+    ("recovery", "axi.py", "axi += [\n            self.owed.eq(self.owed + start", "sync += [\n            self.owed.eq(self.owed + start"),
+    ("recovery", "axi.py", "axi += [\n            self.owed.eq(self.owed + Mux", "sync += [\n            self.owed.eq(self.owed + Mux"),
     ("recovery", "frontend.py", "m.d.bus += seen.eq(self.resetting)", "m.d.comb += seen.eq(1)"),
     ("recovery", "stream.py", "Cat(port.owed == 0 for port in ports).all()", "ports[0].owed == 0"),
     ("lanes", "lanes.py", "self.word.ready.eq(self.hungry & (credit != 0) & ", "self.word.ready.eq(self.hungry & "),
     ("lanes", "lanes.py", "entry.payload.end & (credit != 0)", "entry.payload.end"),
     ("lanes", "lanes.py", "credit.eq(credit - ends[0] + ", "credit.eq(credit - (take & final) + "),
-    ("vector", "vector.py", "ready = ~resting & (~needs_word | self.word.valid) & (~from_dot | self.dot.valid) & (~buffered | (credit != 0))",
-     "ready = ~resting & (~needs_word | self.word.valid) & (~from_dot | self.dot.valid)"),
+    ("vector", "vector.py", "& (~from_dot | self.dot.valid) & (~buffered | (credit != 0))", "& (~from_dot | self.dot.valid)"),
 ]
 
 

@@ -14,9 +14,9 @@ import zlib
 import numpy as np
 import pytest
 from bitnet_host.errors import UserError
-from bitnet_host.image import DdrHeader, build_image, read_image, write_image
-from bitnet_host.models import BUNDLED
-from bitnet_host.reference import ReferenceModel
+from bitnet_host.golden.reference import ReferenceModel
+from bitnet_host.model.image import DdrHeader, build_image, read_image, write_image
+from bitnet_host.model.sources.bundled import BUNDLED
 from models import Shape, write_checkpoint
 
 

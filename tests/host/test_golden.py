@@ -6,10 +6,10 @@ import json
 
 import numpy as np
 import pytest
-from bitnet_host.checkpoint.convert import convert
-from bitnet_host.checkpoint.hf import open_checkpoint
-from bitnet_host.models import BUNDLED
-from bitnet_host.reference import ReferenceModel
+from bitnet_host.golden.reference import ReferenceModel
+from bitnet_host.model.convert import convert
+from bitnet_host.model.sources.bundled import BUNDLED
+from bitnet_host.model.sources.hf import open_checkpoint
 from golden import PROMPT_FIXTURE, compare_records, fixture_path, load_records
 from models import SHAPES, write_checkpoint
 from xtvu import semantics

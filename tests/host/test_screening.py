@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from bitnet_host.checkpoint.convert import sketch_rows
+from bitnet_host.model.convert import sketch_rows
 from screening import compare_heads
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from bitnet_host.checkpoint.convert import convert
-from bitnet_host.checkpoint.hf import open_checkpoint
-from bitnet_host.link.transport import Transport
-from bitnet_host.models import BUNDLED
-from bitnet_host.protocol import GENERATE_FIELDS, MAX_PAYLOAD, STATS_FIELDS, STOP_REASONS
-from bitnet_host.sampling import SamplingOptions
-from bitnet_host.targets import BoardTarget
+from bitnet_host.model.convert import convert
+from bitnet_host.model.sources.bundled import BUNDLED
+from bitnet_host.model.sources.hf import open_checkpoint
+from bitnet_host.run.board import BoardTarget
+from bitnet_host.run.link.transport import Transport
+from bitnet_host.run.protocol import GENERATE_FIELDS, MAX_PAYLOAD, STATS_FIELDS, STOP_REASONS
+from bitnet_host.run.sampling import SamplingOptions
 
 _PART = MAX_PAYLOAD - len(GENERATE_FIELDS)
 

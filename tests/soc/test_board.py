@@ -7,16 +7,16 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from bitnet_host.checkpoint.convert import convert
-from bitnet_host.checkpoint.hf import open_checkpoint
 from bitnet_host.errors import UserError
-from bitnet_host.link.simulator import Simulator
-from bitnet_host.link.transport import MailboxTransport, SerialTransport
-from bitnet_host.models import BUNDLED
-from bitnet_host.sampling import SamplingOptions
-from bitnet_host.synthetic import parse_shape, synthetic_checkpoint
-from bitnet_host.targets import BoardTarget, ReferenceTarget
-from bitnet_host.text import Conversation, TextModel
+from bitnet_host.model.convert import convert
+from bitnet_host.model.sources.bundled import BUNDLED
+from bitnet_host.model.sources.hf import open_checkpoint
+from bitnet_host.model.sources.synthetic import parse_shape, synthetic_checkpoint
+from bitnet_host.model.text import Conversation, TextModel
+from bitnet_host.run.board import BoardTarget, ReferenceTarget
+from bitnet_host.run.link.simulator import Simulator
+from bitnet_host.run.link.transport import MailboxTransport, SerialTransport
+from bitnet_host.run.sampling import SamplingOptions
 from models import Shape, write_checkpoint
 from xtvu.isa import isa_hash
 
@@ -275,7 +275,7 @@ def test_boot_report(serial_board):
         board._event("INFO")
         import zlib
 
-        from bitnet_host.protocol import SYNC
+        from bitnet_host.run.protocol import SYNC
         body = np.array([77, 0], "<u4").tobytes()
         board.transport._line.write(SYNC.to_bytes(4, "little") + body + zlib.crc32(body).to_bytes(4, "little"))
         board._event("DONE")

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bitnet_host.link.etherbone import Etherbone
-from bitnet_host.link.simulator import Simulator, build_folder
+from bitnet_host.run.link.etherbone import Etherbone
+from bitnet_host.run.link.simulator import Simulator, build_folder
 from bitnet_soc import soc
 from conftest import ROOT
 

@@ -7,14 +7,14 @@ import zlib
 
 import numpy as np
 import pytest
-from bitnet_host.checkpoint.convert import convert
 from bitnet_host.errors import UserError
-from bitnet_host.link.simulator import Simulator, build_folder
-from bitnet_host.link.transport import MailboxTransport, SerialTransport
-from bitnet_host.protocol import COMMANDS, SYNC
-from bitnet_host.sampling import SamplingOptions
-from bitnet_host.synthetic import parse_shape, synthetic_checkpoint
-from bitnet_host.targets import BoardTarget, ReferenceTarget
+from bitnet_host.model.convert import convert
+from bitnet_host.model.sources.synthetic import parse_shape, synthetic_checkpoint
+from bitnet_host.run.board import BoardTarget, ReferenceTarget
+from bitnet_host.run.link.simulator import Simulator, build_folder
+from bitnet_host.run.link.transport import MailboxTransport, SerialTransport
+from bitnet_host.run.protocol import COMMANDS, SYNC
+from bitnet_host.run.sampling import SamplingOptions
 
 SHAPE = "hidden=64,intermediate=96,layers=2,heads=4,kv_heads=2,head_dim=32,vocab=128,context=40"
 

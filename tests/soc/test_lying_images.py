@@ -12,14 +12,14 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from bitnet_host.checkpoint.convert import convert
 from bitnet_host.errors import UserError
-from bitnet_host.image import KINDS, MODEL_BASE, DdrHeader, Image, Tensor, _sum_words
-from bitnet_host.link.simulator import Simulator
-from bitnet_host.link.transport import MailboxTransport
-from bitnet_host.sampling import SamplingOptions
-from bitnet_host.synthetic import parse_shape, synthetic_checkpoint
-from bitnet_host.targets import BoardTarget, ReferenceTarget
+from bitnet_host.model.convert import convert
+from bitnet_host.model.image import KINDS, MODEL_BASE, DdrHeader, Image, Tensor, _sum_words
+from bitnet_host.model.sources.synthetic import parse_shape, synthetic_checkpoint
+from bitnet_host.run.board import BoardTarget, ReferenceTarget
+from bitnet_host.run.link.simulator import Simulator
+from bitnet_host.run.link.transport import MailboxTransport
+from bitnet_host.run.sampling import SamplingOptions
 
 HEADERS = int(os.environ.get("BITNET_HEADERS", 5000))
 SEED = int(os.environ.get("BITNET_SEED") or secrets.randbits(31))

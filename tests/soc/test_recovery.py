@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from bitnet_host.checkpoint.convert import convert
 from bitnet_host.errors import UserError
-from bitnet_host.image import MODEL_BASE
-from bitnet_host.link.etherbone import Etherbone
-from bitnet_host.link.simulator import Simulator
-from bitnet_host.link.transport import MailboxTransport, SerialTransport
-from bitnet_host.protocol import ERRORS
-from bitnet_host.sampling import SamplingOptions
-from bitnet_host.synthetic import parse_shape, synthetic_checkpoint
-from bitnet_host.targets import BoardTarget, ReferenceTarget
+from bitnet_host.model.convert import convert
+from bitnet_host.model.image import MODEL_BASE
+from bitnet_host.model.sources.synthetic import parse_shape, synthetic_checkpoint
+from bitnet_host.run.board import BoardTarget, ReferenceTarget
+from bitnet_host.run.link.etherbone import Etherbone
+from bitnet_host.run.link.simulator import Simulator
+from bitnet_host.run.link.transport import MailboxTransport, SerialTransport
+from bitnet_host.run.protocol import ERRORS
+from bitnet_host.run.sampling import SamplingOptions
 from bitnet_soc import soc
 
 from firmware import other_firmware

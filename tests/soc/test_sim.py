@@ -9,17 +9,17 @@ import sys
 
 import numpy as np
 import pytest
-from bitnet_host.bench import BenchOptions, check_model, measure_gemv, measure_model
-from bitnet_host.checkpoint.convert import convert
-from bitnet_host.checkpoint.hf import open_checkpoint
+from bitnet_host.bench.measure import BenchOptions, check_model, measure_gemv, measure_model
 from bitnet_host.errors import UserError
-from bitnet_host.link import transport
-from bitnet_host.link.etherbone import Etherbone
-from bitnet_host.link.simulator import Simulator
-from bitnet_host.models import BUNDLED
-from bitnet_host.protocol import PARTS, VERSION
-from bitnet_host.synthetic import GATE_ZEROS
-from bitnet_host.targets import BoardTarget
+from bitnet_host.model.convert import convert
+from bitnet_host.model.sources.bundled import BUNDLED
+from bitnet_host.model.sources.hf import open_checkpoint
+from bitnet_host.model.sources.synthetic import GATE_ZEROS
+from bitnet_host.run.board import BoardTarget
+from bitnet_host.run.link import transport
+from bitnet_host.run.link.etherbone import Etherbone
+from bitnet_host.run.link.simulator import Simulator
+from bitnet_host.run.protocol import PARTS, VERSION
 from bitnet_soc import soc
 
 from firmware import other_firmware

@@ -9,9 +9,8 @@ from importlib import import_module
 
 from amaranth.hdl import Assert, Assume, Cat, ClockDomain, Cover, Module, Mux, Signal, Value
 from amaranth.lib import wiring
-from xtvu import isa
-
 from formal.prover import inputs
+from xtvu import isa
 
 __all__ = ["front_end", "lanes", "patience", "read_count", "read_port", "reader", "recovery", "recovery_step", "vector", "write_port"]
 

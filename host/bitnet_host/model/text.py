@@ -9,7 +9,7 @@ import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-from .errors import UserError
+from bitnet_host.errors import UserError
 
 __all__ = ["Conversation", "TextModel"]
 

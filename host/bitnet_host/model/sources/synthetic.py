@@ -13,6 +13,7 @@ import math
 import os
 import re
 import struct
+import sys
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -21,13 +22,17 @@ from typing import Any
 
 import numpy as np
 import xtvu.isa
+import xtvu.layout
+import xtvu.semantics
 from numpy.typing import NDArray
 from xtvu.layout import stripe
 
-from .checkpoint.convert import check_shape, convert
-from .checkpoint.hf import Checkpoint, Linear, ModelConfig
-from .errors import UserError
-from .image import BLOCK_BYTES, CHUNK_TOKENS, FORMAT_VERSION, MODEL_BASE, DdrHeader, Image, Tensor
+from bitnet_host.errors import UserError
+from bitnet_host.model import convert as convert_module
+from bitnet_host.model import image as image_module
+from bitnet_host.model.convert import check_shape, convert
+from bitnet_host.model.image import BLOCK_BYTES, CHUNK_TOKENS, FORMAT_VERSION, MODEL_BASE, DdrHeader, Image, Tensor
+from bitnet_host.model.sources.hf import Checkpoint, Linear, ModelConfig
 
 __all__ = ["GATE_ZEROS", "SHAPES", "Bench", "parse_shape", "prepare", "synthetic_checkpoint"]
 
@@ -186,7 +191,5 @@ def _write(path: Path, image: Image, seed: int) -> None:
 
 def _source_digest() -> str:
     """Of the code that decides what the file holds."""
-    here, isa = Path(__file__), Path(xtvu.isa.__file__)
-    sources = (here, here.parent / "image.py", here.parent / "checkpoint" / "convert.py", isa, isa.parent / "layout.py",
-               isa.parent / "semantics.py")
-    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    modules = (sys.modules[__name__], convert_module, image_module, xtvu.isa, xtvu.layout, xtvu.semantics)
+    return hashlib.sha256(b"".join(Path(str(module.__file__)).read_bytes() for module in modules)).hexdigest()

@@ -11,9 +11,9 @@ import numpy as np
 import serial
 from numpy.typing import NDArray
 
-from ..errors import UserError
-from ..protocol import COMMANDS, EVENTS, MAILBOX, MAX_PAYLOAD, SYNC, restart_text
-from .etherbone import Etherbone
+from bitnet_host.errors import UserError
+from bitnet_host.run.link.etherbone import Etherbone
+from bitnet_host.run.protocol import COMMANDS, EVENTS, MAILBOX, MAX_PAYLOAD, SYNC, restart_text
 
 __all__ = ["MailboxTransport", "SerialTransport", "Transport"]
 

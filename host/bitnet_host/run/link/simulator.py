@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from bitnet_host.errors import UserError
 
 __all__ = ["Simulator", "build_folder"]
 

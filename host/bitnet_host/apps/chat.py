@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
-from .errors import UserError
-from .sampling import SamplingOptions
-from .targets import Answer, Target
-from .text import Conversation, TextModel
+from bitnet_host.errors import UserError
+from bitnet_host.model.text import Conversation, TextModel
+from bitnet_host.run.board import Answer, Target
+from bitnet_host.run.sampling import SamplingOptions
 
 __all__ = ["ProgressDisplay", "answer_once", "as_json", "converse", "statistics"]
 

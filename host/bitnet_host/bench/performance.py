@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .bench import BenchOptions, measure_gemv, measure_model
-from .errors import UserError
+from bitnet_host.bench.measure import BenchOptions, measure_gemv, measure_model
+from bitnet_host.errors import UserError
 
 __all__ = ["main", "table"]
 

@@ -11,17 +11,17 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from .bench import CLOCK_HZ, BenchOptions, check_model, measure_gemv, measure_model, print_measurement
-from .chat import ProgressDisplay, answer_once, as_json, converse, statistics
-from .checkpoint.convert import convert as convert_checkpoint
-from .checkpoint.hf import open_checkpoint
-from .errors import UserError
-from .image import KINDS, Image, read_image, write_image
-from .models import BUNDLED
-from .sampling import SamplingOptions
-from .synthetic import GATE_ZEROS
-from .targets import open_target
-from .text import Conversation, TextModel
+from bitnet_host.apps.chat import ProgressDisplay, answer_once, as_json, converse, statistics
+from bitnet_host.bench.measure import CLOCK_HZ, BenchOptions, check_model, measure_gemv, measure_model, print_measurement
+from bitnet_host.errors import UserError
+from bitnet_host.model.convert import convert as convert_checkpoint
+from bitnet_host.model.image import KINDS, Image, read_image, write_image
+from bitnet_host.model.sources.bundled import BUNDLED
+from bitnet_host.model.sources.hf import open_checkpoint
+from bitnet_host.model.sources.synthetic import GATE_ZEROS
+from bitnet_host.model.text import Conversation, TextModel
+from bitnet_host.run.board import open_target
+from bitnet_host.run.sampling import SamplingOptions
 
 __all__ = ["main"]
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from xtvu.isa import ACT_WORDS, BYTE_VECTORS, COLUMN_WORDS, LANES, RANK_LEVELS, SCRATCH_ROWS, largest
 from xtvu.layout import WEIGHTS_PER_WORD, pack_ternary, row_words
 
-from ..errors import UserError
-from ..image import (
+from bitnet_host.errors import UserError
+from bitnet_host.model.image import (
     KINDS,
     LARGE_VOCABULARY,
     MAX_LAYERS,
@@ -24,7 +24,7 @@ from ..image import (
     down_chunks,
     expected_words,
 )
-from .hf import Checkpoint, ModelConfig
+from bitnet_host.model.sources.hf import Checkpoint, ModelConfig
 
 __all__ = ["check_shape", "convert", "make_header", "quantise_rows", "rope_table", "sketch_rows"]
 

@@ -14,18 +14,18 @@ from xtvu.isa import ACT_WORDS, COUNTERS, WORD_BYTES
 from xtvu.layout import WEIGHTS_PER_WORD, row_words
 from xtvu.semantics import argmax
 
-from .checkpoint.convert import convert
-from .checkpoint.hf import open_checkpoint
-from .errors import UserError
-from .image import WEIGHT_MODES, Image
-from .link.simulator import Simulator, build_folder
-from .link.transport import MailboxTransport
-from .models import BUNDLED
-from .protocol import PARTS
-from .reference import ReferenceModel
-from .sampling import SamplingOptions
-from .synthetic import GATE_ZEROS, Bench, parse_shape, prepare
-from .targets import Answer, BoardTarget, Progress
+from bitnet_host.errors import UserError
+from bitnet_host.golden.reference import ReferenceModel
+from bitnet_host.model.convert import convert
+from bitnet_host.model.image import WEIGHT_MODES, Image
+from bitnet_host.model.sources.bundled import BUNDLED
+from bitnet_host.model.sources.hf import open_checkpoint
+from bitnet_host.model.sources.synthetic import GATE_ZEROS, Bench, parse_shape, prepare
+from bitnet_host.run.board import Answer, BoardTarget, Progress
+from bitnet_host.run.link.simulator import Simulator, build_folder
+from bitnet_host.run.link.transport import MailboxTransport
+from bitnet_host.run.protocol import PARTS
+from bitnet_host.run.sampling import SamplingOptions
 
 __all__ = ["CLOCK_HZ", "DDR_PEAK", "PRESETS", "BenchOptions", "check_model", "measure_gemv", "measure_model", "print_measurement"]
 

@@ -24,7 +24,7 @@ from xtvu.isa import RANK_LEVELS, SHARED_WORDS, VECTORS, WORD_BYTES
 from xtvu.layout import BLOCK_BYTES, WEIGHTS_PER_WORD, row_words, stripe
 from xtvu.semantics import checksum
 
-from .errors import UserError
+from bitnet_host.errors import UserError
 
 __all__ = [
     "DDR_MAGIC", "DdrHeader", "FORMAT_VERSION", "Image", "KINDS", "LARGE_VOCABULARY", "MAX_LAYERS", "MAX_STOPS", "MEMORY_BYTES",

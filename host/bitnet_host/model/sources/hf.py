@@ -15,8 +15,8 @@ import numpy as np
 import safetensors
 from numpy.typing import NDArray
 
-from ..errors import UserError
-from ..image import MAX_STOPS
+from bitnet_host.errors import UserError
+from bitnet_host.model.image import MAX_STOPS
 
 __all__ = ["Checkpoint", "Linear", "ModelConfig", "open_checkpoint", "unpack_hf"]
 

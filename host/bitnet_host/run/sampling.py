@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from xtvu.semantics import argmax, float_key
 
-from .errors import UserError
-from .protocol import SAMPLE_CANDIDATES
+from bitnet_host.errors import UserError
+from bitnet_host.run.protocol import SAMPLE_CANDIDATES
 
 __all__ = ["Sampler", "SamplingOptions"]
 

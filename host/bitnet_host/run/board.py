@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from xtvu.isa import isa_hash
 from xtvu.layout import unstripe
 
-from .errors import UserError
-from .image import MODEL_BASE, Image
-from .link.simulator import Simulator
-from .link.transport import MailboxTransport, SerialTransport, Transport
-from .protocol import (
+from bitnet_host.errors import UserError
+from bitnet_host.golden.reference import ReferenceModel
+from bitnet_host.model.image import MODEL_BASE, Image
+from bitnet_host.run.link.simulator import Simulator
+from bitnet_host.run.link.transport import MailboxTransport, SerialTransport, Transport
+from bitnet_host.run.protocol import (
     ERRORS,
     GENERATE_FIELDS,
     INFO_FIELDS,
@@ -33,8 +34,7 @@ from .protocol import (
     error_text,
     restart_text,
 )
-from .reference import ReferenceModel
-from .sampling import Sampler, SamplingOptions
+from bitnet_host.run.sampling import Sampler, SamplingOptions
 
 __all__ = ["Answer", "BoardTarget", "Progress", "ReferenceTarget", "Target", "open_target"]
 

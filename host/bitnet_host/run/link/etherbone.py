@@ -16,7 +16,7 @@ import struct
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UserError
+from bitnet_host.errors import UserError
 
 __all__ = ["Etherbone", "MAX_WORDS"]
 

@@ -1,0 +1,3 @@
+"""Programs for people: the command line and the chat."""
+
+__all__: list[str] = []

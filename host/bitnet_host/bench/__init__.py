@@ -1,0 +1,3 @@
+"""Measurements on the simulated board."""
+
+__all__: list[str] = []

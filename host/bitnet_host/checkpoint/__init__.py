@@ -1,3 +1,0 @@
-"""Checkpoints: reading Hugging Face BitNet models and converting them to images."""
-
-__all__ = ["convert", "hf"]
