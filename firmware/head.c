@@ -56,7 +56,7 @@ static void rank_sketch(void)
         tvu_stream(rows->address + start * words * TVU_WORD_BYTES, n * words);
         tvu_loadf(plan.logits, n, 0);
         tvu_epi(plan.logits, TVU_FACTOR_B, TVU_PICK_NONE, 1, start);
-        tvu_dot(0, words, plan.ternary_mode, 0, 0, S_OUT, 0, n);
+        tvu_dot(0, words, model.weight_mode, 0, 0, S_OUT, 0, n);
     }
 }
 

@@ -4,6 +4,7 @@
 #include "fault.h"
 #include "link.h"
 #include "transformer.h"
+#include <generated/plan.h>
 #include <generated/tvu.h>
 
 #define PER_LAYER (KIND_COUNT - KIND_INPUT_NORM)
@@ -44,27 +45,14 @@ static uint32_t float_bits(float value)
     return u.bits;
 }
 
-// Limits of this firmware and machine; 0 if the model keeps them, else the number of the one it breaks. All that is computed from
-// these fields afterwards fits 64 bits.
+// The number of the limit of this firmware and machine that a model breaks, or 0. All that is computed from these fields afterwards
+// fits 64 bits.
 static uint32_t broken_limit(const struct image_header *h)
 {
-    if (h->layers == 0 || h->layers > IMAGE_MAX_LAYERS)
-        return 1;
-    if (h->total_bytes > MAIN_RAM_SIZE - MODEL_BASE || h->ddr_bytes > h->total_bytes)
-        return 2;
-    if (h->kv_heads == 0 || h->heads == 0 || h->heads > 63 || h->kv_heads > 63 || h->heads % h->kv_heads ||
-        h->heads / h->kv_heads > TVU_BYTE_VECTORS || h->heads + h->kv_heads > 63)
-        return 3;
-    if (h->hidden % 32 || h->head_dim % 32 || h->intermediate % TVU_LANES || h->vocab % TVU_LANES || !h->hidden ||
-        !h->head_dim || !h->intermediate || !h->vocab || !h->context)
-        return 4;
-    if (h->stop_count > 4 || h->weight_mode > TVU_MODE_2BIT || h->vocab > TVU_RANK_NUMBERS)
-        return 5;
-    if (h->intermediate > TVU_ELEMENTS || h->context > TVU_ELEMENTS)
-        return 6; // of one vector operation; the pick memory holds more
-    if (h->hidden > TVU_ROW_WORDS * TVU_WORD_BYTES || h->head_dim > TVU_ACT_WORDS * TVU_WORD_BYTES)
-        return 7; // words of an int8 product
-    return 0;
+    uint32_t limit = plan_broken_limit(h);
+    if (limit)
+        return limit;
+    return h->total_bytes > MAIN_RAM_SIZE - MODEL_BASE || h->ddr_bytes > h->total_bytes ? 100 : 0;
 }
 
 // What follows from the other fields must be what follows from them.

@@ -30,81 +30,21 @@ void transformer_count(bool from_here)
         }
 }
 
-static uint32_t larger(uint32_t a, uint32_t b)
-{
-    return a > b ? a : b;
-}
-
-static uint32_t even(uint32_t row)
-{
-    return row + (row & 1);
-}
-
-static uint32_t words_of(uint32_t columns, uint32_t per_word)
-{
-    return (columns + per_word - 1) / per_word;
-}
-
-// Where the inner vectors of the MLP go. If they need the room, the residual vectors of the later tokens are kept in DDR meanwhile.
-static void plan_mlp(uint32_t batch)
-{
-    uint32_t inner = batch * plan.gate_rows, chunk_rows = TVU_SHARED_WORDS * plan.per_word / TVU_LANES;
-    // Products overwrite inner vectors that are already quantised.
-    uint32_t room = chunk_rows < plan.gate_rows ? chunk_rows : plan.gate_rows;
-    plan.down_rows = batch > 1 && model_tensor(KIND_DOWN_ROWS, 0)->words && plan.x_rows <= room;
-    plan.gate = plan.qkv;
-    if (plan.down_rows && plan.qkv + inner > TVU_SCRATCH_ROWS)
-        plan.gate = inner + plan.x_rows > TVU_SCRATCH_ROWS ? plan.qkv : TVU_SCRATCH_ROWS - inner;
-    plan.kept = plan.gate / plan.x_rows < batch ? plan.gate / plan.x_rows : batch;
-}
-
-// Lays out the scratchpad for passes of `batch` tokens; returns the rows it takes. host/bitnet_host/checkpoint/convert.py
-// computes the same sum for one token to refuse models early.
+// Lays out the scratchpad for passes of `batch` tokens; returns the rows it takes.
 static uint32_t plan_scratch(uint32_t batch)
 {
-    plan.tokens = batch;
-    uint32_t group = model.heads / model.kv_heads, queries = model.heads * model.head_dim;
-    plan.ternary_mode = model.weight_mode;
-    plan.per_word = model.weight_mode == TVU_MODE_BASE3 ? 160 : 128;
-    plan.head_rows = model.head_dim / TVU_LANES;
-    // A pass of several tokens needs room, so it has scores for the context that there is, not for all that there may be.
-    plan.context_rows = even(words_of(batch > 1 ? position + batch : model.context, TVU_LANES));
-    plan.hidden_words = words_of(model.hidden, plan.per_word);
-    plan.query_words = words_of(queries, plan.per_word);
-    plan.head_words = words_of(model.head_dim, TVU_WORD_BYTES);
-
-    // Operands that are read together lie in different banks: one starts at an even, the other at an odd row.
-    uint32_t rotated = (model.heads + model.kv_heads) * plan.head_rows;
-    plan.x_rows = model.hidden / TVU_LANES;
-    plan.qkv_rows = (model.heads + 2 * model.kv_heads) * plan.head_rows;
-    plan.gate_rows = model.intermediate / TVU_LANES;
-    plan.x = 0;
-    plan.t = plan.x + batch * plan.x_rows;
-    plan.rope = even(plan.t + larger(model.hidden, queries) / TVU_LANES) + 1;
-    plan.qkv = even(plan.rope + 2 * plan.head_rows);
-    plan.scores = plan.qkv + batch * plan.qkv_rows;
-    plan.cached = plan.scores + group * plan.context_rows + 1;
-    plan.direct = plan.scores;
-    plan.swapped = plan.direct + rotated + 1;
-    plan_mlp(batch);
-    plan.logits = plan.qkv;
-    plan.logits_chunk = (TVU_SCRATCH_ROWS - plan.logits) * TVU_LANES;
-    if (plan.logits_chunk > LOGITS_CHUNK)
-        plan.logits_chunk = LOGITS_CHUNK;
-    uint32_t end = larger(plan.cached + plan.context_rows, plan.swapped + rotated);
-    return larger(end, plan.gate + batch * plan.gate_rows);
+    return plan_lay(&plan, &model, batch, position, model_tensor(KIND_DOWN_ROWS, 0)->words != 0);
 }
 
 uint32_t transformer_batch(void)
 {
     uint32_t batch = TVU_VECTORS, single = plan_scratch(1);
-    if (larger(plan.hidden_words, plan.query_words) > TVU_SHARED_WORDS)
+    if (plan_larger(plan.hidden_words, plan.query_words) > TVU_SHARED_WORDS)
         batch = TVU_BYTE_VECTORS;
     while (batch > 1 && plan_scratch(batch) > TVU_SCRATCH_ROWS)
         batch--;
-    uint32_t end = larger(plan_scratch(batch), single);
-    uint32_t widest = larger(plan.hidden_words, plan.query_words);
-    if (end > TVU_SCRATCH_ROWS || widest > TVU_ACT_WORDS || plan.hidden_words > TVU_COLUMN_WORDS || model.heads + model.kv_heads > 63) {
+    uint32_t end = plan_larger(plan_scratch(batch), single);
+    if (end > TVU_SCRATCH_ROWS) {
         fault_raise(ERROR_TOO_LARGE, end);
         return 0;
     }
@@ -139,7 +79,7 @@ static void quantise(uint32_t a, uint32_t n, uint32_t place, enum codes codes)
         tvu_pick(a, S_SCALES + place, n);
     else if (codes == CODES_INT8)
         tvu_quant8(place, a, S_SCALES + place, n);
-    else if (plan.ternary_mode == TVU_MODE_BASE3)
+    else if (model.weight_mode == TVU_MODE_BASE3)
         tvu_quant5(place, a, S_SCALES + place, n);
     else
         tvu_quant4(place, a, S_SCALES + place, n);
@@ -178,9 +118,9 @@ static void project(enum image_kind kind, uint32_t layer, uint32_t dst, uint32_t
     stream_tensor(kind, layer);
     output_scales(kind, layer, 0, count);
     if (add)
-        tvu_dota(dst, words, plan.ternary_mode, count - 1, 1, S_OUTS, stride, rows);
+        tvu_dota(dst, words, model.weight_mode, count - 1, 1, S_OUTS, stride, rows);
     else
-        tvu_dot(dst, words, plan.ternary_mode, count - 1, 1, S_OUTS, stride, rows);
+        tvu_dot(dst, words, model.weight_mode, count - 1, 1, S_OUTS, stride, rows);
 }
 
 static void embed(uint32_t token, uint32_t x)
@@ -206,14 +146,14 @@ static void gate_up(uint32_t layer, uint32_t count)
     for (uint32_t i = plan.kept; i < count; i++)
         tvu_storef(kept_residual(i), plan.x + i * plan.x_rows, model.hidden);
     tvu_epi(0, TVU_FACTOR_RELU2, pick ? TVU_PICK_MARK : TVU_PICK_NONE, 0, 0);
-    tvu_dot(plan.gate, words, plan.ternary_mode, count - 1, 1, S_OUTS, plan.gate_rows, rows);
+    tvu_dot(plan.gate, words, model.weight_mode, count - 1, 1, S_OUTS, plan.gate_rows, rows);
     if (pick)
         tvu_streamp(model_tensor(KIND_UP, layer)->address | transformer_all_rows, rows / TVU_LANES, words);
     else
         stream_tensor(KIND_UP, layer);
     output_scales(KIND_UP, layer, 0, count);
     tvu_epi(0, TVU_FACTOR_DST, pick ? TVU_PICK_PICKED : TVU_PICK_NONE, 0, 0);
-    tvu_dot(plan.gate, words, plan.ternary_mode, count - 1, 1, S_OUTS, plan.gate_rows, rows);
+    tvu_dot(plan.gate, words, model.weight_mode, count - 1, 1, S_OUTS, plan.gate_rows, rows);
 }
 
 // x += W . codes by rows of W for all tokens of the pass. The activation memory holds one chunk of the inner vectors at a time;
@@ -223,16 +163,16 @@ static void down_all(uint32_t layer, uint32_t count)
     uint32_t step = TVU_SHARED_WORDS * plan.per_word;
     uint32_t address = model_tensor(KIND_DOWN_ROWS, layer)->address;
     for (uint32_t start = 0; start < model.intermediate; start += step) {
-        uint32_t n = model.intermediate - start < step ? model.intermediate - start : step, words = words_of(n, plan.per_word);
+        uint32_t n = model.intermediate - start < step ? model.intermediate - start : step, words = plan_words(n, plan.per_word);
         section(OPERATOR_ACTIVATION);
         for (uint32_t i = 0; i < count; i++)
             quantise(plan.gate + i * plan.gate_rows + start / TVU_LANES, n, i, CODES_TERNARY);
         section(OPERATOR_DOWN_PROJ);
         tvu_stream(address, model.hidden * words);
         if (start == 0)
-            tvu_dot(plan.gate, words, plan.ternary_mode, count - 1, 0, S_ONE, plan.gate_rows, model.hidden);
+            tvu_dot(plan.gate, words, model.weight_mode, count - 1, 0, S_ONE, plan.gate_rows, model.hidden);
         else
-            tvu_dota(plan.gate, words, plan.ternary_mode, count - 1, 0, S_ONE, plan.gate_rows, model.hidden);
+            tvu_dota(plan.gate, words, model.weight_mode, count - 1, 0, S_ONE, plan.gate_rows, model.hidden);
         address += model.hidden * words * TVU_WORD_BYTES;
     }
     output_scales(KIND_DOWN, layer, 0, count);
@@ -252,7 +192,7 @@ static void down(uint32_t layer, uint32_t place)
 {
     tvu_streamp(model_tensor(KIND_DOWN, layer)->address | transformer_all_columns, model.intermediate / TVU_LANES, plan.hidden_words);
     output_scales(KIND_DOWN, layer, place, 1);
-    tvu_cols(plan.x + place * plan.x_rows, plan.hidden_words, plan.ternary_mode, S_OUTS + place, model.hidden);
+    tvu_cols(plan.x + place * plan.x_rows, plan.hidden_words, model.weight_mode, S_OUTS + place, model.hidden);
 }
 
 // Cosines and sines of a position.
@@ -336,7 +276,7 @@ bool transformer_forward(const volatile uint32_t *tokens, uint32_t count, enum h
             fault_raise(ERROR_ARGUMENT, tokens[i]);
             return false;
         }
-    if (count > 1 || plan.tokens != 1)
+    if (count > 1 || plan.batch != 1)
         plan_scratch(count);
     section(OPERATOR_EMBED);
     set_constants();

@@ -74,11 +74,11 @@ class _Steps:
 
 
 def _headers(folder: Path) -> None:
-    from bitnet_host.model import image
+    from bitnet_host.model import header, plan
     from bitnet_host.run import protocol
     from xtvu import emit, selftest
     for name, text in (("tvu.h", emit.c_header()), ("selftest.h", selftest.c_header()), ("protocol.h", protocol.c_header()),
-                       ("image.h", image.c_header())):
+                       ("image.h", header.c_header()), ("plan.h", plan.c_header())):
         write_if_changed(folder / name, text)
 
 

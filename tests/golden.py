@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from bitnet_host.golden.reference import ReferenceModel, bitlinear, integer_products, quantise_vector, rms_norm, rope
-from bitnet_host.model.image import KINDS
+from bitnet_host.model.header import KINDS
 
 __all__ = ["PROMPT_FIXTURE", "OperatorRecord", "compare_records", "fixture_path", "load_records", "save_records"]
 

@@ -1,24 +1,12 @@
-// Where things stand in the TVU: scratchpad rows (planned from the model's shape) and scalar registers.
+// Where things stand in the TVU: scratchpad rows (generated/plan.h) and scalar registers.
 #pragma once
 
 #include "model.h"
+#include <generated/plan.h>
 #include <generated/tvu.h>
 
 #define FENCE 1u // in a stream's address: it waits for the stores issued before it
 
-struct plan {
-    uint32_t head_rows;    // of one head's vector
-    uint32_t context_rows; // of one score per token of the context that the plan is made for
-    uint32_t x_rows, qkv_rows, gate_rows; // from one token's to the next's
-    uint32_t x, t, qkv, rope, direct, swapped, scores, cached, gate, logits;
-    uint32_t tokens; // of a pass that it is made for
-    uint32_t kept;   // tokens whose residual vectors stay in the scratchpad while the MLP's inner vectors are there
-    bool down_rows;  // down_proj by rows, for all tokens at once, instead of columns token by token
-    uint32_t logits_chunk; // logits computed at once
-    uint32_t ternary_mode; // of DOT
-    uint32_t per_word;     // weights in a stream word
-    uint32_t hidden_words, query_words, head_words; // stream words of matrix rows
-};
 extern struct plan plan;
 
 // KV heads whose keys and values are put into the cache together: as many as there are registers for.

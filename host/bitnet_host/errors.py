@@ -1,9 +1,52 @@
-"""What the tool says when it cannot go on."""
+"""What can go wrong, by type. The text of each is one sentence for the user: what is wrong and what to do."""
 
 from __future__ import annotations
 
-__all__ = ["UserError"]
+__all__ = [
+    "BadArgument", "BadFile", "BadModel", "BoardBusy", "BoardError", "BoardRestarted", "LinkError", "LinkTimeout", "OutOfContext",
+    "UserError",
+]
 
 
 class UserError(Exception):
-    """A sentence for the user about what is wrong and what to do; the command ends with exit code 2."""
+    """Base of all of them; the command line prints it and ends with exit code 2."""
+
+
+class BadArgument(UserError):
+    """A value that makes no sense, whoever gave it."""
+
+
+class BadFile(UserError):
+    """A file that cannot be read or written."""
+
+
+class BadModel(BadFile):
+    """A checkpoint or image that is damaged, contradicts itself, or is of a kind that this machine does not run."""
+
+
+class OutOfContext(UserError):
+    """More tokens than the model's context holds."""
+
+
+class LinkError(UserError):
+    """There is no way to the board, or it was lost."""
+
+
+class LinkTimeout(LinkError):
+    """The board did not answer in time."""
+
+
+class BoardBusy(LinkError):
+    """The board runs somebody else's command."""
+
+
+class BoardError(UserError):
+    """The board refused or failed. ``code`` and ``detail`` are those of ``protocol.ERRORS``."""
+
+    def __init__(self, text: str, code: int, detail: int = 0) -> None:
+        super().__init__(text)
+        self.code, self.detail = code, detail
+
+
+class BoardRestarted(BoardError):
+    """The board started anew in the middle of something; model and conversation have to be loaded again."""

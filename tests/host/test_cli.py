@@ -13,10 +13,13 @@ import zlib
 
 import numpy as np
 import pytest
-from bitnet_host.errors import UserError
+from bitnet_host.errors import BadModel
 from bitnet_host.golden.reference import ReferenceModel
-from bitnet_host.model.image import DdrHeader, build_image, read_image, write_image
+from bitnet_host.model.checkpoint import Checkpoint
+from bitnet_host.model.convert import convert as convert_checkpoint
+from bitnet_host.model.image import read_image, write_image
 from bitnet_host.model.sources.bundled import BUNDLED
+from bitnet_host.model.sources.synthetic import parse_shape
 from models import Shape, write_checkpoint
 
 
@@ -149,11 +152,11 @@ def _edit_config(folder, **changes):
 
 
 @pytest.mark.parametrize("changes,saying", [
-    ({"model_type": "llama"}, "only BitNet"), ({"hidden_act": "silu"}, "only relu2"), ({"tie_word_embeddings": False}, "untied"),
-    ({"hidden_size": 128}, "config.json says"), ({"num_hidden_layers": 5}, "is missing"), ({"num_attention_heads": 0}, "positive number"),
+    ({"model_type": "llama"}, "only BitNet"), ({"hidden_act": "silu"}, "only relu2"), ({"tie_word_embeddings": False}, "no lm_head.weight"),
+    ({"hidden_size": 128}, "config.json says"), ({"num_hidden_layers": 5}, "is missing"), ({"num_attention_heads": 0}, "positive whole number"),
     ({"rms_norm_eps": "x"}, "rms_norm_eps"), ({"num_hidden_layers": "2"}, "num_hidden_layers"), ({"intermediate_size": None}, "None"),
-    ({"max_position_embeddings": -4}, "positive number"), ({"eos_token_id": -1}, "eos_token_id"),
-    ({"quantization_config": "bitnet"}, "must be an object"),
+    ({"max_position_embeddings": -4}, "positive whole number"), ({"eos_token_id": -1}, "eos_token_id"),
+    ({"quantization_config": "bitnet"}, "has an object there"),
     ({"quantization_config": {"quantization_mode": "online"}}, "unpacked training weights"), ({"head_dim": 16}, "config.json says"),
 ])
 def test_unusable_checkpoints(tmp_path, changes, saying):
@@ -171,14 +174,14 @@ def test_shapes_that_the_machine_refuses(tmp_path):
     folder = write_checkpoint(tmp_path / "d", Shape(32, 32, 65, 1, 1, 104))
     refused("convert", folder, "-o", tmp_path / "out.img", saying="65 layers")
     folder = write_checkpoint(tmp_path / "c", Shape(64, 96, 1, 2, 1, 104, context=1 << 20))
-    refused("convert", folder, "-o", tmp_path / "out.img", saying="scratchpad rows")
+    refused("convert", folder, "-o", tmp_path / "out.img", saying="give --context")
 
 
 def test_model_larger_than_memory():
     """A long enough KV cache overfills 1 GB."""
-    header = DdrHeader(layers=64, kv_heads=8, head_dim=256, context=4096, vocab=64)
-    with pytest.raises(UserError, match="of the board's 1024 MB: choose a smaller model"):
-        build_image(header, [("FINAL_NORM", 0, np.zeros(8, np.float32), 1, 8, 1.0)], {})
+    config = parse_shape("hidden=256,intermediate=256,layers=64,heads=8,kv_heads=8,head_dim=256,vocab=64,context=8192")
+    with pytest.raises(BadModel, match="of the board's 1024 MB: choose a smaller model"):
+        convert_checkpoint(Checkpoint(config, np.zeros((64, 256), np.float32), np.zeros(256, np.float32), []))
 
 
 def test_damaged_checkpoints(tmp_path):
@@ -218,8 +221,8 @@ def test_bad_bench_arguments():
     refused("bench", "--shape", "tiny,hidden=100", saying="multiple of 32")
     refused("bench", "--shape", "tiny", "--gate-zeros", "1.5", saying="--gate-zeros must lie between 0 and 1")
     refused("bench", "--shape", "tiny", "--seed", "-1", saying="--seed must lie between 0")
-    refused("bench", "--shape", "tiny,heads=0", saying="0 query heads")
-    refused("bench", "--shape", "tiny,vocab=2000000", saying="ranks 1048576 tokens at most")
+    refused("bench", "--shape", "tiny,heads=0", saying="0 query and 2 key")
+    refused("bench", "--shape", "tiny,vocab=2000000", saying="ranks 1 to 1048576 tokens")
     refused("bench", "--clock", "inf", saying="--clock between 0 and 1e12")
     refused("bench", "--check", saying="--check takes a synthetic --shape")
     refused("bench", "--shape", "tiny", "--check", "--all-rows", saying="--check takes a synthetic --shape")

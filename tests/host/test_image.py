@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from bitnet_host.golden.reference import ReferenceModel
 from bitnet_host.model.convert import convert
-from bitnet_host.model.image import down_chunks
+from bitnet_host.model.header import down_chunks
 from bitnet_host.model.sources.synthetic import parse_shape, synthetic_checkpoint
 from xtvu.layout import row_words, unpack_ternary, unstripe
 
@@ -30,7 +30,7 @@ def test_down_rows_is_left_out_where_it_does_not_fit(monkeypatch):
     config = parse_shape("tiny,layers=1")
     roomy = convert(synthetic_checkpoint(config, 0.6, 1))
     rows = roomy.tensor("DOWN_ROWS")
-    monkeypatch.setattr("bitnet_host.model.image.MEMORY_BYTES", 0x20_0000 + roomy.header.total_bytes - rows.words * 16)
+    monkeypatch.setattr("bitnet_host.model.plan.MEMORY_BYTES", 0x20_0000 + roomy.header.total_bytes - rows.words * 16)
     tight = convert(synthetic_checkpoint(config, 0.6, 1))
     with pytest.raises(KeyError):
         tight.tensor("DOWN_ROWS")

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from bitnet_host.errors import UserError
 from bitnet_host.model.convert import convert
-from bitnet_host.model.image import KINDS, MODEL_BASE, DdrHeader, Image, Tensor, _sum_words
+from bitnet_host.model.header import KINDS, MODEL_BASE, DdrHeader, Tensor
+from bitnet_host.model.image import Image
 from bitnet_host.model.sources.synthetic import parse_shape, synthetic_checkpoint
 from bitnet_host.run.board import BoardTarget, ReferenceTarget
 from bitnet_host.run.link.simulator import Simulator
@@ -51,6 +52,14 @@ def board(image):
 def _words_of(target, tokens=2):
     target.reset()
     return target.generate(PROMPT, tokens, SamplingOptions(), _quiet, _quiet).token_ids
+
+
+def _sum_words(data: bytes) -> int:
+    """The header's checksum, as docs/image-format.md states it."""
+    total = 0
+    for word in np.frombuffer(data, "<u4").tolist():
+        total = ((total << 1 | total >> 31) + word) % 2**32
+    return total
 
 
 def _header_words(image, header, tensors) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from bitnet_host.errors import UserError
 from bitnet_host.model.convert import convert
-from bitnet_host.model.image import MODEL_BASE
+from bitnet_host.model.header import MODEL_BASE
 from bitnet_host.model.sources.synthetic import parse_shape, synthetic_checkpoint
 from bitnet_host.run.board import BoardTarget, ReferenceTarget
 from bitnet_host.run.link.etherbone import Etherbone

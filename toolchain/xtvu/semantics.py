@@ -13,9 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 from .isa import LANES, WORD_BYTES
 
 __all__ = [
-    "EXP2_BITS", "EXP2_SLOPE", "EXP2_TABLE", "SLOTS", "add", "argmax", "absmax", "checksum", "divide", "exp2", "float_key", "flush",
+    "EXP2_BITS", "RunningChecksum", "EXP2_SLOPE", "EXP2_TABLE", "SLOTS", "add", "argmax", "absmax", "checksum", "divide", "exp2", "float_key", "flush",
     "maximum", "multiply", "quantise", "reduce_sum", "sqrt",
 ]
+
+_MASK = 0xFFFFFFFF
 
 F32 = NDArray[np.float32]
 
@@ -127,21 +129,39 @@ def exp2(t: ArrayLike) -> F32:
     return bits.astype(np.uint32).view(np.float32)
 
 
-def checksum(data: NDArray[np.uint8]) -> int:
-    """Checksum of stream words, uint8 [n * 32] in linear order.
+class RunningChecksum:
+    """Checksum of stream words that come in pieces.
 
-    Each of 8 32-bit lanes keeps s1 += w and s2 += s1; the result is the XOR over the lanes l of
-    rotate_left(s1, 4 l + 2) and rotate_left(s2, 4 l), all modulo 2^32.
+    Each of 8 32-bit lanes keeps s1 += w and s2 += s1; ``value`` is the XOR over the lanes l of rotate_left(s1, 4 l + 2) and
+    rotate_left(s2, 4 l), all modulo 2^32.
     """
-    words = data.reshape(-1, WORD_BYTES).view("<u4").astype(np.uint64)
-    n = words.shape[0]
-    mask = 0xFFFFFFFF
-    s1 = words.sum(axis=0) & mask
-    weights = (np.arange(n, 0, -1, dtype=np.uint64))[:, None]
-    s2 = (words * weights & mask).sum(axis=0) & mask
-    result = 0
-    for lane in range(8):
-        for value, turn in ((int(s1[lane]), 4 * lane + 2), (int(s2[lane]), 4 * lane)):
-            turn %= 32
-            result ^= (value << turn | value >> (32 - turn)) & mask
-    return result
+
+    def __init__(self) -> None:
+        self._s1 = np.zeros(LANES, np.uint64)
+        self._s2 = np.zeros(LANES, np.uint64)
+
+    def update(self, data: NDArray[np.uint8]) -> None:
+        """Takes the next words, uint8 [n * 32] in linear order."""
+        all_words = data.reshape(-1, WORD_BYTES).view("<u4")
+        for start in range(0, all_words.shape[0], 1 << 16):
+            words = all_words[start:start + (1 << 16)].astype(np.uint64)
+            n = words.shape[0]  # below 2^17, so that no product or sum passes 2^64
+            weights = np.arange(n, 0, -1, dtype=np.uint64)[:, None]
+            self._s2 = (self._s2 + np.uint64(n) * self._s1 + (words * weights).sum(axis=0)) & np.uint64(_MASK)
+            self._s1 = (self._s1 + words.sum(axis=0)) & np.uint64(_MASK)
+
+    @property
+    def value(self) -> int:
+        result = 0
+        for lane in range(LANES):
+            for total, turn in ((int(self._s1[lane]), 4 * lane + 2), (int(self._s2[lane]), 4 * lane)):
+                turn %= 32
+                result ^= (total << turn | total >> (32 - turn)) & _MASK
+        return result
+
+
+def checksum(data: NDArray[np.uint8]) -> int:
+    """``RunningChecksum`` of stream words, uint8 [n * 32] in linear order."""
+    running = RunningChecksum()
+    running.update(data)
+    return running.value

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +14,9 @@ from bitnet_host.apps.chat import ProgressDisplay, answer_once, as_json, convers
 from bitnet_host.bench.measure import CLOCK_HZ, BenchOptions, check_model, measure_gemv, measure_model, print_measurement
 from bitnet_host.errors import UserError
 from bitnet_host.model.convert import convert as convert_checkpoint
-from bitnet_host.model.image import KINDS, Image, read_image, write_image
+from bitnet_host.model.convert import convert_file, shorten
+from bitnet_host.model.header import KINDS
+from bitnet_host.model.image import Image, read_image
 from bitnet_host.model.sources.bundled import BUNDLED
 from bitnet_host.model.sources.hf import open_checkpoint
 from bitnet_host.model.sources.synthetic import GATE_ZEROS
@@ -104,15 +105,15 @@ def convert(
         raise UserError(f"{source} is not a folder: give the folder of a Hugging Face checkpoint")
     checkpoint = open_checkpoint(source)
     if context:
-        if not 0 < context <= checkpoint.config.context:
-            raise UserError(f"--context must lie between 1 and {checkpoint.config.context}, as many as the checkpoint was made for")
-        checkpoint = replace(checkpoint, config=replace(checkpoint.config, context=context))
-    image = convert_checkpoint(checkpoint, weights, source.resolve().name)
-    write_image(image, output)
-    print(f"wrote {output}: {image.header.ddr_bytes / 2**20:.1f} MB for the board, "
-          f"{image.header.total_bytes / 2**20:.1f} MB with KV cache for {image.header.context} tokens")
-    if all(tensor.kind != KINDS.index("DOWN_ROWS") for tensor in image.tensors):
-        print("without down_proj by rows, which makes prompts faster: this shape cannot use it, or a shorter --context would make room")
+        checkpoint = shorten(checkpoint, context)
+    display = ProgressDisplay()
+    try:
+        plan = convert_file(checkpoint, output, weights, source.resolve().name, display)
+    finally:
+        display.end()
+    print(f"wrote {output}: {plan.model_bytes / 2**20:.1f} MB for the board, "
+          f"{plan.total_bytes / 2**20:.1f} MB with KV cache for {plan.context} tokens")
+    print(plan)
 
 
 @app.command()

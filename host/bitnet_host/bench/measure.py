@@ -17,7 +17,8 @@ from xtvu.semantics import argmax
 from bitnet_host.errors import UserError
 from bitnet_host.golden.reference import ReferenceModel
 from bitnet_host.model.convert import convert
-from bitnet_host.model.image import WEIGHT_MODES, Image
+from bitnet_host.model.header import WEIGHT_MODES
+from bitnet_host.model.image import Image
 from bitnet_host.model.sources.bundled import BUNDLED
 from bitnet_host.model.sources.hf import open_checkpoint
 from bitnet_host.model.sources.synthetic import GATE_ZEROS, Bench, parse_shape, prepare

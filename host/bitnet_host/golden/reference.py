@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from xtvu import semantics as sem
 from xtvu.layout import row_words, unpack_ternary, unstripe
 
-from bitnet_host.model.image import CHUNK_TOKENS, KINDS, WEIGHT_MODES, Image, Tensor
+from bitnet_host.model.header import CHUNK_TOKENS, KINDS, WEIGHT_MODES, Tensor
+from bitnet_host.model.image import Image
 
 __all__ = ["Quantised", "ReferenceModel", "bitlinear", "inverse_scale", "quantise_vector", "rms_norm", "rope"]
 

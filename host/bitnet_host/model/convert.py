@@ -1,83 +1,53 @@
-"""Checkpoint to image: packs weights, quantises the embedding, builds the RoPE table."""
+"""Checkpoint to image: packs weights, quantises the embedding, builds the RoPE table, a piece at a time."""
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from xtvu.isa import ACT_WORDS, BYTE_VECTORS, COLUMN_WORDS, LANES, RANK_LEVELS, SCRATCH_ROWS, largest
-from xtvu.layout import WEIGHTS_PER_WORD, pack_ternary, row_words
+from xtvu.isa import LANES, RANK_LEVELS
+from xtvu.layout import pack_ternary
 
-from bitnet_host.errors import UserError
-from bitnet_host.model.image import (
-    KINDS,
+from bitnet_host.errors import BadArgument, BadModel
+from bitnet_host.files import replacing
+from bitnet_host.model.checkpoint import Checkpoint, ModelConfig
+from bitnet_host.model.header import (
     LARGE_VOCABULARY,
-    MAX_LAYERS,
+    MEMORY_BYTES,
+    MODEL_BASE,
     SMALL_LEVELS,
     WEIGHT_MODES,
     DdrHeader,
-    Image,
-    Part,
-    build_image,
     down_chunks,
-    expected_words,
+    float_bits,
+    lay_out,
 )
-from bitnet_host.model.sources.hf import Checkpoint, ModelConfig
+from bitnet_host.model.image import FILE_HEAD, Image, file_head
+from bitnet_host.model.plan import Plan, broken_limit, make_plan
+from bitnet_host.model.writer import FileStore, ImageWriter, MemoryStore
 
-__all__ = ["check_shape", "convert", "make_header", "quantise_rows", "rope_table", "sketch_rows"]
+__all__ = ["Progress", "check_shape", "convert", "convert_file", "make_header", "quantise_rows", "rope_table", "shorten", "sketch_rows"]
 
-_MAX_HEADS = 63  # of a REP
-_MAX_BYTE_WORDS = largest("DOT", "words")  # of an int8 row
-_MAX_ELEMENTS = largest("MULS", "n")  # of a vector operation
-_MAX_VOCABULARY = 1 << 20  # numbers of the ranking
+#: Called with (what, done, total) during long steps.
+Progress = Callable[[str, int, int], None]
+_PIECE = 4096  # rows of the embedding at once; a multiple of a block in every packing
 
 
-def _bits(value: float) -> int:
-    return int(np.float32(value).view(np.uint32))
+def _quiet(what: str, done: int, total: int) -> None:
+    pass
 
 
 def check_shape(config: ModelConfig, weights: str) -> None:
-    """Raises UserError, in terms of config.json, if the firmware cannot run such a model."""
-    queries = config.heads * config.head_dim
-    for name, value, multiple in (("hidden_size", config.hidden, 32), ("intermediate_size", config.intermediate, LANES),
-                                  ("head_dim", config.head_dim, 32), ("vocab_size", config.vocab, LANES)):
-        if value < multiple or value % multiple:
-            raise UserError(f"{name} is {value}; this machine needs a positive multiple of {multiple}")
-    if config.kv_heads < 1 or config.heads < 1 or config.heads % config.kv_heads or config.heads // config.kv_heads > BYTE_VECTORS:
-        raise UserError(f"{config.heads} query heads on {config.kv_heads} key/value heads: this machine needs 1 to {BYTE_VECTORS} "
-                        "query heads per key/value head")
-    if not 1 <= config.layers <= MAX_LAYERS or config.heads + config.kv_heads > _MAX_HEADS:
-        raise UserError(f"{config.layers} layers with {config.heads} query and {config.kv_heads} key heads: this machine takes "
-                        f"{MAX_LAYERS} layers and {_MAX_HEADS} heads in all")
-    widest = max(config.hidden, queries)
-    if row_words(widest, weights) > ACT_WORDS:
-        raise UserError(f"rows of {widest} elements do not fit the activation memory of {ACT_WORDS * WEIGHTS_PER_WORD[weights]}")
-    if row_words(config.hidden, "int8") > _MAX_BYTE_WORDS or row_words(config.head_dim, "int8") > ACT_WORDS:
-        raise UserError(f"hidden_size {config.hidden} or head_dim {config.head_dim} is too large: int8 products take "
-                        f"{_MAX_BYTE_WORDS * WEIGHTS_PER_WORD['int8']} and {ACT_WORDS * WEIGHTS_PER_WORD['int8']}")
-    if row_words(config.hidden, weights) > COLUMN_WORDS or config.intermediate > _MAX_ELEMENTS:
-        raise UserError(f"hidden_size {config.hidden} or intermediate_size {config.intermediate} is too large: this machine takes "
-                        f"{COLUMN_WORDS * WEIGHTS_PER_WORD[weights]} and {_MAX_ELEMENTS}")
-    if config.vocab > _MAX_VOCABULARY:
-        raise UserError(f"vocab_size is {config.vocab}; this machine ranks {_MAX_VOCABULARY} tokens at most")
-    if scratch_rows(config) > SCRATCH_ROWS:
-        raise UserError(f"the model needs {scratch_rows(config)} scratchpad rows of {SCRATCH_ROWS}: shorten max_position_embeddings")
-    if not 1 <= config.context <= _MAX_ELEMENTS:
-        raise UserError(f"max_position_embeddings is {config.context}; this machine takes 1 to {_MAX_ELEMENTS}: give --context")
-
-
-def scratch_rows(config: ModelConfig) -> int:
-    """Scratchpad rows that the firmware's plan needs (firmware/transformer.c, `plan_scratch`)."""
-    queries = config.heads * config.head_dim
-    fixed = (config.hidden + max(config.hidden, queries) + 2 * config.head_dim) // LANES + 2
-    group = config.heads // config.kv_heads
-    context_rows = 2 * -(-config.context // (2 * LANES))
-    qkv = (queries + 2 * config.kv_heads * config.head_dim) // LANES
-    rotated = 2 * (queries + config.kv_heads * config.head_dim) // LANES
-    attention = qkv + max((group + 1) * context_rows, rotated) + 1
-    return fixed + max(attention, config.intermediate // LANES)
+    """Raises BadModel, in terms of config.json, if the firmware cannot run such a model."""
+    problem = broken_limit(vars(make_header(config, weights)))
+    if problem:
+        raise BadModel(problem)
 
 
 def quantise_rows(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -115,24 +85,36 @@ def rope_table(config: ModelConfig) -> NDArray[np.float32]:
 
 
 def make_header(config: ModelConfig, weights: str) -> DdrHeader:
-    """What the image's header says of a model; ``build_image`` adds where things lie."""
-    queries = config.heads * config.head_dim
+    """What the image's header says of a model; ``lay_out`` adds where things lie. The vocabulary is padded to a multiple of eight."""
+    hidden, queries, intermediate, head_dim = (
+        max(1, n) for n in (config.hidden, config.heads * config.head_dim, config.intermediate, config.head_dim))  # limits come later
     header = DdrHeader(
         layers=config.layers, hidden=config.hidden, intermediate=config.intermediate, heads=config.heads,
-        kv_heads=config.kv_heads, head_dim=config.head_dim, vocab=config.vocab, context=config.context,
-        weight_mode=WEIGHT_MODES[weights], eps_bits=_bits(config.eps),
-        inverse_hidden_bits=_bits(1 / config.hidden), inverse_query_bits=_bits(1 / queries),
-        inverse_intermediate_bits=_bits(1 / config.intermediate),
-        score_scale_bits=_bits(math.log2(math.e) / math.sqrt(config.head_dim)), stop_count=len(config.stop_tokens),
-        rank_levels=RANK_LEVELS if config.vocab >= LARGE_VOCABULARY else SMALL_LEVELS)
+        kv_heads=config.kv_heads, head_dim=config.head_dim, vocab=-(-config.vocab // LANES) * LANES, context=config.context,
+        weight_mode=WEIGHT_MODES[weights], eps_bits=float_bits(config.eps),
+        inverse_hidden_bits=float_bits(1 / hidden), inverse_query_bits=float_bits(1 / queries),
+        inverse_intermediate_bits=float_bits(1 / intermediate),
+        score_scale_bits=float_bits(math.log2(math.e) / math.sqrt(head_dim)), stop_count=len(config.stop_tokens),
+        rank_levels=SMALL_LEVELS)
+    if header.vocab >= LARGE_VOCABULARY:
+        header.rank_levels = RANK_LEVELS
     for place, token in enumerate(config.stop_tokens):
         setattr(header, f"stop{place}", token)
     return header
 
 
-def _rows_serve(config: ModelConfig, weights: str) -> bool:
-    """Whether the firmware would use DOWN_ROWS: its products go where inner vectors were (firmware/transformer.c, `plan_mlp`)."""
-    return config.hidden <= down_chunks(config.intermediate, weights)[0]
+def shorten(checkpoint: Checkpoint, context: int) -> Checkpoint:
+    """The checkpoint with a KV cache for ``context`` tokens. Raises BadArgument."""
+    longest = checkpoint.config.context
+    if not 0 < context <= longest:
+        raise BadArgument(f"--context must lie between 1 and {longest}, as many as the checkpoint was made for")
+    return replace(checkpoint, config=replace(checkpoint.config, context=context))
+
+
+def _finite(name: str, values: Any) -> None:
+    """Raises BadModel if a weight, or a scale that divides or multiplies, is no finite number."""
+    if not np.all(np.isfinite(np.asarray(values, np.float32))):
+        raise BadModel(f"the checkpoint's {name} holds an infinity or NaN: it is damaged or was not trained to its end")
 
 
 def _by_rows(matrix: NDArray[np.int8], weights: str) -> NDArray[np.uint8]:
@@ -141,44 +123,83 @@ def _by_rows(matrix: NDArray[np.int8], weights: str) -> NDArray[np.uint8]:
     return np.concatenate([pack_ternary(chunk, weights).reshape(-1) for chunk in np.split(matrix, ends[:-1], axis=1)])
 
 
-def _check_finite(checkpoint: Checkpoint) -> None:
-    """Raises UserError if a weight, or a scale that divides or multiplies, is no finite number."""
-    tensors: list[tuple[str, Any]] = [("embed_tokens.weight", checkpoint.embedding), ("norm.weight", checkpoint.final_norm)]
-    for index, layer in enumerate(checkpoint.layers):
-        tensors += [(f"layers.{index}.{key}", value if key.endswith("norm") else value.scale) for key, value in layer.items()]
-    for name, values in tensors:
-        if not np.all(np.isfinite(np.asarray(values, np.float32))):
-            raise UserError(f"the checkpoint's {name} holds an infinity or NaN: it is damaged or was not trained to its end")
+def _put_embedding(checkpoint: Checkpoint, weights: str, writer: ImageWriter, progress: Progress) -> None:
+    """The embedding in int8 and its ternary sketch. Rows that pad the vocabulary repeat the last one: the machine prefers the
+    smaller of tokens that are alike, so they are never chosen."""
+    embedding, rows = checkpoint.embedding, writer.header.vocab
+    scales, factors = np.zeros(rows, np.float32), np.zeros(rows, np.float32)
+    for start in range(0, rows, _PIECE):
+        part = embedding[start:min(start + _PIECE, checkpoint.config.vocab)]
+        _finite("embed_tokens.weight", part)
+        missing = min(start + _PIECE, rows) - start - part.shape[0]
+        part = np.concatenate([part, np.repeat(part[-1:] if len(part) else embedding[-1:], missing, axis=0)]) if missing else part
+        end = start + part.shape[0]
+        codes, scales[start:end] = quantise_rows(part)
+        signs, factors[start:end] = sketch_rows(codes, scales[start:end])
+        writer.put("EMBEDDING", 0, codes)
+        writer.put("SKETCH", 0, pack_ternary(signs, weights))
+        progress("embedding", end, rows)
+    writer.put("EMBEDDING_SCALE", 0, scales)
+    writer.put("SKETCH_SCALE", 0, factors)
 
 
-def convert(checkpoint: Checkpoint, weights: str = "base3", name: str = "model") -> Image:
-    """Builds the image with ``weights`` packed as base3 or 2bit. Raises UserError if the machine cannot run the model."""
-    config = checkpoint.config
-    check_shape(config, weights)
-    _check_finite(checkpoint)
-    codes, scales = quantise_rows(checkpoint.embedding)
-    signs, factors = sketch_rows(codes, scales)
-
-    parts: list[Part] = [
-        ("EMBEDDING", 0, codes, config.vocab, config.hidden, 1.0),
-        ("EMBEDDING_SCALE", 0, scales, 1, config.vocab, 1.0),
-        ("SKETCH", 0, pack_ternary(signs, weights), config.vocab, config.hidden, 1.0),
-        ("SKETCH_SCALE", 0, factors, 1, config.vocab, 1.0),
-        ("ROPE", 0, rope_table(config), config.context, 2 * config.head_dim, 1.0),
-        ("FINAL_NORM", 0, checkpoint.final_norm, 1, config.hidden, 1.0),
-    ]
-    for index, layer in enumerate(checkpoint.layers):
-        for key, value in layer.items():
+def _put_layers(checkpoint: Checkpoint, weights: str, writer: ImageWriter, down_rows: bool, progress: Progress) -> None:
+    for index in range(checkpoint.config.layers):
+        for key, value in checkpoint.layers[index].items():
+            _finite(f"layers.{index}.{key}", value if key.endswith("norm") else value.scale)
             if key.endswith("norm"):
-                parts.append((key.upper(), index, value, 1, value.size, 1.0))
-            else:
-                matrix = value.weights.T if key == "down" else value.weights
-                parts.append((key.upper(), index, pack_ternary(matrix, weights), *matrix.shape, value.scale))
-        if _rows_serve(config, weights):
-            down = layer["down"]
-            parts.append(("DOWN_ROWS", index, _by_rows(down.weights, weights), *down.weights.shape, down.scale))
-    meta = {"name": name, "tokenizer": checkpoint.tokenizer, "chat_template": checkpoint.chat_template,
-            "special": checkpoint.special, "config": vars(config) | {"stop_tokens": list(config.stop_tokens)}, "weights": weights}
-    image = build_image(make_header(config, weights), parts, meta)
-    assert all(tensor.words == expected_words(image.header, KINDS[tensor.kind]) for tensor in image.tensors)
-    return image
+                writer.put(key.upper(), index, value)
+                continue
+            writer.put(key.upper(), index, pack_ternary(value.weights.T if key == "down" else value.weights, weights), value.scale)
+            if key == "down" and down_rows:
+                writer.put("DOWN_ROWS", index, _by_rows(value.weights, weights), value.scale)
+        progress("layers", index + 1, checkpoint.config.layers)
+
+
+def _prepare(checkpoint: Checkpoint, weights: str) -> tuple[DdrHeader, Plan]:
+    if weights not in WEIGHT_MODES:
+        raise BadArgument(f"--weights must be {' or '.join(WEIGHT_MODES)}, not {weights}")
+    check_shape(checkpoint.config, weights)
+    header = make_header(checkpoint.config, weights)
+    plan = make_plan(header)
+    if not plan.fits:
+        raise BadModel(f"the model needs {(MODEL_BASE + plan.total_bytes) / 2**20:.0f} MB of the board's {MEMORY_BYTES / 2**20:.0f} MB: "
+                       "choose a smaller model, base3 weights or a shorter --context")
+    return header, plan
+
+
+def _fill(checkpoint: Checkpoint, weights: str, writer: ImageWriter, plan: Plan, progress: Progress) -> int:
+    _put_embedding(checkpoint, weights, writer, progress)
+    writer.put("ROPE", 0, rope_table(checkpoint.config))
+    _finite("norm.weight", checkpoint.final_norm)
+    writer.put("FINAL_NORM", 0, checkpoint.final_norm)
+    _put_layers(checkpoint, weights, writer, plan.down_rows, progress)
+    return writer.finish()
+
+
+def _meta(checkpoint: Checkpoint, weights: str, name: str) -> dict[str, Any]:
+    config = vars(checkpoint.config) | {"stop_tokens": list(checkpoint.config.stop_tokens)}
+    return {"name": name, "tokenizer": checkpoint.tokenizer, "chat_template": checkpoint.chat_template, "special": checkpoint.special,
+            "defaults": checkpoint.defaults, "config": config, "weights": weights}
+
+
+def convert(checkpoint: Checkpoint, weights: str = "base3", name: str = "model", progress: Progress = _quiet) -> Image:
+    """The image, in memory, with ``weights`` packed as base3 or 2bit. Raises BadModel if the machine cannot run the model."""
+    header, plan = _prepare(checkpoint, weights)
+    tensors = lay_out(header, plan.down_rows)
+    store = MemoryStore(header.ddr_bytes)
+    _fill(checkpoint, weights, ImageWriter(header, tensors, store), plan, progress)
+    return Image(header, tensors, store.ddr, _meta(checkpoint, weights, name))
+
+
+def convert_file(checkpoint: Checkpoint, path: Path, weights: str = "base3", name: str = "model", progress: Progress = _quiet) -> Plan:
+    """Writes the image to a file, whole or not at all, in some hundred megabytes of memory whatever the model's size. Raises BadModel,
+    BadArgument for a path that must not be written, BadFile if the disk does not take it."""
+    header, plan = _prepare(checkpoint, weights)
+    tensors = lay_out(header, plan.down_rows)
+    text = json.dumps(_meta(checkpoint, weights, name)).encode()
+    start = FILE_HEAD.size + len(text)
+    with replacing(path, start + header.ddr_bytes, checkpoint.files) as file:
+        crc = _fill(checkpoint, weights, ImageWriter(header, tensors, FileStore(file, start)), plan, progress)
+        file.write(file_head(text, header.ddr_bytes, crc) + text)
+    return plan

@@ -1,364 +1,236 @@
 """The model image: one file that holds all a board and its host need to run a model.
 
 File: a 64-byte head, a JSON part for the host (tokenizer, chat template, origin), and the DDR part, which is uploaded
-as it is to ``MODEL_BASE``. The DDR part starts with a binary header (hyper-parameters and tensor table) that the
-firmware reads; tensors follow, striped over the four ports (``xtvu.layout``), each at a multiple of 512 bytes. Behind
-them the header reserves memory for the KV cache and the logits.
+as it is to ``MODEL_BASE``. The DDR part starts with a binary header (``header``) that the firmware reads; tensors follow, striped
+over the four ports (``xtvu.layout``), each at a multiple of 512 bytes. Behind them the header reserves memory for the KV
+cache and the logits. A file is mapped, not read: only what is used is ever in memory.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
 import struct
 import zlib
-from contextlib import suppress
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from xtvu.isa import RANK_LEVELS, SHARED_WORDS, VECTORS, WORD_BYTES
-from xtvu.layout import BLOCK_BYTES, WEIGHTS_PER_WORD, row_words, stripe
-from xtvu.semantics import checksum
+from xtvu.isa import RANK_LEVELS
 
-from bitnet_host.errors import UserError
+from bitnet_host.errors import BadFile, BadModel
+from bitnet_host.files import regular_size, replacing
+from bitnet_host.model.header import (
+    BLOCK_BYTES,
+    DDR_MAGIC,
+    FORMAT_VERSION,
+    KINDS,
+    LARGE_VOCABULARY,
+    MAX_LAYERS,
+    MAX_STOPS,
+    SMALL_LEVELS,
+    TENSOR_BYTES,
+    WEIGHT_MODES,
+    DdrHeader,
+    Tensor,
+    float_bits,
+    head_bytes,
+    header_sum,
+    lay_out,
+    start_of_id,
+)
+from bitnet_host.model.plan import broken_limit
 
-__all__ = [
-    "DDR_MAGIC", "DdrHeader", "FORMAT_VERSION", "Image", "KINDS", "LARGE_VOCABULARY", "MAX_LAYERS", "MAX_STOPS", "MEMORY_BYTES",
-    "MODEL_BASE", "Part", "RESERVED", "SHAPES", "SMALL_LEVELS", "Tensor", "WEIGHT_MODES", "build_image", "c_header", "down_chunks",
-    "expected_words", "read_image", "write_image",
-]
+__all__ = ["FILE_HEAD", "Image", "check_image", "file_head", "read_image", "write_image"]
 
-FILE_MAGIC = b"BITNETFW"
-FORMAT_VERSION = 3
-DDR_MAGIC = 0x544E5442
-MODEL_BASE = 0x0020_0000  # DDR offset of the DDR part; HP ports do not reach the first megabyte
-MEMORY_BYTES = 0x4000_0000
-WEIGHT_MODES = {"base3": 0, "2bit": 1}
-MAX_LAYERS = 64  # of the firmware's tensor table
-MAX_STOPS = 4  # stop0 to stop3 of the header
-CHUNK_TOKENS = 512  # tokens of one chunk of the transposed V cache: a row of it is one 512-byte block
-
-#: Tensor kinds. Per layer from INPUT_NORM on. Columns of a matrix are its inputs, but DOWN is stored transposed: a row of it
-#: holds what one input gives to all outputs, so that inputs of zero need not be read. DOWN_ROWS is the same matrix by rows, for passes
-#: of several tokens: chunks of columns, one behind the other, that fit the activation memory (``down_chunks``).
-KINDS = ("EMBEDDING", "EMBEDDING_SCALE", "SKETCH", "SKETCH_SCALE", "ROPE", "FINAL_NORM", "INPUT_NORM", "Q", "K", "V", "O", "ATTN_SUB_NORM",
-         "POST_NORM", "GATE", "UP", "FFN_SUB_NORM", "DOWN", "DOWN_ROWS")
-
-#: Elements of each kind's tensor: rows, columns (products of header fields), and how they are stored. The board holds an image
-#: against this before it believes it (``expected_words``, and the same in the firmware's header).
-SHAPES: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
-    "EMBEDDING": (("vocab",), ("hidden",), "int8"), "EMBEDDING_SCALE": ((), ("vocab",), "float"),
-    "SKETCH": (("vocab",), ("hidden",), "ternary"), "SKETCH_SCALE": ((), ("vocab",), "float"),
-    "ROPE": (("context",), ("head_dim", "2"), "float"), "FINAL_NORM": ((), ("hidden",), "float"),
-    "INPUT_NORM": ((), ("hidden",), "float"), "Q": (("heads", "head_dim"), ("hidden",), "ternary"),
-    "K": (("kv_heads", "head_dim"), ("hidden",), "ternary"), "V": (("kv_heads", "head_dim"), ("hidden",), "ternary"),
-    "O": (("hidden",), ("heads", "head_dim"), "ternary"), "ATTN_SUB_NORM": ((), ("heads", "head_dim"), "float"),
-    "POST_NORM": ((), ("hidden",), "float"), "GATE": (("intermediate",), ("hidden",), "ternary"),
-    "UP": (("intermediate",), ("hidden",), "ternary"), "FFN_SUB_NORM": ((), ("intermediate",), "float"),
-    "DOWN": (("intermediate",), ("hidden",), "ternary"), "DOWN_ROWS": (("hidden",), ("intermediate",), "ternary"),
-}
-#: Memory behind the tensors, in this order: the field with its address, and its bytes as a C and Python expression of the others.
-RESERVED: dict[str, str] = {
-    "k_base": "layers * kv_heads * k_head_bytes", "v_base": "layers * kv_heads * v_head_bytes",
-    "ks_base": "layers * kv_heads * s_head_bytes", "vs_base": "layers * kv_heads * s_head_bytes",
-    "logits_base": "vocab * 4", "candidates_base": f"{2 * (4 << RANK_LEVELS)}", "residual_base": f"{VECTORS} * hidden * 4",
-}
-#: What one KV head takes of the first four.
-HEAD_BYTES: dict[str, str] = {
-    "k_head_bytes": f"(context * ((head_dim + 31) // 32) * 32 + {BLOCK_BYTES - 1}) // {BLOCK_BYTES} * {BLOCK_BYTES}",
-    "v_head_bytes": f"(context + {CHUNK_TOKENS - 1}) // {CHUNK_TOKENS} * head_dim * {BLOCK_BYTES}",
-    "s_head_bytes": f"(context * 4 + {BLOCK_BYTES - 1}) // {BLOCK_BYTES} * {BLOCK_BYTES}",
-}
-# Rows of the head that the ternary sketch leaves for rescoring: 63, or 255 of a large vocabulary. The row that the full head
-# would choose was never seen below rank 25 of 2,048 (DESIGN.md) and 56 of 128,256 (bitnet-kv260, as DESIGN.md cites it).
-LARGE_VOCABULARY, SMALL_LEVELS = 16384, 6
-
-#: A tensor on its way into an image: kind, layer, linear bytes as any array, rows, columns, scale.
-Part = tuple[str, int, NDArray[Any], int, int, float]
-
-_FILE_HEAD = struct.Struct("<8sIIQIIII24x")  # magic, version, JSON bytes, DDR bytes, CRCs of JSON and DDR, head CRC, 0
-
-
-@dataclass
-class DdrHeader:
-    """The binary header, 32-bit words in this order; ``_bits`` fields hold float32 bits, ``_base`` fields DDR addresses."""
-
-    magic: int = DDR_MAGIC
-    version: int = FORMAT_VERSION
-    model_id: int = 0
-    header_bytes: int = 0
-    ddr_bytes: int = 0
-    total_bytes: int = 0
-    layers: int = 0
-    hidden: int = 0
-    intermediate: int = 0
-    heads: int = 0
-    kv_heads: int = 0
-    head_dim: int = 0
-    vocab: int = 0
-    context: int = 0
-    weight_mode: int = 0
-    tensors: int = 0
-    eps_bits: int = 0
-    inverse_hidden_bits: int = 0
-    inverse_query_bits: int = 0
-    inverse_intermediate_bits: int = 0
-    score_scale_bits: int = 0
-    stop_count: int = 0
-    stop0: int = 0
-    stop1: int = 0
-    stop2: int = 0
-    stop3: int = 0
-    k_base: int = 0
-    k_head_bytes: int = 0
-    v_base: int = 0
-    v_head_bytes: int = 0
-    ks_base: int = 0
-    vs_base: int = 0
-    s_head_bytes: int = 0
-    logits_base: int = 0
-    rank_levels: int = 0
-    candidates_base: int = 0
-    residual_base: int = 0
-    header_checksum: int = 0
-
-    def words(self) -> list[int]:
-        return [int(getattr(self, f.name)) for f in fields(self)]
-
-
-@dataclass
-class Tensor:
-    """One tensor of the table. ``offset`` from MODEL_BASE; ``words`` stream words; ``scale`` of a ternary matrix."""
-
-    kind: int
-    layer: int
-    offset: int
-    words: int
-    rows: int
-    columns: int
-    scale: float
-    checksum: int
-
-    def pack(self) -> bytes:
-        return struct.pack("<IIIIIIfI", self.kind, self.layer, self.offset, self.words, self.rows, self.columns, self.scale,
-                           self.checksum)
-
-    @classmethod
-    def unpack(cls, data: bytes) -> Tensor:
-        return cls(*struct.unpack("<IIIIIIfI", data))
-
-
-_TENSOR_BYTES = 32
+_FILE_MAGIC = b"BITNETFW"
+FILE_HEAD = struct.Struct("<8sIIQIIII24x")  # magic, version, JSON bytes, DDR bytes, CRCs of JSON and DDR, head CRC, 0
+_MAX_TEXT = 256 << 20  # bytes of the JSON part
+_CHUNK = 4 << 20
 
 
 @dataclass
 class Image:
-    """A model image in memory: ``header``, ``tensors``, ``ddr`` (uint8, the DDR part), ``meta`` (the JSON part)."""
+    """A model image: ``header``, ``tensors``, ``ddr`` (uint8, the DDR part, possibly mapped), ``meta`` (the JSON part)."""
 
     header: DdrHeader
     tensors: list[Tensor]
     ddr: NDArray[np.uint8]
     meta: dict[str, Any]
+    _places: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self._places = {(tensor.kind, tensor.layer): tensor for tensor in self.tensors}
 
     def tensor(self, kind: str, layer: int = 0) -> Tensor:
         """Raises KeyError if there is none."""
-        for tensor in self.tensors:
-            if tensor.kind == KINDS.index(kind) and tensor.layer == layer:
-                return tensor
-        raise KeyError(f"{kind} of layer {layer}")
+        return self._places[KINDS.index(kind), layer]
 
     def data(self, tensor: Tensor) -> NDArray[np.uint8]:
         """The tensor's bytes as they lie in DDR, whole blocks."""
         size = -(-tensor.words * 32 // BLOCK_BYTES) * BLOCK_BYTES
         return self.ddr[tensor.offset:tensor.offset + size]
 
+    @property
+    def vocab(self) -> int:
+        """Tokens that there are; the header's number is padded to a multiple of eight."""
+        return int(self.meta.get("config", {}).get("vocab", self.header.vocab))
 
-def _header_bytes(tensor_count: int) -> int:
-    raw = 4 * len(fields(DdrHeader)) + tensor_count * _TENSOR_BYTES
-    return -(-raw // BLOCK_BYTES) * BLOCK_BYTES
-
-
-def _blocks(size: int) -> int:
-    return -(-size // BLOCK_BYTES) * BLOCK_BYTES
-
-
-def _reserve(header: DdrHeader, offset: int) -> int:
-    """Places KV cache, logits and the firmware's own memory behind ``offset``; returns where they end."""
-    for name, size in (*HEAD_BYTES.items(), *RESERVED.items()):
-        value = eval(size, {}, vars(header))  # expressions of this module
-        if name in RESERVED:
-            setattr(header, name, MODEL_BASE + offset)
-            offset += _blocks(value)
-        else:
-            setattr(header, name, value)
-    return offset
+    @property
+    def stop_tokens(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        return frozenset(getattr(self.header, f"stop{i}") for i in range(self.header.stop_count))
 
 
-def expected_words(header: DdrHeader, kind: str) -> int:
-    """Stream words of a model's tensor of that kind. Raises KeyError for a kind or weight mode that does not exist."""
-    def product(names: tuple[str, ...]) -> int:
-        return math.prod(int(name) if name.isdigit() else getattr(header, name) for name in names)
-
-    rows, columns, storage = (product(SHAPES[kind][0]), product(SHAPES[kind][1]), SHAPES[kind][2])
-    if storage == "float":
-        return -(-rows * columns * 4 // WORD_BYTES)
-    mode = "int8" if storage == "int8" else {value: name for name, value in WEIGHT_MODES.items()}[header.weight_mode]
-    if kind == "DOWN_ROWS":
-        return rows * sum(row_words(chunk, mode) for chunk in down_chunks(columns, mode))
-    return rows * row_words(columns, mode)
-
-
-def down_chunks(columns: int, mode: str) -> list[int]:
-    """Columns in each chunk of DOWN_ROWS: what the activation memory holds of eight vectors."""
-    step = SHARED_WORDS * WEIGHTS_PER_WORD[mode]
-    return [min(step, columns - start) for start in range(0, columns, step)]
-
-
-def _part_bytes(part: Part) -> int:
-    return _blocks(part[2].nbytes)
-
-
-def build_image(header: DdrHeader, parts: list[Part], meta: dict[str, Any]) -> Image:
-    """Lays out tensors and reserved memory. DOWN_ROWS, which is not needed, is left out where it does not fit.
-
-    ``parts``: (kind, layer, linear bytes as any array, rows, columns, scale). Raises UserError if memory does not suffice.
-    """
-    size = MODEL_BASE + _header_bytes(len(parts)) + sum(map(_part_bytes, parts)) + _reserve(header, 0)
-    if size > MEMORY_BYTES:
-        parts = [part for part in parts if part[0] != "DOWN_ROWS"]
-    header.tensors = len(parts)
-    header.header_bytes = _header_bytes(len(parts))
-    offset = header.header_bytes
-    tensors, blobs = [], []
-    for kind, layer, data, rows, columns, scale in parts:
-        flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
-        words = -(-flat.size // 32)
-        padded = np.zeros(words * 32, np.uint8)
-        padded[:flat.size] = flat
-        tensors.append(Tensor(KINDS.index(kind), layer, offset, words, rows, columns, float(np.float32(scale)), checksum(padded)))
-        blob = stripe(padded)
-        blobs.append(blob)
-        offset += blob.size
-    header.ddr_bytes = offset
-
-    offset = header.total_bytes = _reserve(header, offset)
-    if MODEL_BASE + offset > MEMORY_BYTES:
-        raise UserError(f"the model needs {(MODEL_BASE + offset) / 2**20:.0f} MB of the board's {MEMORY_BYTES / 2**20:.0f} MB: "
-                        "choose a smaller model, base3 weights or a shorter --context")
-
-    body = np.concatenate(blobs)
-    table = b"".join(t.pack() for t in tensors)
-    # over everything that changes an answer: header (id and checksum still zero), table and tensors
-    header.model_id = zlib.crc32(struct.pack(f"<{len(header.words())}I", *header.words()) + table + body.tobytes())
-    unsigned = header.words()[:-1]  # all but the checksum
-    header.header_checksum = _sum_words(struct.pack(f"<{len(unsigned)}I", *unsigned) + table)
-    head = np.zeros(header.header_bytes, np.uint8)
-    raw = struct.pack(f"<{len(unsigned) + 1}I", *header.words()) + table
-    head[:len(raw)] = np.frombuffer(raw, np.uint8)
-    return Image(header, tensors, np.concatenate([head, body]), meta)
-
-
-def _sum_words(data: bytes) -> int:
-    """Sum of 32-bit words, each rotated in: what the firmware checks the header with."""
-    total = 0
-    for (word,) in struct.iter_unpack("<I", data):
-        total = ((total << 1 | total >> 31) + word) & 0xFFFFFFFF
-    return total
+def file_head(text: bytes, ddr_size: int, ddr_crc: int) -> bytes:
+    """The first 64 bytes of an image file."""
+    values = (_FILE_MAGIC, FORMAT_VERSION, len(text), ddr_size, zlib.crc32(text), ddr_crc)
+    return FILE_HEAD.pack(*values, zlib.crc32(FILE_HEAD.pack(*values, 0, 0)), 0)
 
 
 def write_image(image: Image, path: Path) -> None:
-    """Writes the file; a reader never sees half of it. Raises UserError if the folder cannot be written."""
+    """Writes an image that is in memory, whole or not at all. Raises BadFile."""
     text = json.dumps(image.meta).encode()
-    ddr = image.ddr.tobytes()
-    head = _FILE_HEAD.pack(FILE_MAGIC, FORMAT_VERSION, len(text), len(ddr), zlib.crc32(text), zlib.crc32(ddr), 0, 0)
-    head = _FILE_HEAD.pack(FILE_MAGIC, FORMAT_VERSION, len(text), len(ddr), zlib.crc32(text), zlib.crc32(ddr), zlib.crc32(head), 0)
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        with temporary.open("wb") as file:
-            file.write(head + text + ddr)
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    with replacing(path, FILE_HEAD.size + len(text) + image.ddr.size) as file:
+        file.write(file_head(text, image.ddr.size, zlib.crc32(image.ddr.data)) + text)
+        file.write(image.ddr.data)
+
+
+def _pieces(file: BinaryIO, size: int) -> Iterator[bytes]:
+    while size:
+        piece = file.read(min(size, _CHUNK))
+        if not piece:
+            return
+        size -= len(piece)
+        yield piece
+
+
+def _read_head(file: BinaryIO, path: Path, size: int) -> tuple[bytes, int, int]:
+    """The JSON part, verified, and size and checksum of the DDR part."""
+    head = file.read(FILE_HEAD.size)
+    if head[:8] != _FILE_MAGIC or len(head) < FILE_HEAD.size:
+        raise BadModel(f"{path} is not a model image: make one with `bitnet-host convert CHECKPOINT -o IMAGE`")
+    magic, version, text_size, ddr_size, text_crc, ddr_crc, head_crc, _ = FILE_HEAD.unpack(head)
+    if zlib.crc32(FILE_HEAD.pack(magic, version, text_size, ddr_size, text_crc, ddr_crc, 0, 0)) != head_crc:
+        raise BadModel(f"{path} is damaged (its head does not match its checksum): convert the model again")
+    if version != FORMAT_VERSION:
+        raise BadModel(f"{path} has image format {version}, this tool reads {FORMAT_VERSION}: convert the model again")
+    if size != FILE_HEAD.size + text_size + ddr_size or text_size > _MAX_TEXT:
+        raise BadModel(f"{path} is truncated or too long ({size} bytes, its head says {FILE_HEAD.size + text_size + ddr_size}): "
+                       "copy or convert it again")
+    text = file.read(text_size)
+    if zlib.crc32(text) != text_crc:
+        raise BadModel(f"{path} is damaged (checksum mismatch): copy or convert it again")
+    return text, ddr_size, ddr_crc
+
+
+def _read_tensors(file: BinaryIO, path: Path, ddr_size: int, ddr_crc: int) -> tuple[DdrHeader, list[Tensor]]:
+    """Header and table; every byte of the DDR part is held against the file's checksum and the model's id."""
+    count = len(fields(DdrHeader))
+    first = file.read(min(4 * count, ddr_size))
+    header = DdrHeader(*struct.unpack(f"<{count}I", first)) if len(first) == 4 * count else DdrHeader()
+    rest = file.read(max(0, min(header.header_bytes, head_bytes(MAX_LAYERS * len(KINDS)), ddr_size) - len(first)))
+    table = rest[:header.tensors * TENSOR_BYTES]
+    tensors = [Tensor.unpack(table[i:i + TENSOR_BYTES]) for i in range(0, len(table) // TENSOR_BYTES * TENSOR_BYTES, TENSOR_BYTES)]
+    crc, model_id = zlib.crc32(first + rest), start_of_id(header, tensors)
+    for piece in _pieces(file, ddr_size - len(first) - len(rest)):
+        crc, model_id = zlib.crc32(piece, crc), zlib.crc32(piece, model_id)
+    if crc != ddr_crc:
+        raise BadModel(f"{path} is damaged (checksum mismatch): copy or convert it again")
+    if len(tensors) != header.tensors or model_id != header.model_id or header_sum(header, tensors) != header.header_checksum:
+        raise BadModel(f"{path} contradicts itself (its id or its table of {header.tensors} tensors): convert the model again")
+    return header, tensors
 
 
 def read_image(path: Path) -> Image:
-    """Reads and verifies an image. Raises UserError if it is no image, truncated, damaged or of another version."""
+    """Maps and verifies an image. Raises BadFile or BadModel if it is no image, truncated, damaged or of another version, or
+    if what it says cannot be."""
+    size = regular_size(path)
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            text, ddr_size, ddr_crc = _read_head(file, path, size)
+            header, tensors = _read_tensors(file, path, ddr_size, ddr_crc)
+        ddr = np.memmap(path, np.uint8, "r", offset=FILE_HEAD.size + len(text), shape=(ddr_size,))
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    if data[:8] != FILE_MAGIC or len(data) < _FILE_HEAD.size:
-        raise UserError(f"{path} is not a model image: make one with `bitnet-host convert CHECKPOINT -o IMAGE`")
-    magic, version, text_size, ddr_size, text_crc, ddr_crc, head_crc, _ = _FILE_HEAD.unpack_from(data)
-    blank = _FILE_HEAD.pack(magic, version, text_size, ddr_size, text_crc, ddr_crc, 0, 0)
-    if zlib.crc32(blank) != head_crc:
-        raise UserError(f"{path} is damaged (its head does not match its checksum): convert the model again")
-    if version != FORMAT_VERSION:
-        raise UserError(f"{path} has image format {version}, this tool reads {FORMAT_VERSION}: convert the model again")
-    text = data[_FILE_HEAD.size:_FILE_HEAD.size + text_size]
-    ddr = data[_FILE_HEAD.size + text_size:]
-    if len(ddr) != ddr_size:
-        raise UserError(f"{path} is truncated or too long ({len(ddr)} of {ddr_size} bytes of model data): copy or convert it again")
-    if zlib.crc32(text) != text_crc or zlib.crc32(ddr) != ddr_crc:
-        raise UserError(f"{path} is damaged (checksum mismatch): copy or convert it again")
-    count = len(fields(DdrHeader))
-    header = DdrHeader(*struct.unpack_from(f"<{count}I", ddr))
-    tensors = [Tensor.unpack(ddr[4 * count + _TENSOR_BYTES * i:][:_TENSOR_BYTES]) for i in range(header.tensors)]
-    return Image(header, tensors, np.frombuffer(ddr, np.uint8), json.loads(text))
+        raise BadFile(f"cannot read {path}: {error.strerror}") from None
+    try:
+        meta = json.loads(text)
+    except (ValueError, RecursionError):
+        meta = None
+    if not isinstance(meta, dict):
+        raise BadModel(f"{path} has no readable description of its model: convert the model again")
+    image = Image(header, tensors, ddr, meta)
+    problem = check_image(image)
+    if problem:
+        raise BadModel(f"{path} contradicts itself ({problem}): convert the model again")
+    return image
 
 
-def c_header() -> str:
-    """The firmware's view of the DDR part."""
-    lines = ["// Generated from host/bitnet_host/image.py.", "#pragma once", "#include <stdint.h>", ""]
-    lines += [f"#define IMAGE_MAGIC 0x{DDR_MAGIC:x}u", f"#define IMAGE_VERSION {FORMAT_VERSION}u",
-              f"#define MODEL_BASE 0x{MODEL_BASE:x}u", f"#define IMAGE_MAX_LAYERS {MAX_LAYERS}u",
-              f"#define CHUNK_TOKENS {CHUNK_TOKENS}u", ""]
-    lines += ["struct image_header {", *(f"    uint32_t {f.name};" for f in fields(DdrHeader)), "};", ""]
-    lines += ["struct image_tensor {"]
-    lines += [f"    {'float' if f.name == 'scale' else 'uint32_t'} {f.name};" for f in fields(Tensor)]
-    lines += ["};", "", "enum image_kind {", *(f"    KIND_{kind}," for kind in KINDS), "    KIND_COUNT", "};", ""]
-    lines += [f"#define IMAGE_RANK_LEVELS(vocab) ((vocab) < {LARGE_VOCABULARY}u ? {SMALL_LEVELS}u : {RANK_LEVELS}u)",
-              f"#define IMAGE_BLOCKS(bytes) (((uint64_t)(bytes) + {BLOCK_BYTES - 1}) / {BLOCK_BYTES} * {BLOCK_BYTES})", ""]
-    return "\n".join(lines + _c_expected_words() + _c_reserved()) + "\n"
+def check_image(image: Image) -> str:
+    """What in the image cannot be, or nothing. Held against the same table as on the board."""
+    header, tensors = image.header, image.tensors
+    if header.magic != DDR_MAGIC or header.version != FORMAT_VERSION:
+        return f"header of format {header.version}"
+    limit = broken_limit(vars(header))
+    if limit:
+        return limit
+    down_rows = any(tensor.kind == KINDS.index("DOWN_ROWS") for tensor in tensors)
+    laid = replace(header)
+    expected = lay_out(laid, down_rows)
+    for name in (f.name for f in fields(DdrHeader)):
+        if name not in ("model_id", "header_checksum") and getattr(laid, name) != getattr(header, name):
+            return f"{name} is {getattr(header, name)}, not {getattr(laid, name)}"
+    if header.ddr_bytes != image.ddr.size or header.header_bytes != head_bytes(len(tensors)):
+        return f"{image.ddr.size} bytes of tensors, not {header.ddr_bytes}"
+    for tensor, wanted in zip(tensors, expected, strict=True):
+        if replace(wanted, scale=tensor.scale, checksum=tensor.checksum) != tensor:
+            return f"tensor {KINDS[wanted.kind]} of layer {wanted.layer} is not where or what it has to be"
+        if not math.isfinite(tensor.scale) or tensor.scale == 0:
+            return f"tensor {KINDS[wanted.kind]} of layer {wanted.layer} has the scale {tensor.scale}"
+    return _check_constants(header) or _check_meta(image)
 
 
-def _c_expected_words() -> list[str]:
-    """``image_expected_words``: as ``expected_words``, for a header whose fields are within the firmware's limits."""
-    lines = ["// Stream words of the model's tensor of a kind.",
-             "static inline uint64_t image_expected_words(const struct image_header *h, uint32_t kind)", "{",
-             f"    uint64_t per_word = h->weight_mode ? {WEIGHTS_PER_WORD['2bit']} : {WEIGHTS_PER_WORD['base3']};",
-             f"    uint64_t chunk = {SHARED_WORDS} * per_word, rest = h->intermediate % chunk;", "    switch (kind) {"]
+def _check_constants(header: DdrHeader) -> str:
+    """Fields that follow from others."""
+    head = header.heads * header.head_dim
+    constants = {
+        "inverse_hidden_bits": 1 / header.hidden, "inverse_query_bits": 1 / head, "inverse_intermediate_bits": 1 / header.intermediate,
+        "score_scale_bits": math.log2(math.e) / math.sqrt(header.head_dim)}
+    for name, value in constants.items():
+        if getattr(header, name) != float_bits(value):
+            return f"{name} is not that of the model's shape"
+    eps = struct.unpack("<f", struct.pack("<I", header.eps_bits))[0]
+    if not 0 < eps <= 0.1:
+        return f"eps is {eps:g}"
+    if header.rank_levels != (RANK_LEVELS if header.vocab >= LARGE_VOCABULARY else SMALL_LEVELS):
+        return f"rank_levels is {header.rank_levels}"
+    stops = [getattr(header, f"stop{i}") for i in range(MAX_STOPS)]
+    if any(stop >= header.vocab for stop in stops[:header.stop_count]) or any(stops[header.stop_count:]):
+        return "stop tokens outside of the vocabulary"
+    return ""
 
-    def product(names: tuple[str, ...]) -> str:
-        return " * ".join(["(uint64_t)1", *(name if name.isdigit() else f"h->{name}" for name in names)])
 
-    for kind, (rows, columns, storage) in SHAPES.items():
-        per_word = {"int8": str(WEIGHTS_PER_WORD["int8"]), "ternary": "per_word", "float": str(WORD_BYTES // 4)}[storage]
-        value = f"{product(rows)} * (({product(columns)} + {per_word} - 1) / {per_word})"
-        if storage == "float":
-            value = f"({product(rows + columns)} + {per_word} - 1) / {per_word}"
-        if kind == "DOWN_ROWS":
-            value = f"{product(rows)} * (h->intermediate / chunk * {SHARED_WORDS} + (rest + per_word - 1) / per_word)"
-        lines += [f"    case KIND_{kind}:", f"        return {value};"]
-    return [*lines, "    default:", "        return 0;", "    }", "}", ""]
-
-
-def _c_reserved() -> list[str]:
-    """``image_layout``: the fields that say where memory behind the tensors lies, from the others."""
-    names = [f.name for f in fields(DdrHeader)]
-
-    def expression(text: str) -> str:
-        return re.sub(r"[a-z_]+", lambda m: f"h->{m[0]}" if m[0] in names else m[0], text.replace("//", "/"))
-
-    lines = ["// Fills in where KV cache, logits and the firmware's own memory lie behind ddr_bytes; returns where they end.",
-             "static inline uint64_t image_layout(struct image_header *h)", "{", "    uint64_t offset = h->ddr_bytes;"]
-    lines += [f"    h->{name} = (uint32_t)({expression(size)});" for name, size in HEAD_BYTES.items()]
-    for name, size in RESERVED.items():
-        lines += [f"    h->{name} = MODEL_BASE + (uint32_t)offset;", f"    offset += IMAGE_BLOCKS((uint64_t)1 * {expression(size)});"]
-    return [*lines, "    return offset;", "}"]
+def _check_meta(image: Image) -> str:
+    """The description's numbers are the header's."""
+    header, meta = image.header, image.meta
+    config = meta.get("config")
+    if config is None:
+        return ""  # a test's or a bench's image
+    if not isinstance(config, dict):
+        return "config is no object"
+    for name in ("layers", "hidden", "intermediate", "heads", "kv_heads", "head_dim", "context"):
+        if config.get(name) != getattr(header, name):
+            return f"{name} is {config.get(name)!r} in the description and {getattr(header, name)} on the board"
+    vocab, eps = config.get("vocab"), config.get("eps")
+    if not isinstance(vocab, int) or not 0 <= header.vocab - vocab < 8:
+        return f"vocab is {vocab!r} in the description and {header.vocab} on the board"
+    if not isinstance(eps, float) or not 0 < eps < 1 or float_bits(eps) != header.eps_bits:
+        return f"eps is {eps!r} in the description"
+    if config.get("stop_tokens") != [getattr(header, f"stop{i}") for i in range(header.stop_count)]:
+        return "the description has other stop tokens"
+    if WEIGHT_MODES.get(str(meta.get("weights"))) != header.weight_mode:
+        return f"weights are {meta.get('weights')!r} in the description"
+    return ""

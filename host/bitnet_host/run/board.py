@@ -17,7 +17,8 @@ from xtvu.layout import unstripe
 
 from bitnet_host.errors import UserError
 from bitnet_host.golden.reference import ReferenceModel
-from bitnet_host.model.image import MODEL_BASE, Image
+from bitnet_host.model.header import MODEL_BASE
+from bitnet_host.model.image import Image
 from bitnet_host.run.link.simulator import Simulator
 from bitnet_host.run.link.transport import MailboxTransport, SerialTransport, Transport
 from bitnet_host.run.protocol import (

@@ -1,26 +1,28 @@
-"""Reads a Hugging Face BitNet checkpoint (packed safetensors) into plain NumPy.
+"""Reads a Hugging Face BitNet checkpoint folder (packed safetensors).
 
 Packed byte [r, c] holds W[i * (out / 4) + r, c] + 1 in bits 2i and 2i + 1; the linear class ``autobitlinear`` multiplies
-by weight_scale, ``bitlinear`` (the default) divides (transformers 5.23, integrations/bitnet.py).
+by weight_scale, ``bitlinear`` (the default) divides (transformers 5.23, integrations/bitnet.py). Nothing in config.json that changes
+arithmetic is passed over: what this tool does not know is refused.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
-import safetensors
 from numpy.typing import NDArray
 
-from bitnet_host.errors import UserError
-from bitnet_host.model.image import MAX_STOPS
+from bitnet_host.errors import BadModel
+from bitnet_host.files import read_json, read_text
+from bitnet_host.model.checkpoint import Checkpoint, Layer, Linear, ModelConfig
+from bitnet_host.model.header import MAX_STOPS
+from bitnet_host.model.sources.tensors import TensorFolder
 
-__all__ = ["Checkpoint", "Linear", "ModelConfig", "open_checkpoint", "unpack_hf"]
+__all__ = ["open_checkpoint", "unpack_hf"]
 
-F32 = NDArray[np.float32]
 _PROJECTIONS = {
     "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj",
     "gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj",
@@ -29,170 +31,232 @@ _NORMS = {
     "input_norm": "input_layernorm", "attn_sub_norm": "self_attn.attn_sub_norm",
     "post_norm": "post_attention_layernorm", "ffn_sub_norm": "mlp.ffn_sub_norm",
 }
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Hyper-parameters, as config.json names them."""
-
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocab: int
-    context: int
-    rope_theta: float
-    eps: float
-    stop_tokens: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A ternary matrix, int8 [out, in], and the float32 factor of its products."""
-
-    weights: NDArray[np.int8]
-    scale: float
-
-
-@dataclass
-class Checkpoint:
-    """A model in memory: ``layers`` maps the names of _PROJECTIONS and _NORMS to Linear and float32 vectors."""
-
-    config: ModelConfig
-    embedding: F32
-    final_norm: F32
-    layers: list[dict[str, Any]]
-    tokenizer: dict[str, Any] | None = None
-    chat_template: str | None = None
-    special: dict[str, Any] | None = None
+#: Keys of config.json that are read below, and keys that change nothing in how an answer is computed.
+_READ = {
+    "model_type", "hidden_act", "tie_word_embeddings", "num_attention_heads", "hidden_size", "intermediate_size", "num_hidden_layers",
+    "num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings", "rope_theta", "rope_parameters", "rms_norm_eps",
+    "quantization_config", "eos_token_id", "bos_token_id",
+}
+_HARMLESS = {
+    "architectures", "auto_map", "initializer_range", "torch_dtype", "dtype", "use_cache", "transformers_version", "pad_token_id",
+    "_name_or_path", "attention_dropout", "pretraining_tp", "name_or_path", "unsloth_version", "id2label", "label2id", "return_dict",
+    "output_attentions", "output_hidden_states", "chunk_size_feed_forward", "is_encoder_decoder", "problem_type", "license",
+}
+#: Keys that change arithmetic, with the values that leave it alone (beside null, false, zero and empty ones).
+_NEUTRAL: dict[str, tuple[Any, ...]] = {"partial_rotary_factor": (1, 1.0), "rope_type": ("default",), "mlp_bias": (), "attention_bias": ()}
 
 
 def unpack_hf(packed: NDArray[np.uint8]) -> NDArray[np.int8]:
-    """uint8 [out / 4, in] to int8 [out, in]."""
+    """uint8 [out / 4, in] to int8 [out, in]. Raises ValueError for the code 3, which is no weight."""
+    if (packed & packed >> 1 & 0x55).any():
+        raise ValueError("code 3")
     return np.concatenate([(packed >> 2 * i & 3).astype(np.int8) - 1 for i in range(4)])
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError:
-        raise UserError(f"{path} is not valid JSON: download the checkpoint again") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} does not hold a JSON object: download the checkpoint again")
-    return value
+def _refuse_unknown(raw: dict[str, Any], known: set[str], path: Path) -> None:
+    for name, value in raw.items():
+        neutral = value is None or value is False or value in (0, "", [], {}) or value in _NEUTRAL.get(name, ())
+        if name not in known and not neutral:
+            raise BadModel(f"{path}: {name} is {str(value)[:60]!r}, which this tool does not know and cannot compute with: "
+                           "it would give other words than the model's")
 
 
-def _load_tensors(folder: Path) -> dict[str, NDArray[Any]]:
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise UserError(f"{folder} holds no .safetensors file: give the folder of a Hugging Face checkpoint")
-    tensors: dict[str, NDArray[Any]] = {}
-    for file in files:
-        try:
-            items = safetensors.deserialize(file.read_bytes())
-        except (OSError, safetensors.SafetensorError) as error:
-            raise UserError(f"{file} is truncated or damaged ({error}): download it again") from None
-        for name, item in items:
-            raw = np.frombuffer(item["data"], np.uint8)
-            kind = item["dtype"]
-            if kind == "BF16":
-                values: NDArray[Any] = (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
-            elif kind in ("F32", "F16"):
-                values = raw.view("<f4" if kind == "F32" else "<f2").astype(np.float32)
-            elif kind == "U8":
-                values = raw
-            else:
-                raise UserError(f"{file}: tensor {name} has type {kind}; this tool reads BF16, F16, F32 and packed U8")
-            tensors[name] = values.reshape(item["shape"])
-    return tensors
+def _theta(raw: dict[str, Any], path: Path) -> float:
+    """The base of RoPE: rope_parameters, as transformers has it, before a top-level rope_theta."""
+    rope = raw.get("rope_parameters")
+    rope = {} if rope is None else rope
+    if not isinstance(rope, dict):
+        raise BadModel(f"{path}: rope_parameters is {rope!r}; it must be an object")
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default":
+        raise BadModel(f"{path}: RoPE of type {kind!r} is not supported, only the default one without scaling")
+    _refuse_unknown(rope, {"rope_type", "type", "rope_theta"}, path)
+    value = next(v for v in (rope.get("rope_theta"), raw.get("rope_theta"), 500000.0) if v is not None)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 < value < 1e12:
+        raise BadModel(f"{path}: rope_theta is {value!r}; it must be a number above 1")
+    return float(value)
 
 
 def _config(raw: dict[str, Any], path: Path) -> ModelConfig:
     if raw.get("model_type") != "bitnet":
-        raise UserError(f"{path} describes a {raw.get('model_type', 'nameless')} model: only BitNet b1.58 checkpoints "
-                        "(model_type bitnet) run on this machine")
+        raise BadModel(f"{path} describes a {raw.get('model_type', 'nameless')} model: only BitNet b1.58 checkpoints "
+                       "(model_type bitnet) run on this machine")
     if raw.get("hidden_act", "relu2") != "relu2":
-        raise UserError(f"{path}: activation {raw['hidden_act']} is not supported, only relu2 (squared ReLU)")
-    if not raw.get("tie_word_embeddings", True):
-        raise UserError(f"{path}: untied output heads are not supported")
+        raise BadModel(f"{path}: activation {raw['hidden_act']!r} is not supported, only relu2 (squared ReLU)")
+    _refuse_unknown(raw, _READ | _HARMLESS, path)
 
-    def number(name: str, kind: type = int, default: Any = None) -> Any:
-        value = raw.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else int) or not 0 < value < 2**31:
-            raise UserError(f"{path}: {name} is {value!r}; it must be a positive number")
-        return kind(value)
+    def number(name: str, default: Any = None) -> int:
+        value = raw.get(name)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**24:
+            raise BadModel(f"{path}: {name} is {value!r}; it must be a positive whole number")
+        return value
 
     heads, hidden = number("num_attention_heads"), number("hidden_size")
-    rope = raw.get("rope_parameters")
-    theta = rope.get("rope_theta") if isinstance(rope, dict) else None
+    if hidden % heads and raw.get("head_dim") is None:
+        raise BadModel(f"{path}: hidden_size {hidden} cannot be divided among {heads} heads")
+    eps = raw.get("rms_norm_eps", 1e-5)
+    if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 < eps <= 0.1:
+        raise BadModel(f"{path}: rms_norm_eps is {eps!r}; it must be a small positive number")
+    keys = number("num_key_value_heads", heads if "num_key_value_heads" in raw else None)  # null means as many as heads
     return ModelConfig(
-        hidden, number("intermediate_size"), number("num_hidden_layers"), heads, number("num_key_value_heads"),
-        number("head_dim", default=hidden // heads), number("vocab_size"), number("max_position_embeddings"),
-        number("rope_theta", float, theta or 500000.0), number("rms_norm_eps", float))
+        hidden, number("intermediate_size"), number("num_hidden_layers"), heads, keys,
+        number("head_dim", hidden // heads), number("vocab_size"), number("max_position_embeddings", 2048), _theta(raw, path), float(eps))
 
 
-def _stop_tokens(folder: Path, raw: dict[str, Any], vocab: int) -> tuple[int, ...]:
-    """End-of-text ids of generation_config.json, or else of config.json. Raises UserError for ids that cannot be."""
-    settings = _read_json(folder / "generation_config.json") if (folder / "generation_config.json").exists() else {}
-    value = settings.get("eos_token_id", raw.get("eos_token_id"))
-    stops = value if isinstance(value, list) else [] if value is None else [value]
-    if len(stops) > MAX_STOPS or not all(isinstance(token, int) and 0 <= token < vocab for token in stops):
-        raise UserError(f"{folder}: eos_token_id is {value!r}; it must be at most {MAX_STOPS} token ids below {vocab}")
-    return tuple(stops)
+def _divides(raw: dict[str, Any], path: Path) -> bool:
+    """Whether the linear layers divide by their weight_scale. Raises BadModel for a quantisation that is not the packed one."""
+    settings = raw.get("quantization_config")
+    if not isinstance(settings, dict):
+        raise BadModel(f"{path}: quantization_config is {settings!r}; a packed BitNet checkpoint has an object there")
+    if settings.get("quantization_mode") == "online":
+        raise BadModel(f"{path.parent} holds unpacked training weights: give the packed checkpoint (quantization_mode offline)")
+    for name, values in (("quant_method", ("bitnet",)), ("quantization_mode", ("offline", None)),
+                         ("linear_class", ("bitlinear", "autobitlinear", None))):
+        value = settings.get(name)
+        if value not in values:
+            raise BadModel(f"{path}: {name} of quantization_config is {value!r}; this tool knows {' and '.join(filter(None, values))}")
+    if settings.get("modules_to_not_convert") not in (None, [], ["lm_head"]):  # the head never is
+        raise BadModel(f"{path}: modules_to_not_convert is {settings['modules_to_not_convert']!r}: this machine needs every matrix packed")
+    _refuse_unknown(settings, {"quant_method", "quantization_mode", "linear_class", "rms_norm_eps", "modules_to_not_convert"}, path)
+    return settings.get("linear_class") != "autobitlinear"
+
+
+def _token_ids(value: Any, place: Path, vocab: int) -> list[int]:
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(token, int) and not isinstance(token, bool) and 0 <= token < vocab for token in ids):
+        raise BadModel(f"{place}: eos_token_id is {value!r}; it must be token ids below {vocab}")
+    return ids
+
+
+def _stop_tokens(folder: Path, raw: dict[str, Any], settings: dict[str, Any], text: dict[str, Any], tokenizer: dict[str, Any] | None,
+                 vocab: int) -> tuple[int, ...]:
+    """End-of-text ids: those of generation_config.json, of config.json, and of the tokenizer."""
+    stops = _token_ids(settings.get("eos_token_id"), folder / "generation_config.json", vocab)
+    stops += _token_ids(raw.get("eos_token_id"), folder / "config.json", vocab)
+    word = _content(text.get("eos_token"))
+    for added in (tokenizer or {}).get("added_tokens") or []:
+        if isinstance(added, dict) and word is not None and added.get("content") == word:
+            stops += _token_ids(added.get("id"), folder / "tokenizer.json", vocab)
+    different = tuple(dict.fromkeys(stops))
+    if len(different) > MAX_STOPS:
+        raise BadModel(f"{folder} names {len(different)} end-of-text tokens; this machine knows {MAX_STOPS}")
+    return different
+
+
+def _content(token: Any) -> str | None:
+    """A token of tokenizer_config.json, which is text or an object."""
+    value = token.get("content") if isinstance(token, dict) else token
+    return value if isinstance(value, str) else None
+
+
+def _template(folder: Path, settings: dict[str, Any]) -> str | None:
+    """The chat template: a file of its own, or text in tokenizer_config.json, or there a list of named ones."""
+    if (folder / "chat_template.jinja").exists():
+        return read_text(folder / "chat_template.jinja")
+    value = settings.get("chat_template")
+    if isinstance(value, list):
+        named = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
+        value = named.get("default", next(iter(named.values()), None) if len(named) == 1 else None)
+    if value is not None and not isinstance(value, str):
+        raise BadModel(f"{folder / 'tokenizer_config.json'}: chat_template is neither text nor a list with one named default")
+    return value
+
+
+class _Layers(Sequence[Layer]):
+    """Reads a layer when it is asked for."""
+
+    def __init__(self, tensors: TensorFolder, config: ModelConfig, divides: bool) -> None:
+        self._tensors, self._config, self._divides = tensors, config, divides
+        queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        self._shapes = {
+            "q": (queries, config.hidden), "k": (keys, config.hidden), "v": (keys, config.hidden), "o": (config.hidden, queries),
+            "gate": (config.intermediate, config.hidden), "up": (config.intermediate, config.hidden),
+            "down": (config.hidden, config.intermediate)}
+        self._norms = {"input_norm": config.hidden, "attn_sub_norm": queries, "post_norm": config.hidden,
+                       "ffn_sub_norm": config.intermediate}
+        for index in range(config.layers):  # missing or misshapen tensors show now
+            list(self._stored(index))
+
+    def _stored(self, index: int) -> Iterator[tuple[str, Any]]:
+        prefix = f"model.layers.{index}."
+        for name, place in _PROJECTIONS.items():
+            out, columns = self._shapes[name]
+            if out % 4:
+                raise BadModel(f"{self._tensors.folder}: {place} has {out} rows, which four to a byte do not fit")
+            yield name, (self._tensors.take(f"{prefix}{place}.weight", (out // 4, columns)),
+                         self._tensors.take(f"{prefix}{place}.weight_scale", (1,)))
+        for name, place in _NORMS.items():
+            yield name, self._tensors.take(f"{prefix}{place}.weight", (self._norms[name],))
+
+    def __len__(self) -> int:
+        return self._config.layers
+
+    @overload
+    def __getitem__(self, index: int) -> Layer: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Layer]: ...
+    def __getitem__(self, index: int | slice) -> Layer | Sequence[Layer]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return {name: self._linear(*value) if isinstance(value, tuple) else value.floats() for name, value in self._stored(index)}
+
+    def _linear(self, packed: Any, stored_scale: Any) -> Linear:
+        place = f"{packed.file}: tensor {packed.name}"
+        if packed.kind != "U8":
+            raise BadModel(f"{place} is not packed ternary ({packed.kind}): give the packed checkpoint")
+        try:
+            weights = unpack_hf(packed[:])
+        except ValueError:
+            raise BadModel(f"{place} holds a code that is no weight: it is damaged or packed in another way") from None
+        if not weights.any():
+            raise BadModel(f"{place} is zero everywhere, so the model cannot answer sensibly; uploads like that are known: "
+                           "get another one")
+        scale = np.float32(stored_scale.floats()[0])
+        with np.errstate(divide="ignore", over="ignore"):
+            factor = np.float32(1) / scale if self._divides else scale
+        if not np.isfinite(factor) or factor == 0:
+            raise BadModel(f"{stored_scale.file}: tensor {stored_scale.name} is {scale:g}, which is no scale")
+        return Linear(weights, float(factor))
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Reads a checkpoint folder. Raises UserError for anything that is not a packed BitNet checkpoint."""
-    raw = _read_json(folder / "config.json")
+    """Opens a checkpoint folder; layers are read when they are asked for. Raises BadModel for anything that is not a packed BitNet
+    checkpoint or that this machine would compute otherwise than transformers does."""
+    raw = read_json(folder / "config.json")
     config = _config(raw, folder / "config.json")
-    quantization = raw.get("quantization_config") or {}
-    if not isinstance(quantization, dict):
-        raise UserError(f"{folder / 'config.json'}: quantization_config is {quantization!r}; it must be an object")
-    if quantization.get("quantization_mode", "offline") != "offline":
-        raise UserError(f"{folder} holds unpacked training weights: give the packed checkpoint (quantization_mode offline)")
-    divides = quantization.get("linear_class", "bitlinear") == "bitlinear"
-    tensors = _load_tensors(folder)
+    divides = _divides(raw, folder / "config.json")
+    tensors = TensorFolder(folder)
+    embedding = tensors.take("model.embed_tokens.weight", (config.vocab, config.hidden))
+    if tensors.has("lm_head.weight") or not raw.get("tie_word_embeddings", False):
+        _tied(raw, tensors, embedding, config, folder)
+    final_norm = tensors.take("model.norm.weight", (config.hidden,)).floats()
+    layers = _Layers(tensors, config, divides)
+    tensors.refuse_others()
 
-    def take(name: str, shape: tuple[int, ...]) -> NDArray[Any]:
-        if name not in tensors:
-            raise UserError(f"{folder}: tensor {name} is missing: the checkpoint is incomplete")
-        if tensors[name].shape != shape:
-            raise UserError(f"{folder}: tensor {name} has shape {tensors[name].shape}, config.json says {shape}")
-        return tensors[name]
+    def optional(name: str) -> dict[str, Any] | None:
+        return read_json(folder / name) if (folder / name).exists() else None
 
-    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    shapes = {"q": (queries, config.hidden), "k": (keys, config.hidden), "v": (keys, config.hidden), "o": (config.hidden, queries),
-              "gate": (config.intermediate, config.hidden), "up": (config.intermediate, config.hidden),
-              "down": (config.hidden, config.intermediate)}
-    norms = {"input_norm": config.hidden, "attn_sub_norm": queries, "post_norm": config.hidden,
-             "ffn_sub_norm": config.intermediate}
-    layers: list[dict[str, Any]] = []
-    for index in range(config.layers):
-        layer: dict[str, Any] = {}
-        prefix = f"model.layers.{index}."
-        for name, place in _PROJECTIONS.items():
-            out, columns = shapes[name]
-            packed = take(f"{prefix}{place}.weight", (out // 4, columns))
-            if packed.dtype != np.uint8:
-                raise UserError(f"{folder}: {place} is not packed ternary: give the packed checkpoint")
-            scale = float(take(f"{prefix}{place}.weight_scale", (1,))[0])
-            layer[name] = Linear(unpack_hf(packed), float(np.float32(1) / np.float32(scale)) if divides else scale)
-        for name, place in _NORMS.items():
-            layer[name] = take(f"{prefix}{place}.weight", (norms[name],)).astype(np.float32)
-        layers.append(layer)
+    tokenizer, settings = optional("tokenizer.json"), optional("tokenizer_config.json") or {}
+    generation = optional("generation_config.json") or {}
+    special = {"bos_token": _content(settings.get("bos_token")), "eos_token": _content(settings.get("eos_token")),
+               "bos_token_id": next(iter(_token_ids(raw.get("bos_token_id"), folder / "config.json", config.vocab)), None)}
+    stops = _stop_tokens(folder, raw, generation, settings, tokenizer, config.vocab)
+    return Checkpoint(replace(config, stop_tokens=stops), embedding, final_norm, layers, tokenizer, _template(folder, settings),
+                      special, generation, tensors.files)
 
-    tokenizer = _read_json(folder / "tokenizer.json") if (folder / "tokenizer.json").exists() else None
-    settings = _read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
-    template = settings.get("chat_template")
-    if (folder / "chat_template.jinja").exists():
-        template = (folder / "chat_template.jinja").read_text()
-    special = {"bos_token": settings.get("bos_token"), "eos_token": settings.get("eos_token"),
-               "bos_token_id": raw.get("bos_token_id")}
-    return Checkpoint(
-        replace(config, stop_tokens=_stop_tokens(folder, raw, config.vocab)),
-        take("model.embed_tokens.weight", (config.vocab, config.hidden)).astype(np.float32),
-        take("model.norm.weight", (config.hidden,)).astype(np.float32), layers, tokenizer, template, special)
+
+def _tied(raw: dict[str, Any], tensors: TensorFolder, embedding: Any, config: ModelConfig, folder: Path) -> None:
+    """Takes an lm_head.weight that is the embedding; raises BadModel for one that is not, or if there should be one."""
+    if not tensors.has("lm_head.weight"):
+        raise BadModel(f"{folder}: tie_word_embeddings is {raw.get('tie_word_embeddings', 'absent, which means false')} but there is "
+                       "no lm_head.weight: the checkpoint is incomplete")
+    head = tensors.take("lm_head.weight", (config.vocab, config.hidden))
+    if raw.get("tie_word_embeddings", False):
+        return  # transformers takes the embedding in its place
+    for start in range(0, config.vocab, 4096):
+        if not np.array_equal(head[start:start + 4096], embedding[start:start + 4096]):
+            raise BadModel(f"{folder}: the output head is another matrix than the embedding (tie_word_embeddings is not true); this "
+                           "machine has one for both")

@@ -10,11 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 import struct
 import sys
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import NormalDist
@@ -27,12 +25,14 @@ import xtvu.semantics
 from numpy.typing import NDArray
 from xtvu.layout import stripe
 
-from bitnet_host.errors import UserError
+from bitnet_host.errors import BadArgument, BadFile
+from bitnet_host.files import replacing
 from bitnet_host.model import convert as convert_module
-from bitnet_host.model import image as image_module
+from bitnet_host.model import header as header_module
+from bitnet_host.model.checkpoint import Checkpoint, Linear, ModelConfig
 from bitnet_host.model.convert import check_shape, convert
-from bitnet_host.model.image import BLOCK_BYTES, CHUNK_TOKENS, FORMAT_VERSION, MODEL_BASE, DdrHeader, Image, Tensor
-from bitnet_host.model.sources.hf import Checkpoint, Linear, ModelConfig
+from bitnet_host.model.header import BLOCK_BYTES, CHUNK_TOKENS, FORMAT_VERSION, MODEL_BASE, DdrHeader, Tensor
+from bitnet_host.model.image import Image
 
 __all__ = ["GATE_ZEROS", "SHAPES", "Bench", "parse_shape", "prepare", "synthetic_checkpoint"]
 
@@ -51,19 +51,19 @@ _NAMES = ("hidden", "intermediate", "layers", "heads", "kv_heads", "head_dim", "
 
 
 def parse_shape(text: str) -> ModelConfig:
-    """A name of SHAPES, optionally with changes, as in ``2b4t,layers=2`` or ``hidden=512,...``. Raises UserError."""
+    """A name of SHAPES, optionally with changes, as in ``2b4t,layers=2`` or ``hidden=512,...``. Raises BadArgument."""
     name, _, changes = text.partition(",") if "=" not in text.split(",")[0] else ("", "", text)
     if name and name not in SHAPES:
-        raise UserError(f"--shape {text}: choose {', '.join(SHAPES)} or give {', '.join(f'{n}=N' for n in _NAMES)}")
+        raise BadArgument(f"--shape {text}: choose {', '.join(SHAPES)} or give {', '.join(f'{n}=N' for n in _NAMES)}")
     values = dict(zip(_NAMES, SHAPES[name], strict=True)) if name else {}
     for item in filter(None, changes.split(",")):
         match = re.fullmatch(r"(\w+)=(\d{1,7})", item)
         if not match or match[1] not in _NAMES:
-            raise UserError(f"--shape {text}: {item} is not one of {', '.join(f'{n}=N' for n in _NAMES)}")
+            raise BadArgument(f"--shape {text}: {item} is not one of {', '.join(f'{n}=N' for n in _NAMES)}")
         values[match[1]] = int(match[2])
     missing = [n for n in _NAMES if n not in values]
     if missing:
-        raise UserError(f"--shape {text} lacks {', '.join(missing)}")
+        raise BadArgument(f"--shape {text} lacks {', '.join(missing)}")
     hidden, intermediate, layers, heads, kv_heads, head_dim, vocab, context = (values[n] for n in _NAMES)
     return ModelConfig(hidden, intermediate, layers, heads, kv_heads, head_dim, vocab, context, 500000.0, 1e-5)
 
@@ -155,12 +155,12 @@ def _read(path: Path) -> Image:
 
 
 def prepare(config: ModelConfig, folder: Path, weights: str = "base3", gate_zeros: float = GATE_ZEROS, seed: int = 1) -> Bench:
-    """Makes the model, or finds the one that an earlier call left in ``folder``. Raises UserError if the machine cannot run it."""
+    """Makes the model, or finds the one that an earlier call left in ``folder``. Raises BadArgument if the machine cannot run it."""
     check_shape(config, weights)
     if not 0 < gate_zeros < 1:
-        raise UserError(f"--gate-zeros must lie between 0 and 1, not {gate_zeros}")
+        raise BadArgument(f"--gate-zeros must lie between 0 and 1, not {gate_zeros}")
     if not 0 <= seed < 2**32:
-        raise UserError(f"--seed must lie between 0 and {2**32 - 1}, not {seed}")
+        raise BadArgument(f"--seed must lie between 0 and {2**32 - 1}, not {seed}")
     key = json.dumps([vars(config), weights, gate_zeros, seed, FORMAT_VERSION, _source_digest()], default=str)
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.ddr"
     if not path.exists():
@@ -173,23 +173,18 @@ def prepare(config: ModelConfig, folder: Path, weights: str = "base3", gate_zero
 def _write(path: Path, image: Image, seed: int) -> None:
     """Writes the file whole or not at all, whoever else may be writing it."""
     size = MODEL_BASE + -(-image.header.total_bytes // BLOCK_BYTES) * BLOCK_BYTES
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, size)  # a full disk says so here, not by a signal later
-        memory = np.memmap(partial, np.uint8, "r+", shape=(size,))
+    except OSError as error:
+        raise BadFile(f"cannot write {path}: {error.strerror}") from None
+    with replacing(path, size) as file:  # set aside at once: a full disk says so here, not by a signal later
+        memory = np.memmap(file, np.uint8, "r+", shape=(size,))
         memory[MODEL_BASE:MODEL_BASE + image.ddr.size] = image.ddr
         _fill_cache(memory, image.header, *_cache(image.header, seed))
         memory.flush()
-        partial.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise UserError(f"cannot write {path}, {size / 2**20:.0f} MB: {error.strerror}") from None
 
 
 def _source_digest() -> str:
     """Of the code that decides what the file holds."""
-    modules = (sys.modules[__name__], convert_module, image_module, xtvu.isa, xtvu.layout, xtvu.semantics)
+    modules = (sys.modules[__name__], convert_module, header_module, xtvu.isa, xtvu.layout, xtvu.semantics)
     return hashlib.sha256(b"".join(Path(str(module.__file__)).read_bytes() for module in modules)).hexdigest()

@@ -17,7 +17,7 @@ __all__ = ["Simulator", "build_folder"]
 
 def build_folder() -> Path:
     """Where `make build` left the simulator; BITNET_BUILD overrides it."""
-    return Path(os.environ.get("BITNET_BUILD") or Path(__file__).resolve().parents[3] / "build")
+    return Path(os.environ.get("BITNET_BUILD") or Path(__file__).resolve().parents[4] / "build")
 
 
 class Simulator:
