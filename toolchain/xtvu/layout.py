@@ -70,8 +70,13 @@ def pack_ternary(weights: NDArray[np.int8], mode: str) -> NDArray[np.uint8]:
 
 def unpack_ternary(packed: NDArray[np.uint8], columns: int, mode: str) -> NDArray[np.int8]:
     """The inverse of ``pack_ternary``: int8 [rows, columns]."""
-    rows = packed.shape[0]
-    per_word, base = WEIGHTS_PER_WORD[mode], _BASE[mode]
-    data = packed.reshape(rows, -1, WORD_BYTES)
-    digits = [(data // base**d % base).astype(np.int8) - 1 for d in range(per_word // WORD_BYTES)]
-    return np.ascontiguousarray(np.stack(digits, axis=2).reshape(rows, -1)[:, :columns])
+    rows, digits = packed.shape[0], WEIGHTS_PER_WORD[mode] // WORD_BYTES
+    weights = np.zeros((256, 8), np.int8)  # of every byte, looked up eight at a time
+    for digit in range(digits):
+        weights[:, digit] = np.arange(256) // _BASE[mode]**digit % _BASE[mode] - 1
+    table, words = weights.view(np.uint64).reshape(-1), packed.reshape(rows, -1, WORD_BYTES)
+    out = np.empty((rows, words.shape[1], digits, WORD_BYTES), np.int8)
+    for start in range(0, rows, 64):  # so that what is looked up stays in the processor's cache
+        found = table[words[start:start + 64]].view(np.int8).reshape(-1, words.shape[1], WORD_BYTES, 8)
+        out[start:start + 64] = found[..., :digits].transpose(0, 1, 3, 2)
+    return np.ascontiguousarray(out.reshape(rows, -1)[:, :columns])

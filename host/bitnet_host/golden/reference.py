@@ -6,6 +6,7 @@ functions of ``xtvu.semantics``. Board and golden model agree bit for bit.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,8 @@ F32 = NDArray[np.float32]
 I8 = NDArray[np.int8]
 ONE, MAX_CODE, SMALLEST, MAX_CODE_INVERSE = np.float32(1), np.float32(127), np.float32(1e-5), np.float32(1 / 127)
 _CACHED_WEIGHTS = 200_000_000  # models with more are kept as int8, not as float32
+_BLOCK = 128  # rows that are converted to float32 at once, so that they stay in the processor's cache
+_EXACT = 1024  # products of two int8 codes whose sum is exact in float32: 1024 * 127^2 < 2^24
 
 
 @dataclass(frozen=True)
@@ -52,17 +55,37 @@ def inverse_scale(x: F32) -> np.float32:
 
 
 def integer_products(matrix: NDArray[np.int8], codes: I8) -> NDArray[np.int32]:
-    """int8 [rows, n] times int8 [n], exact; int32 [rows]."""
-    exact = np.float32 if matrix.shape[1] * 128 * 128 < 2**24 else np.float64
-    return np.concatenate([
-        (matrix[i:i + 8192].astype(exact) @ codes.astype(exact)).astype(np.int32) for i in range(0, matrix.shape[0], 8192)])
+    """int8 [rows, n] times int8 [n], all from -127 to 127, exact; int32 [rows]."""
+    out, vector = np.zeros(matrix.shape[0], np.int32), codes.astype(np.float32)
+    for row in range(0, matrix.shape[0], _BLOCK):
+        block = matrix[row:row + _BLOCK].astype(np.float32)
+        for column in range(0, matrix.shape[1], _EXACT):
+            part = slice(column, column + _EXACT)
+            out[row:row + _BLOCK] += (block[:, part] @ vector[part]).astype(np.int32)
+    return out
+
+
+def ternary_products(weights: NDArray[np.int8] | F32, codes: I8) -> F32:
+    """Ternary [out, in], as int8 or float32, times int8 [in], exact; float32 [out]. Sums of integers below 2^24 are exact in float32
+    in any order; an int8 matrix that is stored by columns is read only where ``codes`` is not zero."""
+    vector = codes.astype(np.float32)
+    if weights.dtype == np.float32:
+        return weights @ vector
+    out = np.zeros(weights.shape[0], np.float32)
+    if weights.flags.c_contiguous:
+        for row in range(0, weights.shape[0], _BLOCK):
+            out[row:row + _BLOCK] = weights[row:row + _BLOCK].astype(np.float32) @ vector
+        return out
+    columns, used = weights.T, np.flatnonzero(codes)
+    for start in range(0, used.size, _BLOCK):
+        part = used[start:start + _BLOCK]
+        out += vector[part] @ columns[part].astype(np.float32)
+    return out
 
 
 def bitlinear(weights: NDArray[np.int8] | F32, x: Quantised, weight_scale: np.float32) -> F32:
     """int_sum * (weight_scale / s). ``weights`` ternary [out, in], as int8 or float32."""
-    # float32 sums of integers below 2^24 are exact in any order
-    sums = weights.astype(np.float32, copy=False) @ x.codes.astype(np.float32)
-    return sem.multiply(sums, sem.divide(weight_scale, x.scale))
+    return sem.multiply(ternary_products(weights, x.codes), sem.divide(weight_scale, x.scale))
 
 
 def rope(x: F32, cos: F32, sin: F32) -> F32:
@@ -85,6 +108,9 @@ class ReferenceModel:
         ternary = [t for t in image.tensors if KINDS[t.kind] in _MATRICES]
         self._dtype = np.float32 if sum(t.rows * t.columns for t in ternary) <= _CACHED_WEIGHTS else np.int8
         self._matrices: dict[tuple[int, int], NDArray[Any]] = {}
+        if self._dtype == np.int8:  # what a large model needs at once anyway; NumPy lets threads run beside each other here
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(lambda tensor: self.matrix(tensor.kind, tensor.layer), ternary))
         self._embedding = self._linear("EMBEDDING").view(np.int8)[:h.vocab * h.hidden].reshape(h.vocab, h.hidden)
         self._row_scales = self.floats("EMBEDDING_SCALE", h.vocab)
         self._rope = self.floats("ROPE", h.context * 2 * h.head_dim).reshape(h.context, 2, h.head_dim)
@@ -110,8 +136,8 @@ class ReferenceModel:
     def _unpack(self, tensor: Tensor) -> NDArray[Any]:
         size = tensor.rows * row_words(tensor.columns, self._mode) * 32
         packed = unstripe(self.image.data(tensor))[:size].reshape(tensor.rows, -1)
-        weights: NDArray[Any] = unpack_ternary(packed, tensor.columns, self._mode).astype(self._dtype)
-        return np.ascontiguousarray(weights.T) if KINDS[tensor.kind] == "DOWN" else weights
+        weights: NDArray[Any] = unpack_ternary(packed, tensor.columns, self._mode).astype(self._dtype, copy=False)
+        return weights.T if KINDS[tensor.kind] == "DOWN" else weights
 
     @staticmethod
     def _bits(value: int) -> np.float32:
