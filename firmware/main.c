@@ -1,23 +1,14 @@
 // Boot and command loop.
 #include "board.h"
+#include "candidates.h"
 #include "fault.h"
 #include "link.h"
 #include "model.h"
-#include "sample.h"
 #include "selftest.h"
 #include "transformer.h"
 #include <generated/tvu.h>
 
 static uint32_t selftest_result;
-
-static float bits_float(uint32_t bits)
-{
-    union {
-        uint32_t bits;
-        float value;
-    } u = {.bits = bits};
-    return u.value;
-}
 
 static bool is_stop(uint32_t token)
 {
@@ -46,27 +37,25 @@ static void do_load(const struct message *m)
         link_send1(EVENT_LOADED, model.model_id);
 }
 
-// Processes the prompt, then writes tokens until a stop token, the limit, the end of the context, or a cancel.
+// Processes the prompt, then writes the best tokens until a stop token, the limit, the end of the context, or a cancel; or names the
+// best ones for the host to choose from.
 static void do_generate(const struct message *m)
 {
     uint32_t count = m->length < GENERATE_WORDS ? 0 : m->payload[GENERATE_PROMPT_TOKENS];
     uint32_t max_tokens = m->payload[GENERATE_MAX_TOKENS];
-    struct sampling sampling = {bits_float(m->payload[GENERATE_TEMPERATURE]), m->payload[GENERATE_TOP_K],
-                                bits_float(m->payload[GENERATE_TOP_P]), (m->payload[GENERATE_SEED] * 0x9e3779b9u + 0x7f4a7c15u) | 1};
-    uint32_t options = m->payload[GENERATE_OPTIONS];
+    uint32_t options = m->payload[GENERATE_OPTIONS], wanted = m->payload[GENERATE_CANDIDATES];
     enum head head = options & OPTION_FULL_HEAD ? HEAD_FULL : HEAD_SCREENED;
     transformer_all_rows = options & OPTION_ALL_ROWS;
     transformer_all_columns = options & OPTION_ALL_COLUMNS;
-    bool greedy = m->payload[GENERATE_TEMPERATURE] == 0;
     if (count == 0 || m->length != GENERATE_WORDS + count) {
         fault_raise(ERROR_ARGUMENT, GENERATE_PROMPT_TOKENS);
         return;
     }
-    if (!greedy && !(sampling.temperature > 0 && sampling.top_p > 0 && sampling.top_p <= 1)) {
-        fault_raise(ERROR_ARGUMENT, GENERATE_TEMPERATURE);
+    if (wanted && max_tokens) {
+        fault_raise(ERROR_ARGUMENT, GENERATE_CANDIDATES);
         return;
     }
-    if (!greedy && head == HEAD_FULL)
+    if (wanted && head == HEAD_FULL)
         head = HEAD_KEPT;
     if (!model_loaded || position + count > model.context) {
         fault_raise(model_loaded ? ERROR_CONTEXT : ERROR_NO_MODEL, model.context);
@@ -87,7 +76,7 @@ static void do_generate(const struct message *m)
             return;
         uint32_t step = count - done < batch ? count - done : batch;
         bool last = done + step == count;
-        if (!transformer_forward(m->payload + GENERATE_WORDS + done, step, last && max_tokens ? head : HEAD_NONE, &logits))
+        if (!transformer_forward(m->payload + GENERATE_WORDS + done, step, last && (max_tokens || wanted) ? head : HEAD_NONE, &logits))
             return;
         done += step;
         if (done - told >= 8 || last) {
@@ -98,11 +87,13 @@ static void do_generate(const struct message *m)
         }
     }
     link_release();
+    if (wanted && reason == STOP_LENGTH)
+        candidates_send(&logits, wanted);
     if (max_tokens > 1)
         transformer_count(true);
     prefilled = cycles();
     while (reason == STOP_LENGTH && tokens < max_tokens) {
-        uint32_t token = greedy ? logits.best : sample(&sampling, &logits);
+        uint32_t token = logits.best;
         tokens++;
         if (tokens % 32 == 0)
             transformer_count(false);

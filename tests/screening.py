@@ -12,7 +12,7 @@ from bitnet_host.golden.reference import ReferenceModel
 from bitnet_host.model.convert import convert
 from bitnet_host.model.sources.bundled import BUNDLED
 from bitnet_host.model.sources.hf import open_checkpoint
-from bitnet_host.run.sampling import Sampler, SamplingOptions
+from bitnet_host.run.sampling import Sampler, Sampling
 from xtvu.semantics import argmax
 
 __all__ = ["compare_heads"]
@@ -30,7 +30,7 @@ def compare_heads(positions: int) -> tuple[int, int]:
     while True:
         seed += 1
         model.reset()
-        sampler, token = Sampler(SamplingOptions(temperature=1.0, seed=seed)), 0
+        sampler, token = Sampler(Sampling(temperature=1.0, seed=seed)), 0
         while model.position < model.header.context:
             if seen == positions:
                 return wrong, worst
@@ -42,7 +42,8 @@ def compare_heads(positions: int) -> tuple[int, int]:
             np.testing.assert_array_equal(candidates, logits[tokens])
             worst = max(worst, int(np.count_nonzero(scores > scores[best])))
             seen += 1
-            token = sampler.choose(logits)
+            best_first = np.argsort(-logits, kind="stable")[:64]
+            token = sampler.choose(best_first.tolist(), logits[best_first].tolist()).token
             if token <= _LAST_SPECIAL:
                 break
 

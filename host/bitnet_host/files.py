@@ -13,7 +13,13 @@ from typing import Any, BinaryIO
 
 from bitnet_host.errors import BadArgument, BadFile, BadModel
 
-__all__ = ["read_json", "read_regular", "read_text", "regular_size", "replacing"]
+__all__ = ["cache_folder", "read_json", "read_regular", "read_text", "regular_size", "replacing"]
+
+
+def cache_folder() -> Path:
+    """Where this tool keeps what it can make again, and what was typed."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return Path(base or Path.home() / ".cache") / "bitnet-zynq"
 
 
 def regular_size(path: Path) -> int:

@@ -10,7 +10,8 @@ from bitnet_host.model.sources.hf import open_checkpoint
 from bitnet_host.run.board import BoardTarget
 from bitnet_host.run.link.transport import Transport
 from bitnet_host.run.protocol import GENERATE_FIELDS, MAX_PAYLOAD, STATS_FIELDS, STOP_REASONS
-from bitnet_host.run.sampling import SamplingOptions
+from bitnet_host.run.sampling import Sampling
+from bitnet_host.run.target import Cancel
 
 _PART = MAX_PAYLOAD - len(GENERATE_FIELDS)
 
@@ -58,13 +59,14 @@ def test_long_prompts_go_in_parts_until_cancelled(monkeypatch, cancel_in, sent, 
     board = _Script()
     target = BoardTarget(convert(open_checkpoint(BUNDLED)), board)
     monkeypatch.setattr(target, "check_prompt", lambda prompt: None)  # longer than the bundled model's context
+    target._unsure, cancel = False, Cancel()
     prompt = list(range(2 * _PART + 100))
 
     def progress(*_):
         if cancel_in is not None and len(board.sent) == cancel_in + 1:
-            target.cancel()
+            cancel.set()
 
-    answer = target.generate(prompt, 5, SamplingOptions(), lambda _: None, progress)
+    answer = target.generate(prompt, 5, Sampling(), lambda _: None, progress, cancel=cancel)
     assert [len(part) for _, part in board.sent] == [_PART, _PART, 100][:sent]
     told = [token for _, part in board.sent for token in part]
     assert told == prompt[:len(told)]

@@ -8,15 +8,18 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from bitnet_host.errors import UserError
+from bitnet_host.golden.target import ReferenceTarget
 from bitnet_host.model.convert import convert
 from bitnet_host.model.sources.bundled import BUNDLED
 from bitnet_host.model.sources.hf import open_checkpoint
 from bitnet_host.model.sources.synthetic import parse_shape, synthetic_checkpoint
-from bitnet_host.model.text import Conversation, TextModel
-from bitnet_host.run.board import BoardTarget, ReferenceTarget
+from bitnet_host.model.text import TextModel
+from bitnet_host.run.board import BoardTarget
 from bitnet_host.run.link.simulator import Simulator
 from bitnet_host.run.link.transport import MailboxTransport, SerialTransport
-from bitnet_host.run.sampling import SamplingOptions
+from bitnet_host.run.sampling import Sampling
+from bitnet_host.run.session import Session
+from bitnet_host.run.target import Cancel
 from models import Shape, write_checkpoint
 from xtvu.isa import isa_hash
 
@@ -65,22 +68,49 @@ def test_scores_are_bit_identical(bundled):
         np.testing.assert_array_equal(board.score(token).view(np.uint32), reference.score(token).view(np.uint32))
 
 
+def _chat(pair, messages, max_tokens, **options):
+    """The replies of board and golden model, which are one."""
+    ours, theirs = (Session(target).chat(messages, max_tokens=max_tokens, **options).reply for target in pair)
+    assert ours.answer.token_ids == theirs.answer.token_ids and ours.text == theirs.text
+    assert (ours.stop_reason, ours.usage) == (theirs.stop_reason, theirs.usage)
+    assert pair[0].tokens == pair[1].tokens and pair[0].info()["position"] == len(pair[0].tokens)
+    return ours
+
+
 def test_greedy_conversation(bundled):
     """Two turns; the second goes on from the KV cache. Decode stays within its cycle budget at context 64."""
-    board, reference = bundled
     for target in bundled:
         target.reset()
-    conversation = Conversation(TextModel(board.image.meta))
-    ids, fresh = conversation.ask("Tell me a story about a cat.")
-    assert fresh
-    first = _same(board, reference, ids, 48, SamplingOptions())
-    assert 0 < first.decode_cycles_per_token <= 60_000
-    assert 0.97 < sum(first.operators.values()) / first.decode_cycles_per_token <= 1.001
-    conversation.answered(first.token_ids, board.stop_tokens())
-    ids, fresh = conversation.ask("Hello!")
-    assert not fresh
-    second = _same(board, reference, ids, 8, SamplingOptions())
-    assert board.position > 64 and 0 < second.decode_cycles_per_token <= 400_000
+    messages = [{"role": "user", "content": "Tell me a story about a cat."}]
+    first = _chat(bundled, messages, 48)
+    assert 0 < first.answer.decode_cycles_per_token <= 60_000 and first.usage.cached == 0
+    assert 0.97 < sum(first.answer.operators.values()) / first.answer.decode_cycles_per_token <= 1.001
+    messages += [{"role": "assistant", "content": first.text}, {"role": "user", "content": "Hello!"}]
+    second = _chat(bundled, messages, 8)
+    assert second.usage.cached > 50 and 0 < second.answer.decode_cycles_per_token <= 400_000
+    # the same words as without a cache
+    bundled[0].reset()
+    assert _chat((bundled[0], bundled[0]), messages, 8).text == second.text
+
+
+def test_sampled_conversation(bundled):
+    """All that changes a choice, on the host, over what the board names: the golden model's words for one seed, to the bit."""
+    messages = [{"role": "user", "content": "Tell me a story about a dog."}]
+    options = {"temperature": 0.8, "top_k": 30, "top_p": 0.9, "min_p": 0.02, "repetition_penalty": 1.1, "presence_penalty": 0.2,
+               "frequency_penalty": 0.3, "logit_bias": {423: -5.0}, "seed": 11, "logprobs": 3}
+    for full_head in (False, True):
+        ours, theirs = (list(Session(target).chat(messages, max_tokens=12, sampling=Sampling(**options, full_head=full_head)))
+                        for target in bundled)
+        assert ours == theirs and len({token.id for token in ours}) > 3
+        assert all(len(token.alternatives) == 3 and token.logprob <= 0 for token in ours if token.text)
+
+
+def test_a_stop_string_keeps_the_cache(bundled):
+    board, _ = bundled
+    messages = [{"role": "user", "content": "Tell me a story about a cat."}]
+    reply = Session(board).chat(messages, stop=["there was"]).reply
+    assert reply.stop_reason == "text" and reply.text.startswith("Once upon a time") and "there was" not in reply.text
+    assert board.info()["position"] == len(board.tokens) > reply.usage.prompt
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 8, 11])
@@ -89,7 +119,7 @@ def test_prompts_of_all_lengths(bundled, length):
     board, reference = bundled
     for target in bundled:
         target.reset()
-    _same(board, reference, [0, *range(500, 499 + length)], 3, SamplingOptions())
+    _same(board, reference, [0, *range(500, 499 + length)], 3, Sampling())
     np.testing.assert_array_equal(board.score(9).view(np.uint32), reference.score(9).view(np.uint32))
 
 
@@ -98,13 +128,13 @@ def test_prompts_that_fill_the_scratchpad(weights):
     """Inner vectors so long that later tokens' residual vectors wait in DDR and down_proj comes in several chunks."""
     image = convert(synthetic_checkpoint(parse_shape("tiny,intermediate=8064,layers=1,vocab=256"), 0.6, 1), weights)
     with _opened(image, "ug585", lambda ports: MailboxTransport("127.0.0.1", ports["udp"])) as (board, reference):
-        _same(board, reference, list(range(20, 31)), 3, SamplingOptions())
+        _same(board, reference, list(range(20, 31)), 3, Sampling())
         np.testing.assert_array_equal(board.score(9).view(np.uint32), reference.score(9).view(np.uint32))
 
 
 def test_the_full_head_on_demand(bundled):
     board, reference = bundled
-    for options in (SamplingOptions(full_head=True), SamplingOptions(0.9, 40, 0.95, 3, full_head=True)):
+    for options in (Sampling(full_head=True), Sampling(0.9, 40, 0.95, seed=3, full_head=True)):
         for target in bundled:
             target.reset()
         _same(board, reference, [0, 807, 29, 1368], 6, options)
@@ -112,7 +142,7 @@ def test_the_full_head_on_demand(bundled):
 
 def test_sampling_is_the_same_on_both(bundled):
     board, reference = bundled
-    for options in (SamplingOptions(0.8, 40, 0.95, 7), SamplingOptions(1.3, 0, 1.0, 12345)):
+    for options in (Sampling(0.8, 40, 0.95, seed=7), Sampling(1.3, 0, 1.0, 12345)):
         for target in bundled:
             target.reset()
         _same(board, reference, [0, 807, 29, 1368], 8, options)
@@ -122,11 +152,12 @@ def test_stop_token_and_cancel(bundled, monkeypatch):
     board, reference = bundled
     for target in bundled:
         target.reset()
-    ids, _ = Conversation(TextModel(board.image.meta)).ask("Who are you?")
-    answer = _same(board, reference, ids, 60, SamplingOptions())
+    _, ids = TextModel(board.image).encode_chat([{"role": "user", "content": "Who are you?"}])
+    answer = _same(board, reference, ids, 60, Sampling())
     assert answer.stop_reason == "stop"
     board.reset()
-    stopped = board.generate([0, 807], 200, SamplingOptions(), lambda token: board.cancel(), _quiet)
+    cancel = Cancel()
+    stopped = board.generate([0, 807], 200, Sampling(), lambda token: cancel.set(), _quiet, cancel=cancel)
     assert stopped.stop_reason == "cancel" and 1 <= len(stopped.token_ids) < 200
     board.reset()  # the board goes on
     assert board.score(5).shape == (2048,)
@@ -142,17 +173,17 @@ def test_stop_token_and_cancel(bundled, monkeypatch):
         send(command, payload)
 
     monkeypatch.setattr(transport, "send", overtaken)
-    assert board.generate([0, 807], 200, SamplingOptions(), _quiet, _quiet).stop_reason == "cancel"
+    assert board.generate([0, 807], 200, Sampling(), _quiet, _quiet).stop_reason == "cancel"
     monkeypatch.undo()
     board.reset()
-    assert board.generate([0, 807], 3, SamplingOptions(), _quiet, _quiet).stop_reason == "length"
+    assert board.generate([0, 807], 3, Sampling(), _quiet, _quiet).stop_reason == "length"
 
 
 def test_context_limit(bundled):
     board, _ = bundled
     board.reset()
     with pytest.raises(UserError, match="longer than the model's context of 256 tokens"):
-        board.generate([0] * 257, 1, SamplingOptions(), _quiet, _quiet)
+        board.generate([0] * 257, 1, Sampling(), _quiet, _quiet)
     board.transport.send("SCORE", [99999])
     with pytest.raises(UserError, match="refused argument 99999"):
         board._event("SCORED")
@@ -194,7 +225,7 @@ def test_interrupted_upload_is_found(bundled):
 def test_next_host_ends_what_the_last_one_left_running(bundled):
     board, _ = bundled
     board.reset()
-    board.transport.send("GENERATE", [200, 0, 0, 0, 1, 0, 2, 0, 807])
+    board.transport.send("GENERATE", [200, 0, 0, 2, 0, 807])
     assert board._event("PROGRESS", "TOKEN")
     other = BoardTarget(board.image, MailboxTransport("127.0.0.1", board.simulator.ports["udp"]))
     assert other.info()["selftest"] == 0
@@ -207,7 +238,8 @@ def test_next_host_ends_what_the_last_one_left_running(bundled):
 def test_cancel_in_prefill(bundled):
     board, _ = bundled
     board.reset()
-    answer = board.generate([0] * 200, 4, SamplingOptions(), _quiet, lambda *_: board.cancel())
+    cancel = Cancel()
+    answer = board.generate([0] * 200, 4, Sampling(), _quiet, lambda *_: cancel.set(), cancel=cancel)
     assert answer.stop_reason == "cancel" and answer.token_ids == [] and 0 < answer.prompt_tokens < 200
     assert board.position == answer.prompt_tokens
 
@@ -238,12 +270,12 @@ def serial_board(tmp_path_factory):
 
 def test_chat_over_uart(serial_board):
     board, reference = serial_board
-    ids, _ = Conversation(TextModel(board.image.meta)).ask("Hi")
-    answer = _same(board, reference, ids, 12, SamplingOptions())
+    _, ids = TextModel(board.image).encode_chat([{"role": "user", "content": "Hi"}])
+    answer = _same(board, reference, ids, 12, Sampling())
     assert answer.decode_cycles_per_token > 0
     for target in serial_board:
         target.reset()
-    _same(board, reference, ids, 6, SamplingOptions(1.0, 20, 0.9, 4))
+    _same(board, reference, ids, 6, Sampling(1.0, 20, 0.9, seed=4))
     for target in serial_board:
         target.reset()
     np.testing.assert_array_equal(board.score(9).view(np.uint32), reference.score(9).view(np.uint32))
@@ -253,7 +285,8 @@ def test_uart_survives_noise(serial_board):
     board, _ = serial_board
     board.transport._line.write(b"noise\x5c\x7a\x7e\xb1\x01\x00\x00\x00\xff\xff\xff\xff garbage")
     board.reset()
-    stopped = board.generate([1, 2], 50, SamplingOptions(), lambda token: board.cancel(), _quiet)
+    cancel = Cancel()
+    stopped = board.generate([1, 2], 50, Sampling(), lambda token: cancel.set(), _quiet, cancel=cancel)
     assert stopped.stop_reason in ("cancel", "stop")
 
 

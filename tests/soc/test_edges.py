@@ -8,13 +8,14 @@ import zlib
 import numpy as np
 import pytest
 from bitnet_host.errors import UserError
+from bitnet_host.golden.target import ReferenceTarget
 from bitnet_host.model.convert import convert
 from bitnet_host.model.sources.synthetic import parse_shape, synthetic_checkpoint
-from bitnet_host.run.board import BoardTarget, ReferenceTarget
+from bitnet_host.run.board import BoardTarget
 from bitnet_host.run.link.simulator import Simulator, build_folder
 from bitnet_host.run.link.transport import MailboxTransport, SerialTransport
 from bitnet_host.run.protocol import COMMANDS, SYNC
-from bitnet_host.run.sampling import SamplingOptions
+from bitnet_host.run.sampling import Sampling
 
 SHAPE = "hidden=64,intermediate=96,layers=2,heads=4,kv_heads=2,head_dim=32,vocab=128,context=40"
 
@@ -47,12 +48,12 @@ def test_the_context_to_its_last_token(pair):
         answers = []
         for target in pair:
             target.reset()
-            answers.append(target.generate([5 + i for i in range(prompt)], tokens, SamplingOptions(), _quiet, _quiet))
+            answers.append(target.generate([5 + i for i in range(prompt)], tokens, Sampling(), _quiet, _quiet))
         assert answers[0].token_ids == answers[1].token_ids and answers[0].stop_reason == answers[1].stop_reason
         assert answers[0].stop_reason == "context"
         assert board.position == reference.position
     board.reset()
-    board.transport.send("GENERATE", [1, 0, 0, 0, 1, 0, 41, *range(5, 46)])
+    board.transport.send("GENERATE", [1, 0, 0, 41, *range(5, 46)])
     with pytest.raises(UserError, match="longer than the model's context of 40"):
         board._event("STATS")
     board.transport.send("RESET", [39])
@@ -90,8 +91,8 @@ def test_equal_logits():
     board, reference = _pair(checkpoint)
     try:
         for full_head in (False, True):
-            for options in (SamplingOptions(full_head=full_head), SamplingOptions(1.0, 40, 0.9, 5, full_head=full_head),
-                            SamplingOptions(1.5, 0, 1.0, 77, full_head=full_head)):
+            for options in (Sampling(full_head=full_head), Sampling(1.0, 40, 0.9, seed=5, full_head=full_head),
+                            Sampling(1.5, 0, 1.0, seed=77, full_head=full_head)):
                 answers = []
                 for target in (board, reference):
                     target.reset()
@@ -121,11 +122,11 @@ def test_uart_frames_that_are_damaged_or_come_in_between(pair):
         # what comes while the prompt is worked off is as long as a prompt of its own
         def disturb(what, done, total):
             if done == 8:
-                board.transport._line.write(frame("GENERATE", [1, 0, 0, 0, 1, 0, 30, *[99] * 30]) + frame("RESET", [3], damage=5))
+                board.transport._line.write(frame("GENERATE", [1, 0, 0, 30, *[99] * 30]) + frame("RESET", [3], damage=5))
         want = reference
         want.reset()
-        expected = want.generate(prompt, 4, SamplingOptions(), _quiet, _quiet).token_ids
-        assert board.generate(prompt, 4, SamplingOptions(), _quiet, disturb).token_ids == expected
+        expected = want.generate(prompt, 4, Sampling(), _quiet, _quiet).token_ids
+        assert board.generate(prompt, 4, Sampling(), _quiet, disturb).token_ids == expected
     finally:
         board.transport.close()
         board.transport = network

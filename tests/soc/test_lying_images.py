@@ -13,14 +13,15 @@ from dataclasses import fields
 import numpy as np
 import pytest
 from bitnet_host.errors import UserError
+from bitnet_host.golden.target import ReferenceTarget
 from bitnet_host.model.convert import convert
 from bitnet_host.model.header import KINDS, MODEL_BASE, DdrHeader, Tensor
 from bitnet_host.model.image import Image
 from bitnet_host.model.sources.synthetic import parse_shape, synthetic_checkpoint
-from bitnet_host.run.board import BoardTarget, ReferenceTarget
+from bitnet_host.run.board import BoardTarget
 from bitnet_host.run.link.simulator import Simulator
 from bitnet_host.run.link.transport import MailboxTransport
-from bitnet_host.run.sampling import SamplingOptions
+from bitnet_host.run.sampling import Sampling
 
 HEADERS = int(os.environ.get("BITNET_HEADERS", 5000))
 SEED = int(os.environ.get("BITNET_SEED") or secrets.randbits(31))
@@ -51,7 +52,7 @@ def board(image):
 
 def _words_of(target, tokens=2):
     target.reset()
-    return target.generate(PROMPT, tokens, SamplingOptions(), _quiet, _quiet).token_ids
+    return target.generate(PROMPT, tokens, Sampling(), _quiet, _quiet).token_ids
 
 
 def _sum_words(data: bytes) -> int:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from bitnet_host.errors import UserError
+from bitnet_host.golden.target import ReferenceTarget
 from bitnet_host.model.convert import convert
 from bitnet_host.model.header import MODEL_BASE
 from bitnet_host.model.sources.synthetic import parse_shape, synthetic_checkpoint
-from bitnet_host.run.board import BoardTarget, ReferenceTarget
+from bitnet_host.run.board import BoardTarget
 from bitnet_host.run.link.etherbone import Etherbone
 from bitnet_host.run.link.simulator import Simulator
 from bitnet_host.run.link.transport import MailboxTransport, SerialTransport
 from bitnet_host.run.protocol import ERRORS
-from bitnet_host.run.sampling import SamplingOptions
+from bitnet_host.run.sampling import Sampling
 from bitnet_soc import soc
 
 from firmware import other_firmware
@@ -35,7 +36,7 @@ def words(image):
     """What the golden model says."""
     reference = ReferenceTarget(image)
     reference.prepare(_quiet)
-    return reference.generate(PROMPT, 4, SamplingOptions(), _quiet, _quiet).token_ids
+    return reference.generate(PROMPT, 4, Sampling(), _quiet, _quiet).token_ids
 
 
 def _open(image, **options):
@@ -54,7 +55,7 @@ def board(image):
 def _speaks(board, words):
     """The board is as good as new: the conversation from its start, word by word, and no error is left."""
     board.reset()
-    assert board.generate(PROMPT, 4, SamplingOptions(), _quiet, _quiet).token_ids == words
+    assert board.generate(PROMPT, 4, Sampling(), _quiet, _quiet).token_ids == words
 
 
 def test_a_conversation_with_hostile_memory(image, words):
@@ -83,9 +84,9 @@ def test_reset_button(board, words, when):
         press()
     with pytest.raises(UserError, match="the board restarted: its reset button"):
         if when in ("idle", "prompt"):
-            board.generate(PROMPT * 20, 3, SamplingOptions(), _quiet, press if when == "prompt" else _quiet)
+            board.generate(PROMPT * 20, 3, Sampling(), _quiet, press if when == "prompt" else _quiet)
         elif when == "answer":
-            board.generate(PROMPT, 200, SamplingOptions(), press, _quiet)
+            board.generate(PROMPT, 200, Sampling(), press, _quiet)
         else:
             board.transport.write_ddr(MODEL_BASE, np.zeros(64, np.uint32))
             press()
@@ -100,7 +101,7 @@ def test_reset_button(board, words, when):
 def test_memory_that_answers_errors(board, words, ports):
     board.simulator.control(f"fail {ports}")
     with pytest.raises(UserError, match=f"error bits 0x{8 if ports == 16 else 4:x}$"):
-        board.generate(PROMPT, 4, SamplingOptions(), _quiet, _quiet)
+        board.generate(PROMPT, 4, Sampling(), _quiet, _quiet)
     board.simulator.control("fail 0")
     _speaks(board, words)
 
@@ -113,7 +114,7 @@ def test_memory_that_answers_nothing(board, words):
         board._event("DONE")
         before = board.simulator.stats()["cycles"]
         with pytest.raises(UserError, match=r"error bits 0x10$"):
-            board.generate(PROMPT, 4, SamplingOptions(), _quiet, _quiet)
+            board.generate(PROMPT, 4, Sampling(), _quiet, _quiet)
         assert board.simulator.stats()["cycles"] - before < 4 << 22
     assert board.info()["restarts"] == 0
     board.simulator.control("freeze 0")
@@ -122,10 +123,10 @@ def test_memory_that_answers_nothing(board, words):
 
 def test_position_moves_only_when_the_pass_succeeded(board, words):
     board.reset()
-    board.generate(PROMPT, 1, SamplingOptions(), _quiet, _quiet)
+    board.generate(PROMPT, 1, Sampling(), _quiet, _quiet)
     position = board.info()["position"]
     board.simulator.control("fail 2")
-    for command in ([5, 0, 0, 0, 1, 0, 2, 8, 9], [0, 0, 0, 0, 1, 0, 1, 8]):
+    for command in ([5, 0, 0, 2, 8, 9], [0, 0, 0, 1, 8], [0, 8, 0, 1, 8]):
         board.transport.send("GENERATE", command)
         with pytest.raises(UserError, match="error bits"):
             board._event("STATS")
@@ -137,7 +138,7 @@ def test_position_moves_only_when_the_pass_succeeded(board, words):
     # and what the cut passes left in the cache does not show
     reference = ReferenceTarget(board.image)
     reference.prepare(_quiet)
-    reference.generate(PROMPT, 1, SamplingOptions(), _quiet, _quiet)
+    reference.generate(PROMPT, 1, Sampling(), _quiet, _quiet)
     np.testing.assert_array_equal(board.score(9).view(np.uint32), reference.score(9).view(np.uint32))
 
 
@@ -158,7 +159,7 @@ def test_a_crash_of_the_firmware(impatient, words):
     board = impatient
     bus = Etherbone("127.0.0.1", board.simulator.ports["udp"])
     board.reset()
-    board.transport.send("GENERATE", [200, 0, 0, 0, 1, 0, 1, 3])
+    board.transport.send("GENERATE", [200, 0, 0, 1, 3])
     board._event("PROGRESS")
     bus.write(0x1000_7800, np.full(512, 0xFFFFFFFE, np.uint32))
     bus.close()

@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from .isa import LANES, WORD_BYTES
 
 __all__ = [
-    "EXP2_BITS", "RunningChecksum", "EXP2_SLOPE", "EXP2_TABLE", "SLOTS", "add", "argmax", "absmax", "checksum", "divide", "exp2", "float_key", "flush",
+    "RunningChecksum",
+    "EXP2_BITS", "EXP2_SLOPE", "EXP2_TABLE", "SLOTS", "add", "argmax", "absmax", "checksum", "divide", "exp2", "float_key", "flush",
     "maximum", "multiply", "quantise", "reduce_sum", "sqrt",
 ]
 

@@ -3,92 +3,146 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-from bitnet_host.apps.chat import ProgressDisplay, answer_once, as_json, converse, statistics
+import bitnet_host
+from bitnet_host.apps.chat import Conversation, as_json, interruptible, show, statistics
+from bitnet_host.apps.progress import ProgressDisplay
+from bitnet_host.apps.prompt import Prompt
 from bitnet_host.bench.measure import CLOCK_HZ, BenchOptions, check_model, measure_gemv, measure_model, print_measurement
-from bitnet_host.errors import UserError
-from bitnet_host.model.convert import convert as convert_checkpoint
-from bitnet_host.model.convert import convert_file, shorten
-from bitnet_host.model.header import KINDS
-from bitnet_host.model.image import Image, read_image
-from bitnet_host.model.sources.bundled import BUNDLED
+from bitnet_host.errors import BadArgument, UserError
+from bitnet_host.files import read_text, replacing
+from bitnet_host.model.convert import convert_file, longest_fast_context, shorten
+from bitnet_host.model.header import KINDS, WEIGHT_MODES
+from bitnet_host.model.image import read_image
+from bitnet_host.model.open import open_model
 from bitnet_host.model.sources.hf import open_checkpoint
 from bitnet_host.model.sources.synthetic import GATE_ZEROS
-from bitnet_host.model.text import Conversation, TextModel
-from bitnet_host.run.board import open_target
-from bitnet_host.run.sampling import SamplingOptions
+from bitnet_host.run.open import open_target
+from bitnet_host.run.sampling import Sampling
+from bitnet_host.run.session import Session
+from bitnet_host.run.target import Target
 
 __all__ = ["main"]
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
                   help="Talk to a BitNet b1.58 model on a Zynq-7020 board or its simulation.")
 _TARGET = typer.Option(help="sim, reference, udp://HOST[:PORT] or serial:DEVICE")
 _MODEL = typer.Option(help="model image or checkpoint folder (default: the bundled model)")
+_MOST_TOKENS = 2**31 - 1
 
 
-def _open_model(path: Path | None) -> Image:
-    source = path or BUNDLED
-    if source.is_dir():
-        return convert_checkpoint(open_checkpoint(source), name=source.name)
-    return read_image(source)
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"bitnet-host {bitnet_host.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", help="print the version", callback=_version, is_eager=True)] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="log what goes over the link on stderr")] = False,
+) -> None:
+    if verbose:
+        logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
 
 
 def _full_head(head: str) -> bool:
     if head not in ("screened", "full"):
-        raise UserError(f"--head must be screened or full, not {head}")
+        raise BadArgument(f"--head must be screened or full, not {head}")
     return head == "full"
+
+
+@contextmanager
+def _opened(target: str, model: Path | None, display: ProgressDisplay) -> Iterator[Target]:
+    """The target, not prepared yet, so that bad prompts are refused before a model is uploaded."""
+    try:
+        with open_target(target, open_model(model, progress=display)) as board:
+            yield board
+    finally:
+        display.end()
+
+
+def _prompts(prompt: str | None, prompts: Path | None) -> list[str]:
+    """The prompts to answer; none means a conversation."""
+    if prompt is not None and prompts is not None:
+        raise BadArgument("give --prompt or --prompts, not both")
+    if prompts is not None:
+        text = sys.stdin.read() if str(prompts) == "-" else read_text(prompts)
+        found = [line for line in text.splitlines() if line.strip()]
+        if not found:
+            raise BadArgument(f"{prompts} holds no prompt: write one a line")
+        return found
+    if prompt == "-":
+        if sys.stdin is None:
+            raise BadArgument("--prompt - reads standard input, which is closed")
+        return [sys.stdin.buffer.read(64 << 20).decode("utf-8", "replace")]
+    return [] if prompt is None else [prompt]
 
 
 @app.command()
 def chat(
     target: Annotated[str, _TARGET] = "sim",
     model: Annotated[Path | None, _MODEL] = None,
-    prompt: Annotated[str | None, typer.Option(help="answer this once and exit")] = None,
+    prompt: Annotated[str | None, typer.Option(help="answer this once and exit; - reads it from standard input")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="answer each line of a file, or of standard input (-)")] = None,
     system: Annotated[str | None, typer.Option(help="system message")] = None,
     max_tokens: Annotated[int, typer.Option(help="most tokens per answer")] = 256,
     temperature: Annotated[float, typer.Option(help="0: greedy")] = 0.0,
     top_k: Annotated[int, typer.Option(help="0: no limit but the 64 best")] = 0,
     top_p: Annotated[float, typer.Option(help="share of the probability kept")] = 1.0,
-    seed: Annotated[int, typer.Option(help="of the random choice")] = 1,
+    min_p: Annotated[float, typer.Option(help="least probability, relative to the best token's")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="above 1: tokens that were there already are less likely")] = 1.0,
+    presence_penalty: Annotated[float, typer.Option(help="taken from the logit of a token that the answer has")] = 0.0,
+    frequency_penalty: Annotated[float, typer.Option(help="the same, times how often it has it")] = 0.0,
+    seed: Annotated[int | None, typer.Option(help="of the random choice (default: another one each time)")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="end the answer before this text; may be given several times")] = None,
     head: Annotated[str, typer.Option(help="screened: int8 logits of the best tokens only; full: of all")] = "screened",
     raw: Annotated[bool, typer.Option("--raw", help="the prompt is plain text, without the chat template")] = False,
-    as_object: Annotated[bool, typer.Option("--json", help="print one JSON object as the last line")] = False,
+    as_object: Annotated[bool, typer.Option("--json", help="print a JSON object for each prompt")] = False,
 ) -> None:
     """Chat with a model."""
-    options = SamplingOptions(temperature, top_k, top_p, seed, _full_head(head))
-    options.check()
-    if max_tokens < 1:
-        raise UserError(f"--max-tokens must be at least 1, not {max_tokens}")
-    if raw and prompt is None:
-        raise UserError("--raw needs --prompt TEXT")
-    image = _open_model(model)
-    text = TextModel(image.meta)
-    ids: list[int] | None = None
-    if prompt is not None:
-        ids = text.encode_raw(prompt) if raw else Conversation(text, system).ask(prompt)[0]
-    board = open_target(target, image)
+    sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, seed=seed,
+                        full_head=_full_head(head))
+    if not 1 <= max_tokens <= _MOST_TOKENS:
+        raise BadArgument(f"--max-tokens must lie between 1 and {_MOST_TOKENS}, not {max_tokens}")
+    asked = _prompts(prompt, prompts)
+    if (raw or as_object) and not asked:
+        raise BadArgument(f"{'--raw' if raw else '--json'} needs --prompt TEXT or --prompts FILE")
     display = ProgressDisplay()
-    try:
-        if ids is not None:
-            board.check_prompt(ids)
+    with _opened(target, model, display) as board:
+        session = Session(board)
+        before: list[Any] = [{"role": "system", "content": system}] if system else []
+        options: dict[str, Any] = {"max_tokens": max_tokens, "sampling": sampling, "stop": stop or (), "progress": display}
+
+        def answer(text: str, **more: Any) -> Any:
+            if raw:
+                return session.complete(text, **options, **more)
+            return session.chat([*before, {"role": "user", "content": text}], **options, **more)
+
+        for text in asked:
+            answer(text).close()  # what is too long, or refused by the template, shows before the model is uploaded
+            if raw:
+                board.check_prompt(session.text.encode_raw(text))
         board.prepare(display)
         display.end()
-        if ids is None:
-            converse(board, text, system, max_tokens, options, display)
-            return
-        answer, words = answer_once(board, text, ids, max_tokens, options, display, show=not as_object)
-        print(statistics(answer), file=sys.stderr)
-        if as_object:
-            print(as_json(answer, words))
-    finally:
-        display.end()
-        board.close()
+        if not asked:
+            Conversation(session, system, max_tokens, sampling, display).run(Prompt())
+        for text in asked:
+            with interruptible() as cancel:
+                reply = show(answer(text, cancel=cancel), display, visible=not as_object)
+            print(statistics(reply), file=sys.stderr)
+            if as_object:
+                print(as_json(reply), flush=True)
 
 
 @app.command()
@@ -99,10 +153,10 @@ def convert(
     context: Annotated[int, typer.Option(help="tokens in the KV cache; 0: as many as the checkpoint was made for")] = 0,
 ) -> None:
     """Convert a packed Hugging Face checkpoint to a model image."""
-    if weights not in ("base3", "2bit"):
-        raise UserError(f"--weights must be base3 or 2bit, not {weights}")
+    if weights not in WEIGHT_MODES:
+        raise BadArgument(f"--weights must be base3 or 2bit, not {weights}")
     if not source.is_dir():
-        raise UserError(f"{source} is not a folder: give the folder of a Hugging Face checkpoint")
+        raise BadArgument(f"{source} is not a folder: give the folder of a Hugging Face checkpoint")
     checkpoint = open_checkpoint(source)
     if context:
         checkpoint = shorten(checkpoint, context)
@@ -114,6 +168,9 @@ def convert(
     print(f"wrote {output}: {plan.model_bytes / 2**20:.1f} MB for the board, "
           f"{plan.total_bytes / 2**20:.1f} MB with KV cache for {plan.context} tokens")
     print(plan)
+    faster = longest_fast_context(checkpoint, weights)
+    if not plan.down_rows and faster:
+        print(f"with --context {faster.context}: {faster}")
 
 
 @app.command()
@@ -125,34 +182,21 @@ def score(
 ) -> None:
     """Teacher-forced logits for a list of token ids."""
     try:
-        ids = json.loads(tokens.read_text())
-    except OSError as error:
-        raise UserError(f"cannot read {tokens}: {error.strerror}") from None
-    except ValueError:
-        raise UserError(f"{tokens} is not JSON: it must hold a list of token ids") from None
+        ids = json.loads(read_text(tokens))
+    except (ValueError, RecursionError):
+        raise BadArgument(f"{tokens} is not JSON: it must hold a list of token ids") from None
     if not isinstance(ids, list) or not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
-        raise UserError(f"{tokens} must hold a JSON list of token ids")
-    image = _open_model(model)
-    board = open_target(target, image)
+        raise BadArgument(f"{tokens} must hold a JSON list of token ids")
     display = ProgressDisplay()
-    try:
+    with _opened(target, model, display) as board:
         board.check_prompt(ids)
         board.prepare(display)
         rows = []
         for place, token in enumerate(ids):
-            rows.append(board.score(token))
+            rows.append(board.score(token)[:board.image.vocab])
             display("score", place + 1, len(ids))
-    finally:
-        display.end()
-        board.close()
-    partial = output.with_name(output.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            np.save(file, np.stack(rows))
-        partial.replace(output)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"cannot write {output}: {error.strerror}") from None
+    with replacing(output, inputs=(tokens,)) as file:
+        np.save(file, np.stack(rows))
 
 
 @app.command()
@@ -163,17 +207,17 @@ def info(
     """Show what an image holds."""
     model = read_image(image)
     header = model.header
-    fields = {
+    values = {
         "name": model.meta.get("name"), "weights": model.meta.get("weights"), "layers": header.layers, "hidden": header.hidden,
         "intermediate": header.intermediate, "heads": header.heads, "kv_heads": header.kv_heads, "head_dim": header.head_dim,
         "vocab": header.vocab, "context": header.context, "tensors": header.tensors, "model_id": f"{header.model_id:08x}",
         "ddr_bytes": header.ddr_bytes, "total_bytes": header.total_bytes,
     }
     if as_object:
-        fields["tensor_table"] = [vars(t) | {"kind": KINDS[t.kind]} for t in model.tensors]
-        print(json.dumps(fields))
+        values["tensor_table"] = [vars(t) | {"kind": KINDS[t.kind]} for t in model.tensors]
+        print(json.dumps(values))
         return
-    for name, value in fields.items():
+    for name, value in values.items():
         print(f"{name:<14}{value:,}" if isinstance(value, int) else f"{name:<14}{value}")
 
 
@@ -216,14 +260,49 @@ def bench(
         print_measurement(result, compare)
 
 
-def main() -> None:
-    """Entry point: every expected failure is one sentence on stderr and exit code 2."""
+def _say(sentence: str) -> None:
+    if sys.stderr is not None:
+        print(f"bitnet-host: {sentence}", file=sys.stderr)
+
+
+def _run() -> int:
+    """The exit code; every expected failure is one sentence on stderr and 2."""
     try:
-        app()
+        return int(app(standalone_mode=False) or 0)
     except UserError as error:
-        print(f"bitnet-host: {error}", file=sys.stderr)
-        sys.exit(2)
-    except BrokenPipeError:
-        sys.exit(2)
+        _say(str(error))
+        return 2
     except KeyboardInterrupt:
-        sys.exit(130)
+        return 130
+    except BrokenPipeError:
+        return 2  # whoever read the output has gone
+    except OSError as error:
+        _say(f"cannot write the output: {error.strerror}")
+        return 2
+    except Exception as error:
+        explain = getattr(error, "format_message", None)  # what the command line library refuses
+        if explain is None:
+            if type(error).__name__ == "Abort":
+                return 130
+            raise
+        text = " ".join(explain().split()).rstrip(".")
+        if text:
+            _say(f"{text}; `bitnet-host --help` lists commands and options")
+        return 2 if text else 0
+
+
+def main() -> None:
+    """Entry point."""
+    if sys.stdout is None:
+        _say("standard output is closed: nothing can be shown")
+        sys.exit(2)
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    code = _run()
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            _say(f"cannot write the output: {error.strerror}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python does not try again at its end
+        code = code or 2
+    sys.exit(code)

@@ -22,11 +22,12 @@ from bitnet_host.model.image import Image
 from bitnet_host.model.sources.bundled import BUNDLED
 from bitnet_host.model.sources.hf import open_checkpoint
 from bitnet_host.model.sources.synthetic import GATE_ZEROS, Bench, parse_shape, prepare
-from bitnet_host.run.board import Answer, BoardTarget, Progress
+from bitnet_host.run.board import BoardTarget
 from bitnet_host.run.link.simulator import Simulator, build_folder
 from bitnet_host.run.link.transport import MailboxTransport
 from bitnet_host.run.protocol import PARTS
-from bitnet_host.run.sampling import SamplingOptions
+from bitnet_host.run.sampling import Sampling
+from bitnet_host.run.target import Answer, Progress
 
 __all__ = ["CLOCK_HZ", "DDR_PEAK", "PRESETS", "BenchOptions", "check_model", "measure_gemv", "measure_model", "print_measurement"]
 
@@ -91,8 +92,8 @@ def _measured(board: BoardTarget, prompt: list[int], tokens: int, options: Bench
     """The answer, and 64-bit beats granted and used meanwhile."""
     assert board.simulator is not None
     before = board.simulator.stats()
-    answer = board.generate(prompt, tokens, SamplingOptions(full_head=options.full_head, all_rows=options.all_rows,
-                            all_columns=options.all_columns), lambda token: None, progress)
+    board.all_rows, board.all_columns = options.all_rows, options.all_columns
+    answer = board.generate(prompt, tokens, Sampling(full_head=options.full_head), progress=progress)
     after = board.simulator.stats()
     return answer, after["granted"] - before["granted"], after["used"] - before["used"]
 
@@ -169,7 +170,7 @@ def check_model(options: BenchOptions, progress: Progress = lambda *_: None) -> 
     with _board(options.ddr, bench.image, bench.path) as board:
         board.trust()
         board.fill_cache(before)
-        chosen = board.generate([token], options.tokens, SamplingOptions(), lambda token: None, progress).token_ids
+        chosen = board.generate([token], options.tokens, Sampling(), lambda token: None, progress).token_ids
         board.fill_cache(before)
         same = 0
         for place, input_token in enumerate([token, *chosen[:-1]]):

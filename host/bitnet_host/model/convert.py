@@ -32,7 +32,10 @@ from bitnet_host.model.image import FILE_HEAD, Image, file_head
 from bitnet_host.model.plan import Plan, broken_limit, make_plan
 from bitnet_host.model.writer import FileStore, ImageWriter, MemoryStore
 
-__all__ = ["Progress", "check_shape", "convert", "convert_file", "make_header", "quantise_rows", "rope_table", "shorten", "sketch_rows"]
+__all__ = [
+    "Progress", "check_shape", "convert", "convert_file", "longest_fast_context", "make_header", "quantise_rows", "rope_table", "shorten",
+    "sketch_rows",
+]
 
 #: Called with (what, done, total) during long steps.
 Progress = Callable[[str, int, int], None]
@@ -109,6 +112,15 @@ def shorten(checkpoint: Checkpoint, context: int) -> Checkpoint:
     if not 0 < context <= longest:
         raise BadArgument(f"--context must lie between 1 and {longest}, as many as the checkpoint was made for")
     return replace(checkpoint, config=replace(checkpoint.config, context=context))
+
+
+def longest_fast_context(checkpoint: Checkpoint, weights: str) -> Plan | None:
+    """The plan with the longest context, in steps of 256 tokens, in which down_proj is stored by rows too, for fast prompts."""
+    for context in range(checkpoint.config.context // 256 * 256, 0, -256):
+        plan = make_plan(make_header(replace(checkpoint.config, context=context), weights))
+        if plan.down_rows:
+            return plan
+    return None
 
 
 def _finite(name: str, values: Any) -> None:

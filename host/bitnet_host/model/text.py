@@ -3,68 +3,125 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import re
 
-import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-from bitnet_host.errors import UserError
+from bitnet_host.errors import BadArgument, BadModel, OutOfContext
+from bitnet_host.model.image import Image
+from bitnet_host.model.template import ChatTemplate, Message
 
-__all__ = ["Conversation", "TextModel"]
+__all__ = ["TextModel", "TextStream"]
 
-
-def _refuse(message: str) -> None:
-    raise jinja2.TemplateError(message)
+_UNFINISHED = "\ufffd"
+_MARK = "\ue000"  # private use: it breaks what reads like a control token in a message; two of them stand for one
 
 
 class TextModel:
-    """Encodes and decodes; ``meta`` is an image's JSON part. Raises UserError if it has no usable tokenizer."""
+    """Encodes and decodes for an image. Raises BadModel if it has no usable tokenizer."""
 
-    def __init__(self, meta: dict[str, Any]) -> None:
+    def __init__(self, image: Image) -> None:
+        meta = image.meta
         if not meta.get("tokenizer"):
-            raise UserError("the model has no tokenizer: convert a checkpoint folder that holds tokenizer.json")
+            raise BadModel("the model has no tokenizer: convert a checkpoint folder that holds tokenizer.json")
         try:
             self._tokenizer = Tokenizer.from_str(json.dumps(meta["tokenizer"]))
         except Exception as error:  # the library raises plain Exception
-            raise UserError(f"the model's tokenizer is not usable: {error}") from None
-        self._special = meta.get("special") or {}
+            raise BadModel(f"the model's tokenizer is not usable: {error}") from None
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        special = meta.get("special") or {}
         source = meta.get("chat_template")
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = _refuse
-        try:
-            self._template = environment.from_string(source) if source else None
-        except jinja2.TemplateError as error:
-            raise UserError(f"the model's chat template is not usable: {error}") from None
+        if not isinstance(special, dict) or not isinstance(source, (str, type(None))):
+            raise BadModel("the model's chat template or special tokens are no text: convert the model again")
+        self._template = ChatTemplate(source, special) if source else None
+        self._bos = special.get("bos_token_id")
+        self._context, self._vocab = image.header.context, image.vocab
+        self._longest = max((len(token) for token in self._tokenizer.get_vocab()), default=1)
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        self._control = [token.content for token in added if token.special]
+        self._add_bos = self._bos is not None and self._tokenizer.encode("", add_special_tokens=True).ids[:1] == [self._bos]
 
-    def render(self, messages: list[dict[str, str]]) -> str:
-        """The conversation as text that ends where the assistant is to speak."""
-        if self._template is None:
-            raise UserError("the model has no chat template: use --raw with plain text")
-        try:
-            return self._template.render(messages=messages, add_generation_prompt=True, **{
-                key: value["content"] if isinstance(value, dict) else value or "" for key, value in self._special.items()})
-        except jinja2.TemplateError as error:
-            raise UserError(f"the model's chat template refuses this conversation: {error}") from None
-
-    def encode_chat(self, text: str, *, start: bool) -> list[int]:
-        """Token ids of rendered text; at the ``start`` of a conversation the BOS token is put first if it is missing."""
-        ids = self._encode(text, special=False)
-        bos = self._special.get("bos_token_id")
-        if start and bos is not None and ids[:1] != [bos]:
-            ids = [bos, *ids]
-        return ids
+    # -- encoding ------------------------------------------------------------------------------------------------------
 
     def encode_raw(self, text: str) -> list[int]:
-        """Token ids of plain text, with the tokenizer's own special tokens."""
-        return self._encode(text, special=True)
+        """Token ids of plain text, with the tokenizer's own special tokens before and after. Control tokens in the text count."""
+        return self._checked(self._tokenizer.encode(self._sized(text), add_special_tokens=True).ids)
 
-    def _encode(self, text: str, *, special: bool) -> list[int]:
+    def encode_chat(self, messages: list[Message], *, control: bool = False) -> tuple[str, list[int]]:
+        """The conversation rendered as text, and its token ids. What reads like a control token in a message is text, unless
+        ``control``. Where the tokenizer starts texts with BOS and the template does not, it is put first."""
+        rendered = self.render(messages) if control else self._render_marked(messages)
+        return rendered, self.encode_rendered(rendered, start=True)
+
+    def encode_rendered(self, rendered: str, *, start: bool) -> list[int]:
+        """Token ids of rendered text, from the ``start`` of a conversation or in it."""
+        ids: list[int] = []
+        for part in self._split(rendered):
+            if part in self._control:
+                ids.append(int(self._tokenizer.token_to_id(part) or 0))
+            else:
+                ids += self._encode_text(part)
+        if start and self._bos is not None and self._add_bos and ids[:1] != [self._bos]:
+            ids = [self._bos, *ids]
+        return self._checked(ids)
+
+    def _split(self, rendered: str) -> list[str]:
+        """The text at its control tokens, if a user's have to be told apart; else whole, as transformers encodes it."""
+        if _MARK not in rendered:
+            return [rendered] if rendered else []
+        pattern = "|".join(re.escape(token) for token in sorted(self._control, key=len, reverse=True))
+        return [part for part in re.split(f"({pattern})", rendered) if part]
+
+    def _encode_text(self, part: str) -> list[int]:
+        if _MARK in part:
+            part = re.sub(f"{_MARK}({_MARK}?)", r"\1", part)
+            self._tokenizer.encode_special_tokens = True
+            try:
+                return list(self._tokenizer.encode(self._sized(part), add_special_tokens=False).ids)
+            finally:
+                self._tokenizer.encode_special_tokens = False
+        return list(self._tokenizer.encode(self._sized(part), add_special_tokens=False).ids)
+
+    def _render_marked(self, messages: list[Message]) -> str:
+        marked = [message | {"content": self._mark(message["content"])} if isinstance(message.get("content"), str) else message
+                  for message in messages]
+        return self.render(marked)
+
+    def _mark(self, content: str) -> str:
+        content = content.replace(_MARK, 2 * _MARK)
+        for token in self._control:
+            if token in content:
+                content = content.replace(token, token[0] + _MARK + token[1:])
+        return content
+
+    def render(self, messages: list[Message]) -> str:
+        """The conversation as text that ends where the assistant is to speak. Raises BadModel."""
+        if self._template is None:
+            raise BadModel("the model has no chat template: use it with plain text (raw)")
+        for message in messages:
+            if isinstance(message.get("content"), str):
+                self._sized(message["content"])
+        return self._template.render(messages)
+
+    def _sized(self, text: str) -> str:
+        """The text; raises OutOfContext for one that cannot fit, before it takes the memory to count its tokens."""
+        if len(text) > self._longest * self._context:
+            raise OutOfContext(f"the text of {len(text):,} characters is longer than the model's context of {self._context} tokens: "
+                               "shorten it")
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise UserError("the text is not valid UTF-8: check the terminal's encoding") from None
-        return self._tokenizer.encode(text, add_special_tokens=special).ids
+            raise BadArgument("the text is not valid UTF-8: check the terminal's encoding") from None
+        return text
+
+    def _checked(self, ids: list[int]) -> list[int]:
+        if any(token >= self._vocab for token in ids):
+            raise BadModel(f"the tokenizer makes tokens that the model's vocabulary of {self._vocab} does not have: they do not belong "
+                           "together")
+        return ids
+
+    # -- decoding ------------------------------------------------------------------------------------------------------
 
     def decode(self, ids: list[int]) -> str:
         """Text of token ids, without special tokens."""
@@ -75,34 +132,34 @@ class TextModel:
         return self._tokenizer.id_to_token(token) or ""
 
 
-class Conversation:
-    """Messages so far, and what of them already stands in the KV cache."""
+class TextStream:
+    """Text of tokens as they come. Bytes of unfinished characters, and what may become a stop string, are held back."""
 
-    def __init__(self, text: TextModel, system: str | None = None) -> None:
-        self._text, self._system = text, system
-        self.clear()
+    def __init__(self, text: TextModel, stops: tuple[str, ...] = ()) -> None:
+        self._text, self._stops = text, stops
+        self._ids: list[int] = []
+        self._given = ""
+        self.whole = ""
+        self.stopped = False
 
-    def clear(self) -> None:
-        self._messages: list[dict[str, str]] = [{"role": "system", "content": self._system}] if self._system else []
-        self._rendered = ""
-        self._unsent: list[int] = []
+    def add(self, token: int) -> str:
+        """Takes a token; returns what can be shown now. ``stopped``: a stop string is complete, ``whole`` ends before it."""
+        self._ids.append(token)
+        self.whole = self._text.decode(self._ids)
+        found = [place for stop in self._stops if (place := self.whole.find(stop)) >= 0]
+        if found:
+            self.stopped, self.whole = True, self.whole[:min(found)]
+            return self._give(self.whole)
+        shown = self.whole.rstrip(_UNFINISHED)
+        held = max((n for stop in self._stops for n in range(1, len(stop)) if shown.endswith(stop[:n])), default=0)
+        return self._give(shown[:len(shown) - held])
 
-    def ask(self, question: str) -> tuple[list[int], bool]:
-        """Token ids to append for the user's next message, and whether the KV cache must be emptied first."""
-        messages = [*self._messages, {"role": "user", "content": question}]
-        full = self._text.render(messages)
-        fresh = not self._rendered or not full.startswith(self._rendered)
-        ids = self._text.encode_chat(full if fresh else full[len(self._rendered):], start=fresh)
-        if not fresh:
-            ids = self._unsent + ids
-        self._messages, self._prompt = messages, full
-        return ids, fresh
+    def finish(self) -> str:
+        """What was held back."""
+        return self._give(self.whole)
 
-    def answered(self, ids: list[int], stop_tokens: set[int]) -> str:
-        """Takes the answer's token ids (the last of which the model has not read back); returns its text."""
-        answer = self._text.decode(ids)
-        self._messages.append({"role": "assistant", "content": answer})
-        self._unsent = ids[-1:]
-        tail = self._text.token_text(ids[-1]) if ids and ids[-1] in stop_tokens else ""
-        self._rendered = self._prompt + answer + tail
-        return answer
+    def _give(self, shown: str) -> str:
+        new = shown[len(self._given):]
+        if new:
+            self._given = shown
+        return new

@@ -11,20 +11,19 @@ from dataclasses import dataclass
 
 __all__ = [
     "COMMANDS", "ERRORS", "EVENTS", "GENERATE_FIELDS", "INFO_FIELDS", "MAILBOX", "MAX_PAYLOAD", "OPERATORS", "OPTIONS", "PARTS",
-    "SAMPLE_CANDIDATES",
-    "STATS_FIELDS", "STOP_REASONS", "SYNC", "VERSION", "Mailbox", "c_header", "error_text", "restart_text",
+    "MOST_CANDIDATES", "STATS_FIELDS", "STOP_REASONS", "SYNC", "VERSION", "Mailbox", "c_header", "error_text", "restart_text",
 ]
 
-VERSION = 4
+VERSION = 5
 SYNC = 0xB17E7A5C  # first word of a UART frame, sent low byte first; no ASCII text contains it
 MAX_PAYLOAD = 2048  # words of a message
-SAMPLE_CANDIDATES = 64  # the largest logits considered in sampling, whatever top_k says
+MOST_CANDIDATES = 64  # tokens that a board names for the host to choose from
 
 COMMANDS = {
     "INFO": 1,  # -> INFO
     "LOAD": 2,  # [trust]: checks the image at the model base, with trust only its header -> PROGRESS..., LOADED
     "RESET": 3,  # [position]: forgets the conversation; a position says how many tokens the cache holds, for benches -> DONE
-    "GENERATE": 4,  # GENERATE_FIELDS, then the prompt's token ids -> PROGRESS..., TOKEN..., STATS
+    "GENERATE": 4,  # GENERATE_FIELDS, then the prompt's token ids -> PROGRESS..., TOKEN... or CANDIDATES, STATS
     "SCORE": 5,  # [token]: one forward pass, logits left in DDR -> SCORED
     "READ": 6,  # [address, words] -> DATA
     "WRITE": 7,  # [address, words...] -> DONE
@@ -36,6 +35,7 @@ COMMANDS = {
 EVENTS = {
     "INFO": 1, "LOADED": 2, "DONE": 3, "PROGRESS": 4, "TOKEN": 5, "STATS": 6, "SCORED": 7, "DATA": 8, "COUNTERS": 9,
     "ERROR": 10,  # [code, detail]
+    "CANDIDATES": 12,  # [token, float32 bits of its logit]..., falling
     "BOOT": 11,  # [restarts, code, detail]: the firmware has started; nobody asked for it
 }
 
@@ -57,7 +57,8 @@ ERRORS = {
 
 INFO_FIELDS = ("version", "isa_hash", "clock_hz", "selftest", "model_id", "position", "model_base", "memory_bytes",
                "restarts", "last_error", "last_detail")  # starts since it was configured; what ended the run before this one
-GENERATE_FIELDS = ("max_tokens", "temperature", "top_k", "top_p", "seed", "options", "prompt_tokens")
+#: ``candidates``: how many of the best tokens to name after the prompt, instead of choosing; ``max_tokens`` is 0 then.
+GENERATE_FIELDS = ("max_tokens", "candidates", "options", "prompt_tokens")
 #: Bits of GENERATE's options: work that is normally saved. Answers are the same, but for a screened head's.
 OPTIONS = {"full_head": 1, "all_rows": 2, "all_columns": 4}
 STOP_REASONS = {"stop": 0, "length": 1, "cancel": 2, "context": 3}
@@ -122,7 +123,7 @@ def c_header() -> str:
     define("PROTOCOL_VERSION", VERSION)
     define("PROTOCOL_SYNC", SYNC)
     define("PROTOCOL_MAX_PAYLOAD", MAX_PAYLOAD)
-    define("SAMPLE_CANDIDATES", SAMPLE_CANDIDATES)
+    define("MOST_CANDIDATES", MOST_CANDIDATES)
     for prefix, table in (("COMMAND", COMMANDS), ("EVENT", EVENTS), ("STOP", STOP_REASONS), ("OPTION", OPTIONS)):
         for name, code in table.items():
             define(f"{prefix}_{name.upper()}", code)

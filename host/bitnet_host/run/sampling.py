@@ -1,103 +1,148 @@
-"""Choosing the next token: the golden model of firmware/sample.c, bit for bit."""
+"""Choosing the next token. The host does it for every target alike, so one seed gives the same words on board and golden model.
+
+Greedy answers without extras are chosen where the model runs. Otherwise the target names its best tokens with their logits, and the
+host chooses among these, at most MOST_CANDIDATES.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-from xtvu.semantics import argmax, float_key
+from bitnet_host.errors import BadArgument
+from bitnet_host.run.protocol import MOST_CANDIDATES
 
-from bitnet_host.errors import UserError
-from bitnet_host.run.protocol import SAMPLE_CANDIDATES
+__all__ = ["Alternative", "Choice", "Sampler", "Sampling"]
 
-__all__ = ["Sampler", "SamplingOptions"]
-
-_LOG2_E = np.float32(1.44269504)
+_MOST_LOGPROBS = 20
 
 
 @dataclass(frozen=True)
-class SamplingOptions:
-    """Temperature 0 is greedy; ``top_k`` 0 means no limit but SAMPLE_CANDIDATES. ``full_head``: compute all logits in int8 instead
-    of those that the ternary sketch ranks highest. ``all_rows`` and ``all_columns``: a board reads also the rows of up_proj and
-    columns of down_proj that count for nothing, for benches."""
+class Sampling:
+    """How the next token is chosen. Raises BadArgument for values that make no sense.
+
+    temperature: 0 takes the best token; logits are divided by it before all that follows. top_k: of so many best tokens, 0 for all
+    candidates. top_p: of the fewest best ones with that share of the probability. min_p: of those at least that probable, relative to the
+    best. repetition_penalty: divides positive logits of tokens that the conversation has already, multiplies negative ones (Keskar
+    et al., CTRL). presence_penalty and frequency_penalty: taken from the logits of tokens that the answer has, once or by count, as in
+    OpenAI's API. logit_bias: added to logits by token; it reaches candidates only. seed: None for another answer each time. logprobs:
+    how many alternatives to report, with logarithms of probabilities among the candidates. full_head: all logits in int8 instead of
+    those that the ternary sketch ranks highest.
+    """
 
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
-    seed: int = 1
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    logprobs: int = 0
     full_head: bool = False
-    all_rows: bool = False
-    all_columns: bool = False
 
-    def check(self) -> None:
-        """Raises UserError for values that make no sense."""
-        if not (np.isfinite(self.temperature) and 0 <= self.temperature <= 100):
-            raise UserError(f"--temperature must lie between 0 (greedy) and 100, not {self.temperature:g}")
+    def __post_init__(self) -> None:
+        def number(name: str, low: float, high: float, above: bool = False) -> None:
+            value = getattr(self, name)
+            fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
+            if not fits or (above and value == low):
+                raise BadArgument(f"{name} must be {'above' if above else 'at least'} {low:g} and at most {high:g}, not {value}")
+
+        number("temperature", 0, 100)
         if 0 < self.temperature < 0.01:
-            raise UserError(f"--temperature {self.temperature:g} is too small: use 0 for greedy answers or at least 0.01")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"--top-p must be above 0 and at most 1, not {self.top_p:g}")
-        if not 0 <= self.top_k <= SAMPLE_CANDIDATES:
-            raise UserError(f"--top-k must lie between 0 (no limit) and {SAMPLE_CANDIDATES}, not {self.top_k}")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"--seed must lie between 0 and {2**32 - 1}, not {self.seed}")
+            raise BadArgument(f"temperature {self.temperature:g} is too small: use 0 for greedy answers or at least 0.01")
+        number("top_p", 0, 1, above=True)
+        number("min_p", 0, 1)
+        number("repetition_penalty", 0, 100, above=True)
+        number("presence_penalty", -2, 2)
+        number("frequency_penalty", -2, 2)
+        for name, most in (("top_k", MOST_CANDIDATES), ("logprobs", _MOST_LOGPROBS), ("seed", 2**64 - 1)):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most):
+                raise BadArgument(f"{name} must be a whole number from 0 to {most}, not {value}")
+        for token, bias in self.logit_bias.items():
+            if not isinstance(token, int) or not isinstance(bias, (int, float)) or not -100 <= bias <= 100:
+                raise BadArgument(f"logit_bias must map token ids to numbers from -100 to 100, not {token!r} to {bias!r}")
+
+    @property
+    def greedy(self) -> bool:
+        """The best token counts, as it is, and nobody asks for others."""
+        return self.temperature == 0 and not self.logprobs and not self._changes_logits
+
+    @property
+    def _changes_logits(self) -> bool:
+        return (self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+                or any(self.logit_bias.values()))
+
+    @property
+    def candidates(self) -> int:
+        """How many candidates suffice."""
+        return MOST_CANDIDATES if self._changes_logits or not self.top_k else max(self.top_k, self.logprobs)
 
 
-def _power_of_two(t: np.float32) -> np.float32:
-    """2^t for t <= 0: 16 fraction bits, 2^f as a cubic in fixed point."""
-    if t < np.float32(-100):
-        return np.float32(0)
-    fixed = int(np.trunc(np.float32(t * np.float32(65536))))
-    whole, f = fixed >> 16, fixed & 0xFFFF
-    poly = 14814 + (f * 5115 >> 16)
-    poly = 45607 + (f * poly >> 16)
-    poly = f * poly >> 16
-    return np.uint32((whole + 127) << 23 | (poly & 0xFFFF) << 7).view(np.float32)
+@dataclass(frozen=True)
+class Alternative:
+    """A token and the natural logarithm of its probability among the candidates."""
+
+    token: int
+    logprob: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The token chosen. ``logprob`` is None if nobody asked; ``alternatives`` are the most probable tokens, best first."""
+
+    token: int
+    logprob: float | None = None
+    alternatives: tuple[Alternative, ...] = ()
 
 
 class Sampler:
-    """Keeps the random state (xorshift32) over one answer."""
+    """Chooses the tokens of one answer. ``context``: the token ids before it."""
 
-    def __init__(self, options: SamplingOptions) -> None:
-        self._options = options
-        # neighbouring seeds must not start alike
-        self._state = (options.seed * 0x9E3779B9 + 0x7F4A7C15) & 0xFFFFFFFF | 1
+    def __init__(self, sampling: Sampling, context: Iterable[int] = ()) -> None:
+        self._sampling = sampling
+        self._random = random.Random(sampling.seed)  # None: of the system's entropy
+        self._seen, self._said = set(context), Counter[int]()
 
-    def _random(self) -> int:
-        x = self._state
-        x ^= x << 13 & 0xFFFFFFFF
-        x ^= x >> 17
-        x ^= x << 5 & 0xFFFFFFFF
-        self._state = x
-        return x
+    def choose(self, tokens: Sequence[int], logits: Sequence[float]) -> Choice:
+        """The next token of the candidates ``tokens``, at least one, with their raw ``logits``."""
+        asked, pairs = self._sampling, list(zip(tokens, logits, strict=True))
+        changed = sorted(((self._changed(token, logit), token) for token, logit in pairs), key=lambda pair: (-pair[0], pair[1]))
+        token = changed[0][1] if asked.temperature == 0 else self._draw(changed)
+        self._seen.add(token)
+        self._said[token] += 1
+        if not asked.logprobs:
+            return Choice(token)
+        best = max(logits)
+        whole = best + math.log(math.fsum(math.exp(logit - best) for logit in logits))
+        ranked = sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
+        alternatives = tuple(Alternative(t, logit - whole) for t, logit in ranked[:asked.logprobs])
+        return Choice(token, dict(pairs)[token] - whole, alternatives)
 
-    def choose(self, logits: NDArray[np.float32], tokens: NDArray[np.int64] | None = None) -> int:
-        """The next token for float32 logits [n] of the tokens given in rising order, or of the whole vocabulary."""
-        place = self._choose(logits)
-        return place if tokens is None else int(tokens[place])
+    def _changed(self, token: int, logit: float) -> float:
+        asked = self._sampling
+        if token in self._seen and asked.repetition_penalty != 1:
+            logit = logit / asked.repetition_penalty if logit > 0 else logit * asked.repetition_penalty
+        if self._said[token]:
+            logit -= asked.presence_penalty + asked.frequency_penalty * self._said[token]
+        return logit + asked.logit_bias.get(token, 0.0)
 
-    def _choose(self, logits: NDArray[np.float32]) -> int:
-        options = self._options
-        if options.temperature == 0:
-            return argmax(logits)
-        order = np.argsort(-float_key(logits), kind="stable")[:SAMPLE_CANDIDATES]
-        if options.top_k:
-            order = order[:options.top_k]
-        factor = np.float32(_LOG2_E / np.float32(options.temperature))
-        best = logits[order[0]]
-        weights = [_power_of_two(np.float32(np.float32(logits[i] - best) * factor)) for i in order]
-        total = np.float32(0)
-        for weight in weights:
-            total = np.float32(total + weight)
-        limit, kept, count = np.float32(total * np.float32(options.top_p)), np.float32(0), 0
-        while count < len(weights) and (count == 0 or kept < limit):
-            kept = np.float32(kept + weights[count])
+    def _draw(self, changed: list[tuple[float, int]]) -> int:
+        asked = self._sampling
+        kept = changed[:asked.top_k] if asked.top_k else changed
+        shares = [math.exp((logit - kept[0][0]) / asked.temperature) for logit, _ in kept]
+        limit, total, count = asked.top_p * math.fsum(shares), 0.0, 0
+        while count < len(shares) and (count == 0 or (total < limit and shares[count] >= asked.min_p)):
+            total += shares[count]
             count += 1
-        target = np.float32(np.float32(np.float32(self._random() >> 8) * np.float32(2.0**-24)) * kept)
-        running = np.float32(0)
-        for i in range(count):
-            running = np.float32(running + weights[i])
-            if target < running:
-                return int(order[i])
-        return int(order[count - 1])
+        place = self._random.random() * total
+        for share, (_, token) in zip(shares[:count], kept, strict=False):
+            place -= share
+            if place < 0:
+                return token
+        return kept[count - 1][1]

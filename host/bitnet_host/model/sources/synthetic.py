@@ -12,27 +12,22 @@ import json
 import math
 import re
 import struct
-import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-import xtvu.isa
-import xtvu.layout
-import xtvu.semantics
 from numpy.typing import NDArray
 from xtvu.layout import stripe
 
 from bitnet_host.errors import BadArgument, BadFile
 from bitnet_host.files import replacing
-from bitnet_host.model import convert as convert_module
-from bitnet_host.model import header as header_module
 from bitnet_host.model.checkpoint import Checkpoint, Linear, ModelConfig
 from bitnet_host.model.convert import check_shape, convert
 from bitnet_host.model.header import BLOCK_BYTES, CHUNK_TOKENS, FORMAT_VERSION, MODEL_BASE, DdrHeader, Tensor
 from bitnet_host.model.image import Image
+from bitnet_host.model.open import source_digest
 
 __all__ = ["GATE_ZEROS", "SHAPES", "Bench", "parse_shape", "prepare", "synthetic_checkpoint"]
 
@@ -161,7 +156,7 @@ def prepare(config: ModelConfig, folder: Path, weights: str = "base3", gate_zero
         raise BadArgument(f"--gate-zeros must lie between 0 and 1, not {gate_zeros}")
     if not 0 <= seed < 2**32:
         raise BadArgument(f"--seed must lie between 0 and {2**32 - 1}, not {seed}")
-    key = json.dumps([vars(config), weights, gate_zeros, seed, FORMAT_VERSION, _source_digest()], default=str)
+    key = json.dumps([vars(config), weights, gate_zeros, seed, FORMAT_VERSION, source_digest(), _own_digest()], default=str)
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.ddr"
     if not path.exists():
         image = convert(synthetic_checkpoint(config, gate_zeros, seed), weights, "synthetic")
@@ -184,7 +179,5 @@ def _write(path: Path, image: Image, seed: int) -> None:
         memory.flush()
 
 
-def _source_digest() -> str:
-    """Of the code that decides what the file holds."""
-    modules = (sys.modules[__name__], convert_module, header_module, xtvu.isa, xtvu.layout, xtvu.semantics)
-    return hashlib.sha256(b"".join(Path(str(module.__file__)).read_bytes() for module in modules)).hexdigest()
+def _own_digest() -> str:
+    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()

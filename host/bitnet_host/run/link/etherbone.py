@@ -16,7 +16,7 @@ import struct
 import numpy as np
 from numpy.typing import NDArray
 
-from bitnet_host.errors import UserError
+from bitnet_host.errors import LinkError
 
 __all__ = ["Etherbone", "MAX_WORDS"]
 
@@ -38,13 +38,13 @@ class Etherbone:
             self._socket.settimeout(timeout)
             self._socket.connect((host, port))
         except (OSError, OverflowError, UnicodeError) as error:
-            raise UserError(f"cannot reach {self.name}: {error}") from None
+            raise LinkError(f"cannot reach {self.name}: {error}") from None
 
     def close(self) -> None:
         self._socket.close()
 
     def _exchange(self, addresses: NDArray[np.uint32], *before: bytes) -> NDArray[np.uint32]:
-        """Sends the records ``before`` and a read; repeats all until the answer comes. Raises UserError after the last try."""
+        """Sends the records ``before`` and a read; repeats all until the answer comes. Raises LinkError after the last try."""
         self._sequence = self._sequence + 1 & 0xFFFFFF
         tag = self._sequence << 2
         request = _HEAD + struct.pack(">BBBBI", 0, 0x0F, 0, len(addresses), tag) + addresses.astype(">u4").tobytes()
@@ -61,7 +61,7 @@ class Etherbone:
                 continue
             except OSError:
                 break  # the port is closed: nobody listens
-        raise UserError(f"the board at {self.name} does not answer: check that it is on, loaded and in this network")
+        raise LinkError(f"the board at {self.name} does not answer: check that it is on, loaded and in this network")
 
     def write(self, address: int, words: NDArray[np.uint32]) -> None:
         """Writes consecutive 32-bit words at a byte address of the bus; what others may change there too."""
@@ -79,8 +79,8 @@ class Etherbone:
                 return
         raise self._lossy()
 
-    def _lossy(self) -> UserError:
-        return UserError(f"the board at {self.name} does not keep what is written to its memory: check the network and try again")
+    def _lossy(self) -> LinkError:
+        return LinkError(f"the board at {self.name} does not keep what is written to its memory: check the network and try again")
 
     def write_checked(self, address: int, words: NDArray[np.uint32]) -> None:
         """As ``write``, for bulk data: faster, and repeated where the last word of a record does not read back.

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from bitnet_host.errors import UserError
+from bitnet_host.errors import LinkError
 
 __all__ = ["Simulator", "build_folder"]
 
@@ -30,7 +30,7 @@ class Simulator:
         folder = build_folder() / "sim"
         binary = folder / "soc_sim"
         if not binary.exists() or not (folder / "soc_rom.init").exists():
-            raise UserError(f"the simulator is not built ({binary} is missing): run `make build`, or choose --target reference")
+            raise LinkError(f"the simulator is not built ({binary} is missing): run `make build`, or choose --target reference")
         command: list[str | Path] = [binary, "--preset", preset, "--seed", str(seed)]
         if preload is not None:
             command += ["--preload", preload.resolve()]
@@ -38,7 +38,7 @@ class Simulator:
             # cwd: the simulated ROM reads soc_rom.init from there
             self._process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         except OSError as error:
-            raise UserError(f"cannot start {binary}: {error.strerror}; run `make build` again") from None
+            raise LinkError(f"cannot start {binary}: {error.strerror}; run `make build` again") from None
         assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], 30)
         line = self._process.stdout.readline() if ready else ""
@@ -46,7 +46,7 @@ class Simulator:
             self.ports: dict[str, Any] = json.loads(line)
         except ValueError:
             self.close()
-            raise UserError(f"the simulator {binary} did not start: run `make build` again") from None
+            raise LinkError(f"the simulator {binary} did not start: run `make build` again") from None
 
     def stats(self) -> dict[str, int]:
         """Counters of the memory model: cycles, beats granted and used."""

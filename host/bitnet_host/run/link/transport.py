@@ -11,7 +11,7 @@ import numpy as np
 import serial
 from numpy.typing import NDArray
 
-from bitnet_host.errors import UserError
+from bitnet_host.errors import BoardRestarted, LinkError, LinkTimeout
 from bitnet_host.run.link.etherbone import Etherbone
 from bitnet_host.run.protocol import COMMANDS, EVENTS, MAILBOX, MAX_PAYLOAD, SYNC, restart_text
 
@@ -33,11 +33,11 @@ class Transport(ABC):
 
     @abstractmethod
     def send(self, command: str, payload: Words | Sequence[int] = ()) -> None:
-        """Sends a command. Raises UserError if the board does not take it."""
+        """Sends a command. Raises LinkError if the board does not take it."""
 
     @abstractmethod
     def receive(self, timeout: float) -> tuple[str, Words]:
-        """The next event. Raises UserError if none comes in ``timeout`` seconds."""
+        """The next event. Raises LinkTimeout if none comes in ``timeout`` seconds."""
 
     @abstractmethod
     def cancel(self) -> None:
@@ -55,8 +55,8 @@ class Transport(ABC):
     def close(self) -> None:
         """Releases the line."""
 
-    def _silent(self) -> UserError:
-        return UserError(f"the board at {self.name} stopped answering: restart it and try again")
+    def _silent(self) -> LinkTimeout:
+        return LinkTimeout(f"the board at {self.name} stopped answering: restart it and try again")
 
 
 def _name(code: int) -> str:
@@ -86,7 +86,7 @@ class MailboxTransport(Transport):
             if magic == MAILBOX.magic_value:
                 break
             if time.monotonic() > limit:
-                raise UserError(f"{self.name} answers, but no bitnet firmware runs there: load the board and try again")
+                raise LinkError(f"{self.name} answers, but no bitnet firmware runs there: load the board and try again")
             time.sleep(0.05)
         # What an earlier host left running ends now; BoardTarget.info skips its last events.
         self._sequence, self._tail = sequence, head
@@ -110,7 +110,8 @@ class MailboxTransport(Transport):
                 raise self._silent()
             time.sleep(0.01)
         if self._pending and self._pending[0][0] == "BOOT":
-            raise UserError(restart_text(*map(int, self._pending.pop(0)[1][1:])))
+            code, detail = map(int, self._pending.pop(0)[1][1:])
+            raise BoardRestarted(restart_text(code, detail), code, detail)
         self._bus.write_kept(self._at(MAILBOX.command), np.concatenate([_words([COMMANDS[command], len(data)]), data]))
         self._sequence = self._sequence + 1 & 0xFFFFFFFF
         self._bus.write_kept(self._at(MAILBOX.command_sequence), _words([self._sequence]))
@@ -132,7 +133,7 @@ class MailboxTransport(Transport):
     def _collect(self, head: int) -> None:
         count = head - self._tail & 0xFFFFFFFF
         if count > MAILBOX.ring_words:
-            raise UserError(f"the board at {self.name} was restarted: start anew")
+            raise LinkError(f"the board at {self.name} was restarted: start anew")
         places = [(self._tail + i) % MAILBOX.ring_words for i in range(count)]
         words: list[int] = []
         for start in range(0, count, 128):
@@ -165,7 +166,7 @@ class SerialTransport(Transport):
         try:
             self._line = serial.serial_for_url(device, baudrate=115200, timeout=0.02)
         except (serial.SerialException, OSError, ValueError) as error:
-            raise UserError(f"cannot open {device}: {error}") from None
+            raise LinkError(f"cannot open {device}: {error}") from None
         self._buffer = bytearray()
         self.cancel()  # what an earlier host left running ends now
 
@@ -174,7 +175,7 @@ class SerialTransport(Transport):
         try:
             self._line.write(SYNC.to_bytes(4, "little") + body + zlib.crc32(body).to_bytes(4, "little"))
         except (serial.SerialException, OSError) as error:
-            raise UserError(f"{self.name} was lost: {error}") from None
+            raise LinkError(f"{self.name} was lost: {error}") from None
 
     def _frame(self) -> tuple[str, Words] | None:
         """Takes a frame out of the buffer; text and damaged frames are dropped."""
@@ -208,7 +209,7 @@ class SerialTransport(Transport):
             try:
                 self._buffer += self._line.read(4096)
             except (serial.SerialException, OSError) as error:
-                raise UserError(f"{self.name} was lost: {error}") from None
+                raise LinkError(f"{self.name} was lost: {error}") from None
             if time.monotonic() > limit:
                 raise self._silent()
         return frame
@@ -219,7 +220,7 @@ class SerialTransport(Transport):
     def _expect(self, event: str) -> Words:
         name, payload = self.receive(60)
         if name != event:
-            raise UserError(f"the board at {self.name} answered {name} instead of {event}: restart it and try again")
+            raise LinkError(f"the board at {self.name} answered {name} instead of {event}: restart it and try again")
         return payload
 
     def write_ddr(self, offset: int, words: Words) -> None:

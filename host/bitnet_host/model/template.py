@@ -1,0 +1,91 @@
+"""Chat templates, rendered as transformers renders them, in Jinja's sandbox and within limits of time and size.
+
+What a template may use beside Jinja itself: ``raise_exception``, ``strftime_now``, ``tojson`` with Python's arguments, ``break`` and
+``continue``, and ``{% generation %}`` blocks, which only mark text (transformers 5.23, utils/chat_template_utils.py).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from datetime import datetime
+from types import FrameType
+from typing import Any
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from bitnet_host.errors import BadModel
+
+__all__ = ["ChatTemplate", "Message"]
+
+#: ``role`` (system, user, assistant, ...) and ``content``.
+Message = dict[str, Any]
+_SECONDS = 5.0
+_MOST = 16 << 20  # characters of one repetition
+
+
+class _Generation(Extension):
+    """``{% generation %}`` ... ``{% endgeneration %}`` is what stands in it."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Any) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body).set_lineno(line)
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    intercepted_binops = frozenset(("*", "**"))
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "**" or any(isinstance(side, (str, list, tuple)) for side in (left, right)):
+            sizes = [len(side) if isinstance(side, (str, list, tuple)) else abs(side) for side in (left, right)]
+            if sizes[0] * sizes[1] > _MOST or (operator == "**" and max(sizes) > 1000):
+                raise jinja2.TemplateError("it repeats something too often")
+        return super().call_binop(context, operator, left, right)
+
+
+def _refuse(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _to_json(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+class ChatTemplate:
+    """A template from a model. Raises BadModel if it is none, or if it fails or does not end when it is rendered."""
+
+    def __init__(self, source: str, special: dict[str, Any]) -> None:
+        environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
+        environment.filters["tojson"] = _to_json
+        environment.globals |= {"raise_exception": _refuse, "strftime_now": lambda layout: datetime.now().strftime(layout)}
+        self._special = {name: value for name, value in special.items() if isinstance(value, str)}
+        try:
+            self._template = environment.from_string(source)
+        except (jinja2.TemplateError, RecursionError) as error:
+            raise BadModel(f"the model's chat template is not usable: {error}") from None
+
+    def render(self, messages: list[Message]) -> str:
+        """The conversation as text that ends where the assistant is to speak."""
+        limit, before = time.monotonic() + _SECONDS, sys.gettrace()
+
+        def watch(frame: FrameType, event: str, argument: Any) -> Any:
+            if time.monotonic() > limit:
+                raise jinja2.TemplateError(f"it does not end within {_SECONDS:g} seconds")
+            return watch
+
+        sys.settrace(watch)  # of this thread only
+        try:
+            return self._template.render(messages=messages, add_generation_prompt=True, **self._special)
+        except jinja2.TemplateError as error:
+            raise BadModel(f"the model's chat template refuses this conversation: {error}") from None
+        except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as error:
+            raise BadModel(f"the model's chat template fails: {type(error).__name__}: {error}") from None
+        finally:
+            sys.settrace(before)

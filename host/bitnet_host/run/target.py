@@ -1,0 +1,193 @@
+"""What runs a model: a board, or the golden model in this process. One KV cache, one generation at a time."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitnet_host.errors import BadArgument, OutOfContext
+from bitnet_host.model.image import Image
+from bitnet_host.run.sampling import Choice, Sampler, Sampling
+
+__all__ = ["Answer", "Cancel", "Choices", "Progress", "Steps", "Target", "quiet"]
+
+#: Called with (what, done, total) during long steps.
+Progress = Callable[[str, int, int], None]
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    """Shows nothing."""
+
+
+class Cancel:
+    """Ends the one generation that it was given to, whether that has begun or not. ``set`` is safe in threads and signal handlers."""
+
+    def __init__(self) -> None:
+        self._set = threading.Event()
+
+    def set(self) -> None:
+        self._set.set()
+
+    def __bool__(self) -> bool:
+        return self._set.is_set()
+
+
+@dataclass
+class Answer:
+    """What a generation gave. ``stop_reason``: stop (a stop token), length, context (it is full) or cancel. Cycle counts are None on
+    the golden model, which has no clock; ``operators`` and ``counters`` are cycles per pass. ``cached_tokens`` were in the KV cache
+    before the ``prompt_tokens``."""
+
+    token_ids: list[int] = field(default_factory=list)
+    stop_reason: str = "length"
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    prefill_cycles: int | None = None
+    decode_cycles_per_token: float | None = None
+    clock_hz: int | None = None
+    operators: dict[str, int] = field(default_factory=dict)
+    counters: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+#: Yields each token as it is chosen; returns the answer.
+Steps = Generator[Choice, None, Answer]
+#: Tokens, best first, and their logits.
+Choices = tuple[list[int], list[float]]
+
+
+class Target(ABC):
+    """Runs one model. ``tokens`` are those in its KV cache. Calls of several threads wait for each other."""
+
+    def __init__(self, image: Image) -> None:
+        self.image = image
+        self.tokens: list[int] = []
+        self.cached = 0  # tokens that the generation under way found in the KV cache
+        self._lock = threading.Lock()
+
+    @property
+    def position(self) -> int:
+        """Tokens in the KV cache."""
+        return len(self.tokens)
+
+    def prepare(self, progress: Progress = quiet) -> None:
+        """Makes the model ready. Raises UserError."""
+        with self._lock:
+            self._prepare(progress)
+
+    def truncate(self, count: int) -> None:
+        """Keeps the first ``count`` tokens of the KV cache."""
+        with self._lock:
+            self._truncate(count)
+
+    def score(self, token: int) -> NDArray[np.float32]:
+        """Appends a token; float32 logits [vocab]."""
+        with self._lock:
+            self.check_prompt([token])
+            return self._score(token)
+
+    @abstractmethod
+    def close(self) -> None:
+        """Releases what the target holds."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def _prepare(self, progress: Progress) -> None: ...
+
+    @abstractmethod
+    def _truncate(self, count: int) -> None: ...
+
+    @abstractmethod
+    def _score(self, token: int) -> NDArray[np.float32]: ...
+
+    @abstractmethod
+    def _greedy(self, prompt: list[int], max_tokens: int, sampling: Sampling, cancel: Cancel, progress: Progress) -> Steps:
+        """Appends ``prompt`` and writes up to ``max_tokens`` best tokens."""
+
+    @abstractmethod
+    def _candidates(self, prompt: list[int], sampling: Sampling, cancel: Cancel, progress: Progress) -> tuple[Answer, Choices]:
+        """Appends ``prompt``; the answer has its cycles, and the candidates are those of the next token, none if it was cancelled."""
+
+    def reset(self) -> None:
+        """Forgets the conversation."""
+        self.truncate(0)
+
+    def check_prompt(self, prompt: Sequence[int]) -> None:
+        """Raises BadArgument if the prompt is empty or has ids outside of the vocabulary, OutOfContext if it does not fit."""
+        context, vocab = self.image.header.context, self.image.vocab
+        if not prompt:
+            raise BadArgument("the prompt is empty: say something")
+        if any(not 0 <= token < vocab for token in prompt):
+            raise BadArgument(f"token ids must lie between 0 and {vocab - 1}")
+        if self.position + len(prompt) > context:
+            raise OutOfContext(f"the prompt of {len(prompt)} tokens, after {self.position} in the conversation, is longer than the "
+                               f"model's context of {context} tokens: shorten it or start anew")
+
+    def stream(self, prompt: Sequence[int], max_tokens: int, sampling: Sampling | None = None, *, cancel: Cancel | None = None,
+               progress: Progress = quiet, reuse: bool = False) -> Steps:
+        """Appends ``prompt`` to the KV cache and yields up to ``max_tokens`` tokens. With ``reuse``, ``prompt`` is the whole
+        conversation, and the cache is kept for what it has in common with it. Closing the generator ends the answer."""
+        if not 0 <= max_tokens < 2**31:
+            raise BadArgument(f"max_tokens must lie between 0 and {2**31 - 1}, not {max_tokens}")
+        sampling, cancel = sampling or Sampling(), Cancel() if cancel is None else cancel
+        with self._lock:
+            self.cached = cached = self._keep_common(prompt) if reuse else 0
+            self.check_prompt(prompt[cached:])
+            run = self._greedy if sampling.greedy or not max_tokens else self._sampled
+            answer = yield from run(list(prompt[cached:]), max_tokens, sampling, cancel, progress)
+            answer.cached_tokens = cached
+            return answer
+
+    def _keep_common(self, tokens: Sequence[int]) -> int:
+        """Cuts the KV cache back to what it has in common with ``tokens``, of which at least one is left to read."""
+        most, same = min(len(self.tokens), len(tokens) - 1), 0
+        while same < most and self.tokens[same] == tokens[same]:
+            same += 1
+        if same != len(self.tokens):
+            self._truncate(max(0, same))
+        return len(self.tokens)
+
+    def generate(self, prompt: Sequence[int], max_tokens: int, sampling: Sampling | None = None,
+                 on_token: Callable[[int], None] = lambda token: None, progress: Progress = quiet, *,
+                 cancel: Cancel | None = None) -> Answer:
+        """As ``stream``, with a function that is called for each token."""
+        steps = self.stream(prompt, max_tokens, sampling, cancel=cancel, progress=progress)
+        while True:
+            try:
+                on_token(next(steps).token)
+            except StopIteration as end:
+                answer: Answer = end.value
+                return answer
+
+    def _sampled(self, prompt: list[int], max_tokens: int, sampling: Sampling, cancel: Cancel, progress: Progress) -> Steps:
+        sampler, context = Sampler(sampling, [*self.tokens, *prompt]), self.image.header.context
+        whole, choices = self._candidates(prompt, sampling, cancel, progress)
+        decode = 0
+        while choices[0] and not cancel:
+            choice = sampler.choose(*choices)
+            whole.token_ids.append(choice.token)
+            yield choice
+            if choice.token in self.image.stop_tokens:
+                whole.stop_reason = "stop"
+            elif self.position >= context:
+                whole.stop_reason = "context"
+            if whole.stop_reason != "length" or len(whole.token_ids) == max_tokens:
+                break
+            step, choices = self._candidates([choice.token], sampling, cancel, quiet)
+            decode += step.prefill_cycles or 0
+            whole.operators, whole.counters = step.operators, step.counters
+        if cancel and whole.stop_reason == "length" and len(whole.token_ids) < max_tokens:
+            whole.stop_reason = "cancel"
+        if whole.prefill_cycles is not None and len(whole.token_ids) > 1:
+            whole.decode_cycles_per_token = decode / (len(whole.token_ids) - 1)
+        return whole
