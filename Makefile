@@ -9,7 +9,8 @@ CHAT := $(if $(PROMPT),--prompt "$$PROMPT") $(if $(MAX_TOKENS),--max-tokens $(MA
 
 .PHONY: chat test check oracle bench fuzz build setup generate clean
 
-chat: build
+# only the simulated board has to be built
+chat: $(if $(filter-out sim,$(TARGET)),$(VENV)/.installed,build)
 	@$(BIN)/bitnet-host chat $(CHAT)
 
 test: build

@@ -195,6 +195,9 @@ def main() -> int:
     except BuildError as error:
         print(f"build: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("build: interrupted; what was finished is kept", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -90,7 +90,7 @@ def test_greedy_conversation(bundled):
     assert second.usage.cached > 50 and 0 < second.answer.decode_cycles_per_token <= 400_000
     # the same words as without a cache
     bundled[0].reset()
-    assert _chat((bundled[0], bundled[0]), messages, 8).text == second.text
+    assert Session(bundled[0]).chat(messages, max_tokens=8).reply.text == second.text
 
 
 def test_sampled_conversation(bundled):
@@ -142,7 +142,7 @@ def test_the_full_head_on_demand(bundled):
 
 def test_sampling_is_the_same_on_both(bundled):
     board, reference = bundled
-    for options in (Sampling(0.8, 40, 0.95, seed=7), Sampling(1.3, 0, 1.0, 12345)):
+    for options in (Sampling(0.8, 40, 0.95, seed=7), Sampling(1.3, 0, 1.0, seed=12345)):
         for target in bundled:
             target.reset()
         _same(board, reference, [0, 807, 29, 1368], 8, options)

@@ -77,7 +77,7 @@ class Image:
     @property
     def vocab(self) -> int:
         """Tokens that there are; the header's number is padded to a multiple of eight."""
-        return int(self.meta.get("config", {}).get("vocab", self.header.vocab))
+        return int((self.meta.get("config") or {}).get("vocab", self.header.vocab))
 
     @property
     def stop_tokens(self) -> frozenset[int]:
@@ -216,11 +216,11 @@ def _check_constants(header: DdrHeader) -> str:
 def _check_meta(image: Image) -> str:
     """The description's numbers are the header's."""
     header, meta = image.header, image.meta
-    config = meta.get("config")
-    if config is None:
-        return ""  # a test's or a bench's image
-    if not isinstance(config, dict):
-        return "config is no object"
+    for name, kinds in (("name", (str,)), ("tokenizer", (dict, type(None))), ("chat_template", (str, type(None))),
+                        ("special", (dict, type(None))), ("defaults", (dict, type(None))), ("config", (dict,))):
+        if not isinstance(meta.get(name), kinds):
+            return f"{name} of the description is {str(meta.get(name))[:40]!r}"
+    config = meta["config"]
     for name in ("layers", "hidden", "intermediate", "heads", "kv_heads", "head_dim", "context"):
         if config.get(name) != getattr(header, name):
             return f"{name} is {config.get(name)!r} in the description and {getattr(header, name)} on the board"

