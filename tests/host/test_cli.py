@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
+import re
+import select
 import shutil
 import signal
 import struct
 import subprocess
 import sys
+import termios
+import time
 import zlib
 
 import numpy as np
@@ -20,6 +26,7 @@ from bitnet_host.model.convert import convert as convert_checkpoint
 from bitnet_host.model.image import read_image, write_image
 from bitnet_host.model.sources.bundled import BUNDLED
 from bitnet_host.model.sources.synthetic import parse_shape
+from conftest import ROOT
 from models import Shape, write_checkpoint
 
 
@@ -249,3 +256,128 @@ def test_write_image_replaces_whole_files(image, tmp_path):
     shutil.copy(image, target)
     write_image(read_image(image), target)
     assert target.read_bytes() == image.read_bytes() and list(tmp_path.iterdir()) == [target]
+
+
+# -- what people type ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments,saying", [
+    (["chat", "--temprature", "1"], "--temprature"), (["chat", "--max-tokens", "many"], "--max-tokens"), (["sing"], "sing"),
+    (["convert"], "SRC"), (["chat", "--max-tokens", "4294967296"], "--max-tokens must lie between"), (["info"], "IMAGE"),
+    (["convert", BUNDLED, "-o", ""], "names no file"), (["chat", "--json"], "--json needs --prompt"),
+    (["chat", "--prompt", "a", "--prompts", "b"], "not both"), (["chat", "--prompts", "/nowhere"], "cannot read"),
+    (["chat", "--target", "reference", "--prompt", "Hi", "--system", "word " * 300], "system prompt alone is too long"),
+])
+def test_wrong_options_are_one_sentence(arguments, saying):
+    refused(*arguments, saying=saying)
+
+
+def test_help_version_and_log():
+    assert "chat" in run("-h").stdout and "--top-p" in run("chat", "-h").stdout
+    assert re.fullmatch(r"bitnet-host \d+\.\d+\.\d+\n", run("--version").stdout)
+    assert run("-v", "chat", "--target", "reference", "--prompt", "Hi", "--max-tokens", 1).returncode == 0
+    assert "completion" in run("--help").stdout
+
+
+def _with_input(text, *arguments):
+    return subprocess.run([sys.executable, "-m", "bitnet_host", *arguments], input=text, capture_output=True, text=True, timeout=120)
+
+
+def test_prompts_from_files_and_standard_input(tmp_path):
+    chat = ["chat", "--target", "reference", "--max-tokens", "3", "--json"]
+    one = json.loads(run(*chat, "--prompt", "Hello!").stdout)
+    assert json.loads(_with_input("Hello!", *chat, "--prompt", "-").stdout)["token_ids"] == one["token_ids"]
+    (tmp_path / "p.txt").write_text("Hello!\n\nWho are you?\n")
+    many = [json.loads(line) for line in run(*chat, "--prompts", tmp_path / "p.txt").stdout.splitlines()]
+    assert len(many) == 2 and many[0]["token_ids"] == one["token_ids"] != many[1]["token_ids"]
+    assert len(_with_input("Hello!\nBye!\n", *chat, "--prompts", "-").stdout.splitlines()) == 2
+    refused("chat", "--prompts", "/dev/null", saying="not a regular file")
+
+
+def test_output_that_cannot_be_written():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "bitnet_host", "info", "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 2 and done.stderr == "bitnet-host: cannot write the output: No space left on device\n"
+    command = f"{sys.executable} -m bitnet_host chat --target reference --prompt Hi --max-tokens 2"
+    for closed in ("<&-", ">&-"):
+        done = subprocess.run(["bash", "-c", f"{command} {closed}"], capture_output=True, text=True)
+        assert "Traceback" not in done.stderr and done.returncode == (0 if closed == "<&-" else 2), done.stderr
+    done = subprocess.run(["bash", "-c", f"{sys.executable} -m bitnet_host chat --target reference <&-"], capture_output=True, text=True)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+
+
+def test_commands_of_the_chat(tmp_path):
+    saved = tmp_path / "talk.json"
+    lines = ["Hello!", "/retry", f"/save {saved}", "/system You tell stories.", "/system", "/set max_tokens 2", "/set temperature hot",
+             "/set", "/load /nowhere", f"/load {saved}", "/etc is a folder", "/help", "/stats", "/quit"]
+    done = _with_input("\n".join(lines), "chat", "--target", "reference", "--max-tokens", "3")
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    out = done.stdout
+    assert out.count("Hello! I can\n") == 0 and out.count("cut at max_tokens") == 3  # the slash message was answered, too
+    assert "You tell stories." in out and "max_tokens 2" in out and "temperature must be a number" in out and "2 messages." in out
+    assert "cannot read /nowhere" in out and "Ctrl-D" in out
+    assert [m["role"] for m in json.loads(saved.read_text())["messages"]] == ["user", "assistant"]
+
+
+def test_line_editing_and_pasting(tmp_path):
+    """At a terminal: arrow keys edit, a paste of several lines is one message, Ctrl-C clears, Ctrl-D ends."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ |= {"XDG_CACHE_HOME": str(tmp_path), "TERM": "xterm", "NO_COLOR": "1"}
+        os.execv(sys.executable, [sys.executable, "-m", "bitnet_host", "chat", "--target", "reference", "--max-tokens", "2"])
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    seen = b""
+
+    def wait_for(text):
+        nonlocal seen
+        end = time.monotonic() + 60
+        while text not in seen and time.monotonic() < end:
+            if select.select([terminal], [], [], 1)[0]:
+                try:
+                    part = os.read(terminal, 4096)
+                except OSError:
+                    break
+                seen += part
+                if b"\x1b[6n" in part:
+                    os.write(terminal, b"\x1b[1;1R")  # where the cursor is
+        assert text in seen, seen[-2000:]
+        seen = seen[seen.index(text) + len(text):]
+
+    prompt = b"\x1b[6n"  # it asks where the cursor is
+    wait_for(prompt)
+    os.write(terminal, b"nonsense\x03")
+    os.write(terminal, b"ello!\x1b[D\x1b[D\x1b[D\x1b[D\x1b[DH\r")  # five times left, then what was missing
+    wait_for(b"cut at max_tokens")
+    wait_for(prompt)
+    os.write(terminal, b"\x1b[200~one\ntwo " + b"x" * 5 + b"\nthree\x1b[201~\r")
+    wait_for(b"cut at max_tokens")
+    wait_for(prompt)
+    os.write(terminal, f"/save {tmp_path}/talk\r".encode())
+    wait_for(b"Saved 4 messages")
+    wait_for(prompt)
+    os.write(terminal, b"\x04")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    said = [m["content"] for m in json.loads((tmp_path / "talk").read_text())["messages"] if m["role"] == "user"]
+    assert said == ["Hello!", "one\ntwo xxxxx\nthree"]
+
+
+def test_the_chat_survives_a_second_ctrl_c():
+    """The first ends the answer, and a second one while the board does not react ends the program, without a traceback."""
+    process = subprocess.Popen([sys.executable, "-c", (
+        "import time; from bitnet_host.apps.chat import interruptible\n"
+        "with interruptible() as cancel:\n"
+        "    print('go', flush=True)\n"
+        "    while not cancel: time.sleep(0.01)\n"
+        "    print('cancelled', flush=True)\n"
+        "    time.sleep(60)\n")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"go\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == b"cancelled\n"
+    process.send_signal(signal.SIGINT)
+    assert b"KeyboardInterrupt" in process.communicate(timeout=20)[1]
+
+
+def test_make_with_another_target_builds_no_simulator():
+    plan = subprocess.run(["make", "-n", "chat", "TARGET=reference"], cwd=ROOT, capture_output=True, text=True)
+    assert plan.returncode == 0 and "soc/build.py" not in plan.stdout
+    assert "soc/build.py" in subprocess.run(["make", "-n", "chat"], cwd=ROOT, capture_output=True, text=True).stdout

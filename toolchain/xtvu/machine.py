@@ -6,6 +6,8 @@ This is the meaning that gateware must equal bit for bit; it knows nothing of ti
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -199,11 +201,11 @@ class Machine:
             return
         a = self.scalar(o["a"])
         b = self.scalar(o["b"]) if "b" in o else np.float32(0)
-        value = {
+        functions: dict[str, Callable[[], Any]] = {
             "SADD": lambda: sem.add(a, b), "SMUL": lambda: sem.multiply(a, b), "SDIV": lambda: sem.divide(a, b),
             "SSQRT": lambda: sem.sqrt(a), "SMAX": lambda: a if sem.float_key(a) >= sem.float_key(b) else b,
-        }[name]()
-        self._set_float(o["d"], np.float32(value))
+        }
+        self._set_float(o["d"], np.float32(functions[name]()))
 
     def _rows(self, row: int, n: int) -> NDArray[np.float32]:
         index = (row * LANES + np.arange(n)) % self.scratch.size

@@ -113,7 +113,7 @@ class ReferenceModel:
                 list(pool.map(lambda tensor: self.matrix(tensor.kind, tensor.layer), ternary))
         self._embedding = self._linear("EMBEDDING").view(np.int8)[:h.vocab * h.hidden].reshape(h.vocab, h.hidden)
         self._row_scales = self.floats("EMBEDDING_SCALE", h.vocab)
-        self._rope = self.floats("ROPE", h.context * 2 * h.head_dim).reshape(h.context, 2, h.head_dim)
+        self._rope: F32 = self.floats("ROPE", h.context * 2 * h.head_dim).reshape(h.context, 2, h.head_dim)
         self.reset()
 
     def _linear(self, kind: str, layer: int = 0) -> NDArray[np.uint8]:
@@ -131,7 +131,8 @@ class ReferenceModel:
 
     def rope_row(self, position: int) -> F32:
         """Cosines and signed sines of a position, float32 [2, head_dim]."""
-        return self._rope[position]
+        row: F32 = self._rope[position]
+        return row
 
     def _unpack(self, tensor: Tensor) -> NDArray[Any]:
         size = tensor.rows * row_words(tensor.columns, self._mode) * 32

@@ -50,7 +50,8 @@ class Simulator:
 
     def stats(self) -> dict[str, int]:
         """Counters of the memory model: cycles, beats granted and used."""
-        return json.loads(self.control("stats"))
+        counters: dict[str, int] = json.loads(self.control("stats"))
+        return counters
 
     def control(self, text: str) -> str:
         """Tells the simulated board something from outside, such as "reset" (soc_main.cpp has the list); its counters as JSON."""
