@@ -42,8 +42,7 @@ def test_chat_command_on_the_simulator():
     assert result["clock_hz"] == soc.CLOCK_HZ and result["prefill_cycles"] > 0 and result["decode_cycles_per_token"] > 0
     assert result["tokens_per_second"] == pytest.approx(soc.CLOCK_HZ / result["decode_cycles_per_token"])
     assert result["operators"]["head"] > 4096  # 2048 rows of 2 words cannot take less
-    for step in ("upload", "verify", "prefill"):
-        assert step in done.stderr
+    assert done.stderr.count("\n") == 1  # quiet where there is no terminal: the statistics only
 
 
 @pytest.mark.parametrize("preset,share", [("ug585", 0.92), ("conservative", 0.82)])
@@ -103,7 +102,7 @@ def test_a_simulator_that_dies_is_one_sentence():
     board = BoardTarget(image, transport.MailboxTransport("127.0.0.1", simulator.ports["udp"]), simulator)
     simulator._process.kill()
     simulator._process.wait()
-    with pytest.raises(UserError, match="does not answer"):
+    with pytest.raises(UserError, match="the simulator stopped: exit code -9"):
         board.info()
     board.close()
 
