@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-__all__ = ["SHAPES", "Shape", "write_checkpoint"]
+__all__ = ["RECORDED", "SHAPES", "Shape", "write_checkpoint"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,9 @@ SHAPES = [
     Shape(h, i, layers, heads, kv, 64 + 8 * n, linear_class=("autobitlinear", "bitlinear")[n % 2],
           theta=(10000.0, 500000.0)[n % 3 == 0], seed=n)
     for n, (h, i, layers, heads, kv) in enumerate(_DIMENSIONS)]
+
+#: Those whose runs are also recorded in tests/fixtures: both linear classes, both bases of RoPE, one to four query heads a KV head.
+RECORDED = [SHAPES[i] for i in (1, 4, 5, 6, 9)]
 
 
 def _pack(weights: np.ndarray) -> np.ndarray:

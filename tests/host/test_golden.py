@@ -11,7 +11,7 @@ from bitnet_host.model.convert import convert
 from bitnet_host.model.sources.bundled import BUNDLED
 from bitnet_host.model.sources.hf import open_checkpoint
 from golden import PROMPT_FIXTURE, compare_records, fixture_path, load_records
-from models import SHAPES, write_checkpoint
+from models import RECORDED, write_checkpoint
 from xtvu import semantics
 
 
@@ -21,7 +21,7 @@ def test_bundled_model_operators():
 
 
 @pytest.mark.parametrize("weights", ["base3", "2bit"])
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"random{s.seed}")
+@pytest.mark.parametrize("shape", RECORDED, ids=lambda s: f"random{s.seed}")
 def test_random_model_operators(tmp_path, shape, weights):
     model = ReferenceModel(convert(open_checkpoint(write_checkpoint(tmp_path, shape)), weights))
     problems, _ = compare_records(model, load_records(fixture_path(f"random{shape.seed}")))

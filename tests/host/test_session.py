@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import threading
 
@@ -59,9 +60,9 @@ def test_sessions_share_what_they_have_in_common(target):
 def test_a_full_context_drops_the_oldest_turns_and_says_so(target):
     session, messages = Session(target), [{"role": "system", "content": "You tell stories."}]
     dropped = 0
-    for turn in range(8):
-        messages.append(_user(f"Tell me a long story about a cat and {turn} dogs."))
-        reply = session.chat(messages, max_tokens=60).reply
+    for turn in range(5):
+        messages.append(_user(f"Tell me a long story about a cat and {turn} dogs. " + "And about a bird in a tree. " * 5))
+        reply = session.chat(messages, max_tokens=16).reply
         assert reply.text
         dropped += reply.dropped
         kept = messages[:1] + messages[1 + reply.dropped:]
@@ -106,6 +107,16 @@ def test_a_cancel_counts_before_the_call_and_for_it_only(target):
     assert session.chat([_user("Hello!")], max_tokens=2, cancel=Cancel()).reply.stop_reason == "length"
     sampled = session.chat([_user("Hello!")], cancel=cancel, sampling=Sampling(temperature=1.0)).reply
     assert sampled.stop_reason == "cancel" and not sampled.text
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0, seed=1)])
+def test_a_cancel_within_an_answer(target, sampling):
+    cancel = Cancel()
+    stream = Session(target).chat([_user("Tell me a story about a dog.")], sampling=sampling, cancel=cancel)
+    for number, _ in enumerate(stream):
+        if number == 2:
+            cancel.set()
+    assert stream.reply.stop_reason == "cancel" and stream.reply.usage.completion == 3
 
 
 def test_leaving_the_loop_frees_the_target(target):
@@ -203,6 +214,15 @@ def test_shares_of_what_is_drawn(sampling, logits, kept):
     np.testing.assert_allclose(_shares(sampling), _expected(logits, kept), atol=0.03)
 
 
+def test_sixty_four_candidates(target):
+    """Of the full head as many, of the screened one as many as its sketch leaves; fewer if top_k says so."""
+    for sampling, count in ((Sampling(1.0, full_head=True), 64), (Sampling(1.0), 63), (Sampling(1.0, top_k=5), 5),
+                            (Sampling(1.0, top_k=5, logprobs=9), 9), (Sampling(1.0, top_k=5, presence_penalty=1.0), 63)):
+        target.reset()
+        _, (tokens, logits) = target._candidates([0, 807], sampling, Cancel(), lambda *_: None)
+        assert len(tokens) == len(set(tokens)) == len(logits) == count and logits == sorted(logits, reverse=True)
+
+
 def test_penalties():
     sampler = Sampler(Sampling(repetition_penalty=2.0), [10, 19])
     assert [sampler._changed(t, x) for t, x in ((10, 3.0), (11, 2.5), (19, -4.0))] == [1.5, 2.5, -8.0]
@@ -228,6 +248,15 @@ def test_seeds():
         return [sampler.choose(_TOKENS, _LOGITS).token for _ in range(20)]
 
     assert words(1) == words(1) != words(2) and words(None) != words(None)
+
+
+def test_sampling_as_the_model_asks(image):
+    """The bundled generation_config.json: do_sample, temperature 0.6, top_p 0.9."""
+    assert Sampling.of_model(image, seed=3) == Sampling(0.6, top_p=0.9, seed=3)
+    image = dataclasses.replace(image, meta=image.meta | {"defaults": {"do_sample": True, "top_k": 5000, "temperature": None}})
+    assert Sampling.of_model(image) == Sampling(1.0, top_k=64)
+    for defaults in ({"temperature": 0.6}, None):
+        assert Sampling.of_model(dataclasses.replace(image, meta=image.meta | {"defaults": defaults})).greedy
 
 
 @pytest.mark.parametrize("values", [

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -105,14 +106,16 @@ def chat(
     presence_penalty: Annotated[float, typer.Option(help="taken from the logit of a token that the answer has")] = 0.0,
     frequency_penalty: Annotated[float, typer.Option(help="the same, times how often it has it")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="of the random choice (default: another one each time)")] = None,
+    model_defaults: Annotated[bool, typer.Option("--model-defaults", help="sample as the model's generation_config.json says")] = False,
     stop: Annotated[list[str] | None, typer.Option(help="end the answer before this text; may be given several times")] = None,
     head: Annotated[str, typer.Option(help="screened: int8 logits of the best tokens only; full: of all")] = "screened",
     raw: Annotated[bool, typer.Option("--raw", help="the prompt is plain text, without the chat template")] = False,
     as_object: Annotated[bool, typer.Option("--json", help="print a JSON object for each prompt")] = False,
 ) -> None:
     """Chat with a model."""
-    sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, seed=seed,
-                        full_head=_full_head(head))
+    given = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, seed=seed,
+                     full_head=_full_head(head))
+    own = {f.name: getattr(given, f.name) for f in fields(Sampling) if getattr(given, f.name) != f.default and f.name != "logit_bias"}
     if not 1 <= max_tokens <= _MOST_TOKENS:
         raise BadArgument(f"--max-tokens must lie between 1 and {_MOST_TOKENS}, not {max_tokens}")
     asked = _prompts(prompt, prompts)
@@ -120,7 +123,7 @@ def chat(
         raise BadArgument(f"{'--raw' if raw else '--json'} needs --prompt TEXT or --prompts FILE")
     display = ProgressDisplay()
     with _opened(target, model, display) as board:
-        session = Session(board)
+        session, sampling = Session(board), Sampling.of_model(board.image, **own) if model_defaults else given
         before: list[Any] = [{"role": "system", "content": system}] if system else []
         options: dict[str, Any] = {"max_tokens": max_tokens, "sampling": sampling, "stop": stop or (), "progress": display}
 

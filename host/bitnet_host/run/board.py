@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -35,6 +36,7 @@ from bitnet_host.run.target import Answer, Cancel, Choices, Progress, Steps, Tar
 
 __all__ = ["BoardTarget"]
 
+_log = logging.getLogger("bitnet_host.link")
 _UPLOAD_WORDS = 4096
 _ANSWER_TIMEOUT = 600.0  # seconds without any event; a simulated full-size token takes minutes
 _MAX_PROMPT = MAX_PAYLOAD - len(GENERATE_FIELDS)
@@ -76,6 +78,7 @@ class BoardTarget(Target):
     def _event(self, *expected: str, timeout: float = _ANSWER_TIMEOUT) -> tuple[str, NDArray[np.uint32]]:
         with self._explained():
             name, payload = self.transport_event(timeout)
+            _log.debug("%s: %s %s", self.transport.name, name, payload[:8])
             if name == "ERROR":
                 code, detail = int(payload[0]), int(payload[1])
                 raise BoardError(error_text(code, detail), code, detail)
@@ -86,6 +89,7 @@ class BoardTarget(Target):
             return name, payload
 
     def _send(self, command: str, payload: list[int] | None = None) -> None:
+        _log.debug("%s: %s %s", self.transport.name, command, (payload or [])[:8])
         with self._explained():
             self.transport.send(command, payload or [])
 

@@ -11,8 +11,10 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from bitnet_host.errors import BadArgument
+from bitnet_host.model.image import Image
 from bitnet_host.run.protocol import MOST_CANDIDATES
 
 __all__ = ["Alternative", "Choice", "Sampler", "Sampling"]
@@ -67,6 +69,19 @@ class Sampling:
         for token, bias in self.logit_bias.items():
             if not isinstance(token, int) or not isinstance(bias, (int, float)) or not -100 <= bias <= 100:
                 raise BadArgument(f"logit_bias must map token ids to numbers from -100 to 100, not {token!r} to {bias!r}")
+
+    @classmethod
+    def of_model(cls, image: Image, **changes: Any) -> Sampling:
+        """What the model's generation_config.json asks for, with ``changes``: greedy unless it says do_sample. Raises BadArgument
+        for values in it that make no sense."""
+        asked = image.meta.get("defaults") or {}
+        names = ["repetition_penalty", *(("temperature", "top_k", "top_p", "min_p") if asked.get("do_sample") else ())]
+        values = {name: asked[name] for name in names if asked.get(name) is not None}
+        if asked.get("do_sample"):
+            values = {"temperature": 1.0} | values
+        if isinstance(values.get("top_k"), int):
+            values["top_k"] = min(values["top_k"], MOST_CANDIDATES)
+        return cls(**values | changes)
 
     @property
     def greedy(self) -> bool:
