@@ -43,6 +43,9 @@ def test_chat_command_on_the_simulator():
     assert result["tokens_per_second"] == pytest.approx(soc.CLOCK_HZ / result["decode_cycles_per_token"])
     assert result["operators"]["head"] > 4096  # 2048 rows of 2 words cannot take less
     assert done.stderr.count("\n") == 1  # quiet where there is no terminal: the statistics only
+    logged = subprocess.run([sys.executable, "-m", "bitnet_host", "-v", "chat", "--prompt", "Hi", "--max-tokens", "1"], text=True,
+                            capture_output=True, timeout=300)
+    assert logged.returncode == 0 and "GENERATE" in logged.stderr and "STATS" in logged.stderr and logged.stdout.count("\n") == 1
 
 
 @pytest.mark.parametrize("preset,share", [("ug585", 0.92), ("conservative", 0.82)])
