@@ -110,7 +110,7 @@ def test_convert_with_a_shorter_context(tmp_path):
     assert done.returncode == 0 and "KV cache for 32 tokens" in done.stdout, done.stderr
     assert json.loads(run("info", tmp_path / "short.img", "--json").stdout)["context"] == 32
     refused = run("convert", BUNDLED, "-o", tmp_path / "long.img", "--context", 99999)
-    assert refused.returncode == 2 and "--context must lie between 1 and 256" in refused.stderr and not (tmp_path / "long.img").exists()
+    assert refused.returncode == 2 and "the context must lie between 1 and 256" in refused.stderr and not (tmp_path / "long.img").exists()
 
 
 @pytest.mark.parametrize("options,saying", [
@@ -184,7 +184,7 @@ def test_shapes_that_the_machine_refuses(tmp_path):
     folder = write_checkpoint(tmp_path / "d", Shape(32, 32, 65, 1, 1, 104))
     refused("convert", folder, "-o", tmp_path / "out.img", saying="65 layers")
     folder = write_checkpoint(tmp_path / "c", Shape(64, 96, 1, 2, 1, 104, context=1 << 20))
-    refused("convert", folder, "-o", tmp_path / "out.img", saying="give --context")
+    refused("convert", folder, "-o", tmp_path / "out.img", saying="choose a shorter context")
 
 
 def test_model_larger_than_memory():
@@ -229,8 +229,8 @@ def test_bad_bench_arguments():
     refused("bench", "--shape", "tiny,width=8", saying="width=8 is not one of")
     refused("bench", "--shape", "hidden=64", saying="lacks intermediate")
     refused("bench", "--shape", "tiny,hidden=100", saying="multiple of 32")
-    refused("bench", "--shape", "tiny", "--gate-zeros", "1.5", saying="--gate-zeros must lie between 0 and 1")
-    refused("bench", "--shape", "tiny", "--seed", "-1", saying="--seed must lie between 0")
+    refused("bench", "--shape", "tiny", "--gate-zeros", "1.5", saying="gate_zeros must lie between 0 and 1")
+    refused("bench", "--shape", "tiny", "--seed", "-1", saying="seed must lie between 0")
     refused("bench", "--shape", "tiny,heads=0", saying="0 query and 2 key")
     refused("bench", "--shape", "tiny,vocab=2000000", saying="ranks 1 to 1048576 tokens")
     refused("bench", "--clock", "inf", saying="--clock between 0 and 1e12")

@@ -125,6 +125,12 @@ def test_what_is_no_file(tmp_path, path):
         open_model(path)
 
 
+def test_a_pipe_in_a_checkpoint(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(BadFile, match="not a regular file"):
+        open_model(tmp_path)
+
+
 # -- checkpoints -------------------------------------------------------------------------------------------------------
 
 

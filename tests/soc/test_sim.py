@@ -18,7 +18,7 @@ from bitnet_host.model.sources.synthetic import GATE_ZEROS
 from bitnet_host.run.board import BoardTarget
 from bitnet_host.run.link import transport
 from bitnet_host.run.link.etherbone import Etherbone
-from bitnet_host.run.link.simulator import Simulator
+from bitnet_host.run.link.simulator import Simulator, build_folder
 from bitnet_host.run.protocol import PARTS, VERSION
 from bitnet_soc import soc
 
@@ -141,3 +141,10 @@ def test_etherbone_against_the_bus():
         assert bus.read_list([soc.DDR_BASE + 0x300010, soc.DDR_BASE + 0x30000C]) == [7, int(words[3])]
     finally:
         simulator.close()
+
+
+@pytest.mark.parametrize("arguments,code", [(["--help"], 0), (["-h"], 0), (["--fast"], 2), (["--preset", "no"], 2), (["--udp"], 2),
+                                            (["--seed", "x"], 2)])
+def test_options_of_the_simulator(arguments, code):
+    done = subprocess.run([build_folder() / "sim/soc_sim", *arguments], capture_output=True, text=True, timeout=20)
+    assert done.returncode == code and "usage: soc_sim" in (done.stderr if code else done.stdout)

@@ -110,7 +110,7 @@ def shorten(checkpoint: Checkpoint, context: int) -> Checkpoint:
     """The checkpoint with a KV cache for ``context`` tokens. Raises BadArgument."""
     longest = checkpoint.config.context
     if not 0 < context <= longest:
-        raise BadArgument(f"--context must lie between 1 and {longest}, as many as the checkpoint was made for")
+        raise BadArgument(f"the context must lie between 1 and {longest}, as many as the checkpoint was made for")
     return replace(checkpoint, config=replace(checkpoint.config, context=context))
 
 
@@ -170,13 +170,13 @@ def _put_layers(checkpoint: Checkpoint, weights: str, writer: ImageWriter, down_
 
 def _prepare(checkpoint: Checkpoint, weights: str) -> tuple[DdrHeader, Plan]:
     if weights not in WEIGHT_MODES:
-        raise BadArgument(f"--weights must be {' or '.join(WEIGHT_MODES)}, not {weights}")
+        raise BadArgument(f"weights must be {' or '.join(WEIGHT_MODES)}, not {weights}")
     check_shape(checkpoint.config, weights)
     header = make_header(checkpoint.config, weights)
     plan = make_plan(header)
     if not plan.fits:
         raise BadModel(f"the model needs {(MODEL_BASE + plan.total_bytes) / 2**20:.0f} MB of the board's {MEMORY_BYTES / 2**20:.0f} MB: "
-                       "choose a smaller model, base3 weights or a shorter --context")
+                       "choose a smaller model, base3 weights or a shorter context")
     return header, plan
 
 

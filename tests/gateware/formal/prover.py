@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from amaranth.back import rtlil
@@ -50,13 +50,14 @@ def package(folder: Path, name: str, file: str = "", old: str = "", new: str = "
     return name
 
 
-def prove(top: Elaboratable, ports: list[Signal], folder: Path, *, steps: int, induction: int = 0, given: str = "") -> None:
+def prove(top: Elaboratable, ports: list[Signal], folder: Path, *, steps: int, induction: int = 0,
+          given: Sequence[str] = ()) -> None:
     """Raises Refuted if an assertion of ``top`` fails within ``steps`` cycles of the initial state, if a Cover is not
     reached within them, or if, with ``induction``, that many good cycles can be followed by a bad one. Assertions whose text has
-    ``given`` in it are taken for granted.
+    one of ``given`` in it are what the neighbours promise, and taken for granted.
     """
     (folder / "top.il").write_text(rtlil.convert(top, ports=ports))
-    turned = f"chformal -assert2assume t:$check r:FORMAT=*{given.replace(' ', '?')}* %i; " if given else ""
+    turned = "".join(f"chformal -assert2assume t:$check r:FORMAT=*{text.replace(' ', '?')}* %i; " for text in given)
     script = (f"read_rtlil top.il; hierarchy -top top; proc; flatten; {turned}async2sync; chformal -early; memory_nordff; opt -full; "
               "dffunmap; opt_clean; check; write_smt2 -wires top.smt2")
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where wheels put programs

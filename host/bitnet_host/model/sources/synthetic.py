@@ -49,16 +49,16 @@ def parse_shape(text: str) -> ModelConfig:
     """A name of SHAPES, optionally with changes, as in ``2b4t,layers=2`` or ``hidden=512,...``. Raises BadArgument."""
     name, _, changes = text.partition(",") if "=" not in text.split(",")[0] else ("", "", text)
     if name and name not in SHAPES:
-        raise BadArgument(f"--shape {text}: choose {', '.join(SHAPES)} or give {', '.join(f'{n}=N' for n in _NAMES)}")
+        raise BadArgument(f"shape {text}: choose {', '.join(SHAPES)} or give {', '.join(f'{n}=N' for n in _NAMES)}")
     values = dict(zip(_NAMES, SHAPES[name], strict=True)) if name else {}
     for item in filter(None, changes.split(",")):
         match = re.fullmatch(r"(\w+)=(\d{1,7})", item)
         if not match or match[1] not in _NAMES:
-            raise BadArgument(f"--shape {text}: {item} is not one of {', '.join(f'{n}=N' for n in _NAMES)}")
+            raise BadArgument(f"shape {text}: {item} is not one of {', '.join(f'{n}=N' for n in _NAMES)}")
         values[match[1]] = int(match[2])
     missing = [n for n in _NAMES if n not in values]
     if missing:
-        raise BadArgument(f"--shape {text} lacks {', '.join(missing)}")
+        raise BadArgument(f"shape {text} lacks {', '.join(missing)}")
     hidden, intermediate, layers, heads, kv_heads, head_dim, vocab, context = (values[n] for n in _NAMES)
     return ModelConfig(hidden, intermediate, layers, heads, kv_heads, head_dim, vocab, context, 500000.0, 1e-5)
 
@@ -153,9 +153,9 @@ def prepare(config: ModelConfig, folder: Path, weights: str = "base3", gate_zero
     """Makes the model, or finds the one that an earlier call left in ``folder``. Raises BadArgument if the machine cannot run it."""
     check_shape(config, weights)
     if not 0 < gate_zeros < 1:
-        raise BadArgument(f"--gate-zeros must lie between 0 and 1, not {gate_zeros}")
+        raise BadArgument(f"gate_zeros must lie between 0 and 1, not {gate_zeros}")
     if not 0 <= seed < 2**32:
-        raise BadArgument(f"--seed must lie between 0 and {2**32 - 1}, not {seed}")
+        raise BadArgument(f"seed must lie between 0 and {2**32 - 1}, not {seed}")
     key = json.dumps([vars(config), weights, gate_zeros, seed, FORMAT_VERSION, source_digest(), _own_digest()], default=str)
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.ddr"
     if not path.exists():

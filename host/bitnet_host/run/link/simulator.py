@@ -30,7 +30,7 @@ class Simulator:
         folder = build_folder() / "sim"
         binary = folder / "soc_sim"
         if not binary.exists() or not (folder / "soc_rom.init").exists():
-            raise LinkError(f"the simulator is not built ({binary} is missing): run `make build`, or choose --target reference")
+            raise LinkError(f"the simulator is not built ({binary} is missing): run `make build`, or choose the target reference")
         command: list[str | Path] = [binary, "--preset", preset, "--seed", str(seed)]
         if preload is not None:
             command += ["--preload", preload.resolve()]
