@@ -91,13 +91,20 @@ def replacing(path: Path, size: int = 0, inputs: tuple[Path, ...] = ()) -> Itera
 def _destination(path: Path, inputs: tuple[Path, ...]) -> Path:
     if not path.name:
         raise BadArgument(f"'{path}' names no file to write: give a file name")
-    place = Path(os.path.realpath(path))
-    if place.exists() and not place.is_file():
-        raise BadArgument(f"{path} is not a regular file: nothing is written there; give another name")
-    for source in inputs:
-        with suppress(OSError):
-            if place.exists() and os.path.samefile(place, source):
+    try:
+        place = Path(os.path.realpath(path))
+        there = os.path.lexists(place)
+        if there and not stat.S_ISREG(place.stat().st_mode):
+            raise BadArgument(f"{path} is not a regular file: nothing is written there; give another name")
+        if there and not os.access(place, os.W_OK):
+            raise BadArgument(f"{path} is write-protected: nothing is written there; give another name")
+        for source in inputs:
+            if there and source.exists() and os.path.samefile(place, source):
                 raise BadArgument(f"{path} is {source}, which is being read: give another name")
+        if len(os.fsencode(path.name)) > 200:  # a name for the way into place has to fit, too
+            raise BadArgument(f"the file name of {len(path.name)} characters is too long: give a shorter one")
+    except (OSError, ValueError) as error:
+        raise BadFile(f"cannot write {str(path)[:200]!r}: {getattr(error, 'strerror', None) or error}") from None
     return place
 
 
@@ -112,6 +119,8 @@ def _nameless(folder: Path) -> BinaryIO:
 
 
 def _publish(file: BinaryIO, place: Path) -> None:
+    if place.exists():
+        os.fchmod(file.fileno(), stat.S_IMODE(place.stat().st_mode))  # as the one that goes
     if isinstance(file.name, str):
         os.replace(file.name, place)
         return

@@ -401,3 +401,58 @@ def test_a_large_checkpoint_is_converted_once(folder, tmp_path, monkeypatch):
     assert open_model(copy, context=32).header.context == 32
     _save(copy, _tensors(copy) | {"model.norm.weight": np.ones(64, np.float32)})
     assert open_model(copy).header.model_id != first.header.model_id
+
+
+@pytest.mark.parametrize("template", [
+    "{% for a in [1] %}" * 25 + "x" + "{% endfor %}" * 25, "{{ 'a'.ljust(300000000) }}", "{{ '%300000000d' % 1 }}",
+    "{% set ns = namespace(x='a' * 1000000) %}{% for i in range(9) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x }}",
+])
+def test_templates_without_bounds(folder, tmp_path, template):
+    copy = _copy(folder, tmp_path)
+    (copy / "chat_template.jinja").write_text(template)
+    try:
+        _words(convert(open_checkpoint(copy)))
+    except UserError:
+        pass  # the first may be fine for another Python
+
+
+def test_templates_see_that_there_are_no_tools(folder, tmp_path):
+    from bitnet_host import TextModel
+    copy = _copy(folder, tmp_path)
+    (copy / "chat_template.jinja").write_text("{% if tools is not none or documents is not none %}T{% endif %}.")
+    assert TextModel(convert(open_checkpoint(copy))).render([{"role": "user", "content": "x"}]) == "."
+
+
+def test_every_file_of_a_checkpoint_is_an_input(folder, tmp_path):
+    copy = _copy(folder, tmp_path)
+    before = (copy / "tokenizer.json").read_bytes()
+    with pytest.raises(BadArgument, match="which is being read"):
+        convert_file(open_checkpoint(copy), copy / "tokenizer.json")
+    assert (copy / "tokenizer.json").read_bytes() == before
+
+
+def test_names_and_modes_of_what_is_written(tmp_path):
+    from pathlib import Path
+    for name in ("x" * 300, "a\0b"):
+        with pytest.raises((BadArgument, BadFile)), replacing(tmp_path / name):
+            pytest.fail("no such name")
+    (tmp_path / "mine").write_text("old")
+    os.chmod(tmp_path / "mine", 0o600)
+    with replacing(tmp_path / "mine") as file:
+        file.write(b"new")
+    assert (tmp_path / "mine").stat().st_mode & 0o777 == 0o600 and Path(tmp_path / "mine").read_text() == "new"
+
+
+@pytest.mark.parametrize("file,change", [
+    ("tokenizer.json", {"added_tokens": 5}), ("tokenizer_config.json", {"chat_template": [{"name": [], "template": "x"}]}),
+    ("config.json", {"rms_norm_eps": 1e-50}),
+    ("tokenizer.json", {"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "b"}, "added_tokens": []}),
+])
+def test_more_that_lies(folder, tmp_path, file, change):
+    copy = _copy(folder, tmp_path)
+    value = json.loads((copy / file).read_text()) | change
+    (copy / file).write_text(json.dumps(value))
+    try:
+        _words(convert(open_checkpoint(copy)))
+    except UserError:
+        pass

@@ -284,3 +284,54 @@ def test_cancels_belong_to_one_call(image):
     assert target.generate([1], 5, cancel=cancel).stop_reason == "cancel" and not target.transport.sent
     target.transport.events = [("TOKEN", [5]), _stats(position=2, tokens=1)]
     assert target.generate([1], 1).token_ids == [5] and target.transport.cancels == 0
+
+
+def test_an_error_in_the_answer_leaves_no_doubt(image):
+    """The board's position counts decoded tokens; a reply that says more than the host knows makes it start anew."""
+    code = ERRORS["TVU"][0]
+    for position, tokens, unsure in ((4, [1, 2, 5, 6], False), (3, [1, 2, 5], False), (9, [], True)):
+        target = _target(image, [("TOKEN", [5]), ("TOKEN", [6]), ("ERROR", [code, 3])])
+        target.info = lambda position=position: {"position": position}
+        with pytest.raises(BoardError):
+            target.generate([1, 2], 9)
+        assert (target.tokens, target._unsure) == (tokens, unsure)
+
+
+def test_a_command_that_may_have_been_taken(image):
+    """Its send fails: what the board holds is asked for, and if nobody answers, the next command clears up first."""
+    target = _target(image, [])
+    send, target.transport.send = target.transport.send, lambda *_: (_ for _ in ()).throw(LinkError("lost"))
+    with pytest.raises(LinkError):
+        target.generate([1, 2], 9)
+    assert target._unsure and target.tokens == []
+    target.transport.send, asked = send, []
+    target.info = lambda: asked.append("info")
+    target.transport.events = [("DONE", []), _stats(position=1)]
+    target.generate([7], 0)
+    assert asked and target.transport.sent == ["RESET", "GENERATE"] and target.tokens == [7]
+
+
+def test_a_cancel_without_effect_is_repeated(image, monkeypatch):
+    clock = iter(range(0, 10_000, 2))
+    monkeypatch.setattr("bitnet_host.run.board.time.monotonic", lambda: next(clock))
+    cancel = Cancel()
+    target = _target(image, [("TOKEN", [5]), *[LinkTimeout("quiet")] * 8, _stats(stop_reason=2, position=2, tokens=1)])
+    steps = target.stream([1], 9, cancel=cancel)
+    next(steps)
+    cancel.set()
+    assert next(steps, None) is None and target.transport.cancels > 1
+
+
+def test_a_cancel_word_that_was_lost_is_written_again(board):
+    transport, lost = _mailbox(board), []
+    transport._sequence = 7
+
+    def spoil(answer, number):
+        if not lost:
+            board.words[_BASE + 4 * MAILBOX.cancel] = 3
+            lost.append(number)
+        return [answer]
+
+    board.spoil = spoil
+    transport.cancel()
+    assert board.words[_BASE + 4 * MAILBOX.cancel] == 7

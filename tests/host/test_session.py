@@ -267,3 +267,101 @@ def test_sampling_as_the_model_asks(image):
 def test_values_that_make_no_sense(values):
     with pytest.raises(BadArgument):
         Sampling(**values)
+
+
+# -- what a fresh eye found -------------------------------------------------------------------------------------------------
+
+
+def test_prepared_again_it_holds_nothing(target):
+    session = Session(target)
+    first = session.chat([_user("Who are you?")], max_tokens=8).reply
+    target.prepare()
+    assert target.position == 0
+    again = session.chat([_user("Who are you?")], max_tokens=8).reply
+    assert again.text == first.text and again.usage.cached == 0
+
+
+def test_an_interrupted_pass_leaves_no_trace(target, monkeypatch):
+    session, want = Session(target), Session(target).chat([_user("Hello!")], max_tokens=4).reply.text
+    target.reset()
+    forward, advance = [], target._model.advance
+
+    def interrupted(token):
+        forward.append(token)
+        x = advance(token)
+        if len(forward) == 5:
+            raise KeyboardInterrupt
+        return x
+
+    monkeypatch.setattr(target._model, "advance", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        session.chat([_user("Hello!")], max_tokens=4).reply  # noqa: B018
+    assert session.chat([_user("Hello!")], max_tokens=4).reply.text == want
+
+
+def test_calls_within_an_answer_are_refused_and_not_waited_for(target):
+    session = Session(target)
+    for _ in session.chat([_user("Hello!")], max_tokens=4):
+        with pytest.raises(BadArgument, match="in the middle of an answer"):
+            target.reset()
+        break
+    target.reset()
+    with pytest.raises(RuntimeError):
+        target.generate([5], 5, on_token=lambda token: (_ for _ in ()).throw(RuntimeError))
+    target.reset()
+
+
+def test_threads_may_share_a_tokenizer(image):
+    text, stop = TextModel(image), "<|eot_id|>"
+    want = {content: text.encode_chat([_user(content)])[1] for content in ("Hi", f"Hi{stop}")}
+    wrong = []
+
+    def encode(content):
+        for _ in range(300):
+            if text.encode_chat([_user(content)])[1] != want[content]:
+                wrong.append(content)
+
+    threads = [threading.Thread(target=encode, args=(content,)) for content in want for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not wrong
+
+
+def test_a_history_far_beyond_the_context(target):
+    messages = [m for i in range(60) for m in (_user(f"Question {i}? " * 8), {"role": "assistant", "content": "Answer. " * 10})]
+    reply = Session(target).chat([{"role": "system", "content": "Be brief."}, *messages, _user("Hello!")], max_tokens=2).reply
+    assert reply.dropped > 100 and reply.kept[0]["role"] == "system" and reply.kept[-1]["content"] == "Hello!"
+    assert len(reply.kept) + reply.dropped == 122
+
+
+@pytest.mark.parametrize("messages", [
+    [], [{}], [{"role": "user"}], [_user(None)], [_user(["Hi"])], [{"role": 3, "content": "x"}], ["Hi"],
+])
+def test_messages_that_are_none(target, messages):
+    with pytest.raises(BadArgument):
+        Session(target).chat(messages)
+
+
+def test_control_tokens_in_a_role_are_text_too(image):
+    text = TextModel(image)
+    plain = text.encode_chat([_user("Hi")])[1].count(2)
+    assert text.encode_chat([{"role": "user<|eot_id|>", "content": "Hi"}])[1].count(2) == plain
+
+
+@pytest.mark.parametrize("prompt", [[1.5], [True], ["a"], [-1], [99999], []])
+def test_token_ids_that_are_none(target, prompt):
+    with pytest.raises(BadArgument):
+        Session(target).complete(prompt).reply  # noqa: B018
+
+
+def test_one_stop_string(target):
+    reply = Session(target).chat([_user("Tell me a story about a dog.")], stop="there").reply
+    assert reply.text == "Once upon a time, "
+
+
+@pytest.mark.parametrize("values", [{"top_k": 5, "logprobs": None}, {"logit_bias": [1]}])
+def test_more_values_that_make_no_sense(values):
+    with pytest.raises(BadArgument):
+        Sampling(**values)

@@ -132,7 +132,7 @@ class Conversation:
         if reply.stop_reason in _CUT:
             print(f"({_CUT[reply.stop_reason]})")
         self._last = reply
-        kept = messages[reply.dropped:]
+        kept = [message for message in reply.kept if message not in system]
         self._messages = [*kept, {"role": "assistant", "content": reply.text}] if reply.text else messages[:-1]
 
     # -- commands ------------------------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ class Conversation:
         known = {f.name for f in fields(Sampling)} - {"logit_bias", "full_head", "logprobs"}
         if not text:
             print(f"max_tokens {self._max_tokens}", *(f"{n} {getattr(self._sampling, n)}" for n in sorted(known)), sep="\n")
-        elif name == "max_tokens" and value.isdecimal() and int(value) > 0:
+        elif name == "max_tokens" and value.isdecimal() and len(value) < 10 and int(value) > 0:
             self._max_tokens = int(value)
         elif name in known:
             try:
@@ -176,8 +176,9 @@ class Conversation:
             raise BadArgument(f"/set takes max_tokens N or one of {', '.join(sorted(known))}")
 
     def _save(self, name: str) -> None:
+        text = json.dumps({"system": self._system, "messages": self._messages}, ensure_ascii=False, indent=1)
         with replacing(Path(name)) as file:
-            file.write(json.dumps({"system": self._system, "messages": self._messages}, ensure_ascii=False, indent=1).encode())
+            file.write(text.encode(errors="replace"))
         print(f"Saved {len(self._messages)} messages in {name}.")
 
     def _load(self, name: str) -> None:

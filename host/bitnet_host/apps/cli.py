@@ -73,25 +73,30 @@ def _opened(target: str, model: Path | None, display: ProgressDisplay) -> Iterat
         display.end()
 
 
+def _standard_input(option: str) -> str:
+    if sys.stdin is None:
+        raise BadArgument(f"{option} reads standard input, which is closed")
+    return sys.stdin.buffer.read(64 << 20).decode("utf-8", "replace")
+
+
 def _prompts(prompt: str | None, prompts: Path | None) -> list[str]:
     """The prompts to answer; none means a conversation."""
     if prompt is not None and prompts is not None:
         raise BadArgument("give --prompt or --prompts, not both")
     if prompts is not None:
-        text = sys.stdin.read() if str(prompts) == "-" else read_text(prompts)
+        text = _standard_input("--prompts -") if str(prompts) == "-" else read_text(prompts)
         found = [line for line in text.splitlines() if line.strip()]
         if not found:
             raise BadArgument(f"{prompts} holds no prompt: write one a line")
         return found
     if prompt == "-":
-        if sys.stdin is None:
-            raise BadArgument("--prompt - reads standard input, which is closed")
-        return [sys.stdin.buffer.read(64 << 20).decode("utf-8", "replace")]
+        return [_standard_input("--prompt -")]
     return [] if prompt is None else [prompt]
 
 
 @app.command()
 def chat(
+    context: typer.Context,
     target: Annotated[str, _TARGET] = "sim",
     model: Annotated[Path | None, _MODEL] = None,
     prompt: Annotated[str | None, typer.Option(help="answer this once and exit; - reads it from standard input")] = None,
@@ -115,7 +120,8 @@ def chat(
     """Chat with a model."""
     given = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, seed=seed,
                      full_head=_full_head(head))
-    own = {f.name: getattr(given, f.name) for f in fields(Sampling) if getattr(given, f.name) != f.default and f.name != "logit_bias"}
+    said = {f.name for f in fields(Sampling) if getattr(context.get_parameter_source(f.name), "name", "") == "COMMANDLINE"}
+    own = {name: getattr(given, name) for name in said} | {"full_head": given.full_head}
     if not 1 <= max_tokens <= _MOST_TOKENS:
         raise BadArgument(f"--max-tokens must lie between 1 and {_MOST_TOKENS}, not {max_tokens}")
     asked = _prompts(prompt, prompts)

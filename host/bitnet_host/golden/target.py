@@ -18,6 +18,14 @@ class ReferenceTarget(Target):
 
     def _prepare(self, progress: Progress) -> None:
         self._model = ReferenceModel(self.image)
+        self.tokens = []
+
+    def _advance(self, token: int) -> NDArray[np.float32]:
+        """The last layer's output for one more token. An earlier one that was interrupted leaves no trace."""
+        self._model.position = len(self.tokens)
+        x = self._model.advance(token)
+        self.tokens.append(token)
+        return x
 
     def _truncate(self, count: int) -> None:
         del self.tokens[count:]
@@ -27,9 +35,7 @@ class ReferenceTarget(Target):
         pass
 
     def _score(self, token: int) -> NDArray[np.float32]:
-        logits = self._model.forward(token)
-        self.tokens.append(token)
-        return logits
+        return self._model.logits(self._advance(token))
 
     def _append(self, prompt: list[int], answer: Answer, cancel: Cancel, progress: Progress) -> NDArray[np.float32]:
         """The last layer's output after the prompt, empty if it was cancelled before its end."""
@@ -38,8 +44,7 @@ class ReferenceTarget(Target):
             if cancel:
                 answer.stop_reason = "cancel"
                 return np.zeros(0, np.float32)
-            x = self._model.advance(token)
-            self.tokens.append(token)
+            x = self._advance(token)
             answer.prompt_tokens += 1
             progress("prefill", place + 1, len(prompt))
         return x
@@ -65,8 +70,7 @@ class ReferenceTarget(Target):
             elif self.position >= self.image.header.context:
                 answer.stop_reason = "context"
             elif len(answer.token_ids) < max_tokens:
-                x = self._model.advance(token)
-                self.tokens.append(token)
+                x = self._advance(token)
         return answer
 
     def _candidates(self, prompt: list[int], sampling: Sampling, cancel: Cancel, progress: Progress) -> tuple[Answer, Choices]:

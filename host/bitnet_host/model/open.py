@@ -46,7 +46,7 @@ def open_model(path: str | Path | None = None, *, weights: str = "base3", contex
     if context:
         checkpoint = shorten(checkpoint, context)
     name = source.resolve().name
-    if sum(file.stat().st_size for file in checkpoint.files) < _SMALL:
+    if sum(file.stat().st_size for file in checkpoint.files if file.suffix == ".safetensors") < _SMALL:
         return convert(checkpoint, weights, name, progress)
     image = cache_folder() / "images" / f"{name}-{_key(source, checkpoint, weights)}.bitnet"
     if not image.exists():

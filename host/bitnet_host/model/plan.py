@@ -61,7 +61,8 @@ LIMITS: tuple[tuple[str, str], ...] = (
     ("(hidden <= ROW_WORDS * 32) & (head_dim <= ACT_WORDS * 32)",
      "hidden_size {hidden} or head_dim {head_dim} is too large: int8 products take rows of {ROW_WORDS} and {ACT_WORDS} times 32"),
     ("intermediate <= ELEMENTS", "intermediate_size is {intermediate}; this machine takes {ELEMENTS}"),
-    ("(context >= 1) & (context <= ELEMENTS)", "the context is {context} tokens; this machine takes 1 to {ELEMENTS}: choose a shorter context"),
+    ("(context >= 1) & (context <= ELEMENTS)",
+     "the context is {context} tokens; this machine takes 1 to {ELEMENTS}: choose a shorter context"),
     ("words(larger(hidden, heads * head_dim), choose(weight_mode, TWO_BIT, BASE3)) <= ACT_WORDS",
      "rows of hidden_size {hidden} or {heads} heads of {head_dim} do not fit the activation memory: {ACT_WORDS} words of {BASE3} "
      "base-3 or {TWO_BIT} two-bit weights"),

@@ -25,6 +25,8 @@ __all__ = ["ChatTemplate", "Message"]
 #: ``role`` (system, user, assistant, ...) and ``content``.
 Message = dict[str, Any]
 _SECONDS = 5.0
+#: What a template may raise beside Jinja's own errors.
+_FAILURES = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, SyntaxError, TypeError, ValueError)
 _MOST = 16 << 20  # characters of one repetition
 
 
@@ -40,14 +42,27 @@ class _Generation(Extension):
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    intercepted_binops = frozenset(("*", "**"))
+    intercepted_binops = frozenset(("*", "**", "%", "+"))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**" or any(isinstance(side, (str, list, tuple)) for side in (left, right)):
-            sizes = [len(side) if isinstance(side, (str, list, tuple)) else abs(side) for side in (left, right)]
-            if sizes[0] * sizes[1] > _MOST or (operator == "**" and max(sizes) > 1000):
-                raise jinja2.TemplateError("it repeats something too often")
+        if operator == "%" and isinstance(left, str):
+            raise jinja2.TemplateError("it formats with %, whose widths have no bound")
+        sizes = [len(side) if isinstance(side, (str, list, tuple)) else abs(side) if isinstance(side, (int, float)) else 0
+                 for side in (left, right)]
+        sized = any(isinstance(side, (str, list, tuple)) for side in (left, right))
+        if (operator == "**" and max(sizes) > 1000) or (sized and operator == "*" and sizes[0] * sizes[1] > _MOST) or (
+                sized and operator == "+" and sum(sizes) > _MOST):
+            raise jinja2.TemplateError("it repeats something too often")
         return super().call_binop(context, operator, left, right)
+
+    def call(self, context: Any, function: Any, *arguments: Any, **more: Any) -> Any:
+        if isinstance(getattr(function, "__self__", None), str) and any(
+                isinstance(value, int) and value > _MOST for value in (*arguments, *more.values())):
+            raise jinja2.TemplateError("it pads something too far")
+        result = super().call(context, function, *arguments, **more)
+        if isinstance(result, str) and len(result) > _MOST:
+            raise jinja2.TemplateError("it repeats something too often")
+        return result
 
 
 def _refuse(message: str) -> None:
@@ -68,7 +83,7 @@ class ChatTemplate:
         self._special = {name: value for name, value in special.items() if isinstance(value, str)}
         try:
             self._template = environment.from_string(source)
-        except (jinja2.TemplateError, RecursionError) as error:
+        except (jinja2.TemplateError, *_FAILURES) as error:
             raise BadModel(f"the model's chat template is not usable: {error}") from None
 
     def render(self, messages: list[Message]) -> str:
@@ -82,10 +97,11 @@ class ChatTemplate:
 
         sys.settrace(watch)  # of this thread only
         try:
-            return self._template.render(messages=messages, add_generation_prompt=True, **self._special)
+            return self._template.render(
+                messages=messages, tools=None, documents=None, add_generation_prompt=True, **self._special)
         except jinja2.TemplateError as error:
             raise BadModel(f"the model's chat template refuses this conversation: {error}") from None
-        except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as error:
+        except _FAILURES as error:
             raise BadModel(f"the model's chat template fails: {type(error).__name__}: {error}") from None
         finally:
             sys.settrace(before)

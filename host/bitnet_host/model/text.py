@@ -25,11 +25,13 @@ class TextModel:
         if not meta.get("tokenizer"):
             raise BadModel("the model has no tokenizer: convert a checkpoint folder that holds tokenizer.json")
         try:
-            self._tokenizer = Tokenizer.from_str(json.dumps(meta["tokenizer"]))
+            self._tokenizer, self._literal = (Tokenizer.from_str(json.dumps(meta["tokenizer"])) for _ in range(2))
         except Exception as error:  # the library raises plain Exception
             raise BadModel(f"the model's tokenizer is not usable: {error}") from None
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._literal.encode_special_tokens = True  # it takes control tokens for text
+        for tokenizer in (self._tokenizer, self._literal):
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
         special = meta.get("special") or {}
         source = meta.get("chat_template")
         if not isinstance(special, dict) or not isinstance(source, (str, type(None))):
@@ -46,11 +48,12 @@ class TextModel:
 
     def encode_raw(self, text: str) -> list[int]:
         """Token ids of plain text, with the tokenizer's own special tokens before and after. Control tokens in the text count."""
-        return self._checked(self._tokenizer.encode(self._sized(text), add_special_tokens=True).ids)
+        return self._checked(self._ids(self._tokenizer, text, special=True))
 
     def encode_chat(self, messages: list[Message], *, control: bool = False) -> tuple[str, list[int]]:
         """The conversation rendered as text, and its token ids. What reads like a control token in a message is text, unless
         ``control``. Where the tokenizer starts texts with BOS and the template does not, it is put first."""
+        self._check(messages)
         rendered = self.render(messages) if control else self._render_marked(messages)
         return rendered, self.encode_rendered(rendered, start=True)
 
@@ -68,25 +71,27 @@ class TextModel:
 
     def _split(self, rendered: str) -> list[str]:
         """The text at its control tokens, if a user's have to be told apart; else whole, as transformers encodes it."""
-        if _MARK not in rendered:
+        if _MARK not in rendered or not self._control:
             return [rendered] if rendered else []
         pattern = "|".join(re.escape(token) for token in sorted(self._control, key=len, reverse=True))
         return [part for part in re.split(f"({pattern})", rendered) if part]
 
     def _encode_text(self, part: str) -> list[int]:
         if _MARK in part:
-            part = re.sub(f"{_MARK}({_MARK}?)", r"\1", part)
-            self._tokenizer.encode_special_tokens = True
-            try:
-                return list(self._tokenizer.encode(self._sized(part), add_special_tokens=False).ids)
-            finally:
-                self._tokenizer.encode_special_tokens = False
-        return list(self._tokenizer.encode(self._sized(part), add_special_tokens=False).ids)
+            return self._ids(self._literal, re.sub(f"{_MARK}({_MARK}?)", r"\1", part))
+        return self._ids(self._tokenizer, part)
+
+    def _ids(self, tokenizer: Tokenizer, text: str, special: bool = False) -> list[int]:
+        try:
+            return list(tokenizer.encode(self._sized(text), add_special_tokens=special).ids)
+        except (BadArgument, OutOfContext):
+            raise
+        except Exception as error:  # the library raises plain Exception
+            raise BadModel(f"the model's tokenizer fails on this text: {error}") from None
 
     def _render_marked(self, messages: list[Message]) -> str:
-        marked = [message | {"content": self._mark(message["content"])} if isinstance(message.get("content"), str) else message
-                  for message in messages]
-        return self.render(marked)
+        return self.render([{key: self._mark(value) if isinstance(value, str) else value for key, value in message.items()}
+                            for message in messages])
 
     def _mark(self, content: str) -> str:
         content = content.replace(_MARK, 2 * _MARK)
@@ -99,10 +104,14 @@ class TextModel:
         """The conversation as text that ends where the assistant is to speak. Raises BadModel."""
         if self._template is None:
             raise BadModel("the model has no chat template: use it with plain text (raw)")
-        for message in messages:
-            if isinstance(message.get("content"), str):
-                self._sized(message["content"])
+        self._check(messages)
         return self._template.render(messages)
+
+    def _check(self, messages: list[Message]) -> None:
+        for message in messages:
+            if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
+                raise BadArgument(f"a message must have a role and a content that are text, not {str(message)[:80]}")
+            self._sized(message["content"])
 
     def _sized(self, text: str) -> str:
         """The text; raises OutOfContext for one that cannot fit, before it takes the memory to count its tokens."""

@@ -39,6 +39,7 @@ __all__ = ["BoardTarget"]
 _log = logging.getLogger("bitnet_host.link")
 _UPLOAD_WORDS = 4096
 _ANSWER_TIMEOUT = 600.0  # seconds without any event; a simulated full-size token takes minutes
+_AGAIN = 5.0  # seconds until a cancel that shows no effect is repeated
 _MAX_PROMPT = MAX_PAYLOAD - len(GENERATE_FIELDS)
 _DAMAGED = {ERRORS[name][0] for name in ("IMAGE", "CHECKSUM", "NO_MODEL", "TOO_LARGE")}
 
@@ -148,6 +149,7 @@ class BoardTarget(Target):
         self._load(quiet, trust=True)
 
     def _load(self, progress: Progress, trust: bool = False) -> None:
+        self.tokens, self._unsure = [], True
         self._send("LOAD", [int(trust)])
         while True:
             name, payload = self._event("PROGRESS", "LOADED")
@@ -164,6 +166,8 @@ class BoardTarget(Target):
         self._set_position([] if self._unsure else self.tokens[:count])
 
     def _set_position(self, tokens: list[int]) -> None:
+        if self._unsure:
+            self.info()  # events of what went wrong may still come; it passes them over
         self.tokens, self._unsure = [], True
         self._send("RESET", [len(tokens)])
         self._event("DONE")
@@ -225,8 +229,8 @@ class BoardTarget(Target):
             answer.stop_reason = "cancel"
             return answer
         before = [*self.tokens, *prompt]
-        self._send("GENERATE", [*(values[name] for name in GENERATE_FIELDS), *prompt])
         try:
+            self._send("GENERATE", [*(values[name] for name in GENERATE_FIELDS), *prompt])
             for name, payload in self._events(cancel):
                 if name == "PROGRESS":
                     progress("prefill", int(payload[0]), int(payload[1]))
@@ -237,9 +241,9 @@ class BoardTarget(Target):
                     self._named = payload[::2].tolist(), payload[1::2].view(np.float32).tolist()
                 else:
                     _read_stats(answer, payload)
-                    self.tokens = [*before, *answer.token_ids][:_stats(payload)["position"]]
+                    self._hold([*before, *answer.token_ids], _stats(payload)["position"])
         except UserError:
-            self._look_up(before)
+            self._look_up([*before, *answer.token_ids])
             raise
         except BaseException:  # the generator was closed, or Ctrl-C
             self._abandon([*before, *answer.token_ids])
@@ -248,17 +252,18 @@ class BoardTarget(Target):
 
     def _events(self, cancel: Cancel) -> Iterator[tuple[str, NDArray[np.uint32]]]:
         """Events of a GENERATE up to its STATS; a cancel is passed on as soon as it is seen."""
-        told, last = False, time.monotonic()
+        told, told_at, last = False, 0.0, time.monotonic()
         while True:
             if cancel and not told:
                 with self._explained():
                     self.transport.cancel()
-                told = True
+                told, told_at = True, time.monotonic()
             try:
                 name, payload = self._event("PROGRESS", "TOKEN", "CANDIDATES", "STATS", timeout=0.25)
             except LinkTimeout:
                 if time.monotonic() - last > _ANSWER_TIMEOUT:
                     raise
+                told = told and time.monotonic() - told_at < _AGAIN  # it may have been lost
                 continue
             last = time.monotonic()
             yield name, payload
@@ -275,15 +280,19 @@ class BoardTarget(Target):
                 if name == "TOKEN":
                     tokens.append(int(payload[0]))
                 elif name == "STATS":
-                    self.tokens, self._unsure = tokens[:_stats(payload)["position"]], False
+                    self._hold(tokens, _stats(payload)["position"])
                     return
 
     def _look_up(self, tokens: list[int]) -> None:
         """After an error: how many of ``tokens`` the KV cache holds."""
         self.tokens, self._unsure = [], True
         with suppress(UserError):
-            self.tokens = tokens[:self.info()["position"]]
-            self._unsure = False
+            self._hold(tokens, self.info()["position"])
+
+    def _hold(self, tokens: list[int], position: int) -> None:
+        """Takes note of what the KV cache holds, if ``tokens`` say so."""
+        known = position <= len(tokens)
+        self.tokens, self._unsure = tokens[:position] if known else [], not known
 
 
 def _whole(steps: Steps) -> Answer:

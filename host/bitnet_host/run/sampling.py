@@ -64,8 +64,10 @@ class Sampling:
         number("frequency_penalty", -2, 2)
         for name, most in (("top_k", MOST_CANDIDATES), ("logprobs", _MOST_LOGPROBS), ("seed", 2**64 - 1)):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most):
+            if (value is not None or name != "seed") and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most):
                 raise BadArgument(f"{name} must be a whole number from 0 to {most}, not {value}")
+        if not isinstance(self.logit_bias, Mapping):
+            raise BadArgument(f"logit_bias must map token ids to numbers, not be {self.logit_bias!r}")
         for token, bias in self.logit_bias.items():
             if not isinstance(token, int) or not isinstance(bias, (int, float)) or not -100 <= bias <= 100:
                 raise BadArgument(f"logit_bias must map token ids to numbers from -100 to 100, not {token!r} to {bias!r}")

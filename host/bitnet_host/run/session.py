@@ -41,13 +41,18 @@ class Usage:
 @dataclass(frozen=True)
 class Reply:
     """A whole answer. ``stop_reason``: stop (a stop token), text (a stop string), length, context (the context is full), or cancel.
-    ``dropped``: old messages that had to go so that the conversation fits."""
+    ``dropped``: old messages that had to go so that the conversation fits; ``kept``: those that did not."""
 
     text: str
     stop_reason: str
     usage: Usage
     answer: Answer
     dropped: int = 0
+    kept: tuple[Message, ...] = ()
+
+
+def _stops(stop: str | Iterable[str]) -> tuple[str, ...]:
+    return (stop,) if isinstance(stop, str) else tuple(stop)
 
 
 class Stream:
@@ -89,20 +94,22 @@ class Session:
         self.text = text or TextModel(target.image)
         self._known: tuple[str, list[int]] = ("", [])  # rendered text whose token ids are known, as they were generated
 
-    def chat(self, messages: Sequence[Message], *, max_tokens: int = 256, sampling: Sampling | None = None, stop: Iterable[str] = (),
+    def chat(self, messages: Sequence[Message], *, max_tokens: int = 256, sampling: Sampling | None = None, stop: str | Iterable[str] = (),
              control: bool = False, cancel: Cancel | None = None, progress: Progress = quiet) -> Stream:
         """Answers a conversation: dicts with ``role`` and ``content``, the last one the user's. Messages that no longer fit the
         context are left out, oldest first, but never those of the system or the last one. ``control``: control tokens in messages
         are such."""
+        if not messages:
+            raise BadArgument("the conversation is empty: it needs a message at least")
         kept, rendered, ids = self._fit(list(messages), control, max_tokens)
         dropped = len(messages) - len(kept)
-        return Stream(self._run(ids, max_tokens, sampling, tuple(stop), cancel, progress, rendered, dropped))
+        return Stream(self._run(ids, max_tokens, sampling, _stops(stop), cancel, progress, rendered, dropped, tuple(kept)))
 
     def complete(self, prompt: str | Sequence[int], *, max_tokens: int = 256, sampling: Sampling | None = None,
-                 stop: Iterable[str] = (), cancel: Cancel | None = None, progress: Progress = quiet) -> Stream:
+                 stop: str | Iterable[str] = (), cancel: Cancel | None = None, progress: Progress = quiet) -> Stream:
         """Goes on with plain text, or with token ids."""
         ids = self.text.encode_raw(prompt) if isinstance(prompt, str) else list(prompt)
-        return Stream(self._run(ids, max_tokens, sampling, tuple(stop), cancel, progress, None, 0))
+        return Stream(self._run(ids, max_tokens, sampling, _stops(stop), cancel, progress, None, 0, ()))
 
     def batch(self, prompts: Iterable[str | Sequence[int] | Sequence[Message]], **options: object) -> Iterator[Reply]:
         """The replies to many prompts, one after the other: text or token ids to complete, or messages to answer."""
@@ -123,14 +130,18 @@ class Session:
         context = self.target.image.header.context
         room = context - min(max_tokens, max(1, context // 8))  # for an answer that is worth reading
         while True:
-            rendered, ids = self._encode(messages, control)
+            problem, rendered, ids = None, "", [0] * (context + 1)
+            try:
+                rendered, ids = self._encode(messages, control)
+            except OutOfContext as error:
+                problem = error
             if len(ids) <= room:
                 return messages, rendered, ids
             place = next((i for i, message in enumerate(messages[:-1]) if message.get("role") != "system"), None)
             if place is None:
                 if len(ids) < context:
                     return messages, rendered, ids
-                raise OutOfContext(self._too_long(messages, control, len(ids), context))
+                raise problem or OutOfContext(self._too_long(messages, control, len(ids), context))
             end = place + 1
             while end < len(messages) - 1 and messages[end].get("role") not in ("user", "system"):
                 end += 1  # a question goes with its answers
@@ -144,9 +155,9 @@ class Session:
     # -- running -----------------------------------------------------------------------------------------------------------
 
     def _run(self, ids: list[int], max_tokens: int, sampling: Sampling | None, stops: tuple[str, ...], cancel: Cancel | None,
-             progress: Progress, rendered: str | None, dropped: int) -> Generator[Token | Reply, None, None]:
-        if any(not stop for stop in stops):
-            raise BadArgument("a stop string is empty")
+             progress: Progress, rendered: str | None, dropped: int, kept: tuple[Message, ...]) -> Generator[Token | Reply, None, None]:
+        if not all(isinstance(stop, str) and stop for stop in stops):
+            raise BadArgument("a stop string is empty, or is no text")
         stream, answer = TextStream(self.text, stops), Answer()
         steps = self.target.stream(ids, max_tokens, sampling, cancel=cancel, progress=progress, reuse=True)
         with closing(steps):
@@ -166,7 +177,7 @@ class Session:
             self._remember(rendered, ids, answer, stream)
         reason = "text" if stream.stopped else answer.stop_reason
         usage = Usage(len(ids), answer.cached_tokens, len(answer.token_ids))
-        yield Reply(stream.whole, reason, usage, answer, dropped)
+        yield Reply(stream.whole, reason, usage, answer, dropped, kept)
 
     def _remember(self, rendered: str, ids: list[int], answer: Answer, stream: TextStream) -> None:
         """Keeps the ids of the conversation so far, so that the next turn does not spell the answer in other tokens."""

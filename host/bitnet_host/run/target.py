@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -68,7 +69,19 @@ class Target(ABC):
         self.image = image
         self.tokens: list[int] = []
         self.cached = 0  # tokens that the generation under way found in the KV cache
-        self._lock = threading.Lock()
+        self._lock, self._owner = threading.Lock(), 0
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Waits until other threads' calls are done. The same thread's would never be."""
+        if self._lock.locked() and self._owner == threading.get_ident():
+            raise BadArgument("this target is in the middle of an answer: read it to its end or close it first")
+        with self._lock:
+            self._owner = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._owner = 0
 
     @property
     def position(self) -> int:
@@ -77,17 +90,17 @@ class Target(ABC):
 
     def prepare(self, progress: Progress = quiet) -> None:
         """Makes the model ready. Raises UserError."""
-        with self._lock:
+        with self._alone():
             self._prepare(progress)
 
     def truncate(self, count: int) -> None:
         """Keeps the first ``count`` tokens of the KV cache."""
-        with self._lock:
+        with self._alone():
             self._truncate(count)
 
     def score(self, token: int) -> NDArray[np.float32]:
         """Appends a token; float32 logits [vocab]."""
-        with self._lock:
+        with self._alone():
             self.check_prompt([token])
             return self._score(token)
 
@@ -127,7 +140,7 @@ class Target(ABC):
         context, vocab = self.image.header.context, self.image.vocab
         if not prompt:
             raise BadArgument("the prompt is empty: say something")
-        if any(not 0 <= token < vocab for token in prompt):
+        if any(not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < vocab for token in prompt):
             raise BadArgument(f"token ids must lie between 0 and {vocab - 1}")
         if self.position + len(prompt) > context:
             raise OutOfContext(f"the prompt of {len(prompt)} tokens, after {self.position} in the conversation, is longer than the "
@@ -140,7 +153,7 @@ class Target(ABC):
         if not 0 <= max_tokens < 2**31:
             raise BadArgument(f"max_tokens must lie between 0 and {2**31 - 1}, not {max_tokens}")
         sampling, cancel = sampling or Sampling(), Cancel() if cancel is None else cancel
-        with self._lock:
+        with self._alone():
             self.cached = cached = self._keep_common(prompt) if reuse else 0
             self.check_prompt(prompt[cached:])
             run = self._greedy if sampling.greedy or not max_tokens else self._sampled
@@ -161,13 +174,14 @@ class Target(ABC):
                  on_token: Callable[[int], None] = lambda token: None, progress: Progress = quiet, *,
                  cancel: Cancel | None = None) -> Answer:
         """As ``stream``, with a function that is called for each token."""
-        steps = self.stream(prompt, max_tokens, sampling, cancel=cancel, progress=progress)
-        while True:
-            try:
-                on_token(next(steps).token)
-            except StopIteration as end:
-                answer: Answer = end.value
-                return answer
+        with closing(self.stream(prompt, max_tokens, sampling, cancel=cancel, progress=progress)) as steps:
+            while True:
+                try:
+                    choice = next(steps)
+                except StopIteration as end:
+                    answer: Answer = end.value
+                    return answer
+                on_token(choice.token)
 
     def _sampled(self, prompt: list[int], max_tokens: int, sampling: Sampling, cancel: Cancel, progress: Progress) -> Steps:
         sampler, context = Sampler(sampling, [*self.tokens, *prompt]), self.image.header.context

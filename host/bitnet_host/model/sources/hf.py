@@ -96,7 +96,7 @@ def _config(raw: dict[str, Any], path: Path) -> ModelConfig:
     if hidden % heads and raw.get("head_dim") is None:
         raise BadModel(f"{path}: hidden_size {hidden} cannot be divided among {heads} heads")
     eps = raw.get("rms_norm_eps", 1e-5)
-    if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 < eps <= 0.1:
+    if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 1e-30 < eps <= 0.1:
         raise BadModel(f"{path}: rms_norm_eps is {eps!r}; it must be a small positive number")
     keys = number("num_key_value_heads", heads if "num_key_value_heads" in raw else None)  # null means as many as heads
     return ModelConfig(
@@ -135,7 +135,8 @@ def _stop_tokens(folder: Path, raw: dict[str, Any], settings: dict[str, Any], te
     stops = _token_ids(settings.get("eos_token_id"), folder / "generation_config.json", vocab)
     stops += _token_ids(raw.get("eos_token_id"), folder / "config.json", vocab)
     word = _content(text.get("eos_token"))
-    for added in (tokenizer or {}).get("added_tokens") or []:
+    listed = (tokenizer or {}).get("added_tokens")
+    for added in listed if isinstance(listed, list) else []:
         if isinstance(added, dict) and word is not None and added.get("content") == word:
             stops += _token_ids(added.get("id"), folder / "tokenizer.json", vocab)
     different = tuple(dict.fromkeys(stops))
@@ -156,7 +157,7 @@ def _template(folder: Path, settings: dict[str, Any]) -> str | None:
         return read_text(folder / "chat_template.jinja")
     value = settings.get("chat_template")
     if isinstance(value, list):
-        named = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
+        named = {str(item.get("name")): item.get("template") for item in value if isinstance(item, dict)}
         value = named.get("default", next(iter(named.values()), 0) if len(named) == 1 else 0 if value else None)
     if value is not None and not isinstance(value, str):
         raise BadModel(f"{folder / 'tokenizer_config.json'}: chat_template is neither text nor a list with one named default")
@@ -244,8 +245,9 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     special = {"bos_token": _content(settings.get("bos_token")), "eos_token": _content(settings.get("eos_token")),
                "bos_token_id": next(iter(_token_ids(raw.get("bos_token_id"), folder / "config.json", config.vocab)), None)}
     stops = _stop_tokens(folder, raw, generation, settings, tokenizer, config.vocab)
+    files = tuple(path for path in sorted(folder.iterdir()) if path.is_file())
     return Checkpoint(replace(config, stop_tokens=stops), embedding, final_norm, layers, tokenizer, _template(folder, settings),
-                      special, generation, tensors.files)
+                      special, generation, files)
 
 
 def _tied(raw: dict[str, Any], tensors: TensorFolder, embedding: Any, config: ModelConfig, folder: Path) -> None:

@@ -148,7 +148,7 @@ class MailboxTransport(Transport):
         self._bus.write_kept(self._at(MAILBOX.event_tail), _words([head]))
 
     def cancel(self) -> None:
-        self._bus.write(self._at(MAILBOX.cancel), _words([self._sequence]))
+        self._bus.write_kept(self._at(MAILBOX.cancel), _words([self._sequence]))
 
     def write_ddr(self, offset: int, words: Words) -> None:
         self._bus.write_checked(_DDR_BASE + offset, words)
