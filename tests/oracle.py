@@ -183,11 +183,16 @@ def main() -> int:
         print("the recorded greedy continuations differ from transformers'", file=sys.stderr)
         bad += 1
         failed.add("prompts")
+    different = compare_templates()
+    if different:
+        print(f"{different} conversations are rendered or encoded otherwise than by transformers", file=sys.stderr)
+        bad += different
+        failed.add("templates")
     if arguments.reference:
         agreement(arguments.reference)
     if arguments.heldout:
         perplexity(arguments.heldout)
-    print(f"{len(cases) + 1 - len(failed)} passed, {len(failed)} failed")
+    print(f"{len(cases) + 2 - len(failed)} passed, {len(failed)} failed")
     return 1 if bad else 0
 
 
@@ -204,6 +209,39 @@ def _differences(old: list[OperatorRecord], new: list[OperatorRecord]) -> list[s
                 and not np.array_equal(a.arrays["codes"], b.arrays["codes"]):
             out.append(a.name)
     return out
+
+
+_TEMPLATES = [
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m.content|trim }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}A: {% endif %}",
+    "{{ bos_token }}{% set ns = namespace(n=0) %}\n{% for m in messages %}\n  {% if m.role == 'system' %}{% continue %}{% endif %}\n"
+    "{% set ns.n = ns.n + 1 %}{% generation %}{{ ns.n }}. {{ m.content }}{% endgeneration %}\n{% endfor %}",
+    "{{ messages|tojson(indent=2) }}{{ messages[0].content|upper }}{% if tools is none and documents is none %}-{% endif %}",
+    "{%- for m in messages if m.content -%}{{ strftime_now('%Y') }}{{ loop.index0 }}{{ m.content[:3] }}{% break %}{%- endfor -%}",
+]
+
+
+def compare_templates() -> int:
+    """How many conversations our templates render, or our tokenizer encodes, otherwise than transformers."""
+    from bitnet_host import TextModel
+    from bitnet_host.model.template import ChatTemplate
+    from transformers import AutoTokenizer
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    tokenizer, text = AutoTokenizer.from_pretrained(BUNDLED), TextModel(convert(open_checkpoint(BUNDLED)))
+    special = {"bos_token": "<s>", "eos_token": "</s>"}
+    turns = [{"role": "system", "content": "Be <brief> & kind."}, {"role": "user", "content": " Tëll \"me\"\n a story "},
+             {"role": "assistant", "content": "Once."}, {"role": "user", "content": "Go on"}]
+    bad = 0
+    for conversation in (turns, turns[1:], turns[1:2]):
+        for source in _TEMPLATES:
+            theirs = _compile_jinja_template(source).render(
+                messages=conversation, tools=None, documents=None, add_generation_prompt=True, **special)
+            bad += ChatTemplate(source, special).render(conversation) != theirs
+        rendered = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+        ids = tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        bad += text.encode_chat(conversation) != (rendered, ids)
+    return bad
 
 
 if __name__ == "__main__":
