@@ -275,7 +275,7 @@ def test_wrong_options_are_one_sentence(arguments, saying):
 def test_help_version_and_log():
     assert "chat" in run("-h").stdout and "--top-p" in run("chat", "-h").stdout
     assert re.fullmatch(r"bitnet-host \d+\.\d+\.\d+\n", run("--version").stdout)
-    assert run("chat", "--target", "reference", "--prompt", "Hi", "--max-tokens", 1, "--model-defaults").returncode == 0
+    assert run("chat", "--target", "reference", "--prompt", "Hi", "--max-tokens", 1, "--model-defaults", "-v").returncode == 0
     assert "completion" in run("--help").stdout
 
 

@@ -48,13 +48,17 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _log_if(wanted: bool) -> None:
+    if wanted:
+        logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+
+
 @app.callback()
 def _main(
     version: Annotated[bool, typer.Option("--version", help="print the version", callback=_version, is_eager=True)] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="log what goes over the link on stderr")] = False,
 ) -> None:
-    if verbose:
-        logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    _log_if(verbose)
 
 
 def _full_head(head: str) -> bool:
@@ -116,8 +120,10 @@ def chat(
     head: Annotated[str, typer.Option(help="screened: int8 logits of the best tokens only; full: of all")] = "screened",
     raw: Annotated[bool, typer.Option("--raw", help="the prompt is plain text, without the chat template")] = False,
     as_object: Annotated[bool, typer.Option("--json", help="print a JSON object for each prompt")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="log what goes over the link on stderr")] = False,
 ) -> None:
     """Chat with a model."""
+    _log_if(verbose)
     given = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, seed=seed,
                      full_head=_full_head(head))
     said = {f.name for f in fields(Sampling) if getattr(context.get_parameter_source(f.name), "name", "") == "COMMANDLINE"}
