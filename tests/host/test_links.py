@@ -243,8 +243,7 @@ def test_no_other_error_is_waited_out(image):
 
 
 def test_after_an_error_the_cache_is_looked_up(image):
-    info = [5, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0]
-    target = _target(image, [("ERROR", [ERRORS["TVU"][0], 3]), ("INFO", info)])
+    target = _target(image, [("ERROR", [ERRORS["TVU"][0], 3])])
     target.info = lambda: {"position": 1}
     with pytest.raises(BoardError):
         target.generate([1, 2], 9)
@@ -261,7 +260,6 @@ def test_leaving_early_ends_the_command_and_keeps_what_it_read(image):
 
 def test_a_dead_link_is_no_reason_to_upload(image):
     """Only a model that is not whole is uploaded again; what else goes wrong in LOAD is said."""
-    info = [0] * 11
     uploads = []
     for failure, uploaded in ((LinkTimeout("dead"), False), (("BOOT", [1, 0, 0]), False), (("ERROR", [ERRORS["CHECKSUM"][0], 2]), True)):
         target = _target(image, [failure, ("LOADED", [image.header.model_id])])
@@ -274,7 +272,6 @@ def test_a_dead_link_is_no_reason_to_upload(image):
             with pytest.raises((LinkTimeout, BoardError)):
                 target.prepare()
         assert bool(uploads) == uploaded
-    assert info
 
 
 def test_cancels_belong_to_one_call(image):

@@ -86,7 +86,7 @@ def test_an_answer_to_the_end_of_the_context(target):
     reply = Session(target).complete(ids, max_tokens=100).reply
     assert reply.stop_reason in ("context", "stop") and reply.usage.completion <= 5
     with pytest.raises(OutOfContext):
-        Session(target).complete([5] * 257).reply  # noqa: B018
+        _ = Session(target).complete([5] * 257).reply
 
 
 def test_stop_strings(target):
@@ -96,7 +96,7 @@ def test_stop_strings(target):
     tokens = list(session.chat([_user("Tell me a story about a dog.")], stop=["nowhere", ", there"]))
     assert "".join(token.text for token in tokens) == "Once upon a time"
     with pytest.raises(BadArgument, match="stop string is empty"):
-        session.complete("x", stop=[""]).reply  # noqa: B018
+        _ = session.complete("x", stop=[""]).reply
 
 
 def test_a_cancel_counts_before_the_call_and_for_it_only(target):
@@ -130,7 +130,7 @@ def test_leaving_the_loop_frees_the_target(target):
     stream.close()
     assert session.chat([_user("Hello!")], max_tokens=1).reply.usage.completion == 1
     with pytest.raises(BadArgument, match="given up"):
-        stream.reply  # noqa: B018
+        _ = stream.reply
 
 
 def test_threads_wait_for_each_other(target):
@@ -295,7 +295,7 @@ def test_an_interrupted_pass_leaves_no_trace(target, monkeypatch):
 
     monkeypatch.setattr(target._model, "advance", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        session.chat([_user("Hello!")], max_tokens=4).reply  # noqa: B018
+        _ = session.chat([_user("Hello!")], max_tokens=4).reply
     assert session.chat([_user("Hello!")], max_tokens=4).reply.text == want
 
 
@@ -353,7 +353,7 @@ def test_control_tokens_in_a_role_are_text_too(image):
 @pytest.mark.parametrize("prompt", [[1.5], [True], ["a"], [-1], [99999], []])
 def test_token_ids_that_are_none(target, prompt):
     with pytest.raises(BadArgument):
-        Session(target).complete(prompt).reply  # noqa: B018
+        _ = Session(target).complete(prompt).reply
 
 
 def test_one_stop_string(target):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -155,3 +156,16 @@ def test_a_checkpoint_with_an_infinity_is_refused(where):
         layer["q"] = type(layer["q"])(layer["q"].weights, float("inf"))
     with pytest.raises(UserError, match="holds an infinity or NaN"):
         convert(checkpoint)
+
+
+def test_two_boards_at_once():
+    """Two models on two simulated boards, each in a thread of its own, say what they say alone."""
+    pairs = [_pair(synthetic_checkpoint(parse_shape(SHAPE), 0.6, seed)) for seed in (1, 2)]
+    try:
+        want = [reference.generate([3, 17, 90], 8).token_ids for _, reference in pairs]
+        with ThreadPoolExecutor() as pool:
+            answers = list(pool.map(lambda pair: pair[0].generate([3, 17, 90], 8).token_ids, pairs))
+        assert answers == want and answers[0] != answers[1]
+    finally:
+        for board, _ in pairs:
+            board.close()

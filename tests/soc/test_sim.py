@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -148,3 +149,15 @@ def test_etherbone_against_the_bus():
 def test_options_of_the_simulator(arguments, code):
     done = subprocess.run([build_folder() / "sim/soc_sim", *arguments], capture_output=True, text=True, timeout=20)
     assert done.returncode == code and "usage: soc_sim" in (done.stderr if code else done.stdout)
+
+
+def test_ctrl_c_in_the_build(tmp_path):
+    """Into an empty folder, so that there is something to interrupt; one line, no traceback, and no stamp of a step half done."""
+    process = subprocess.Popen([sys.executable, ROOT / "soc/build.py", "--output", tmp_path], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)
+    while "[2/6]" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and error == "build: interrupted; what was finished is kept\n"
+    assert len(list(tmp_path.rglob("*.stamp"))) == 1

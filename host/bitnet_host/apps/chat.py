@@ -92,7 +92,7 @@ def show(stream: Stream, display: ProgressDisplay, visible: bool = True) -> Repl
 
 
 class Conversation:
-    """The interactive chat. ``options`` are max_tokens and the fields of Sampling."""
+    """The interactive chat: what was said so far, and how answers are made."""
 
     def __init__(self, session: Session, system: str | None, max_tokens: int, sampling: Sampling, display: ProgressDisplay) -> None:
         self._session, self._display = session, display

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -183,8 +184,8 @@ def convert(
     print(f"wrote {output}: {plan.model_bytes / 2**20:.1f} MB for the board, "
           f"{plan.total_bytes / 2**20:.1f} MB with KV cache for {plan.context} tokens")
     print(plan)
-    faster = longest_fast_context(checkpoint, weights)
-    if not plan.down_rows and faster:
+    faster = None if plan.down_rows else longest_fast_context(checkpoint, weights)
+    if faster:
         print(f"with --context {faster.context}: {faster}")
 
 
@@ -311,7 +312,8 @@ def main() -> None:
     if sys.stdout is None:
         _say("standard output is closed: nothing can be shown")
         sys.exit(2)
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     code = _run()
     try:
         sys.stdout.flush()

@@ -22,12 +22,13 @@ from bitnet_host.model.image import Image
 from bitnet_host.model.sources.bundled import BUNDLED
 from bitnet_host.model.sources.hf import open_checkpoint
 from bitnet_host.model.sources.synthetic import GATE_ZEROS, Bench, parse_shape, prepare
+from bitnet_host.reporting import Progress
 from bitnet_host.run.board import BoardTarget
 from bitnet_host.run.link.simulator import Simulator, build_folder
 from bitnet_host.run.link.transport import MailboxTransport
 from bitnet_host.run.protocol import PARTS
 from bitnet_host.run.sampling import Sampling
-from bitnet_host.run.target import Answer, Progress
+from bitnet_host.run.target import Answer
 
 __all__ = ["CLOCK_HZ", "DDR_PEAK", "PRESETS", "BenchOptions", "check_model", "measure_gemv", "measure_model", "print_measurement"]
 

@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 from xtvu.semantics import argmax, float_key
 
 from bitnet_host.golden.reference import ReferenceModel
+from bitnet_host.reporting import Progress
 from bitnet_host.run.sampling import Choice, Sampling
-from bitnet_host.run.target import Answer, Cancel, Choices, Progress, Steps, Target
+from bitnet_host.run.target import Answer, Cancel, Choices, Steps, Target
 
 __all__ = ["ReferenceTarget"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,19 +30,14 @@ from bitnet_host.model.header import (
 from bitnet_host.model.image import FILE_HEAD, Image, file_head
 from bitnet_host.model.plan import Plan, broken_limit, make_plan
 from bitnet_host.model.writer import FileStore, ImageWriter, MemoryStore
+from bitnet_host.reporting import Progress, quiet
 
 __all__ = [
-    "Progress", "check_shape", "convert", "convert_file", "longest_fast_context", "make_header", "quantise_rows", "rope_table", "shorten",
+    "check_shape", "convert", "convert_file", "longest_fast_context", "make_header", "quantise_rows", "rope_table", "shorten",
     "sketch_rows",
 ]
 
-#: Called with (what, done, total) during long steps.
-Progress = Callable[[str, int, int], None]
 _PIECE = 4096  # rows of the embedding at once; a multiple of a block in every packing
-
-
-def _quiet(what: str, done: int, total: int) -> None:
-    pass
 
 
 def check_shape(config: ModelConfig, weights: str) -> None:
@@ -195,7 +189,7 @@ def _meta(checkpoint: Checkpoint, weights: str, name: str) -> dict[str, Any]:
             "defaults": checkpoint.defaults, "config": config, "weights": weights}
 
 
-def convert(checkpoint: Checkpoint, weights: str = "base3", name: str = "model", progress: Progress = _quiet) -> Image:
+def convert(checkpoint: Checkpoint, weights: str = "base3", name: str = "model", progress: Progress = quiet) -> Image:
     """The image, in memory, with ``weights`` packed as base3 or 2bit. Raises BadModel if the machine cannot run the model."""
     header, plan = _prepare(checkpoint, weights)
     tensors = lay_out(header, plan.down_rows)
@@ -204,7 +198,7 @@ def convert(checkpoint: Checkpoint, weights: str = "base3", name: str = "model",
     return Image(header, tensors, store.ddr, _meta(checkpoint, weights, name))
 
 
-def convert_file(checkpoint: Checkpoint, path: Path, weights: str = "base3", name: str = "model", progress: Progress = _quiet) -> Plan:
+def convert_file(checkpoint: Checkpoint, path: Path, weights: str = "base3", name: str = "model", progress: Progress = quiet) -> Plan:
     """Writes the image to a file, whole or not at all, in some hundred megabytes of memory whatever the model's size. Raises BadModel,
     BadArgument for a path that must not be written, BadFile if the disk does not take it."""
     header, plan = _prepare(checkpoint, weights)

@@ -18,22 +18,20 @@ from bitnet_host.model import header as header_module
 from bitnet_host.model import plan as plan_module
 from bitnet_host.model import writer as writer_module
 from bitnet_host.model.checkpoint import Checkpoint
-from bitnet_host.model.convert import Progress, convert, convert_file, shorten
+from bitnet_host.model.convert import convert, convert_file, shorten
 from bitnet_host.model.image import Image, read_image
 from bitnet_host.model.sources import hf as hf_module
+from bitnet_host.model.sources import tensors as tensors_module
 from bitnet_host.model.sources.bundled import BUNDLED
 from bitnet_host.model.sources.hf import open_checkpoint
+from bitnet_host.reporting import Progress, quiet
 
 __all__ = ["open_model", "source_digest"]
 
 _SMALL = 64 << 20  # bytes of a checkpoint that is converted each time, in memory
 
 
-def _quiet(what: str, done: int, total: int) -> None:
-    pass
-
-
-def open_model(path: str | Path | None = None, *, weights: str = "base3", context: int = 0, progress: Progress = _quiet) -> Image:
+def open_model(path: str | Path | None = None, *, weights: str = "base3", context: int = 0, progress: Progress = quiet) -> Image:
     """Opens an image, or converts a checkpoint folder; without a path, the bundled model. A large checkpoint is converted once: its
     image is kept in the cache folder ($XDG_CACHE_HOME/bitnet-zynq) until its files change. ``weights`` (base3 or 2bit) and
     ``context`` (0: the checkpoint's) are for checkpoints. Raises BadModel, BadFile or BadArgument."""
@@ -60,8 +58,8 @@ def open_model(path: str | Path | None = None, *, weights: str = "base3", contex
 
 def source_digest() -> str:
     """Of the code that decides what an image holds."""
-    modules = (convert_module, header_module, plan_module, writer_module, hf_module, sys.modules[__name__], xtvu.isa, xtvu.layout,
-               xtvu.semantics)
+    modules = (convert_module, header_module, plan_module, writer_module, hf_module, tensors_module, sys.modules[__name__],
+               xtvu.isa, xtvu.layout, xtvu.semantics)
     return hashlib.sha256(b"".join(Path(str(module.__file__)).read_bytes() for module in modules)).hexdigest()
 
 

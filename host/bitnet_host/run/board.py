@@ -15,6 +15,7 @@ from xtvu.layout import unstripe
 from bitnet_host.errors import BadModel, BoardError, BoardRestarted, LinkError, LinkTimeout, UserError
 from bitnet_host.model.header import MODEL_BASE
 from bitnet_host.model.image import Image
+from bitnet_host.reporting import Progress, quiet
 from bitnet_host.run.link.simulator import Simulator
 from bitnet_host.run.link.transport import Transport
 from bitnet_host.run.protocol import (
@@ -32,7 +33,7 @@ from bitnet_host.run.protocol import (
     restart_text,
 )
 from bitnet_host.run.sampling import Choice, Sampling
-from bitnet_host.run.target import Answer, Cancel, Choices, Progress, Steps, Target, quiet
+from bitnet_host.run.target import Answer, Cancel, Choices, Steps, Target
 
 __all__ = ["BoardTarget"]
 
@@ -72,13 +73,9 @@ class BoardTarget(Target):
                 raise LinkError(f"the simulator stopped: {failure}") from None
             raise
 
-    def transport_event(self, timeout: float) -> tuple[str, NDArray[np.uint32]]:
-        """The next event, whatever it is."""
-        return self.transport.receive(timeout)
-
     def _event(self, *expected: str, timeout: float = _ANSWER_TIMEOUT) -> tuple[str, NDArray[np.uint32]]:
         with self._explained():
-            name, payload = self.transport_event(timeout)
+            name, payload = self.transport.receive(timeout)
             _log.debug("%s: %s %s", self.transport.name, name, payload[:8])
             if name == "ERROR":
                 code, detail = int(payload[0]), int(payload[1])
@@ -102,7 +99,7 @@ class BoardTarget(Target):
         name = ""
         while name != "INFO":  # events of a command that an earlier host left running may come first
             with self._explained():
-                name, words = self.transport_event(30)
+                name, words = self.transport.receive(30)
             if name == "BOOT" and words[0]:  # 0: the first start, which a UART may still hold
                 raise BoardRestarted(restart_text(int(words[1]), int(words[2])), int(words[1]), int(words[2]))
         if len(words) < 2 or words[0] != VERSION or words[1] != isa_hash():

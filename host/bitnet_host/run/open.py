@@ -8,10 +8,11 @@ from pathlib import Path
 from bitnet_host.errors import BadArgument, LinkError
 from bitnet_host.golden.target import ReferenceTarget
 from bitnet_host.model.image import Image
+from bitnet_host.reporting import Progress, quiet
 from bitnet_host.run.board import BoardTarget
 from bitnet_host.run.link.simulator import Simulator
 from bitnet_host.run.link.transport import MailboxTransport, SerialTransport
-from bitnet_host.run.target import Progress, Target, quiet
+from bitnet_host.run.target import Target
 
 __all__ = ["open_board", "open_target"]
 

@@ -6,15 +6,17 @@ system prompt that conversations share.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 from bitnet_host.errors import BadArgument, OutOfContext
 from bitnet_host.model.template import Message
 from bitnet_host.model.text import TextModel, TextStream
+from bitnet_host.reporting import Progress, quiet
 from bitnet_host.run.sampling import Alternative, Sampling
-from bitnet_host.run.target import Answer, Cancel, Progress, Target, quiet
+from bitnet_host.run.target import Answer, Cancel, Target
 
 __all__ = ["Reply", "Session", "Stream", "Token", "Usage"]
 
@@ -111,11 +113,12 @@ class Session:
         ids = self.text.encode_raw(prompt) if isinstance(prompt, str) else list(prompt)
         return Stream(self._run(ids, max_tokens, sampling, _stops(stop), cancel, progress, None, 0, ()))
 
-    def batch(self, prompts: Iterable[str | Sequence[int] | Sequence[Message]], **options: object) -> Iterator[Reply]:
+    def batch(self, prompts: Iterable[str | Sequence[int] | Sequence[Message]], **options: Any) -> Iterator[Reply]:
         """The replies to many prompts, one after the other: text or token ids to complete, or messages to answer."""
         for prompt in prompts:
             is_chat = not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], dict)
-            yield (self.chat if is_chat else self.complete)(prompt, **options).reply  # type: ignore[arg-type]
+            answer: Callable[..., Stream] = self.chat if is_chat else self.complete
+            yield answer(prompt, **options).reply
 
     # -- fitting the context -----------------------------------------------------------------------------------------------
 

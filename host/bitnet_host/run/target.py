@@ -14,16 +14,10 @@ from numpy.typing import NDArray
 
 from bitnet_host.errors import BadArgument, OutOfContext
 from bitnet_host.model.image import Image
+from bitnet_host.reporting import Progress, quiet
 from bitnet_host.run.sampling import Choice, Sampler, Sampling
 
-__all__ = ["Answer", "Cancel", "Choices", "Progress", "Steps", "Target", "quiet"]
-
-#: Called with (what, done, total) during long steps.
-Progress = Callable[[str, int, int], None]
-
-
-def quiet(what: str, done: int, total: int) -> None:
-    """Shows nothing."""
+__all__ = ["Answer", "Cancel", "Choices", "Steps", "Target"]
 
 
 class Cancel:
