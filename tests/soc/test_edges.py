@@ -162,10 +162,13 @@ def test_two_boards_at_once():
     """Two models on two simulated boards, each in a thread of its own, say what they say alone."""
     pairs = [_pair(synthetic_checkpoint(parse_shape(SHAPE), 0.6, seed)) for seed in (1, 2)]
     try:
-        want = [reference.generate([3, 17, 90], 8).token_ids for _, reference in pairs]
+        def logits(target):
+            return [target.score(token) for token in (3, 17, 90, 5)]
+
         with ThreadPoolExecutor() as pool:
-            answers = list(pool.map(lambda pair: pair[0].generate([3, 17, 90], 8).token_ids, pairs))
-        assert answers == want and answers[0] != answers[1]
+            found = list(pool.map(logits, [board for board, _ in pairs]))
+        np.testing.assert_array_equal(found, [logits(reference) for _, reference in pairs])
+        assert not np.array_equal(found[0], found[1])
     finally:
         for board, _ in pairs:
             board.close()

@@ -22,6 +22,7 @@ from bitnet_host.run.link.etherbone import Etherbone
 from bitnet_host.run.link.simulator import Simulator, build_folder
 from bitnet_host.run.protocol import PARTS, VERSION
 from bitnet_soc import soc
+from conftest import ROOT
 
 from firmware import other_firmware
 
