@@ -76,15 +76,22 @@ class _Steps:
 def _headers(folder: Path) -> None:
     from bitnet_host.model import header, plan
     from bitnet_host.run import protocol
-    from xtvu import emit, selftest
+    from xtvu import datagram, emit, selftest
     for name, text in (("tvu.h", emit.c_header()), ("selftest.h", selftest.c_header()), ("protocol.h", protocol.c_header()),
-                       ("image.h", header.c_header()), ("plan.h", plan.c_header())):
+                       ("image.h", header.c_header()), ("plan.h", plan.c_header()),
+                       ("datagram.h", datagram.c_header())):
         write_if_changed(folder / name, text)
 
 
 def _tvu_verilog(path: Path) -> None:
     from tvu.verilog import generate
     generate(path)
+
+
+def _network_verilog(path: Path) -> None:
+    from bitnet_soc.soc import MEMORY, SOC_ADDRESSES
+    from network.verilog import generate
+    generate(path, SOC_ADDRESSES, MEMORY)
 
 
 def _soc_verilog(folder: Path, cfu: Path) -> None:
@@ -131,12 +138,13 @@ def build(folder: Path) -> None:
         raise BuildError(f"missing tools: run `make setup`, or apt-get install {' '.join(missing)}")
     sim, generated = folder / "sim", folder / "generated"
     sim.mkdir(parents=True, exist_ok=True)
-    steps = _Steps(sim, 6)
+    steps = _Steps(sim, 7)
     versions = "".join(version(p) for p in ("amaranth", "litex", "liteeth", "pythondata-cpu-vexriscv"))
-    gateware = _digest(_sources("toolchain/xtvu", "gateware/tvu"), versions)
-    tvu, soc = sim / "tvu.v", sim / "soc.v"
+    gateware = _digest(_sources("toolchain/xtvu", "gateware"), versions)
+    tvu, network, soc = sim / "tvu.v", sim / "network.v", sim / "soc.v"
     steps.step("C headers", _digest(_sources("toolchain/xtvu", "host/bitnet_host")), lambda: _headers(generated), generated / "tvu.h")
     steps.step("vector unit", gateware, lambda: _tvu_verilog(tvu), tvu)
+    steps.step("network side", _digest([ROOT / "soc/bitnet_soc/soc.py"], gateware), lambda: _network_verilog(network), network)
     described = [p for p in _sources("soc/bitnet_soc") if p.name != "report.py"]
     steps.step("SoC", _digest(described, gateware), lambda: _soc_verilog(sim, tvu), soc, sim / "sources.txt",
                generated / "csr.h")
@@ -151,7 +159,7 @@ def build(folder: Path) -> None:
                                     *generated.glob("*.h")]), firmware, sim / "soc_rom.init", binary)
     simulation = [*(ROOT / "soc/bitnet_soc/sim").glob("*.[ch]pp")]
     slice_model = ROOT / "gateware/tvu/dsp48e1.v"
-    sources = [*(Path(line) for line in (sim / "sources.txt").read_text().split()), slice_model]
+    sources = [*(Path(line) for line in (sim / "sources.txt").read_text().split()), network, slice_model]
     mains = ["ddr.cpp"]
     steps.step("board simulator (some minutes)", _digest([*simulation, *sources]),
                lambda: _verilate(sim, "soc", sources, ["soc_main.cpp", "serial.cpp", "network.cpp", *mains], "soc_sim",
@@ -171,7 +179,7 @@ def report(folder: Path) -> None:
     except FileNotFoundError as error:
         raise BuildError(str(error)) from error
     work.mkdir(exist_ok=True)
-    sources = [Path(line) for line in (simulation / "sources.txt").read_text().split()]
+    sources = [*(Path(line) for line in (simulation / "sources.txt").read_text().split()), simulation / "network.v"]
     for source in sources:
         text = source.read_text()
         (work / source.name).write_text(merge_modules(text, "Cfu") if source.name == "tvu.v" else text)

@@ -1,48 +1,57 @@
-"""The SoC: VexRiscv with the TVU on its CFU bus, DDR as main_ram, UART, timer, mailbox and Etherbone."""
+"""The SoC: VexRiscv with the TVU on its CFU bus, DDR as main_ram, UART, timer, mailbox and network."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 from litex.gen import ClockSignal, ResetSignal
 from litex.soc.integration.soc import SoCRegion
 from litex.soc.integration.soc_core import SoCCore
 from litex.soc.interconnect import wishbone
+from network.engine import Memory, Region
+from network.frames import Addresses
 from tvu.axi import PORTS
 from tvu.verilog import AXI_READ_PORTS, AXI_WRITE_PORTS
 
-from .ethernet import repair_packet_fifo
+from .network import Network
 from .watchdog import CPUWatchdog
 
-__all__ = ["BitNetSoC", "CLOCK_HZ", "DDR_BASE", "DDR_BYTES", "ETHERBONE_PORT", "MAILBOX_BASE", "MAILBOX_BYTES", "SOC_IP", "SOC_MAC"]
+__all__ = ["BitNetSoC", "CLOCK_HZ", "DDR_BASE", "DDR_BYTES", "MAILBOX_BASE", "MAILBOX_BYTES", "MEMORY", "SOC_ADDRESSES"]
 
 CLOCK_HZ = 125_000_000
 DDR_BASE, DDR_BYTES = 0x4000_0000, 0x4000_0000
 MAILBOX_BASE, MAILBOX_BYTES = 0x9000_0000, 0x4000  # above 0x8000_0000 the CPU does not cache
 WATCHDOG_CYCLES = CLOCK_HZ // 2  # without a sign of life from the firmware
 ROM_BYTES, SRAM_BYTES = 0x8000, 0x8000
-SOC_IP, SOC_MAC, ETHERBONE_PORT = "192.168.1.50", 0x10E2D5000001, 1234
+UART_BYTES = 1024  # that wait in each direction while the CPU does something else
+CSR_BASE, CSR_BYTES = 0xF000_0000, 0x1_0000
+BUS_TIMEOUT = 1 << 12  # cycles until an access that nobody answers is an error
+SOC_ADDRESSES = Addresses(mac=0x10E2D5000001, ip=0xC0A8_0132)  # 192.168.1.50
+_DDR = Region(DDR_BASE, DDR_BYTES)
+#: What the network may reach.
+MEMORY = Memory((Region(0, ROM_BYTES, writable=False), Region(0x1000_0000, SRAM_BYTES), _DDR, Region(MAILBOX_BASE, MAILBOX_BYTES),
+                 Region(CSR_BASE, CSR_BYTES)), _DDR)
 
 
 class BitNetSoC(SoCCore):
     """Everything but clocking, pads and PHY, which the platform brings.
 
     Parameters: ``crg``; ``cfu`` (path of the TVU's Verilog); ``rom`` (initial words); ``uart_name``; ``hp`` (record with
-    the AXI signals ``read0_araddr`` and so on); ``ddr_pads`` (Wishbone pads of main_ram); ``phy`` (Ethernet PHY or None);
+    the AXI signals ``read0_araddr`` and so on); ``ddr_pads`` (Wishbone pads of main_ram); ``phy`` (frames as bytes, or None);
     ``tvu_clock`` (record with ``clk``, ``dot_clk`` and ``fill_clk``, copies of the system clock, and ``fast_clk``, twice as fast,
     that may stop when ``awake`` allows it, or None to use the domains ``sys`` and ``sys2x`` of ``crg``).
     """
 
     # Pinned: otherwise every CSR address moves when a peripheral comes or goes, and old firmware talks to the wrong ones.
-    csr_map = {"ctrl": 0, "uart": 1, "timer0": 2, "ethphy": 3, "watchdog": 4}
+    csr_map = {"ctrl": 0, "uart": 1, "timer0": 2, "ethphy": 3, "watchdog": 4, "network": 5}
 
     def __init__(self, platform, crg, cfu: Path, rom: list[int], uart_name: str, hp, ddr_pads, phy=None, tvu_clock=None):
-        repair_packet_fifo()
         self.crg = crg
         SoCCore.__init__(
             self, platform, clk_freq=CLOCK_HZ, cpu_type="vexriscv", cpu_variant="full+cfu", cpu_cfu=str(cfu),
             integrated_rom_size=ROM_BYTES, integrated_rom_init=rom, integrated_sram_size=SRAM_BYTES,
-            uart_name=uart_name, uart_fifo_depth=64, timer_uptime=True, ident="", ident_version=False)
+            uart_name=uart_name, uart_fifo_depth=UART_BYTES, bus_timeout=BUS_TIMEOUT, timer_uptime=True, ident="", ident_version=False)
         self._connect_axi(hp)
         self.watchdog = CPUWatchdog(width=WATCHDOG_CYCLES.bit_length())
         reset = ResetSignal("sys") | self.cpu.reset | self.watchdog.cpu_reset
@@ -63,13 +72,16 @@ class BitNetSoC(SoCCore):
         self.mailbox = mailbox = wishbone.SRAM(MAILBOX_BYTES, name="mailbox_ram")  # "mailbox" is a SystemVerilog keyword
         self.bus.add_slave("mailbox", mailbox.bus, SoCRegion(origin=MAILBOX_BASE, size=MAILBOX_BYTES, mode="rw", cached=False))
 
+        upload = SimpleNamespace(**{name: getattr(hp, f"upload_{name}") for name, _, _ in AXI_WRITE_PORTS})
+        self.network = Network(upload, CLOCK_HZ)
+        self.bus.add_master("network", master=self.network.bus)
         if phy is not None:
             self.ethphy = phy
-            self.add_etherbone(phy=phy, ip_address=SOC_IP, mac_address=SOC_MAC, data_width=32, udp_port=ETHERBONE_PORT,
-                               buffer_depth=255, arp_entries=4, with_timing_constraints=False)
+            self.comb += [phy.source.connect(self.network.rx), self.network.tx.connect(phy.sink)]
 
     def _connect_axi(self, hp) -> None:
         masters = [(f"read{i}", AXI_READ_PORTS) for i in range(PORTS)] + [("write", AXI_WRITE_PORTS)]
         self.cpu.cfu_params.update({
             f"{direction}_{prefix}_{name}": getattr(hp, f"{prefix}_{name}")
             for prefix, signals in masters for name, _, direction in signals})
+

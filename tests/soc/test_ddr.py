@@ -19,7 +19,7 @@ int main(int, char **argv) {
     for (int i = 0; i < 4; i++)
         ddr.attach(i, AxiReadPins{araddr + i, arlen + i, arvalid + i, arready + i, rdata + i, rresp + i, rlast + i, rvalid + i,
                                   rready + i});
-    ddr.attach(AxiWritePins{&awaddr, &awvalid, &awready, &wdata, &wstrb, &wvalid, &wready, &bresp, &bvalid, &bready});
+    ddr.attach_write(0, AxiWritePins{&awaddr, &awvalid, &awready, &wdata, &wstrb, &wvalid, &wready, &bresp, &bvalid, &bready});
     auto cycle = [&] { ddr.sample(); ddr.drive(); };
     const char *what = argv[1];
     uint32_t address = 0x200000;

@@ -95,10 +95,10 @@ void Ddr::schedule() {
             continue;
         }
         int chosen = -1;
-        for (int i = 0; i <= PORTS && chosen < 0; i++) {
-            int port = (turn_ + i) % (PORTS + 1);
-            if (port == PORTS) {
-                if (!write_.pending.empty()) chosen = port;
+        for (int i = 0; i < PORTS + WRITE_PORTS && chosen < 0; i++) {
+            int port = (turn_ + i) % (PORTS + WRITE_PORTS);
+            if (port >= PORTS) {
+                if (writes_[port - PORTS].pins.awvalid && !writes_[port - PORTS].pending.empty()) chosen = port;
             } else if (reads_[port].scheduled < reads_[port].bursts.size() && pair_free_[port / 2] <= dram_now_) {
                 chosen = port;
             }
@@ -108,14 +108,15 @@ void Ddr::schedule() {
             bus_free_ = dram_now_;
             break;
         }
-        turn_ = (chosen + 1) % (PORTS + 1);
-        if (chosen == PORTS) {
-            Write write = write_.pending.front();
-            write_.pending.pop_front();
+        turn_ = (chosen + 1) % (PORTS + WRITE_PORTS);
+        if (chosen >= PORTS) {
+            WritePort &port = writes_[chosen - PORTS];
+            Write write = port.pending.front();
+            port.pending.pop_front();
             if (!hostile()) store(write);
             bus_free_ += cost(write.address, 1, true);
             write.answer_at = now_ + preset_.write_latency + jitter();
-            write_.responses.push_back(write);
+            port.responses.push_back(write);
             used_ += 1;
         } else {
             ReadPort &port = reads_[chosen];
@@ -169,35 +170,41 @@ void Ddr::sample() {
         }
     }
 
-    AxiWritePins &p = write_.pins;
-    if (write_.aw_held && (!*p.awvalid || *p.awaddr != write_.held_address))
-        violation("HP0 write", "AWVALID fell or the address changed before AWREADY", *p.awaddr);
-    if (write_.w_held && (!*p.wvalid || *p.wdata != write_.held_data || *p.wstrb != write_.held_strobe))
-        violation("HP0 write", "WVALID fell or the data changed before WREADY", *p.awaddr);
-    write_.aw_held = *p.awvalid && !*p.awready;
-    write_.w_held = *p.wvalid && !*p.wready;
-    write_.held_address = *p.awaddr;
-    write_.held_data = *p.wdata;
-    write_.held_strobe = *p.wstrb;
-    if (*p.awvalid && *p.awready) {
-        check_address("HP0 write", *p.awaddr, 1);
-        write_.addresses.push_back(*p.awaddr);
-    }
-    if (*p.wvalid && *p.wready) write_.data.push_back({0, *p.wdata, *p.wstrb, 0});
-    if (!write_.addresses.empty() && !write_.data.empty()) {
-        Write write = write_.data.front();
-        write.address = write_.addresses.front();
-        write_.addresses.pop_front();
-        write_.data.pop_front();
-        write_.pending.push_back(write);
-    }
-    write_.shown = *p.bvalid && !*p.bready;
-    if (*p.bvalid && *p.bready) {
-        if (hostile()) store(write_.responses.front());
-        write_.responses.pop_front();
-    }
+    static const char *write_names[WRITE_PORTS] = {"HP0 write", "HP1 write"};
+    for (int i = 0; i < WRITE_PORTS; i++)
+        if (writes_[i].pins.awvalid) sample_write(writes_[i], write_names[i]);
     now_++;
     schedule();
+}
+
+void Ddr::sample_write(WritePort &port, const char *name) {
+    AxiWritePins &p = port.pins;
+    if (port.aw_held && (!*p.awvalid || *p.awaddr != port.held_address))
+        violation(name, "AWVALID fell or the address changed before AWREADY", *p.awaddr);
+    if (port.w_held && (!*p.wvalid || *p.wdata != port.held_data || *p.wstrb != port.held_strobe))
+        violation(name, "WVALID fell or the data changed before WREADY", *p.awaddr);
+    port.aw_held = *p.awvalid && !*p.awready;
+    port.w_held = *p.wvalid && !*p.wready;
+    port.held_address = *p.awaddr;
+    port.held_data = *p.wdata;
+    port.held_strobe = *p.wstrb;
+    if (*p.awvalid && *p.awready) {
+        check_address(name, *p.awaddr, 1);
+        port.addresses.push_back(*p.awaddr);
+    }
+    if (*p.wvalid && *p.wready) port.data.push_back({0, *p.wdata, *p.wstrb, 0});
+    if (!port.addresses.empty() && !port.data.empty()) {
+        Write write = port.data.front();
+        write.address = port.addresses.front();
+        port.addresses.pop_front();
+        port.data.pop_front();
+        port.pending.push_back(write);
+    }
+    port.shown = *p.bvalid && !*p.bready;
+    if (*p.bvalid && *p.bready) {
+        if (hostile()) store(port.responses.front());
+        port.responses.pop_front();
+    }
 }
 
 void Ddr::drive() {
@@ -219,11 +226,16 @@ void Ddr::drive() {
                 memcpy(p.rdata, memory_ + burst.address + 8ull * burst.beat, 8);
         }
     }
-    AxiWritePins &p = write_.pins;
-    size_t open = write_.pending.size() + write_.responses.size();
-    *p.awready = open + write_.addresses.size() < OUTSTANDING && !frozen && moves();
-    *p.wready = open + write_.data.size() < OUTSTANDING && !frozen && moves();
-    bool due = !write_.responses.empty() && static_cast<int64_t>(now_) >= write_.responses.front().answer_at;
-    *p.bvalid = write_.shown || (due && !frozen && moves());
-    *p.bresp = failing >> 4 & 1 ? 2 : 0;
+    for (int i = 0; i < WRITE_PORTS; i++)
+        if (writes_[i].pins.awvalid) drive_write(writes_[i], failing >> (PORTS + i) & 1);
+}
+
+void Ddr::drive_write(WritePort &port, bool fails) {
+    AxiWritePins &p = port.pins;
+    size_t open = port.pending.size() + port.responses.size();
+    *p.awready = open + port.addresses.size() < OUTSTANDING && !frozen && moves();
+    *p.wready = open + port.data.size() < OUTSTANDING && !frozen && moves();
+    bool due = !port.responses.empty() && static_cast<int64_t>(now_) >= port.responses.front().answer_at;
+    *p.bvalid = port.shown || (due && !frozen && moves());
+    *p.bresp = fails ? 2 : 0;
 }

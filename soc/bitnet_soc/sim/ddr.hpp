@@ -50,14 +50,14 @@ struct AxiWritePins {
 
 class Ddr {
   public:
-    static constexpr int PORTS = 4;
+    static constexpr int PORTS = 4, WRITE_PORTS = 2;  // that read; that write: of the vector unit, and of the network
     static constexpr uint64_t FIRST_HP_ADDRESS = 0x100000;  // the ports do not reach the megabyte below
 
     // Maps `size` bytes; `preload` (may be empty) fills them copy-on-write from a file. `seed` is of what is random.
     Ddr(uint64_t size, const std::string &preload, const DdrPreset &preset, double fabric_hz, uint32_t seed = 1);
 
     void attach(int port, const AxiReadPins &pins) { reads_[port].pins = pins; }
-    void attach(const AxiWritePins &pins) { write_.pins = pins; }
+    void attach_write(int port, const AxiWritePins &pins) { writes_[port].pins = pins; }
 
     void sample();  // before the rising edge: take handshakes
     void drive();   // after it: new inputs for the design
@@ -74,7 +74,7 @@ class Ddr {
     uint64_t cycles() const { return now_; }
     bool measuring = true;    // idle bus time counts as granted
     // To test what the design does with it:
-    unsigned failing = 0;     // ports that answer with SLVERR: bits 0 to 3 HP reads, bit 4 writes
+    unsigned failing = 0;     // ports that answer with SLVERR: bits 0 to 3 HP reads, bits 4 and 5 writes
     bool frozen = false;      // no port takes or answers anything
 
   private:
@@ -113,6 +113,8 @@ class Ddr {
     void schedule();
     double cost(uint64_t address, int beats, bool write);
     void store(const Write &write);
+    void sample_write(WritePort &port, const char *name);
+    void drive_write(WritePort &port, bool fails);
     bool moves();  // whether a channel that could move does
     int jitter();
     bool hostile() const { return preset_.gaps > 0; }
@@ -126,7 +128,7 @@ class Ddr {
     uint64_t size_;
     uint8_t *memory_;
     ReadPort reads_[PORTS];
-    WritePort write_;
+    WritePort writes_[WRITE_PORTS];
     double clocks_per_cycle_, dram_now_ = 0, bus_free_ = 0, next_refresh_ = REFRESH_EVERY, lost_ = 0;
     double pair_free_[2] = {0, 0};
     int64_t open_row_[BANKS];

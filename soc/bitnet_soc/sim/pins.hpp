@@ -10,11 +10,12 @@
                                 &(top)->prefix##read##n##_rlast, &(top)->prefix##read##n##_rvalid,                    \
                                 &(top)->prefix##read##n##_rready})
 
-#define ATTACH_WRITE(ddr, top, prefix)                                                                                 \
-    (ddr).attach(AxiWritePins{&(top)->prefix##write_awaddr, &(top)->prefix##write_awvalid,                             \
-                              &(top)->prefix##write_awready, &(top)->prefix##write_wdata, &(top)->prefix##write_wstrb, \
-                              &(top)->prefix##write_wvalid, &(top)->prefix##write_wready, &(top)->prefix##write_bresp, \
-                              &(top)->prefix##write_bvalid, &(top)->prefix##write_bready})
+// `name`: the prefix of the port, such as hp_write
+#define ATTACH_WRITE(ddr, n, top, name)                                                                                \
+    (ddr).attach_write(n, AxiWritePins{&(top)->name##_awaddr, &(top)->name##_awvalid, &(top)->name##_awready,          \
+                                       &(top)->name##_wdata, &(top)->name##_wstrb, &(top)->name##_wvalid,              \
+                                       &(top)->name##_wready, &(top)->name##_bresp, &(top)->name##_bvalid,             \
+                                       &(top)->name##_bready})
 
 #define ATTACH_ALL(ddr, top, prefix)                                                                                   \
     do {                                                                                                               \
@@ -22,5 +23,5 @@
         ATTACH_READ(ddr, top, prefix, 1);                                                                              \
         ATTACH_READ(ddr, top, prefix, 2);                                                                              \
         ATTACH_READ(ddr, top, prefix, 3);                                                                              \
-        ATTACH_WRITE(ddr, top, prefix);                                                                                \
+        ATTACH_WRITE(ddr, 0, top, prefix##write);                                                                            \
     } while (0)

@@ -13,8 +13,8 @@ from litex.soc.interconnect import wishbone
 from tvu.axi import PORTS
 from tvu.verilog import AXI_READ_PORTS, AXI_WRITE_PORTS
 
-from ..ethernet import StreamPHY
-from ..soc import DDR_BASE, BitNetSoC
+from ..network import StreamPHY
+from ..soc import MEMORY, BitNetSoC
 
 __all__ = ["generate"]
 
@@ -25,11 +25,11 @@ def _pads(name: str, *signals: tuple[str, int]):
 
 _STREAM = (("source_valid", 1), ("source_ready", 1), ("source_data", 8), ("sink_valid", 1), ("sink_ready", 1), ("sink_data", 8))
 _AXI = [(f"read{i}_{name}", width) for i in range(PORTS) for name, width, _ in AXI_READ_PORTS]
-_AXI += [(f"write_{name}", width) for name, width, _ in AXI_WRITE_PORTS]
+_AXI += [(f"{port}_{name}", width) for port in ("write", "upload") for name, width, _ in AXI_WRITE_PORTS]
 _IO = [
     ("sys_clk", 0, Pins(1)), ("sys_rst", 0, Pins(1)),
     _pads("serial", *_STREAM),
-    _pads("eth", *_STREAM, ("source_last", 1), ("sink_last", 1)),
+    _pads("eth", *_STREAM, ("source_last", 1), ("sink_last", 1), ("sink_error", 1)),
     _pads("hp", *_AXI),
     _pads("tvu", ("clk", 1), ("dot_clk", 1), ("fast_clk", 1), ("fill_clk", 1), ("awake", 3)),
 ]
@@ -76,5 +76,6 @@ def generate(folder: Path, cfu: Path) -> list[Path]:
     (headers / "csr.h").write_text(csr)
     (headers / "mem.h").write_text(export.get_mem_header(soc.mem_regions))
     (headers / "soc.h").write_text(export.get_soc_header(soc.constants))
-    assert soc.mem_regions["main_ram"].origin == DDR_BASE
+    for region in MEMORY.regions:
+        assert any((found.origin, found.size) == (region.base, region.size) for found in soc.mem_regions.values()), region
     return [folder / "soc.v", *(Path(source[0]) for source in platform.sources)]

@@ -1,6 +1,7 @@
 // The simulated board: Verilated SoC, DDR model, UART, Ethernet, and a control port for statistics.
 //
 // soc_sim [--preset ug585|conservative|hostile] [--seed N] [--preload FILE] [--udp PORT] [--tcp PORT] [--max-cycles N]
+// The UDP port is the one for datagrams; Etherbone and raw frames have ports of their own (network.hpp).
 // Prints one line of JSON with the ports when it is up, and ends when its parent does.
 #include <arpa/inet.h>
 #include <csignal>
@@ -150,11 +151,13 @@ int main(int argc, char **argv) {
     Vsoc *top = new Vsoc;
     Ddr ddr(DDR_BYTES, preload, *preset, CLOCK_HZ, seed);
     ATTACH_ALL(ddr, top, hp_);
+    ATTACH_WRITE(ddr, 1, top, hp_upload);
     MainRam ram(top, ddr);
     Serial serial(tcp_port);
     Network network(udp_port);
     Control control;
-    printf("{\"udp\": %d, \"tcp\": %d, \"pty\": \"%s\", \"control\": %d}\n", network.port(), serial.tcp_port(),
+    printf("{\"udp\": %d, \"etherbone\": %d, \"raw\": %d, \"tcp\": %d, \"pty\": \"%s\", \"control\": %d}\n",
+           network.port(Network::DATAGRAMS), network.port(Network::ETHERBONE), network.port(Network::RAW), serial.tcp_port(),
            serial.pty().c_str(), control.port);
     fflush(stdout);
     dup2(2, 1);  // what an assertion writes
@@ -179,7 +182,6 @@ int main(int argc, char **argv) {
         bool serial_out = top->serial_source_valid, serial_taken = top->serial_sink_valid && top->serial_sink_ready;
         uint8_t serial_byte = top->serial_source_data;
         bool eth_out = top->eth_source_valid, eth_last = top->eth_source_last;
-        bool eth_taken = top->eth_sink_valid && top->eth_sink_ready;
         uint8_t eth_byte = top->eth_source_data;
         // Evaluating a sleeping TVU would take most of the simulation's time.
         uint8_t awake = top->tvu_awake;
@@ -200,18 +202,15 @@ int main(int argc, char **argv) {
         if (top->serial_sink_valid) top->serial_sink_data = serial.to_soc_front();
 
         if (eth_out) network.from_soc(eth_byte, eth_last);
-        if (eth_taken) network.to_soc_next();
-        top->eth_sink_valid = network.to_soc_pending();
-        if (top->eth_sink_valid) {
-            top->eth_sink_data = network.to_soc_byte();
-            top->eth_sink_last = network.to_soc_last();
-        }
+        top->eth_sink_valid = cycle - reset_at >= QUIET_CYCLES && network.next(top->eth_sink_data);
+        top->eth_sink_last = network.last();
+        top->eth_sink_error = network.damaged();
         if (control.reset) {
             control.reset = false;
             reset_at = cycle;
             top->sys_rst = 1;
             network.reset();
-            top->eth_sink_valid = top->serial_sink_valid = 0;
+            top->serial_sink_valid = 0;
         }
         if (cycle % POLL_EVERY == 0 && cycle - reset_at >= QUIET_CYCLES) {
             serial.poll();
