@@ -2,6 +2,7 @@
 
 #include "board.h"
 #include "link.h"
+#include "uart.h"
 #include <generated/tvu.h>
 
 #define TVU_BUSY 0x80000000u

@@ -6,6 +6,7 @@
 #include "model.h"
 #include "selftest.h"
 #include "transformer.h"
+#include "uart.h"
 #include <generated/tvu.h>
 
 static uint32_t selftest_result;
@@ -35,6 +36,38 @@ static void do_load(const struct message *m)
     position = 0;
     if (model_load(m->length && m->payload[0]))
         link_send1(EVENT_LOADED, model.model_id);
+    else
+        model_unload();
+}
+
+// Checksums of equal pieces of DDR, as many as an event holds, so that a host sees which of them it need not send.
+static void do_sums(const struct message *m)
+{
+    uint32_t address = m->payload[0], words = m->payload[1], count = m->payload[2]; // garbage if m->length is not 3
+    uint32_t sums[MOST_SUMS];
+    if (m->length != 3 || address % 512 || address < MODEL_BASE || address >= MAIN_RAM_SIZE || count == 0 || count > MOST_SUMS ||
+        words == 0 || words % 16 || words > (MAIN_RAM_SIZE - address) / TVU_WORD_BYTES / count) {
+        fault_raise(ERROR_ARGUMENT, 0);
+        return;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        tvu_stream(address + i * words * TVU_WORD_BYTES, words);
+        tvu_check(1, words);
+        if (!tvu_wait())
+            return;
+        sums[i] = tvu_sget(1);
+        link_progress(i, count);
+        uart_serve();
+    }
+    link_send(EVENT_SUMS, sums, count);
+}
+
+// Whether the host means the conversation that the KV cache holds.
+static bool goes_on_from(uint32_t there)
+{
+    if (model_loaded && there != position)
+        fault_raise(ERROR_POSITION, position);
+    return !fault_pending();
 }
 
 // Processes the prompt, then writes the best tokens until a stop token, the limit, the end of the context, or a cancel; or names the
@@ -47,6 +80,8 @@ static void do_generate(const struct message *m)
     enum head head = options & OPTION_FULL_HEAD ? HEAD_FULL : HEAD_SCREENED;
     transformer_all_rows = options & OPTION_ALL_ROWS;
     transformer_all_columns = options & OPTION_ALL_COLUMNS;
+    if (m->length >= GENERATE_WORDS && !goes_on_from(m->payload[GENERATE_POSITION]))
+        return;
     if (count == 0 || m->length != GENERATE_WORDS + count) {
         fault_raise(ERROR_ARGUMENT, GENERATE_PROMPT_TOKENS);
         return;
@@ -79,6 +114,7 @@ static void do_generate(const struct message *m)
         if (!transformer_forward(m->payload + GENERATE_WORDS + done, step, last && (max_tokens || wanted) ? head : HEAD_NONE, &logits))
             return;
         done += step;
+        link_progress(done, count);
         if (done - told >= 8 || last) {
             uint32_t progress[2] = {done, count};
             link_send(EVENT_PROGRESS, progress, 2);
@@ -98,6 +134,7 @@ static void do_generate(const struct message *m)
         if (tokens % 32 == 0)
             transformer_count(false);
         link_send1(EVENT_TOKEN, token);
+        link_progress(tokens, max_tokens);
         if (is_stop(token))
             reason = STOP_STOP;
         else if (link_cancelled())
@@ -125,37 +162,14 @@ static void do_generate(const struct message *m)
 static void do_score(const struct message *m)
 {
     struct logits logits;
-    if (m->length != 1)
+    if (m->length != 2)
         fault_raise(ERROR_ARGUMENT, 0);
     else if (!model_loaded)
         fault_raise(ERROR_NO_MODEL, 0);
-    else if (transformer_batch() && transformer_forward(m->payload, 1, HEAD_KEPT, &logits)) {
+    else if (goes_on_from(m->payload[1]) && transformer_batch() && transformer_forward(m->payload, 1, HEAD_KEPT, &logits)) {
         tvu_section(0);
         uint32_t reply[3] = {position, model.logits_base, model.vocab};
         link_send(EVENT_SCORED, reply, 3);
-    }
-}
-
-// Memory for the UART path; DDR only, physical order.
-static void do_memory(const struct message *m)
-{
-    uint32_t address = m->length ? m->payload[0] : MAIN_RAM_SIZE;
-    uint32_t words = m->type == COMMAND_WRITE ? m->length - 1 : m->length == 2 ? m->payload[1] : 0;
-    if (address % 4 || address >= MAIN_RAM_SIZE || words > 512 || words == 0 || words > (MAIN_RAM_SIZE - address) / 4) {
-        fault_raise(ERROR_ARGUMENT, address);
-        return;
-    }
-    if (m->type == COMMAND_WRITE) {
-        for (uint32_t i = 0; i < words; i++)
-            *ddr_word(address + 4 * i) = m->payload[1 + i];
-        stores_drain();
-        link_send(EVENT_DONE, 0, 0);
-    } else {
-        static uint32_t data[512];
-        cache_forget();
-        for (uint32_t i = 0; i < words; i++)
-            data[i] = *ddr_word(address + 4 * i);
-        link_send(EVENT_DATA, data, words);
     }
 }
 
@@ -206,9 +220,12 @@ static void run(const struct message *m)
     case COMMAND_SCORE:
         do_score(m);
         break;
-    case COMMAND_READ:
-    case COMMAND_WRITE:
-        do_memory(m);
+    case COMMAND_UNLOAD:
+        model_unload();
+        link_send(EVENT_DONE, 0, 0);
+        break;
+    case COMMAND_SUMS:
+        do_sums(m);
         break;
     case COMMAND_GEMV:
         do_gemv(m);
@@ -227,6 +244,7 @@ int main(void)
     fault_boot();
     tvu_reset();
     link_init();
+    uart_init();
     uart_text("\nbitnet firmware, protocol ");
     uart_hex(PROTOCOL_VERSION);
     uart_text(", ISA ");
@@ -248,6 +266,7 @@ int main(void)
         if (!link_poll(&message))
             continue;
         fault_doing(message.type);
+        link_doing(message.type);
         if (tvu_status()) // memory was away when it was reset last
             tvu_reset();
         if (selftest_result && message.type != COMMAND_INFO)
@@ -259,6 +278,7 @@ int main(void)
         tvu_section(0);
         link_release();
         fault_doing(0);
+        link_doing(0);
         if (fault_pending())
             fault_report();
     }

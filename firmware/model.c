@@ -4,9 +4,11 @@
 #include "fault.h"
 #include "link.h"
 #include "transformer.h"
+#include "uart.h"
 #include <generated/plan.h>
 #include <generated/tvu.h>
 
+#define BLOCK_BITS 12 // of what is protected
 #define PER_LAYER (KIND_COUNT - KIND_INPUT_NORM)
 
 struct image_header model;
@@ -115,10 +117,19 @@ static bool complete(void)
     return down_rows == 0 || down_rows == model.layers;
 }
 
+void model_unload(void)
+{
+    model_loaded = false;
+    position = 0;
+    protect(0, 0);
+}
+
 bool model_load(bool trust)
 {
+    protect(MODEL_BASE >> BLOCK_BITS, MAIN_RAM_SIZE >> BLOCK_BITS); // what is checked must stay as it is
     if (!read_header())
         return false;
+    protect(MODEL_BASE >> BLOCK_BITS, (MODEL_BASE + model.total_bytes + (1u << BLOCK_BITS) - 1) >> BLOCK_BITS);
     const struct tensor none = {0}; // not every model has every tensor
     for (uint32_t i = 0; i < KIND_INPUT_NORM; i++)
         single[i] = none;
@@ -148,6 +159,8 @@ bool model_load(bool trust)
             fault_raise(ERROR_CHECKSUM, i);
             return false;
         }
+        link_progress(i, model.tensors);
+        uart_serve();
         if (i % 16 == 0) {
             uint32_t progress[2] = {i, model.tensors};
             link_send(EVENT_PROGRESS, progress, 2);

@@ -13,8 +13,9 @@ static inline unsigned long csr_read_simple(unsigned long address)
 {
     return *(volatile uint32_t *)address;
 }
+#include <generated/mem.h> // before the other, which defines some of the same names without sizes
+//
 #include <generated/csr.h>
-#include <generated/mem.h>
 
 // DDR as the CPU sees it; `offset` is a DDR address as the TVU uses it, in physical order.
 static inline volatile uint32_t *ddr_word(uint32_t offset)

@@ -15,8 +15,9 @@ extern struct image_header model;
 extern bool model_loaded;
 
 // Reads and checks the header at MODEL_BASE, then, unless told to trust it, the checksum of every tensor. Raises a fault if
-// something is wrong.
+// something is wrong. From then on, until model_unload, hosts cannot write to the model's memory, nor to that of its KV cache.
 bool model_load(bool trust);
+void model_unload(void);
 
 const struct tensor *model_tensor(enum image_kind kind, uint32_t layer);
 // One float of a float tensor, read by the CPU.

@@ -8,7 +8,9 @@ from bitnet_host.errors import (
     BadModel,
     BoardBusy,
     BoardError,
+    BoardHeld,
     BoardRestarted,
+    BoardTaken,
     LinkError,
     LinkTimeout,
     OutOfContext,
@@ -23,8 +25,8 @@ from bitnet_host.run.session import Reply, Session, Stream, Token, Usage
 from bitnet_host.run.target import Answer, Cancel, Target
 
 __all__ = [
-    "Alternative", "Answer", "BadArgument", "BadFile", "BadModel", "BoardBusy", "BoardError", "BoardRestarted", "Cancel", "Image",
-    "LinkError", "LinkTimeout", "OutOfContext", "Reply", "Sampling", "Session", "Stream", "Target", "TextModel", "Token", "Usage",
+    "Alternative", "Answer", "BadArgument", "BadFile", "BadModel", "BoardBusy", "BoardError", "BoardHeld", "BoardRestarted",
+    "BoardTaken", "Cancel", "Image", "LinkError", "LinkTimeout", "OutOfContext", "Reply", "Sampling", "Session", "Stream", "Target", "TextModel", "Token", "Usage",
     "UserError", "open_board", "open_model", "open_target",
 ]
 __version__ = "0.1.0"

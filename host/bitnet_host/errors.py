@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 __all__ = [
-    "BadArgument", "BadFile", "BadModel", "BoardBusy", "BoardError", "BoardRestarted", "LinkError", "LinkTimeout", "OutOfContext",
-    "UserError",
+    "BadArgument", "BadFile", "BadModel", "BoardBusy", "BoardError", "BoardHeld", "BoardRestarted", "BoardTaken", "LinkError",
+    "LinkTimeout", "OutOfContext", "UserError",
 ]
 
 
@@ -37,7 +37,19 @@ class LinkTimeout(LinkError):
 
 
 class BoardBusy(LinkError):
-    """The board runs somebody else's command."""
+    """The board is busy with a command and does not get on."""
+
+
+class BoardHeld(LinkError):
+    """Another host holds the board. ``state`` says who (xtvu.datagram.STATE)."""
+
+    def __init__(self, text: str, state: dict[str, int]) -> None:
+        super().__init__(text)
+        self.state = state
+
+
+class BoardTaken(LinkError):
+    """Another host has used the board while this one was away; what the board knew is lost."""
 
 
 class BoardError(UserError):

@@ -16,7 +16,7 @@ from bitnet_host.model.sources.synthetic import parse_shape, synthetic_checkpoin
 from bitnet_host.model.text import TextModel
 from bitnet_host.run.board import BoardTarget
 from bitnet_host.run.link.simulator import Simulator
-from bitnet_host.run.link.transport import MailboxTransport, SerialTransport
+from bitnet_host.run.link.transport import over_serial, over_udp
 from bitnet_host.run.sampling import Sampling
 from bitnet_host.run.session import Session
 from bitnet_host.run.target import Cancel
@@ -54,7 +54,7 @@ def _opened(image, preset, connect):
 def bundled(request):
     """The bundled model over Etherbone."""
     image = convert(open_checkpoint(BUNDLED), request.param)
-    with _opened(image, "ug585", lambda ports: MailboxTransport("127.0.0.1", ports["udp"])) as pair:
+    with _opened(image, "ug585", lambda ports: over_udp("127.0.0.1", ports["udp"])) as pair:
         yield pair
 
 
@@ -127,7 +127,7 @@ def test_prompts_of_all_lengths(bundled, length):
 def test_prompts_that_fill_the_scratchpad(weights):
     """Inner vectors so long that later tokens' residual vectors wait in DDR and down_proj comes in several chunks."""
     image = convert(synthetic_checkpoint(parse_shape("tiny,intermediate=8064,layers=1,vocab=256"), 0.6, 1), weights)
-    with _opened(image, "ug585", lambda ports: MailboxTransport("127.0.0.1", ports["udp"])) as (board, reference):
+    with _opened(image, "ug585", lambda ports: over_udp("127.0.0.1", ports["udp"])) as (board, reference):
         _same(board, reference, list(range(20, 31)), 3, Sampling())
         np.testing.assert_array_equal(board.score(9).view(np.uint32), reference.score(9).view(np.uint32))
 
@@ -227,7 +227,7 @@ def test_next_host_ends_what_the_last_one_left_running(bundled):
     board.reset()
     board.transport.send("GENERATE", [200, 0, 0, 2, 0, 807])
     assert board._event("PROGRESS", "TOKEN")
-    other = BoardTarget(board.image, MailboxTransport("127.0.0.1", board.simulator.ports["udp"]))
+    other = BoardTarget(board.image, over_udp("127.0.0.1", board.simulator.ports["udp"]))
     assert other.info()["selftest"] == 0
     other.prepare(_quiet)
     assert other.score(0).shape == (2048,)
@@ -264,7 +264,7 @@ def serial_board(tmp_path_factory):
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     (folder / "tokenizer_config.json").write_text((BUNDLED / "tokenizer_config.json").read_text())
     image = convert(open_checkpoint(folder))
-    with _opened(image, "conservative", lambda ports: SerialTransport(f"socket://127.0.0.1:{ports['tcp']}")) as pair:
+    with _opened(image, "conservative", lambda ports: over_serial(f"socket://127.0.0.1:{ports['tcp']}")) as pair:
         yield pair
 
 
@@ -293,7 +293,7 @@ def test_uart_survives_noise(serial_board):
 def test_the_pty_is_the_same_line(serial_board):
     board, _ = serial_board
     board.transport.close()
-    board.transport = SerialTransport(board.simulator.ports["pty"])
+    board.transport = over_serial(board.simulator.ports["pty"])
     assert board.info()["model_id"] == board.image.header.model_id
     board.reset()
 

@@ -14,7 +14,7 @@ from bitnet_host.model.convert import convert
 from bitnet_host.model.sources.synthetic import parse_shape, synthetic_checkpoint
 from bitnet_host.run.board import BoardTarget
 from bitnet_host.run.link.simulator import Simulator, build_folder
-from bitnet_host.run.link.transport import MailboxTransport, SerialTransport
+from bitnet_host.run.link.transport import over_serial, over_udp
 from bitnet_host.run.protocol import COMMANDS, SYNC
 from bitnet_host.run.sampling import Sampling
 
@@ -28,7 +28,7 @@ def _quiet(*_):
 def _pair(checkpoint):
     image = convert(checkpoint)
     simulator = Simulator()
-    board = BoardTarget(image, MailboxTransport("127.0.0.1", simulator.ports["udp"]), simulator)
+    board = BoardTarget(image, over_udp("127.0.0.1", simulator.ports["udp"]), simulator)
     reference = ReferenceTarget(image)
     board.prepare(_quiet)
     reference.prepare(_quiet)
@@ -109,7 +109,7 @@ def test_uart_frames_that_are_damaged_or_come_in_between(pair):
     """A frame whose CRC is wrong does nothing; a CANCEL and other frames during a long prompt leave the prompt alone."""
     board, reference = pair
     network, prompt = board.transport, [5 + i for i in range(30)]
-    board.transport = SerialTransport(f"socket://127.0.0.1:{board.simulator.ports['tcp']}")
+    board.transport = over_serial(f"socket://127.0.0.1:{board.simulator.ports['tcp']}")
     try:
         board.info()
         board.reset()

@@ -20,7 +20,7 @@ from bitnet_host.model.image import Image
 from bitnet_host.model.sources.synthetic import parse_shape, synthetic_checkpoint
 from bitnet_host.run.board import BoardTarget
 from bitnet_host.run.link.simulator import Simulator
-from bitnet_host.run.link.transport import MailboxTransport
+from bitnet_host.run.link.transport import over_udp
 from bitnet_host.run.sampling import Sampling
 
 HEADERS = int(os.environ.get("BITNET_HEADERS", 5000))
@@ -44,7 +44,7 @@ def image():
 @pytest.fixture(scope="module")
 def board(image):
     simulator = Simulator()
-    board = BoardTarget(image, MailboxTransport("127.0.0.1", simulator.ports["udp"]), simulator)
+    board = BoardTarget(image, over_udp("127.0.0.1", simulator.ports["udp"]), simulator)
     board.prepare(_quiet)
     yield board
     board.close()

@@ -12,7 +12,7 @@ from bitnet_host.model.sources.synthetic import parse_shape, synthetic_checkpoin
 from bitnet_host.run.board import BoardTarget
 from bitnet_host.run.link.etherbone import Etherbone
 from bitnet_host.run.link.simulator import Simulator
-from bitnet_host.run.link.transport import MailboxTransport, SerialTransport
+from bitnet_host.run.link.transport import over_serial, over_udp
 from bitnet_host.run.protocol import ERRORS
 from bitnet_host.run.sampling import Sampling
 from bitnet_soc import soc
@@ -41,7 +41,7 @@ def words(image):
 
 def _open(image, **options):
     simulator = Simulator(**options)
-    return BoardTarget(image, MailboxTransport("127.0.0.1", simulator.ports["udp"]), simulator)
+    return BoardTarget(image, over_udp("127.0.0.1", simulator.ports["udp"]), simulator)
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_a_hang_is_told(impatient, words, link):
     board = impatient
     network = board.transport
     if link == "uart":
-        board.transport = SerialTransport(f"socket://127.0.0.1:{board.simulator.ports['tcp']}")
+        board.transport = over_serial(f"socket://127.0.0.1:{board.simulator.ports['tcp']}")
         board.info()
     board.transport.send("GEMV", [16384, 32, 0])
     board._event("COUNTERS")  # this is none: it feeds while it waits

@@ -104,7 +104,7 @@ def test_failed_selftest_is_reported(tmp_path):
 def test_a_simulator_that_dies_is_one_sentence():
     image = convert(open_checkpoint(BUNDLED))
     simulator = Simulator()
-    board = BoardTarget(image, transport.MailboxTransport("127.0.0.1", simulator.ports["udp"]), simulator)
+    board = BoardTarget(image, transport.over_udp("127.0.0.1", simulator.ports["udp"]), simulator)
     simulator._process.kill()
     simulator._process.wait()
     with pytest.raises(UserError, match="the simulator stopped: exit code -9"):

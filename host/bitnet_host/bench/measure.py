@@ -25,7 +25,7 @@ from bitnet_host.model.sources.synthetic import GATE_ZEROS, Bench, parse_shape, 
 from bitnet_host.reporting import Progress
 from bitnet_host.run.board import BoardTarget
 from bitnet_host.run.link.simulator import Simulator, build_folder
-from bitnet_host.run.link.transport import MailboxTransport
+from bitnet_host.run.link.transport import over_udp
 from bitnet_host.run.protocol import PARTS
 from bitnet_host.run.sampling import Sampling
 from bitnet_host.run.target import Answer
@@ -74,7 +74,7 @@ class BenchOptions:
 def _board(preset: str, image: Image, path: Path | None) -> Iterator[BoardTarget]:
     simulator = Simulator(preset, path)
     try:
-        board = BoardTarget(image, MailboxTransport("127.0.0.1", simulator.ports["udp"]), simulator)
+        board = BoardTarget(image, over_udp("127.0.0.1", simulator.ports["udp"]), simulator)
         try:
             yield board
         finally:
@@ -207,7 +207,7 @@ def measure_gemv(shape: str, weights: str = "base3", preset: str = "ug585") -> d
         raise UserError(f"--gemv takes 1 to 16384 rows and 1 to {ACT_WORDS * WEIGHTS_PER_WORD[weights]} columns in {weights}")
     simulator = Simulator(preset)
     try:
-        transport = MailboxTransport("127.0.0.1", simulator.ports["udp"])
+        transport = over_udp("127.0.0.1", simulator.ports["udp"])
         before = simulator.stats()
         transport.send("GEMV", [rows, words, WEIGHT_MODES[weights]])
         name, payload = transport.receive(300)

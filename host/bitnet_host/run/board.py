@@ -9,10 +9,19 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 from numpy.typing import NDArray
-from xtvu.isa import isa_hash
+from xtvu.isa import WORD_BYTES, isa_hash
 from xtvu.layout import unstripe
+from xtvu.semantics import checksum
 
-from bitnet_host.errors import BadModel, BoardError, BoardRestarted, LinkError, LinkTimeout, UserError
+from bitnet_host.errors import (
+    BadArgument,
+    BadModel,
+    BoardError,
+    BoardRestarted,
+    LinkError,
+    LinkTimeout,
+    UserError,
+)
 from bitnet_host.model.header import MODEL_BASE
 from bitnet_host.model.image import Image
 from bitnet_host.reporting import Progress, quiet
@@ -23,6 +32,7 @@ from bitnet_host.run.protocol import (
     GENERATE_FIELDS,
     INFO_FIELDS,
     MAX_PAYLOAD,
+    MOST_SUMS,
     OPERATORS,
     OPTIONS,
     PARTS,
@@ -30,7 +40,6 @@ from bitnet_host.run.protocol import (
     STOP_REASONS,
     VERSION,
     error_text,
-    restart_text,
 )
 from bitnet_host.run.sampling import Choice, Sampling
 from bitnet_host.run.target import Answer, Cancel, Choices, Steps, Target
@@ -38,11 +47,11 @@ from bitnet_host.run.target import Answer, Cancel, Choices, Steps, Target
 __all__ = ["BoardTarget"]
 
 _log = logging.getLogger("bitnet_host.link")
-_UPLOAD_WORDS = 4096
+_PIECE = 1 << 16  # bytes whose checksum the board says, to see what it has already
+_SLOW = 3600  # seconds of an upload that nobody wants without having said so
 _ANSWER_TIMEOUT = 600.0  # seconds without any event; a simulated full-size token takes minutes
 _AGAIN = 5.0  # seconds until a cancel that shows no effect is repeated
 _MAX_PROMPT = MAX_PAYLOAD - len(GENERATE_FIELDS)
-_DAMAGED = {ERRORS[name][0] for name in ("IMAGE", "CHECKSUM", "NO_MODEL", "TOO_LARGE")}
 
 
 class BoardTarget(Target):
@@ -53,6 +62,7 @@ class BoardTarget(Target):
         self.transport, self.simulator = transport, simulator
         self.clock_hz = 0
         self.all_rows = self.all_columns = False
+        self.slow_upload = False  # whether an upload may take hours
         self._unsure = True  # the board may hold other tokens than ``tokens``
 
     def close(self) -> None:
@@ -80,8 +90,6 @@ class BoardTarget(Target):
             if name == "ERROR":
                 code, detail = int(payload[0]), int(payload[1])
                 raise BoardError(error_text(code, detail), code, detail)
-            if name == "BOOT":
-                raise BoardRestarted(restart_text(int(payload[1]), int(payload[2])), int(payload[1]), int(payload[2]))
             if name not in expected:
                 raise LinkError(f"the board answered {name} where {' or '.join(expected)} belongs: restart it and try again")
             return name, payload
@@ -100,8 +108,6 @@ class BoardTarget(Target):
         while name != "INFO":  # events of a command that an earlier host left running may come first
             with self._explained():
                 name, words = self.transport.receive(30)
-            if name == "BOOT" and words[0]:  # 0: the first start, which a UART may still hold
-                raise BoardRestarted(restart_text(int(words[1]), int(words[2])), int(words[1]), int(words[2]))
         if len(words) < 2 or words[0] != VERSION or words[1] != isa_hash():
             found = f"protocol {words[0]}, ISA {int(words[1]):08x}" if len(words) > 1 else "an unknown protocol"
             raise BoardError(f"the board runs firmware of another version ({found}; this tool has protocol {VERSION}, ISA "
@@ -119,26 +125,72 @@ class BoardTarget(Target):
         if MODEL_BASE + header.total_bytes > info["memory_bytes"]:
             raise BadModel(f"the model needs {(MODEL_BASE + header.total_bytes) / 2**20:.0f} MB, the board has "
                            f"{info['memory_bytes'] / 2**20:.0f} MB: choose a smaller model")
-        if info["model_id"] == header.model_id and self._still_there(progress):
+        if info["model_id"] == header.model_id:  # checked when it was loaded, and protected since
+            self._set_position([])
             return
-        words = self.image.ddr.view("<u4")
-        with self._explained():
-            for start in range(0, len(words), _UPLOAD_WORDS):
-                self.transport.write_ddr(MODEL_BASE + 4 * start, words[start:start + _UPLOAD_WORDS])
-                progress("upload", min(start + _UPLOAD_WORDS, len(words)) * 4, 4 * len(words))
+        self._command("UNLOAD")
+        self._upload(progress)
         self._load(progress)
 
-    def _still_there(self, progress: Progress) -> bool:
-        """Whether the model that was loaded once passes its checksums; an upload that was broken off may have damaged it."""
-        try:
-            self._load(progress)
-        except BadModel:
-            return False
-        except BoardError as error:
-            if isinstance(error, BoardRestarted) or error.code not in _DAMAGED:
-                raise
-            return False
-        return True
+    def _upload(self, progress: Progress) -> None:
+        """Sends what the board does not have already."""
+        words = self.image.ddr.view("<u4")
+        missing = self._missing(words)
+        total = 4 * sum(len(words[piece]) for piece in missing)
+        self._warn_if_slow(total, progress)
+        done = 0
+        for piece in missing:
+            part, before = words[piece], done
+            with self._explained():
+                self.transport.write_ddr(MODEL_BASE + 4 * piece.start, part,
+                                         lambda arrived, before=before: progress("upload", before + arrived, total))
+            done += 4 * len(part)
+
+    def _warn_if_slow(self, size: int, progress: Progress) -> None:
+        if not self.transport.bytes_per_second:
+            return
+        seconds = size / (0.9 * self.transport.bytes_per_second)
+        if seconds > _SLOW and not self.slow_upload:
+            raise BadArgument(f"the upload of {size / 2**20:.0f} MB over {self.transport.name} would take {seconds / 3600:.1f} hours: use "
+                              "the network, or say --slow-upload")
+        progress(f"upload, some {max(1, round(seconds))} s", 0, size)
+
+    def _missing(self, words: NDArray[np.uint32]) -> list[slice]:
+        """Runs of words that the board has to be sent: all, unless it was sent the beginning of this model before."""
+        whole = [slice(0, len(words))]
+        head = min(len(words), 128)
+        with self._explained():
+            if not np.array_equal(self.transport.read_ddr(MODEL_BASE, head), words[:head]):
+                return whole
+        size = _PIECE // 4
+        sums = [self._sum(words[start:start + size]) for start in range(0, len(words) - size + 1, size)]
+        there = self._sums(len(sums))
+        runs: list[slice] = []
+        for place in range(-(-len(words) // size)):
+            if place < len(sums) and sums[place] == there[place]:
+                continue
+            start, stop = place * size, min(len(words), (place + 1) * size)
+            if runs and runs[-1].stop == start:
+                start = runs.pop().start
+            runs.append(slice(start, stop))
+        return runs
+
+    @staticmethod
+    def _sum(words: NDArray[np.uint32]) -> int:
+        return checksum(unstripe(words.view(np.uint8)))
+
+    def _sums(self, count: int) -> list[int]:
+        """The board's own checksums of the first pieces of the model's memory."""
+        sums: list[int] = []
+        while len(sums) < count:
+            self._send("SUMS", [MODEL_BASE + len(sums) * _PIECE, _PIECE // WORD_BYTES, min(MOST_SUMS, count - len(sums))])
+            sums += self._event("SUMS")[1].tolist()
+        return sums
+
+    def _command(self, command: str) -> None:
+        """A command that is only done."""
+        self._send(command)
+        self._event("DONE")
 
     def trust(self) -> None:
         """Uses the model that DDR holds already, without checking more than its header. For simulations with preloaded DDR."""
@@ -163,8 +215,10 @@ class BoardTarget(Target):
         self._set_position([] if self._unsure else self.tokens[:count])
 
     def _set_position(self, tokens: list[int]) -> None:
-        if self._unsure:
-            self.info()  # events of what went wrong may still come; it passes them over
+        if self._unsure:  # events of what went wrong may still come; info passes them over
+            found = self.info()["model_id"]
+            if found and found != self.image.header.model_id:
+                raise BadModel("another host has loaded another model on the board: start anew")
         self.tokens, self._unsure = [], True
         self._send("RESET", [len(tokens)])
         self._event("DONE")
@@ -178,7 +232,7 @@ class BoardTarget(Target):
         if self._unsure:
             self._truncate(0)
         tokens, self._unsure = [*self.tokens, token], True
-        self._send("SCORE", [token])
+        self._send("SCORE", [token, len(self.tokens)])
         _, payload = self._event("SCORED")
         self.tokens, self._unsure = tokens, False
         blocks = -(-int(payload[2]) * 4 // 512)
@@ -219,7 +273,7 @@ class BoardTarget(Target):
     def _run(self, prompt: list[int], max_tokens: int, candidates: int, sampling: Sampling, cancel: Cancel, progress: Progress) -> Steps:
         """One GENERATE command. Whoever closes the generator early ends it on the board too."""
         options = {"full_head": sampling.full_head, "all_rows": self.all_rows, "all_columns": self.all_columns}
-        values = {"max_tokens": max_tokens, "candidates": candidates, "prompt_tokens": len(prompt),
+        values = {"position": len(self.tokens), "max_tokens": max_tokens, "candidates": candidates, "prompt_tokens": len(prompt),
                   "options": sum(bit for name, bit in OPTIONS.items() if options[name])}
         answer = Answer(clock_hz=self.clock_hz)
         if cancel:
@@ -238,6 +292,9 @@ class BoardTarget(Target):
                     self._named = payload[::2].tolist(), payload[1::2].view(np.float32).tolist()
                 else:
                     _read_stats(answer, payload)
+                    if len(answer.token_ids) != _stats(payload)["tokens"]:
+                        raise LinkError(f"the board wrote {_stats(payload)['tokens']} tokens, of which {len(answer.token_ids)} came: "
+                                        "restart it and try again")
                     self._hold([*before, *answer.token_ids], _stats(payload)["position"])
         except UserError:
             self._look_up([*before, *answer.token_ids])

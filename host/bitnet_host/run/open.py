@@ -5,48 +5,51 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from xtvu.datagram import PORT
+
 from bitnet_host.errors import BadArgument, LinkError
 from bitnet_host.golden.target import ReferenceTarget
 from bitnet_host.model.image import Image
 from bitnet_host.reporting import Progress, quiet
 from bitnet_host.run.board import BoardTarget
 from bitnet_host.run.link.simulator import Simulator
-from bitnet_host.run.link.transport import MailboxTransport, SerialTransport
+from bitnet_host.run.link.transport import over_serial, over_udp
 from bitnet_host.run.target import Target
 
 __all__ = ["open_board", "open_target"]
 
 
-def open_target(name: str, image: Image) -> Target:
-    """Opens ``sim``, ``reference``, ``udp://HOST[:PORT]`` or ``serial:DEVICE``; nothing is uploaded before ``prepare``. Raises
-    BadArgument for another name, LinkError if nobody is there."""
+def open_target(name: str, image: Image, *, take_over: bool = False) -> Target:
+    """Opens ``sim``, ``reference``, ``udp://HOST[:PORT]`` or ``serial:DEVICE``; nothing is uploaded before ``prepare``. With
+    ``take_over`` a board that another host holds changes hands. Raises BadArgument for another name, LinkError if nobody is there,
+    BoardHeld if another host holds the board."""
     if name == "reference":
         return ReferenceTarget(image)
     if name == "sim":
         simulator = Simulator()
         try:
-            return BoardTarget(image, MailboxTransport("127.0.0.1", simulator.ports["udp"]), simulator)
+            return BoardTarget(image, over_udp("127.0.0.1", simulator.ports["udp"]), simulator)
         except BaseException:
             simulator.close()
             raise
     if name.startswith("udp://"):
         host, _, port = name.removeprefix("udp://").partition(":")
-        if not host or not re.fullmatch(r"[0-9]{0,5}", port) or not 0 < int(port or 1234) < 65536:
+        if not host or not re.fullmatch(r"[0-9]{0,5}", port) or not 0 < int(port or PORT) < 65536:
             raise BadArgument(f"target {name}: write udp://HOST or udp://HOST:PORT")
-        return BoardTarget(image, MailboxTransport(host, int(port or 1234)))
+        return BoardTarget(image, over_udp(host, int(port or PORT), take_over=take_over))
     if name.startswith("serial:"):
         device = name.removeprefix("serial:")
         if not device:
             raise BadArgument("target serial: needs a device, for example serial:/dev/ttyUSB0")
         if "://" not in device and not Path(device).exists():
             raise LinkError(f"there is no device {device}: plug the board in or name its port")
-        return BoardTarget(image, SerialTransport(device))
+        return BoardTarget(image, over_serial(device, take_over=take_over))
     raise BadArgument(f"target {name} is unknown: choose sim, reference, udp://HOST[:PORT] or serial:DEVICE")
 
 
-def open_board(name: str, image: Image, progress: Progress = quiet) -> Target:
+def open_board(name: str, image: Image, progress: Progress = quiet, *, take_over: bool = False) -> Target:
     """Opens a target as ``open_target`` and makes the model ready on it. Raises UserError, and then leaves nothing open."""
-    target = open_target(name, image)
+    target = open_target(name, image, take_over=take_over)
     try:
         target.prepare(progress)
     except BaseException:

@@ -1,8 +1,7 @@
 """What host and firmware say to each other: THE definition of messages, error codes and the mailbox.
 
-A message is ``[type, length, payload...]`` in 32-bit words, little-endian. Commands go to the board, events come back.
-Through Etherbone they travel in the mailbox; over UART each message is framed as SYNC, its words, and a CRC-32 of them.
-firmware/ gets all of this as a generated header.
+A message is ``[type, length, payload...]`` in 32-bit words. Commands go to the board, events come back, both through the mailbox:
+memory on the board that a host reads and writes by datagrams (xtvu/datagram.py). firmware/ gets all of this as a generated header.
 """
 
 from __future__ import annotations
@@ -11,32 +10,30 @@ from dataclasses import dataclass
 
 __all__ = [
     "COMMANDS", "ERRORS", "EVENTS", "GENERATE_FIELDS", "INFO_FIELDS", "MAILBOX", "MAX_PAYLOAD", "OPERATORS", "OPTIONS", "PARTS",
-    "MOST_CANDIDATES", "STATS_FIELDS", "STOP_REASONS", "SYNC", "VERSION", "Mailbox", "c_header", "error_text", "restart_text",
+    "MOST_CANDIDATES", "MOST_SUMS", "STATS_FIELDS", "STOP_REASONS", "VERSION", "Mailbox", "c_header", "error_text", "restart_text",
 ]
 
-VERSION = 5
-SYNC = 0xB17E7A5C  # first word of a UART frame, sent low byte first; no ASCII text contains it
+VERSION = 6
 MAX_PAYLOAD = 2048  # words of a message
 MOST_CANDIDATES = 64  # tokens that a board names for the host to choose from
+MOST_SUMS = 64  # checksums of an event
 
 COMMANDS = {
     "INFO": 1,  # -> INFO
     "LOAD": 2,  # [trust]: checks the image at the model base, with trust only its header -> PROGRESS..., LOADED
     "RESET": 3,  # [position]: forgets the conversation; a position says how many tokens the cache holds, for benches -> DONE
     "GENERATE": 4,  # GENERATE_FIELDS, then the prompt's token ids -> PROGRESS..., TOKEN... or CANDIDATES, STATS
-    "SCORE": 5,  # [token]: one forward pass, logits left in DDR -> SCORED
-    "READ": 6,  # [address, words] -> DATA
-    "WRITE": 7,  # [address, words...] -> DONE
+    "SCORE": 5,  # [token, position]: one forward pass, logits left in DDR -> SCORED
+    "UNLOAD": 6,  # forgets the model, whose memory may be written again -> DONE
+    "SUMS": 7,  # [address, words, count]: checksums (xtvu.semantics) of pieces of so many stream words -> SUMS
     "GEMV": 8,  # [rows, stream words per row, mode]: a GEMV over whatever DDR holds -> COUNTERS
-    "CANCEL": 9,  # ends a running GENERATE; through the mailbox its cancel word does
-    "HANG": 10,  # never ends, so that the watchdog can be seen at work -> BOOT
+    "HANG": 10,  # never ends, so that the watchdog can be seen at work
 }
 
 EVENTS = {
-    "INFO": 1, "LOADED": 2, "DONE": 3, "PROGRESS": 4, "TOKEN": 5, "STATS": 6, "SCORED": 7, "DATA": 8, "COUNTERS": 9,
+    "INFO": 1, "LOADED": 2, "DONE": 3, "PROGRESS": 4, "TOKEN": 5, "STATS": 6, "SCORED": 7, "SUMS": 8, "COUNTERS": 9,
     "ERROR": 10,  # [code, detail]
     "CANDIDATES": 12,  # [token, float32 bits of its logit]..., falling
-    "BOOT": 11,  # [restarts, code, detail]: the firmware has started; nobody asked for it
 }
 
 #: Errors that the firmware reports: code and sentence for people. ``{detail}`` is the second word of the event.
@@ -52,13 +49,14 @@ ERRORS = {
     "TIMEOUT": (9, "the vector unit did not finish in time (status 0x{detail:x})"),
     "TRAP": (10, "the firmware crashed (cause and address 0x{detail:x}) and its watchdog restarts it"),
     "SELFTEST": (11, "the vector unit failed self-test step {detail}"),
+    "POSITION": (13, "the conversation on the board stands at token {detail}, not where this one goes on: start anew"),
     "HANG": (12, "the firmware hung in command {detail} and its watchdog restarted it"),
 }
 
 INFO_FIELDS = ("version", "isa_hash", "clock_hz", "selftest", "model_id", "position", "model_base", "memory_bytes",
                "restarts", "last_error", "last_detail")  # starts since it was configured; what ended the run before this one
-#: ``candidates``: how many of the best tokens to name after the prompt, instead of choosing; ``max_tokens`` is 0 then.
-GENERATE_FIELDS = ("max_tokens", "candidates", "options", "prompt_tokens")
+#: ``position``: tokens that the host knows to be in the KV cache. ``candidates``: how many of the best tokens to name after the prompt, instead of choosing; ``max_tokens`` is 0 then.
+GENERATE_FIELDS = ("position", "max_tokens", "candidates", "options", "prompt_tokens")
 #: Bits of GENERATE's options: work that is normally saved. Answers are the same, but for a screened head's.
 OPTIONS = {"full_head": 1, "all_rows": 2, "all_columns": 4}
 STOP_REASONS = {"stop": 0, "length": 1, "cancel": 2, "context": 3}
@@ -75,10 +73,11 @@ STATS_FIELDS = ("stop_reason", "tokens", "prefill_tokens", "prefill_cycles_low",
 class Mailbox:
     """Word offsets in the mailbox memory.
 
-    The host writes a command, then ``command_sequence``; the board copies that to ``command_taken`` when it is done
-    reading. A GENERATE ends early when its sequence number stands in ``cancel``. Events are appended to a ring of
-    ``ring_words``; ``event_head`` (board) and ``event_tail`` (host) count words and wrap at 2^32. ``restarts`` and the two words
-    behind it are those of a BOOT event: who sees the first one change knows that everything else here started anew.
+    The host writes a command, then one more than ``command_taken`` to ``command_sequence``; the board copies that to
+    ``command_taken`` when it is done reading. ``doing`` is the command under way, or 0, with what is ``done`` of a ``total``. A GENERATE ends early when its sequence number stands in ``cancel``. Events are appended to a ring of
+    ``ring_words``; ``event_head`` (board) and ``event_tail`` (host) count words and wrap at 2^32. ``restarts`` counts
+    starts of the firmware; the two words behind it are the error that ended the run before, or 0, and its detail. Who sees it
+    change knows that everything else here started anew.
     """
 
     magic: int = 0
@@ -90,6 +89,9 @@ class Mailbox:
     event_head: int = 7
     event_tail: int = 8
     restarts: int = 9
+    doing: int = 12
+    done: int = 13
+    total: int = 14
     command: int = 16
     ring: int = 2080
     ring_words: int = 1024
@@ -121,9 +123,9 @@ def c_header() -> str:
         lines.append(f"#define {name} 0x{value:x}u")
 
     define("PROTOCOL_VERSION", VERSION)
-    define("PROTOCOL_SYNC", SYNC)
     define("PROTOCOL_MAX_PAYLOAD", MAX_PAYLOAD)
     define("MOST_CANDIDATES", MOST_CANDIDATES)
+    define("MOST_SUMS", MOST_SUMS)
     for prefix, table in (("COMMAND", COMMANDS), ("EVENT", EVENTS), ("STOP", STOP_REASONS), ("OPTION", OPTIONS)):
         for name, code in table.items():
             define(f"{prefix}_{name.upper()}", code)

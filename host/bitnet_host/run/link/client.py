@@ -1,0 +1,220 @@
+"""Requests to the board that arrive, in order and once, over a wire that promises nothing (xtvu/datagram.py)."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import struct
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from xtvu.datagram import FLAGS, OPERATIONS, SOURCES, STATE, STATUS, Datagram
+
+from bitnet_host.errors import BoardHeld, BoardTaken, LinkError
+from bitnet_host.run.link.wires import Wire
+
+__all__ = ["Link", "RoundTrip", "holder_text"]
+
+Words = NDArray[np.uint32]
+_ALIVE = 10.0  # seconds of silence after which the board hears that its holder is still there
+_STATUS_TEXT = {
+    "PROTECTED": "the board does not let anyone write to memory of a loaded model: unload it first",
+    "UNMAPPED": "the board has no memory at address 0x{address:x}",
+    "STUCK": "the board's memory does not answer: restart the board",
+    "BAD": "the board does not understand the request: build host tool and board from the same source",
+}
+
+
+class RoundTrip:
+    """How long an answer takes: smoothed, as in RFC 6298. ``timeout``: seconds to wait for one."""
+
+    def __init__(self, first: float, least: float) -> None:
+        self._least, self._first = least, first
+        self._mean = self._spread = 0.0
+
+    @property
+    def mean(self) -> float:
+        return self._mean or self._first
+
+    @property
+    def timeout(self) -> float:
+        return max(self._least, self._mean + 4 * self._spread) if self._mean else self._first
+
+    def measured(self, seconds: float) -> None:
+        if not self._mean:
+            self._mean, self._spread = seconds, seconds / 2
+        else:
+            self._spread += (abs(self._mean - seconds) - self._spread) / 4
+            self._mean += (seconds - self._mean) / 8
+
+
+def holder_text(name: str, state: dict[str, int]) -> str:
+    """Who holds the board at ``name``, as a part of a sentence."""
+    if state["source"] == SOURCES["uart"]:
+        who = "a host at its UART"
+    else:
+        who = f"the host {socket.inet_ntoa(struct.pack('<I', state['ip']))}, port {socket.ntohs(state['port'])},"
+    return f"the board at {name} is held by {who} for {state['seconds_held']} s (last heard of {state['seconds_silent']} s ago)"
+
+
+class Link:
+    """Holds the board. ``take_over``: even if somebody else does. Raises BoardHeld if somebody does, LinkError if nobody is there.
+    Threads may share it."""
+
+    def __init__(self, wire: Wire, *, take_over: bool = False) -> None:
+        self.wire, self.name = wire, wire.name
+        self._token = secrets.randbelow(2**32 - 1) + 1
+        self._sequence, self._claims = secrets.randbelow(2**31), 0
+        self._lock = threading.RLock()
+        # a line has to move the bytes, and the firmware answers when it gets to it
+        self._round_trip = RoundTrip(0.5, 0.2) if wire.bytes_per_second else RoundTrip(0.3, 0.02)
+        self._closed = threading.Event()
+        self._heard = time.monotonic()
+        try:
+            self._claim(take_over)
+        except BaseException:
+            wire.close()
+            raise
+        threading.Thread(target=self._stay, daemon=True, name=f"{self.name} keep alive").start()
+
+    # -- one question, one answer ------------------------------------------------------------------------------------------
+
+    def _ask(self, operation: str, address: int = 0, data: bytes = b"", flags: int = 0) -> Datagram:
+        """Asks until the answer comes. Raises LinkError after the wire's patience without one."""
+        with self._lock:
+            if self._closed.is_set():
+                raise LinkError(f"the link to {self.name} is closed")
+            self._sequence = self._sequence + 1 & 0xFFFFFFFF
+            code = OPERATIONS[operation]
+            question = Datagram(self._token, self._sequence, code, flags, address).encode(data)
+            on_the_line = 2 * len(question) / self.wire.bytes_per_second if self.wire.bytes_per_second else 0.0
+            wait, start = self._round_trip.timeout + on_the_line, time.monotonic()
+            for attempt in range(1_000):
+                sent = time.monotonic()
+                self.wire.send(question)
+                while (left := sent + wait - time.monotonic()) > 0:
+                    raw = self.wire.receive(left)
+                    answer = Datagram.decode(raw) if raw else None
+                    if answer is None or (answer.token, answer.sequence, answer.operation) != (self._token, self._sequence, code):
+                        continue
+                    self._heard = time.monotonic()
+                    if attempt == 0:  # of a repeated one nobody knows which was answered
+                        self._round_trip.measured(max(1e-4, self._heard - sent - on_the_line))
+                    return answer
+                if time.monotonic() - start > self.wire.patience:
+                    break
+                wait = min(2 * wait, 2.0 + on_the_line)
+            raise LinkError(f"the board at {self.name} does not answer: check that it is on, loaded and connected")
+
+    def _held(self, operation: str, address: int = 0, data: bytes = b"") -> Datagram:
+        """As ``_ask``, for what only the holder may. If the claim has lapsed, because this host was away, it is made anew."""
+        answer = self._ask(operation, address, data)
+        while answer.flags in (STATUS["HELD"], STATUS["FREE"]):
+            self._regain()
+            answer = self._ask(operation, address, data)
+        if answer.flags != STATUS["OK"]:
+            self.refused(answer, address)
+        return answer
+
+    def refused(self, answer: Datagram, address: int) -> None:
+        """Raises what an answer's status says."""
+        name = next((name for name, code in STATUS.items() if code == answer.flags), "BAD")
+        raise LinkError(_STATUS_TEXT.get(name, _STATUS_TEXT["BAD"]).format(address=address))
+
+    # -- the claim -----------------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, int]:
+        """Who holds the board (xtvu.datagram.STATE)."""
+        return self._claim_state(0)[1]
+
+    def _claim_state(self, flags: int) -> tuple[int, dict[str, int]]:
+        answer = self._ask("CLAIM", 0, bytes(4 * len(STATE)), flags)
+        if len(answer.data) != len(STATE):
+            self.refused(answer, 0)
+        return answer.flags, dict(zip(STATE, answer.data, strict=True))
+
+    def _claim(self, take_over: bool) -> None:
+        status, state = self._claim_state(FLAGS["TAKE_OVER"] if take_over else 0)
+        if status != STATUS["OK"]:
+            raise BoardHeld(f"{holder_text(self.name, state)}: wait until it is done, or take the board over with --take-over", state)
+        self._claims = state["claims"]
+
+    def _regain(self) -> None:
+        before = self._claims
+        try:
+            self._claim(False)
+        except BoardHeld as error:
+            raise BoardHeld(f"{holder_text(self.name, error.state)}, which took it over: wait until it is done, or take the board over "
+                            "with --take-over", error.state) from None
+        if self._claims != before + 1 & 0xFFFF:
+            raise BoardTaken(f"another host has used the board at {self.name} meanwhile: the conversation is lost, start anew")
+
+    def _stay(self) -> None:
+        """Keeps the claim while there is nothing else to say."""
+        while not self._closed.wait(max(0.1, self._heard + _ALIVE - time.monotonic())):
+            if time.monotonic() - self._heard >= _ALIVE:
+                try:
+                    self._ask("READ", 0, b"")
+                except LinkError:
+                    self._heard = time.monotonic()  # whoever needs the board next hears of it
+
+    # -- words of the board's bus --------------------------------------------------------------------------------------------------
+
+    def read_list(self, addresses: Sequence[int]) -> list[int]:
+        """Words at the given byte addresses. Raises LinkError, BoardHeld or BoardTaken."""
+        found: list[int] = []
+        most = self.wire.most_words
+        for start in range(0, len(addresses), most):
+            part = addresses[start:start + most]
+            found += self._held("READ", part[0], struct.pack(f"<{len(part)}I", *part)).data
+        return found
+
+    def read(self, address: int, count: int) -> Words:
+        """Consecutive words."""
+        return np.array(self.read_list(range(address, address + 4 * count, 4)), np.uint32)
+
+    def write(self, address: int, words: Words | Sequence[int]) -> None:
+        """Writes consecutive words, in order and once."""
+        data = np.asarray(words, "<u4")
+        for start in range(0, len(data), self.wire.most_words):
+            self._held("WRITE", address + 4 * start, data[start:start + self.wire.most_words].tobytes())
+
+    # -- for bulk data (bulk.py) -------------------------------------------------------------------------------------------------------
+
+    def alone(self) -> Any:
+        """A context in which no other thread asks anything."""
+        return self._lock
+
+    def next_sequence(self) -> int:
+        self._sequence = self._sequence + 1 & 0xFFFFFFFF
+        return self._sequence
+
+    @property
+    def token(self) -> int:
+        return self._token
+
+    def heard(self) -> None:
+        """The board has answered something."""
+        self._heard = time.monotonic()
+
+    def regain(self) -> None:
+        """After a status that says that this host does not hold the board: holds it again, or raises."""
+        self._regain()
+
+    def close(self) -> None:
+        """Gives the board back."""
+        with self._lock:
+            if self._closed.is_set():
+                return
+            try:
+                self.wire.patience = min(self.wire.patience, 1.0)
+                self._ask("RELEASE")
+            except LinkError:
+                pass  # silence ends the claim as well
+            finally:
+                self._closed.set()
+                self.wire.close()
