@@ -10,7 +10,7 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from tvu.axi import WriteBeat
-from xtvu.datagram import ETHERBONE_PORT, FLAGS, MAGIC, MOST_WORDS, OPERATIONS, PORT, RECENT_WORDS, STATE, STATUS
+from xtvu.datagram import FLAGS, MAGIC, MOST_WORDS, OPERATIONS, RECENT_WORDS, STATE, STATUS
 
 from .claim import Requests
 from .frames import SLOT_WORDS, Addresses, Kind, Outgoing, Packet, Word, swapped
@@ -103,7 +103,7 @@ class Engine(wiring.Component):
         self._patience, self._failed = Signal(_PATIENCE), Signal()  # with DDR
         with m.If(self.failed):
             m.d.sync += self._failed.eq(1)
-        claim, magic, token, sequence, operation, address = self.claim, *self._head
+        claim, (_, token, sequence, operation, _) = self.claim, self._head
         self._operation, self._flags, self._count = operation[:8], operation[8:16], operation[16:]
         m.d.comb += [
             self._next.eq(self._cursor), self.address.eq(self._next),
@@ -263,7 +263,8 @@ class Engine(wiring.Component):
             m.d.sync += [self._left.eq(count), self._place.eq(Word.DATA), self._target.eq(address),
                          self._final.eq(address + ((count - 1) << 2))]
             m.next = "REFUSED"
-            with m.If((magic == MAGIC) & (count <= MOST_WORDS) & (length == _HEAD_BYTES + 4 * (Word.DATA - Word.PAYLOAD + 1) + (count << 2))):
+            size = _HEAD_BYTES + 4 * (Word.DATA - Word.PAYLOAD + 1) + (count << 2)
+            with m.If((magic == MAGIC) & (count <= MOST_WORDS) & (length == size)):
                 m.next = "ALLOWED"
                 with m.If(self._operation == OPERATIONS["CLAIM"]):
                     m.next = "CLAIM"
@@ -453,7 +454,7 @@ class Engine(wiring.Component):
         """Head of an answer whose rest is built: that of a datagram, then those of IP and Ethernet."""
         kind, own, ip = self.packet.payload.kind, self._addresses, self.claim.host.ip
         own_mac, own_ip = Const(swapped(own.mac, 6), 48), Const(swapped(own.ip, 4), 32)
-        magic, token, sequence, _, address = self._head
+        _, token, sequence, _, address = self._head
         step, total = Signal(range(Word.PAYLOAD)), Signal(20)
         length = self._length
         protocol = Signal(8)

@@ -18,6 +18,7 @@ from .transmit import Transmitter
 __all__ = ["Network", "generate", "ports"]
 
 _COUNTS = ("malformed", "crowded", "refused")
+_FIRMWARE = ("second", "uart_claim", "uart_token", "uart_take_over", "uart_leave")  # what it sets of the claim
 
 
 class Network(wiring.Component):
@@ -57,7 +58,7 @@ class Network(wiring.Component):
             receiver.address.eq(engine.address), engine.word.eq(receiver.word), transmitter.address.eq(engine.tx_address),
             transmitter.word.eq(engine.tx_word), transmitter.write.eq(engine.tx_write), engine.owed.eq(port.owed),
             engine.failed.eq(port.error), engine.protect_first.eq(self.protect_first), engine.protect_end.eq(self.protect_end),
-            *(getattr(claim, name).eq(getattr(self, name)) for name in ("second", "uart_claim", "uart_token", "uart_take_over", "uart_leave")),
+            *(getattr(claim, name).eq(getattr(self, name)) for name in _FIRMWARE),
         ]
         for name, pulse in zip(_COUNTS, (receiver.malformed, receiver.crowded, engine.refused), strict=True):
             m.d.sync += getattr(self, name).eq(getattr(self, name) + pulse)

@@ -26,7 +26,7 @@ from bitnet_host.run.target import Answer, Cancel, Target
 
 __all__ = [
     "Alternative", "Answer", "BadArgument", "BadFile", "BadModel", "BoardBusy", "BoardError", "BoardHeld", "BoardRestarted",
-    "BoardTaken", "Cancel", "Image", "LinkError", "LinkTimeout", "OutOfContext", "Reply", "Sampling", "Session", "Stream", "Target", "TextModel", "Token", "Usage",
-    "UserError", "open_board", "open_model", "open_target",
+    "BoardTaken", "Cancel", "Image", "LinkError", "LinkTimeout", "OutOfContext", "Reply", "Sampling", "Session", "Stream", "Target",
+    "TextModel", "Token", "Usage", "UserError", "open_board", "open_model", "open_target",
 ]
 __version__ = "0.1.0"

@@ -1,144 +1,261 @@
-"""Links under loss and damage, against a board made of a dictionary and a UDP socket."""
+"""Links under loss and damage, against a board that is a socket and memory, or a script."""
 
 from __future__ import annotations
 
-import socket
-import struct
+import re
 import threading
-import zlib
+import time
 
 import numpy as np
 import pytest
-from bitnet_host import BoardBusy, BoardError, Cancel, LinkError, LinkTimeout
+from bitnet_host import BadArgument, BadModel, BoardBusy, BoardError, BoardHeld, BoardRestarted, BoardTaken, Cancel, LinkError, LinkTimeout
 from bitnet_host.model.convert import convert
+from bitnet_host.model.header import MODEL_BASE
 from bitnet_host.model.sources.bundled import BUNDLED
 from bitnet_host.model.sources.hf import open_checkpoint
+from bitnet_host.run import board as board_module
 from bitnet_host.run.board import BoardTarget
-from bitnet_host.run.link.etherbone import Etherbone
-from bitnet_host.run.link.transport import MailboxTransport, SerialTransport, Transport
-from bitnet_host.run.protocol import ERRORS, EVENTS, MAILBOX, STATS_FIELDS, SYNC
-
-_BASE = 0x9000_0000
-
-
-class _Board:
-    """Answers Etherbone reads and writes; ``spoil`` makes of an answer the datagrams that are sent."""
-
-    def __init__(self):
-        self.words: dict[int, int] = {}
-        self.asked = 0
-        self.spoil = lambda answer, number: [answer]
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind(("127.0.0.1", 0))
-        self.port = self._socket.getsockname()[1]
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self):
-        while True:
-            try:
-                data, sender = self._socket.recvfrom(4096)
-            except OSError:
-                return
-            writes, reads = data[10], data[11]
-            values = struct.unpack(f">{(len(data) - 12) // 4}I", data[12:])
-            if writes:
-                for i, value in enumerate(values[1:1 + writes]):
-                    self.words[values[0] + 4 * i] = value
-                continue
-            self.asked += 1
-            head = data[:8] + struct.pack(">BBBBI", 0, 0x0F, reads, 0, values[0])
-            answer = head + struct.pack(f">{reads}I", *(self.words.get(a, 0) for a in values[1:1 + reads]))
-            for part in self.spoil(answer, self.asked):
-                self._socket.sendto(part, sender)
-
-    def set(self, name, value):
-        self.words[_BASE + 4 * getattr(MAILBOX, name)] = value
-
-    def close(self):
-        self._socket.close()
+from bitnet_host.run.link import bulk, client
+from bitnet_host.run.link.client import Link
+from bitnet_host.run.link.proxy import Faults, UDPProxy
+from bitnet_host.run.link.transport import DDR_BASE, MAILBOX_BASE, MailboxTransport, Transport
+from bitnet_host.run.link.wires import SerialWire, UDPWire
+from bitnet_host.run.protocol import COMMANDS, ERRORS, EVENTS, MAILBOX, STATS_FIELDS
+from board_double import BoardDouble
+from xtvu.datagram import MAGIC, Datagram
 
 
 @pytest.fixture
 def board():
-    board = _Board()
-    board.set("magic", MAILBOX.magic_value)
+    board = BoardDouble()
+    board.set(MAILBOX.magic, MAILBOX.magic_value)
     yield board
     board.close()
 
 
-def _bus(board, **options):
-    return Etherbone("127.0.0.1", board.port, timeout=0.1, **options)
+@pytest.fixture
+def link(board):
+    with_close = Link(UDPWire("127.0.0.1", board.port))
+    yield with_close
+    with_close.close()
 
 
-def test_lost_answers_are_asked_for_again(board):
+def _mailbox(board, **options):
+    return MailboxTransport(Link(UDPWire("127.0.0.1", board.port), **options))
+
+
+# -- one question, one answer ------------------------------------------------------------
+
+
+def test_any_damage_to_a_datagram_shows():
+    raw = Datagram(7, 8, 3, 0, 0x40, [1, 2, 3]).encode()
+    assert Datagram.decode(raw) == Datagram(7, 8, 3, 0, 0x40, [1, 2, 3])
+    for bit in range(8 * len(raw)):
+        spoilt = bytearray(raw)
+        spoilt[bit // 8] ^= 1 << bit % 8
+        assert Datagram.decode(bytes(spoilt)) is None
+    assert all(Datagram.decode(raw[:n]) is None for n in range(len(raw))) and Datagram.decode(raw + bytes(4)) is None
+
+
+def test_lost_answers_are_asked_for_again(board, link):
     board.words[0x40] = 7
-    board.spoil = lambda answer, number: [] if number % 3 else [answer]
-    assert _bus(board).read_list([0x40]) == [7] and board.asked == 3
+    before = board.asked
+    board.spoil = lambda answer, number: [] if (number - before) % 3 else [answer]
+    assert link.read_list([0x40]) == [7] and board.asked == before + 3
     board.spoil = lambda answer, number: []
-    with pytest.raises(LinkError, match="does not answer"):
-        _bus(board, tries=3).read_list([0x40])
+    link.wire.patience = 0.3
+    with pytest.raises(LinkError, match="does not answer: check that it is on"):
+        link.read_list([0x40])
 
 
-def test_answers_to_something_else_are_passed_over(board):
-    """An old answer that arrives late has another tag; others are too short, too long, or noise."""
+def test_answers_to_something_else_are_passed_over(board, link):
+    """Old answers, those of other hosts, damaged, cut, too long, or noise."""
     board.words[0x40] = 7
 
     def spoil(answer, number):
-        old = bytearray(answer)
-        struct.pack_into(">I", old, 12, struct.unpack_from(">I", answer, 12)[0] - 4)
-        struct.pack_into(">I", old, 16, 99)
-        return [b"", b"x", answer[:13], answer[:-1], bytes(old), bytes(range(200)), answer]
+        real = Datagram.decode(answer)
+        others = [Datagram(real.token + a & 0xFFFFFFFF, real.sequence - b, real.operation ^ c, 0, 0, [99]).encode()
+                  for a, b, c in ((0, 1, 0), (1, 0, 0), (0, 0, 1))]
+        flipped = bytearray(answer)
+        flipped[20] ^= 1
+        return [b"", b"x", answer[:13], answer[:-1], answer + b"1234", bytes(flipped), bytes(range(200)), *others, answer]
 
+    before = board.asked
     board.spoil = spoil
-    bus = _bus(board)
-    assert [bus.read_list([0x40]) for _ in range(5)] == [[7]] * 5 and board.asked == 5
+    assert [link.read_list([0x40]) for _ in range(5)] == [[7]] * 5 and board.asked == before + 5
 
 
-def test_writes_that_do_not_stick_are_repeated(board):
-    bus = _bus(board)
-    words, lost = np.arange(600, dtype=np.uint32), []
-
-    def spoil(answer, number):
-        if number == 2:  # something else wrote there
-            board.words[0x1000 + 4 * 249] = 1
-            lost.append(number)
-        return [answer]
-
-    board.spoil = spoil
-    bus.write_kept(0x1000, words)
-    assert np.array_equal(bus.read(0x1000, 600), words) and lost
-    board.spoil = lambda answer, number: [answer[:16] + bytes(len(answer) - 16)]
-    with pytest.raises(LinkError, match="does not keep"):
-        _bus(board, tries=2).write_kept(0x1000, words)
-    with pytest.raises(LinkError, match="does not keep"):
-        _bus(board, tries=2).write_checked(0x1000, words + np.uint32(1))
+def test_a_time_out_follows_the_round_trip(board):
+    """Answers after 400 ms: the first questions are asked twice, the later ones are waited for."""
+    with UDPProxyUntilEnd(board, Faults(delay=0.2)) as port:
+        link = Link(UDPWire("127.0.0.1", port))
+        for _ in range(4):
+            link.read_list([0x40])
+        before = board.asked
+        for _ in range(3):
+            link.read_list([0x40])
+        assert board.asked == before + 3
+        link.close()
 
 
-def _mailbox(board):
-    return MailboxTransport("127.0.0.1", board.port)
+class UDPProxyUntilEnd:
+    """A proxy in front of the board, as a context: the port."""
+
+    def __init__(self, board, faults):
+        self.proxy = UDPProxy(("127.0.0.1", board.port), faults)
+
+    def __enter__(self):
+        return self.proxy.port
+
+    def __exit__(self, *_):
+        self.proxy.close()
+
+
+def test_a_write_is_done_once_however_often_it_comes(board):
+    """Late copies of everything, in any order: what was written last stays, and nothing is written twice."""
+    with UDPProxyUntilEnd(board, Faults(duplicate=1.0, reorder=0.5, late=0.05, seed=3)) as port:
+        link = Link(UDPWire("127.0.0.1", port))
+        for value in range(40):
+            link.write(MAILBOX_BASE, [value, 2 * value])
+        time.sleep(0.1)
+        assert [body for address, body in board.written if address == MAILBOX_BASE] == [
+            np.array([value, 2 * value], "<u4").tobytes() for value in range(40)]
+        assert link.read_list([MAILBOX_BASE, MAILBOX_BASE + 4]) == [39, 78]
+        link.close()
+
+
+def test_what_the_board_refuses_is_said(board, link):
+    board.protected = range(0x1000, 0x2000)
+    with pytest.raises(LinkError, match="does not let anyone write to memory of a loaded model"):
+        link.write(DDR_BASE + 0x1000, [1])
+    with pytest.raises(LinkError, match="does not let anyone write"):
+        bulk.upload(link, 0x1000, np.zeros(64, np.uint8))
+    with pytest.raises(LinkError, match="no memory at address 0x4000000"):
+        bulk.upload(link, 1 << 26, np.zeros(64, np.uint8))
+
+
+# -- the claim ------------------------------------------------------------
+
+
+def test_a_second_host_is_told_who_holds_the_board(board, link):
+    with pytest.raises(BoardHeld, match=r"held by the host 127.0.0.1, port \d+, for 12 s \(last heard of 3 s ago\)") as told:
+        Link(UDPWire("127.0.0.1", board.port))
+    assert "--take-over" in str(told.value) and told.value.state["seconds_held"] == 12
+    assert link.read_list([0x40]) == [0]
+
+
+def test_who_was_taken_over_is_told_by_whom(board, link):
+    other = Link(UDPWire("127.0.0.1", board.port), take_over=True)
+    with pytest.raises(BoardHeld, match=r"held by the host 127.0.0.1, port .*, which took it over"):
+        link.write(MAILBOX_BASE, [1])
+    assert not board.written
+    other.close()
+    with pytest.raises(BoardTaken, match="another host has used the board"):  # it may have changed everything
+        link.read_list([0x40])
+    assert link.read_list([0x40]) == [0]
+
+
+def test_a_claim_that_lapsed_is_made_again(board, link):
+    board.words[0x40] = 5
+    for action in (lambda: link.read_list([0x40]), lambda: link.write(0x44, [6]), lambda: bulk.upload(link, 0, np.ones(8000, np.uint8))):
+        board.lapse()
+        action()
+    assert link.read_list([0x40, 0x44]) == [5, 6] and board.ddr[:8000].all() and board.claims == 4
+
+
+def test_the_board_is_given_back(board):
+    Link(UDPWire("127.0.0.1", board.port)).close()
+    assert board.holder is None
+    link = Link(UDPWire("127.0.0.1", board.port))
+    board.spoil = lambda answer, number: []
+    start = time.monotonic()
+    link.close()  # nobody answers: silence will do
+    assert time.monotonic() - start < 5
+    with pytest.raises(LinkError, match="closed"):
+        link.read_list([0x40])
+
+
+def test_the_holder_stays_while_it_has_nothing_to_say(board, monkeypatch):
+    monkeypatch.setattr(client, "_ALIVE", 0.05)
+    link = Link(UDPWire("127.0.0.1", board.port))
+    before = board.asked
+    time.sleep(0.5)
+    assert board.asked - before >= 3
+    link.close()
+
+
+# -- bulk data ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [8, 1440, 1448, 100_000])
+def test_uploads_of_all_sizes(board, link, size):
+    data = np.random.default_rng(size).integers(0, 256, size, np.uint8)
+    heard = []
+    sent = bulk.upload(link, 4096, data, heard.append)
+    assert np.array_equal(board.ddr[4096:4096 + size], data) and not board.ddr[:4096].any() and not board.ddr[4096 + size:8192 + size].any()
+    assert sent.datagrams == -(-size // 1440) and sent.repeated == 0 and heard[-1] == size
+
+
+_BAD = {"loss": 0.05, "duplicate": 0.05, "reorder": 0.05, "corrupt": 0.05}
+
+
+@pytest.mark.parametrize("faults", [
+    Faults(loss=0.2), Faults(**_BAD), Faults(**_BAD, delay=0.002), Faults(reorder=0.3), Faults(truncate=0.1), Faults(duplicate=0.5),
+    Faults(silence=0.001, silent=0.5)], ids=["loss", "all", "all far", "reordered", "cut", "twice", "silent"])
+def test_uploads_through_a_bad_line(board, faults):
+    """No wrong byte; and with five in a hundred of everything at most a quarter more than a good line would see."""
+    data = np.random.default_rng(5).integers(0, 256, 6_000_000, np.uint8)
+    with UDPProxyUntilEnd(board, faults) as port:
+        link = Link(UDPWire("127.0.0.1", port))
+        sent = bulk.upload(link, 0, data)
+        assert np.array_equal(board.ddr[:data.size], data) and not board.ddr[data.size:].any()
+        needed = -(-data.size // 1440)
+        assert sent.datagrams == needed + sent.repeated
+        if faults.loss < 0.1 and not faults.silence:
+            assert sent.repeated <= 0.25 * needed
+        link.close()
+
+
+def test_an_old_datagram_changes_nothing_later(board, link):
+    """A copy that comes after the next command was written would undo what was written since."""
+    bulk.upload(link, 0, np.full(64, 1, np.uint8))
+    late = Datagram(link.token, link._sequence, 5, 0, 0).encode(bytes([9] * 64))
+    link.write(DDR_BASE, [7])
+    link.wire.send(late)
+    assert link.read_list([DDR_BASE]) == [7]
+
+
+def test_an_upload_to_nobody_ends(board, link):
+    link.wire.patience = 0.5
+    board.spoil = lambda answer, number: []
+    with pytest.raises(LinkError, match=r"does not answer any more.*what has arrived is kept"):
+        bulk.upload(link, 0, np.ones(20_000, np.uint8))
+
+
+# -- the mailbox ------------------------------------------------------------
 
 
 def _put_events(board, words, start=0):
     for i, word in enumerate(words):
-        board.words[_BASE + 4 * (MAILBOX.ring + (start + i) % MAILBOX.ring_words)] = word
-    board.set("event_head", start + len(words))
+        board.set(MAILBOX.ring + (start + i) % MAILBOX.ring_words, word)
+    board.set(MAILBOX.event_head, start + len(words))
 
 
 def test_events_come_through_the_ring_and_around_its_end(board):
     start = MAILBOX.ring_words - 3
-    board.set("event_head", start)
+    board.set(MAILBOX.event_head, start)
     transport = _mailbox(board)
     _put_events(board, [EVENTS["TOKEN"], 1, 42, EVENTS["PROGRESS"], 2, 8, 9], start)
     assert [(name, words.tolist()) for name, words in (transport.receive(1), transport.receive(1))] == [
         ("TOKEN", [42]), ("PROGRESS", [8, 9])]
-    assert board.words[_BASE + 4 * MAILBOX.event_tail] == start + 7
+    assert board.get(MAILBOX.event_tail) == start + 7
     with pytest.raises(LinkTimeout):
         transport.receive(0.05)
 
 
 def test_more_events_than_the_ring_holds(board):
     transport = _mailbox(board)
-    board.set("event_head", MAILBOX.ring_words + 1)
+    board.set(MAILBOX.event_head, MAILBOX.ring_words + 1)
     with pytest.raises(LinkError, match="restarted"):
         transport.receive(1)
 
@@ -151,36 +268,91 @@ def test_an_event_that_breaks_off(board, words):
         transport.receive(1)
 
 
-def test_a_busy_board_is_called_busy(board, monkeypatch):
+def test_a_command_is_one_more_than_the_last(board):
+    board.set(MAILBOX.command_sequence, 0xFFFFFFFF)
+    board.set(MAILBOX.command_taken, 0xFFFFFFFF)
+    transport = _mailbox(board)
+    transport.send("LOAD", [1])
+    assert board.get(MAILBOX.command_sequence) == 0
+    assert [board.get(MAILBOX.command + i) for i in range(3)] == [COMMANDS["LOAD"], 1, 1]
+    addresses = [address for address, _ in board.written]
+    assert addresses[-2:] == [MAILBOX_BASE + 4 * MAILBOX.command, MAILBOX_BASE + 4 * MAILBOX.command_sequence]  # in this order
+
+
+def test_a_busy_board_says_with_what(board, monkeypatch):
     transport = _mailbox(board)
     transport._sequence = 1  # a command that the board does not take
-    clock = iter(range(0, 10_000, 20))
-    monkeypatch.setattr("bitnet_host.run.link.transport.time.monotonic", lambda: next(clock))
-    with pytest.raises(BoardBusy, match="busy with another command"):
+    board.set(MAILBOX.doing, COMMANDS["GENERATE"])
+    board.set(MAILBOX.done, 12)
+    board.set(MAILBOX.total, 200)
+    monkeypatch.setattr("bitnet_host.run.link.transport._BUSY_SECONDS", 0.2)
+    with pytest.raises(BoardBusy, match="busy with GENERATE, 12 of 200 done, and does not get on"):
         transport.send("INFO")
 
 
-def _frame(name, payload, damage=0):
-    body = np.array([EVENTS[name], len(payload), *payload], "<u4").tobytes()
-    return SYNC.to_bytes(4, "little") + body + (zlib.crc32(body) ^ damage).to_bytes(4, "little")
+def test_a_busy_board_that_gets_on_is_waited_for(board, monkeypatch):
+    transport = _mailbox(board)
+    transport._sequence = 1
+    board.set(MAILBOX.doing, COMMANDS["LOAD"])
+    monkeypatch.setattr("bitnet_host.run.link.transport._BUSY_SECONDS", 0.4)
+
+    def work():
+        for step in range(10):
+            board.set(MAILBOX.done, step)
+            time.sleep(0.1)
+        board.set(MAILBOX.command_taken, 1)
+
+    threading.Thread(target=work, daemon=True).start()
+    transport.send("INFO")
 
 
-def test_uart_frames():
-    """Text, noise, half frames, and frames with a wrong CRC or an impossible length between good ones."""
-    line = object.__new__(SerialTransport)
-    good = [_frame("TOKEN", [i]) for i in range(4)]
-    endless = SYNC.to_bytes(4, "little") + np.array([EVENTS["TOKEN"], 1 << 30], "<u4").tobytes()
-    stream = b"boot\n" + good[0] + _frame("TOKEN", [77], damage=1) + good[1] + endless + good[2] + good[3][:9] + good[3]
-    got = []
-    line._buffer = bytearray()
-    for i in range(0, len(stream), 5):
-        line._buffer += stream[i:i + 5]
-        while (frame := line._frame()) is not None:
-            got.append(frame[1].tolist())
-    assert got == [[0], [1], [2], [3]]
+def test_a_restart_is_told_once(board):
+    transport = _mailbox(board)
+    board.set(MAILBOX.restarts, 1)
+    board.set(MAILBOX.restarts + 1, ERRORS["HANG"][0])
+    board.set(MAILBOX.restarts + 2, 4)
+    with pytest.raises(BoardRestarted, match="the firmware hung in command 4"):
+        transport.receive(1)
+    transport.send("INFO")
 
 
-# -- a board that answers as a script says ---------------------------------------------------------------------------------
+def test_a_conversation_through_a_bad_line(board):
+    """Two hundred commands and events: each arrives once and in order."""
+    with UDPProxyUntilEnd(board, Faults(loss=0.1, duplicate=0.1, reorder=0.1, corrupt=0.1, truncate=0.05, late=0.03)) as port:
+        transport = MailboxTransport(Link(UDPWire("127.0.0.1", port)))
+        for number in range(60):
+            transport.send("SCORE", [number, number])
+            assert board.get(MAILBOX.command_sequence) == number + 1 and board.get(MAILBOX.command + 2) == number
+            board.set(MAILBOX.command_taken, number + 1)
+            _put_events(board, [EVENTS["TOKEN"], 1, number], 3 * number)
+            assert transport.receive(10)[1].tolist() == [number]
+        transport.close()
+
+
+# -- bytes ------------------------------------------------------------
+
+
+def test_datagrams_among_text_and_noise():
+    """Text, half datagrams, damaged ones, and impossible lengths between good ones; bytes in pieces of any size."""
+    line = object.__new__(SerialWire)
+    good = [Datagram(1, i, 3, 0, 0, [i] * i).encode() for i in range(5)]
+    damaged = bytearray(good[3])
+    damaged[22] ^= 4
+    endless = np.array([MAGIC, 1, 2, 0xFFFF0003], "<u4").tobytes()
+    stream = (b"boot\n" + good[0] + bytes(damaged) + good[1] + endless + b"more text to end it" + good[2] + good[4][:21] + good[3]
+              + MAGIC.to_bytes(4, "little")[:3] + good[4])
+    for step in (1, 5, 64, len(stream)):
+        got = []
+        line._buffer = bytearray()
+        for i in range(0, len(stream), step):
+            line._buffer += stream[i:i + step]
+            while (raw := line.take()) is not None:
+                if (datagram := Datagram.decode(raw)) is not None:
+                    got.append(datagram.sequence)
+        assert got == [0, 1, 2, 3, 4]
+
+
+# -- a board that answers as a script says ------------------------------------------------------------
 
 
 class _Script(Transport):
@@ -190,9 +362,11 @@ class _Script(Transport):
 
     def __init__(self, events):
         self.events, self.sent, self.cancels = list(events), [], 0
+        self.payloads, self.uploads, self.memory = [], [], np.zeros(1 << 20, np.uint32)
 
     def send(self, command, payload=()):
         self.sent.append(command)
+        self.payloads.append([int(word) for word in payload])
 
     def receive(self, timeout):
         event = self.events.pop(0) if self.events else LinkTimeout("silent")
@@ -204,9 +378,12 @@ class _Script(Transport):
     def cancel(self):
         self.cancels += 1
 
-    def write_ddr(self, offset, words): ...
+    def write_ddr(self, offset, words, progress=lambda done: None):
+        self.uploads.append((offset, len(words)))
+        progress(4 * len(words))
 
-    def read_ddr(self, offset, count): ...
+    def read_ddr(self, offset, count):
+        return self.memory[(offset - MODEL_BASE) // 4:][:count]
 
     def close(self): ...
 
@@ -258,20 +435,88 @@ def test_leaving_early_ends_the_command_and_keeps_what_it_read(image):
     assert target.transport.cancels == 1 and target.tokens == [1, 2, 5, 6] and not target.transport.events
 
 
-def test_a_dead_link_is_no_reason_to_upload(image):
-    """Only a model that is not whole is uploaded again; what else goes wrong in LOAD is said."""
-    uploads = []
-    for failure, uploaded in ((LinkTimeout("dead"), False), (("BOOT", [1, 0, 0]), False), (("ERROR", [ERRORS["CHECKSUM"][0], 2]), True)):
-        target = _target(image, [failure, ("LOADED", [image.header.model_id])])
-        target.info = lambda: {"clock_hz": 1, "memory_bytes": 1 << 30, "model_id": image.header.model_id, "position": 0}
-        target.transport.write_ddr = lambda offset, words: uploads.append(offset)
-        uploads.clear()
-        if uploaded:
+def _loaded(target, image, **info):
+    values = {"clock_hz": 1, "memory_bytes": 1 << 30, "model_id": 0, "position": 0} | info
+    target.info = lambda: values
+
+
+def test_a_model_that_is_loaded_is_neither_sent_nor_checked_again(image):
+    target = _target(image, [("DONE", [])])
+    _loaded(target, image, model_id=image.header.model_id)
+    target.prepare()
+    assert target.transport.sent == ["RESET"] and target.transport.uploads == []
+
+
+def test_an_upload_goes_on_where_it_stopped(image):
+    """What the board has, by its own checksums, is not sent again."""
+    words = image.ddr.view("<u4")
+    size = board_module._PIECE // 4
+    sums = [BoardTarget._sum(words[start:start + size]) for start in range(0, len(words) - size + 1, size)]
+    there = list(sums)
+    there[3] ^= 1
+    there[4] ^= 1
+    there[-1] ^= 1
+    events = [("DONE", []), ("SUMS", there), ("LOADED", [image.header.model_id])]
+    target = _target(image, events)
+    _loaded(target, image)
+    target.transport.memory = words
+    heard = []
+    target.prepare(lambda what, done, total: heard.append((what, done, total)))
+    last = len(sums) - 1
+    tail = len(words) - last * size  # the piece before the end, and what is left behind the last whole one
+    assert target.transport.uploads == [(MODEL_BASE + 12 * size, 2 * size), (MODEL_BASE + 4 * last * size, tail)]
+    assert heard[-1] == ("upload", 4 * (2 * size + tail), 4 * (2 * size + tail))
+    assert target.transport.sent == ["UNLOAD", "SUMS", "LOAD"]
+
+
+def test_another_model_is_sent_whole(image):
+    target = _target(image, [("DONE", []), ("LOADED", [image.header.model_id])])
+    _loaded(target, image, model_id=5)
+    target.prepare()
+    assert target.transport.uploads == [(MODEL_BASE, image.ddr.size // 4)] and target.transport.sent == ["UNLOAD", "LOAD"]
+
+
+def test_a_slow_line_is_said_beforehand(image):
+    target = _target(image, [("DONE", []), ("DONE", []), ("LOADED", [image.header.model_id])])
+    _loaded(target, image)
+    target.transport.bytes_per_second = 100
+    with pytest.raises(BadArgument, match=r"of 1 MB over script would take 4.5 hours: use the network, or say --slow-upload"):
+        target.prepare()
+    assert target.transport.uploads == []
+    target.slow_upload, heard = True, []
+    target.prepare(lambda what, *_: heard.append(what))
+    assert re.fullmatch(r"upload, some 16\d\d\d s", heard[0]) and target.transport.uploads
+
+
+def test_what_goes_wrong_in_load_is_said(image):
+    code = ERRORS["CHECKSUM"][0]
+    for failure in (LinkTimeout("dead"), BoardRestarted("the board restarted", 0), ("ERROR", [code, 2])):
+        target = _target(image, [("DONE", []), failure])
+        _loaded(target, image)
+        with pytest.raises((LinkTimeout, BoardError)):
             target.prepare()
-        else:
-            with pytest.raises((LinkTimeout, BoardError)):
-                target.prepare()
-        assert bool(uploads) == uploaded
+
+
+def test_a_word_that_was_lost_is_no_shorter_answer(image):
+    target = _target(image, [("TOKEN", [5]), _stats(position=4, tokens=2)])
+    target.info = lambda: {"position": 4}
+    with pytest.raises(LinkError, match="wrote 2 tokens, of which 1 came"):
+        target.generate([1, 2], 2)
+
+
+def test_each_command_says_where_it_goes_on(image):
+    target = _target(image, [("TOKEN", [5]), _stats(position=3, tokens=1), ("SCORED", [0, 0, 0])])
+    target.generate([1, 2], 1)
+    target.score(7)
+    assert target.transport.payloads[0][0] == 0 and target.transport.payloads[1] == [7, 3]
+
+
+def test_another_model_on_the_board_is_noticed(image):
+    target = _target(image, [])
+    target._unsure = True
+    target.info = lambda: {"position": 0, "model_id": image.header.model_id ^ 1}
+    with pytest.raises(BadModel, match="another model on the board"):
+        target.generate([1], 1)
 
 
 def test_cancels_belong_to_one_call(image):
@@ -302,7 +547,7 @@ def test_a_command_that_may_have_been_taken(image):
         target.generate([1, 2], 9)
     assert target._unsure and target.tokens == []
     target.transport.send, asked = send, []
-    target.info = lambda: asked.append("info")
+    target.info = lambda: asked.append("info") or {"model_id": image.header.model_id}
     target.transport.events = [("DONE", []), _stats(position=1)]
     target.generate([7], 0)
     assert asked and target.transport.sent == ["RESET", "GENERATE"] and target.tokens == [7]
@@ -317,18 +562,3 @@ def test_a_cancel_without_effect_is_repeated(image, monkeypatch):
     next(steps)
     cancel.set()
     assert next(steps, None) is None and target.transport.cancels > 1
-
-
-def test_a_cancel_word_that_was_lost_is_written_again(board):
-    transport, lost = _mailbox(board), []
-    transport._sequence = 7
-
-    def spoil(answer, number):
-        if not lost:
-            board.words[_BASE + 4 * MAILBOX.cancel] = 3
-            lost.append(number)
-        return [answer]
-
-    board.spoil = spoil
-    transport.cancel()
-    assert board.words[_BASE + 4 * MAILBOX.cancel] == 7

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bitnet_host.run.link.etherbone import Etherbone
+from bitnet_host.run.link.client import Link
 from bitnet_host.run.link.simulator import Simulator, build_folder
+from bitnet_host.run.link.wires import UDPWire
 from bitnet_soc import soc
 from conftest import ROOT
 
@@ -133,7 +134,7 @@ def test_a_full_queue_behind_a_division(tmp_path, monkeypatch):
     monkeypatch.setenv("BITNET_BUILD", str(boot_file(binary, tmp_path)))
     simulator = Simulator()
     try:
-        bus = Etherbone("127.0.0.1", simulator.ports["udp"])
+        bus = Link(UDPWire("127.0.0.1", simulator.ports["udp"]))
         while bus.read_list([soc.MAILBOX_BASE])[0] != 0x600D:
             assert simulator.stats()["cycles"] < 20_000_000
         words = bus.read(soc.MAILBOX_BASE + 4, 2 * 24).reshape(24, 2)

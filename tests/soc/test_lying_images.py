@@ -72,9 +72,14 @@ def _header_words(image, header, tensors) -> np.ndarray:
     return np.frombuffer(raw, "<u4")
 
 
+def _upload(board, words):
+    board._command("UNLOAD")  # a loaded model is protected
+    board.transport.write_ddr(MODEL_BASE, words)
+
+
 def _try(board, image, header, tensors) -> str | None:
     """None if the board refuses the header, else its id is taken and its words are compared with the golden model's."""
-    board.transport.write_ddr(MODEL_BASE, _header_words(image, header, tensors))
+    _upload(board, _header_words(image, header, tensors))
     board.transport.send("LOAD")
     try:
         while board._event("PROGRESS", "LOADED", timeout=20)[0] != "LOADED":
@@ -146,11 +151,11 @@ def test_a_table_that_lies(board, image, case):
 def test_a_wrong_header_checksum_is_refused(board, image):
     words = _header_words(image, *_copy(image)).copy()
     words[8] ^= 0  # as it is, it is right
-    board.transport.write_ddr(MODEL_BASE, words)
+    _upload(board, words)
     board._load(_quiet)
     for place in (len(fields(DdrHeader)) - 1, len(words) - 1):
         words[place] ^= 1
-        board.transport.write_ddr(MODEL_BASE, words)
+        _upload(board, words)
         with pytest.raises(UserError, match="image on the board is damaged"):
             board._load(_quiet)
         words[place] ^= 1
@@ -176,7 +181,7 @@ def test_random_lies(board, image):
                 setattr(tensor, name, float(np.uint32(value).view(np.float32)) if name == "scale" else value)
         believed += _try(board, image, header, tensors) is None
         if number % 250 == 0 or number == HEADERS - 1:
-            board.transport.write_ddr(MODEL_BASE, _header_words(image, *_copy(image)))
+            _upload(board, _header_words(image, *_copy(image)))
             board._load(_quiet)
             reference = ReferenceTarget(image)
             reference.prepare(_quiet)

@@ -10,7 +10,6 @@ from bitnet_host.model.convert import convert
 from bitnet_host.model.header import MODEL_BASE
 from bitnet_host.model.sources.synthetic import parse_shape, synthetic_checkpoint
 from bitnet_host.run.board import BoardTarget
-from bitnet_host.run.link.etherbone import Etherbone
 from bitnet_host.run.link.simulator import Simulator
 from bitnet_host.run.link.transport import over_serial, over_udp
 from bitnet_host.run.protocol import ERRORS
@@ -75,7 +74,7 @@ def test_a_conversation_with_hostile_memory(image, words):
 
 
 @pytest.mark.parametrize("when", ["idle", "prompt", "answer", "upload"])
-def test_reset_button(board, words, when):
+def test_reset_button(board, image, words, when):
     """Pressed at some moment; the host is told, and a new start is all that it takes."""
     def press(*_):
         board.simulator.control("reset")
@@ -88,10 +87,11 @@ def test_reset_button(board, words, when):
         elif when == "answer":
             board.generate(PROMPT, 200, Sampling(), press, _quiet)
         else:
-            board.transport.write_ddr(MODEL_BASE, np.zeros(64, np.uint32))
+            board._command("UNLOAD")
+            words_there = image.ddr.view("<u4")
+            board.transport.write_ddr(MODEL_BASE, words_there[:4096])
             press()
-            board.prepare(_quiet)
-            board.reset()
+            board.transport.write_ddr(MODEL_BASE + 4 * 4096, words_there[4096:])
     board.prepare(_quiet)
     assert board.info()["restarts"] == 1 and board.info()["last_error"] == 0
     _speaks(board, words)
@@ -126,11 +126,11 @@ def test_position_moves_only_when_the_pass_succeeded(board, words):
     board.generate(PROMPT, 1, Sampling(), _quiet, _quiet)
     position = board.info()["position"]
     board.simulator.control("fail 2")
-    for command in ([5, 0, 0, 2, 8, 9], [0, 0, 0, 1, 8], [0, 8, 0, 1, 8]):
+    for command in ([position, 5, 0, 0, 2, 8, 9], [position, 0, 0, 0, 1, 8], [position, 0, 8, 0, 1, 8]):
         board.transport.send("GENERATE", command)
         with pytest.raises(UserError, match="error bits"):
             board._event("STATS")
-    board.transport.send("SCORE", [1])
+    board.transport.send("SCORE", [1, position])
     with pytest.raises(UserError, match="error bits"):
         board._event("SCORED")
     board.simulator.control("fail 0")
@@ -157,12 +157,10 @@ def impatient(image, tmp_path, monkeypatch):
 def test_a_crash_of_the_firmware(impatient, words):
     """Its stack is overwritten through the network: it traps or hangs, and is back."""
     board = impatient
-    bus = Etherbone("127.0.0.1", board.simulator.ports["udp"])
     board.reset()
-    board.transport.send("GENERATE", [200, 0, 0, 1, 3])
+    board.transport.send("GENERATE", [0, 200, 0, 0, 1, 3])
     board._event("PROGRESS")
-    bus.write(0x1000_7800, np.full(512, 0xFFFFFFFE, np.uint32))
-    bus.close()
+    board.transport.link.write(0x1000_7800, np.full(512, 0xFFFFFFFE, np.uint32))
     before = board.simulator.stats()["cycles"]
     with pytest.raises(BoardError, match=r"the firmware (crashed|hung)") as told:
         while True:
@@ -183,6 +181,7 @@ def test_a_hang_is_told(impatient, words, link):
     board = impatient
     network = board.transport
     if link == "uart":
+        network.link._ask("RELEASE")
         board.transport = over_serial(f"socket://127.0.0.1:{board.simulator.ports['tcp']}")
         board.info()
     board.transport.send("GEMV", [16384, 32, 0])

@@ -2,8 +2,8 @@
 
 A datagram is a list of 32-bit words, low byte first: MAGIC, token, sequence, operation, address, data..., CRC-32 of all before.
 Over the network it is the payload of a UDP packet to PORT, over UART it stands by itself and MAGIC tells where it starts. Every
-request but a DATA without ANSWER has one answer, which is never longer than the request: it repeats token, sequence and
-operation, and has a status. Whoever gets no answer asks again; asking twice does no harm:
+request but a DATA without ANSWER has one answer, which is never longer than the request: it repeats token, sequence,
+operation and address, and has a status. Whoever gets no answer asks again; asking twice does no harm:
 
 - READ replaces each address among its data by what is there.
 - WRITE puts its data at consecutive addresses of the bus. It is done once for each sequence number, and not at all if a later one

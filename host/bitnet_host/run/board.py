@@ -17,7 +17,6 @@ from bitnet_host.errors import (
     BadArgument,
     BadModel,
     BoardError,
-    BoardRestarted,
     LinkError,
     LinkTimeout,
     UserError,
@@ -138,13 +137,15 @@ class BoardTarget(Target):
         missing = self._missing(words)
         total = 4 * sum(len(words[piece]) for piece in missing)
         self._warn_if_slow(total, progress)
-        done = 0
+        before = 0
+
+        def arrived(done: int) -> None:
+            progress("upload", before + done, total)
+
         for piece in missing:
-            part, before = words[piece], done
             with self._explained():
-                self.transport.write_ddr(MODEL_BASE + 4 * piece.start, part,
-                                         lambda arrived, before=before: progress("upload", before + arrived, total))
-            done += 4 * len(part)
+                self.transport.write_ddr(MODEL_BASE + 4 * piece.start, words[piece], arrived)
+            before += 4 * (piece.stop - piece.start)
 
     def _warn_if_slow(self, size: int, progress: Progress) -> None:
         if not self.transport.bytes_per_second:

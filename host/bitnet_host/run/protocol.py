@@ -55,7 +55,8 @@ ERRORS = {
 
 INFO_FIELDS = ("version", "isa_hash", "clock_hz", "selftest", "model_id", "position", "model_base", "memory_bytes",
                "restarts", "last_error", "last_detail")  # starts since it was configured; what ended the run before this one
-#: ``position``: tokens that the host knows to be in the KV cache. ``candidates``: how many of the best tokens to name after the prompt, instead of choosing; ``max_tokens`` is 0 then.
+#: ``position``: tokens that the host knows to be in the KV cache. ``candidates``: how many of the best tokens to name after the
+#: prompt, instead of choosing; ``max_tokens`` is 0 then.
 GENERATE_FIELDS = ("position", "max_tokens", "candidates", "options", "prompt_tokens")
 #: Bits of GENERATE's options: work that is normally saved. Answers are the same, but for a screened head's.
 OPTIONS = {"full_head": 1, "all_rows": 2, "all_columns": 4}
@@ -74,10 +75,11 @@ class Mailbox:
     """Word offsets in the mailbox memory.
 
     The host writes a command, then one more than ``command_taken`` to ``command_sequence``; the board copies that to
-    ``command_taken`` when it is done reading. ``doing`` is the command under way, or 0, with what is ``done`` of a ``total``. A GENERATE ends early when its sequence number stands in ``cancel``. Events are appended to a ring of
-    ``ring_words``; ``event_head`` (board) and ``event_tail`` (host) count words and wrap at 2^32. ``restarts`` counts
-    starts of the firmware; the two words behind it are the error that ended the run before, or 0, and its detail. Who sees it
-    change knows that everything else here started anew.
+    ``command_taken`` when it is done reading. ``doing`` is the command under way, or 0, with what is ``done`` of a ``total``.
+    A GENERATE ends early when its sequence number stands in ``cancel``. Events are appended to a ring of ``ring_words``;
+    ``event_head`` (board) and ``event_tail`` (host) count words and wrap at 2^32. ``restarts`` counts starts of the firmware;
+    the two words behind it are the error that ended the run before, or 0, and its detail. Who sees it change knows that
+    everything else here started anew.
     """
 
     magic: int = 0

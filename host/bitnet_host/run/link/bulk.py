@@ -24,7 +24,8 @@ __all__ = ["Sent", "upload"]
 
 _EVERY = 4  # datagrams for which one answer is wanted
 _FIRST_WINDOW, _LEAST_WINDOW = 32, 4
-_CONGESTED = 0.2  # share of a window that is lost beyond which it is too wide; a bad line loses less
+_FEW, _MANY = 24, 48  # datagrams that may wait on the way, as far as the round trip tells: fewer waste the line, more get lost
+_CONGESTED = 0.3  # share of a window that is lost beyond which it is too wide; a bad line loses less
 _DATA = OPERATIONS["DATA"]
 
 
@@ -45,6 +46,7 @@ class _Window:
         self.late = 2 * RECENT_WORDS  # sendings by which an order may be off
         self._taken_for_lost: dict[int, int] = {}  # sequence number: piece
         self._since, self._lost = 0, 0
+        self._trip, self._least_trip = 0.0, 1e9  # seconds: of late, and at best
 
     def lost(self, newest: int) -> list[int]:
         """Pieces that must have been lost, given the newest sending that arrived."""
@@ -70,17 +72,30 @@ class _Window:
         piece = self._taken_for_lost.pop(sequence, None)
         if piece is not None:
             self.late = min(self.late + 8, 256)
-            self._lost -= 1
+            self._lost = max(0, self._lost - 1)
         return piece
 
+    def measured(self, seconds: float) -> None:
+        """A round trip. What is more than the shortest one was spent in queues, as in TCP Vegas (Brakmo and Peterson, 1995)."""
+        self._least_trip = min(self._least_trip, seconds)
+        self._trip += (seconds - self._trip) / 8 if self._trip else seconds
+
     def arrived(self) -> None:
-        """One more has; each time that a window's worth has, the window becomes wider, or narrower if much was lost."""
+        """One more has; each time that a window's worth has, the window is looked at."""
         self._since += 1
-        if self._since >= self.size:
-            share = self._lost / (self._since + self._lost)
-            self.size = max(_LEAST_WINDOW, self.size * (1 - share)) if share > _CONGESTED else min(self.most, self.size * 1.5)
-            self._since = self._lost = 0
-            self._taken_for_lost = dict(list(self._taken_for_lost.items())[-1024:])
+        if self._since < self.size:
+            return
+        share = self._lost / (self._since + self._lost)
+        waiting = self.size * (1 - self._least_trip / self._trip) if self._trip else 0
+        if share > _CONGESTED:
+            self.size *= 1 - share
+        elif waiting > _MANY:
+            self.size -= (waiting - _MANY) / 2
+        elif waiting < _FEW:
+            self.size *= 1.5
+        self.size = min(float(self.most), max(_LEAST_WINDOW, self.size))
+        self._since = self._lost = 0
+        self._taken_for_lost = dict(list(self._taken_for_lost.items())[-1024:])
 
 
 def upload(link: Link, offset: int, data: NDArray[np.uint8], progress: Callable[[int], None] = lambda done: None) -> Sent:
@@ -93,7 +108,7 @@ def upload(link: Link, offset: int, data: NDArray[np.uint8], progress: Callable[
 class _Upload:
     def __init__(self, link: Link, offset: int, data: NDArray[np.uint8]) -> None:
         self._link, self._wire, self._offset = link, link.wire, offset
-        self._view = memoryview(np.ascontiguousarray(data)).cast("B")
+        self._view = np.ascontiguousarray(data).data.cast("B")
         self._piece = 4 * (self._wire.most_words & ~1)
         self._count = -(-len(self._view) // self._piece)
         most = max(1, self._wire.window // (self._piece + 24))
@@ -170,7 +185,9 @@ class _Upload:
             self._link.refused(answer, answer.address)
         entry = self._window.under_way.get(answer.sequence)
         if entry is not None:
-            self._trip.measured(max(1e-4, time.monotonic() - entry[1]))
+            trip = max(1e-5, time.monotonic() - entry[1])
+            self._trip.measured(trip)
+            self._window.measured(trip)
         for sequence in answer.data:
             self._arrived(sequence)
         self._waiting.extend(piece for piece in self._window.lost(answer.sequence) if not self._there[piece])

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from xtvu.datagram import FLAGS, OPERATIONS, SOURCES, STATE, STATUS, Datagram
+from xtvu.datagram import FLAGS, HEAD_WORDS, OPERATIONS, SOURCES, STATE, STATUS, Datagram
 
 from bitnet_host.errors import BoardHeld, BoardTaken, LinkError
 from bitnet_host.run.link.wires import Wire
@@ -20,6 +20,7 @@ from bitnet_host.run.link.wires import Wire
 __all__ = ["Link", "RoundTrip", "holder_text"]
 
 Words = NDArray[np.uint32]
+_LONGEST = 2.0  # seconds until a question is repeated
 _ALIVE = 10.0  # seconds of silence after which the board hears that its holder is still there
 _STATUS_TEXT = {
     "PROTECTED": "the board does not let anyone write to memory of a loaded model: unload it first",
@@ -90,25 +91,32 @@ class Link:
                 raise LinkError(f"the link to {self.name} is closed")
             self._sequence = self._sequence + 1 & 0xFFFFFFFF
             code = OPERATIONS[operation]
-            question = Datagram(self._token, self._sequence, code, flags, address).encode(data)
-            on_the_line = 2 * len(question) / self.wire.bytes_per_second if self.wire.bytes_per_second else 0.0
+            size = len(data) + 4 * (HEAD_WORDS + 1)
+            on_the_line = 2 * size / self.wire.bytes_per_second if self.wire.bytes_per_second else 0.0
             wait, start = self._round_trip.timeout + on_the_line, time.monotonic()
-            for attempt in range(1_000):
-                sent = time.monotonic()
-                self.wire.send(question)
-                while (left := sent + wait - time.monotonic()) > 0:
-                    raw = self.wire.receive(left)
-                    answer = Datagram.decode(raw) if raw else None
-                    if answer is None or (answer.token, answer.sequence, answer.operation) != (self._token, self._sequence, code):
-                        continue
+            sent: list[float] = []
+            while not sent or time.monotonic() - start < self.wire.patience:
+                # where the address does not matter it comes back as the number of the sending that is answered
+                mark = address if operation == "WRITE" else len(sent)
+                sent.append(time.monotonic())
+                self.wire.send(Datagram(self._token, self._sequence, code, flags, mark).encode(data))
+                answer = self._answer(code, sent[-1] + wait)
+                if answer is not None:
                     self._heard = time.monotonic()
-                    if attempt == 0:  # of a repeated one nobody knows which was answered
-                        self._round_trip.measured(max(1e-4, self._heard - sent - on_the_line))
+                    if operation != "WRITE" and answer.address < len(sent):
+                        self._round_trip.measured(max(1e-4, self._heard - sent[answer.address] - on_the_line))
                     return answer
-                if time.monotonic() - start > self.wire.patience:
-                    break
-                wait = min(2 * wait, 2.0 + on_the_line)
+                wait = min(2 * wait, _LONGEST + on_the_line)
             raise LinkError(f"the board at {self.name} does not answer: check that it is on, loaded and connected")
+
+    def _answer(self, operation: int, end: float) -> Datagram | None:
+        """The answer to the question under way, if it comes in time."""
+        while (left := end - time.monotonic()) > 0:
+            raw = self.wire.receive(left)
+            answer = Datagram.decode(raw) if raw else None
+            if answer and (answer.token, answer.sequence, answer.operation) == (self._token, self._sequence, operation):
+                return answer
+        return None
 
     def _held(self, operation: str, address: int = 0, data: bytes = b"") -> Datagram:
         """As ``_ask``, for what only the holder may. If the claim has lapsed, because this host was away, it is made anew."""
@@ -151,7 +159,8 @@ class Link:
             raise BoardHeld(f"{holder_text(self.name, error.state)}, which took it over: wait until it is done, or take the board over "
                             "with --take-over", error.state) from None
         if self._claims != before + 1 & 0xFFFF:
-            raise BoardTaken(f"another host has used the board at {self.name} meanwhile: the conversation is lost, start anew")
+            raise BoardTaken(f"another host has used the board at {self.name} meanwhile: the conversation is lost, start anew",
+                             reset=self._claims <= before)
 
     def _stay(self) -> None:
         """Keeps the claim while there is nothing else to say."""
@@ -170,7 +179,7 @@ class Link:
         most = self.wire.most_words
         for start in range(0, len(addresses), most):
             part = addresses[start:start + most]
-            found += self._held("READ", part[0], struct.pack(f"<{len(part)}I", *part)).data
+            found += self._held("READ", 0, struct.pack(f"<{len(part)}I", *part)).data
         return found
 
     def read(self, address: int, count: int) -> Words:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bitnet_host.errors import BoardBusy, BoardRestarted, LinkError, LinkTimeout
+from bitnet_host.errors import BoardBusy, BoardRestarted, BoardTaken, LinkError, LinkTimeout
 from bitnet_host.run.link.bulk import upload
 from bitnet_host.run.link.client import Link
 from bitnet_host.run.link.wires import SerialWire, UDPWire
@@ -21,7 +22,7 @@ Words = NDArray[np.uint32]
 MAILBOX_BASE, DDR_BASE = 0x9000_0000, 0x4000_0000  # soc/bitnet_soc/soc.py; tests compare
 _EVENT_NAMES = {code: name for name, code in EVENTS.items()}
 _COMMAND_NAMES = {code: name for name, code in COMMANDS.items()}
-_BOOT_SECONDS, _BUSY_SECONDS = 30.0, 60.0
+_BOOT_SECONDS, _BUSY_SECONDS = 10.0, 60.0
 
 
 def _words(values: object) -> Words:
@@ -48,7 +49,7 @@ class Transport(ABC):
 
     @abstractmethod
     def write_ddr(self, offset: int, words: Words, progress: Callable[[int], None] = lambda done: None) -> None:
-        """Writes words at a DDR address (physical order); ``progress`` hears of bytes that have arrived."""
+        """Writes words at a DDR address (physical order, a multiple of 8); ``progress`` hears of bytes that have arrived."""
 
     @abstractmethod
     def read_ddr(self, offset: int, count: int) -> Words:
@@ -67,7 +68,6 @@ class MailboxTransport(Transport):
         self.name, self.bytes_per_second = link.name, link.wire.bytes_per_second
         self._sequence, self._tail, self._restarts = 0, 0, 0
         self._pending: list[tuple[str, Words]] = []
-        self._restarted: BoardRestarted | None = None  # not told yet
         try:
             self._attach()
         except BaseException:
@@ -96,27 +96,45 @@ class MailboxTransport(Transport):
         self._sequence = sequence if sequence == taken + 1 & 0xFFFFFFFF else taken
         self._tail = head
         self._pending.clear()
-        self.cancel()
+        self.link.write(self._at(MAILBOX.cancel), [self._sequence])
         self.link.write(self._at(MAILBOX.event_tail), [head])
 
     def _look(self, *words: int) -> list[int]:
         """Words of the mailbox. Raises BoardRestarted if the firmware was restarted since this host last looked."""
-        if self._restarted is None:
+        with self._explained():
             magic, restarts, *values = self._state(MAILBOX.magic, MAILBOX.restarts, *words)
-            if magic == MAILBOX.magic_value and restarts == self._restarts:
-                return values
-            self._attach()
-            _, code, detail = self._state(MAILBOX.restarts, MAILBOX.restarts + 1, MAILBOX.restarts + 2)
-            self._restarted = BoardRestarted(restart_text(code, detail), code, detail)
-        told, self._restarted = self._restarted, None
-        raise told
+        if magic != MAILBOX.magic_value or restarts != self._restarts:
+            raise self._restart()
+        return values
+
+    def _restart(self) -> BoardRestarted:
+        """Takes up what the restarted firmware starts with; what to tell of it."""
+        self._attach()
+        code, detail = self._state(MAILBOX.restarts + 1, MAILBOX.restarts + 2)
+        return BoardRestarted(restart_text(code, detail), code, detail)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """A board that was reset has forgotten who held it, which alone looks as if somebody else had been there."""
+        try:
+            yield
+        except BoardTaken as taken:
+            before, limit = self._restarts, time.monotonic() + (_BOOT_SECONDS if taken.reset else 0)
+            restart = self._restart()
+            while self._restarts == before and time.monotonic() < limit:  # what the mailbox says is from before the reset
+                time.sleep(0.05)
+                restart = self._restart()
+            if self._restarts != before:
+                raise restart from None
+            raise
 
     def send(self, command: str, payload: Words | Sequence[int] = ()) -> None:
         data = _words(payload)
         self._wait_until_free()
-        self.link.write(self._at(MAILBOX.command), np.concatenate([_words([COMMANDS[command], len(data)]), data]))
-        self._sequence = self._sequence + 1 & 0xFFFFFFFF
-        self.link.write(self._at(MAILBOX.command_sequence), [self._sequence])
+        with self._explained():
+            self.link.write(self._at(MAILBOX.command), np.concatenate([_words([COMMANDS[command], len(data)]), data]))
+            self._sequence = self._sequence + 1 & 0xFFFFFFFF
+            self.link.write(self._at(MAILBOX.command_sequence), [self._sequence])
 
     def _wait_until_free(self) -> None:
         limit, before = time.monotonic() + _BUSY_SECONDS, (0, 0)
@@ -161,13 +179,19 @@ class MailboxTransport(Transport):
         self.link.write(self._at(MAILBOX.event_tail), [head])
 
     def cancel(self) -> None:
-        self.link.write(self._at(MAILBOX.cancel), [self._sequence])
+        with self._explained():
+            self.link.write(self._at(MAILBOX.cancel), [self._sequence])
 
     def write_ddr(self, offset: int, words: Words, progress: Callable[[int], None] = lambda done: None) -> None:
-        upload(self.link, offset, words.view(np.uint8), progress)
+        pairs = len(words) & ~1
+        with self._explained():
+            upload(self.link, offset, words[:pairs].view(np.uint8), progress)
+            if pairs < len(words):
+                self.link.write(DDR_BASE + offset + 4 * pairs, words[pairs:])
 
     def read_ddr(self, offset: int, count: int) -> Words:
-        return self.link.read(DDR_BASE + offset, count)
+        with self._explained():
+            return self.link.read(DDR_BASE + offset, count)
 
     def close(self) -> None:
         self.link.close()
