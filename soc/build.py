@@ -103,8 +103,8 @@ def _soc_verilog(folder: Path, cfu: Path) -> None:
         sources = generate(folder, cfu)
     (folder / "soc_rom.init").unlink()  # LiteX's placeholder; the firmware step writes the real one
     write_if_changed(folder / "sources.txt", "\n".join(str(s) for s in sources))
-    for header in (folder / "generated").glob("*.h"):
-        # LiteX writes the date into its headers
+    for header in (folder / "generated").iterdir():  # C headers, and csr.csv for LiteX's tools
+        # LiteX writes the date into them
         text = "\n".join(line for line in header.read_text().splitlines() if "Auto-generated" not in line) + "\n"
         write_if_changed(folder.parent / "generated" / header.name, text)
 

@@ -29,6 +29,7 @@ from bitnet_host.model.image import read_image
 from bitnet_host.model.open import open_model
 from bitnet_host.model.sources.hf import open_checkpoint
 from bitnet_host.model.sources.synthetic import GATE_ZEROS
+from bitnet_host.run.board import BoardTarget
 from bitnet_host.run.open import open_target
 from bitnet_host.run.sampling import Sampling
 from bitnet_host.run.session import Session
@@ -39,6 +40,8 @@ __all__ = ["main"]
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
                   help="Talk to a BitNet b1.58 model on a Zynq-7020 board or its simulation.")
 _TARGET = typer.Option(help="sim, reference, udp://HOST[:PORT] or serial:DEVICE")
+_TAKE_OVER = typer.Option("--take-over", help="even if another host holds the board")
+_SLOW_UPLOAD = typer.Option("--slow-upload", help="even if the upload takes hours")
 _MODEL = typer.Option(help="model image or checkpoint folder (default: the bundled model)")
 _MOST_TOKENS = 2**31 - 1
 
@@ -69,10 +72,12 @@ def _full_head(head: str) -> bool:
 
 
 @contextmanager
-def _opened(target: str, model: Path | None, display: ProgressDisplay) -> Iterator[Target]:
+def _opened(target: str, model: Path | None, display: ProgressDisplay, take_over: bool, slow_upload: bool) -> Iterator[Target]:
     """The target, not prepared yet, so that bad prompts are refused before a model is uploaded."""
     try:
-        with open_target(target, open_model(model, progress=display)) as board:
+        with open_target(target, open_model(model, progress=display), take_over=take_over) as board:
+            if isinstance(board, BoardTarget):
+                board.slow_upload = slow_upload
             yield board
     finally:
         display.end()
@@ -121,6 +126,8 @@ def chat(
     head: Annotated[str, typer.Option(help="screened: int8 logits of the best tokens only; full: of all")] = "screened",
     raw: Annotated[bool, typer.Option("--raw", help="the prompt is plain text, without the chat template")] = False,
     as_object: Annotated[bool, typer.Option("--json", help="print a JSON object for each prompt")] = False,
+    take_over: Annotated[bool, _TAKE_OVER] = False,
+    slow_upload: Annotated[bool, _SLOW_UPLOAD] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="log what goes over the link on stderr")] = False,
 ) -> None:
     """Chat with a model."""
@@ -135,7 +142,7 @@ def chat(
     if (raw or as_object) and not asked:
         raise BadArgument(f"{'--raw' if raw else '--json'} needs --prompt TEXT or --prompts FILE")
     display = ProgressDisplay()
-    with _opened(target, model, display) as board:
+    with _opened(target, model, display, take_over, slow_upload) as board:
         session, sampling = Session(board), Sampling.of_model(board.image, **own) if model_defaults else given
         before: list[Any] = [{"role": "system", "content": system}] if system else []
         options: dict[str, Any] = {"max_tokens": max_tokens, "sampling": sampling, "stop": stop or (), "progress": display}
@@ -195,6 +202,8 @@ def score(
     output: Annotated[Path, typer.Option("-o", "--output", help=".npy to write: float32 [tokens, vocab]")],
     target: Annotated[str, _TARGET] = "sim",
     model: Annotated[Path | None, _MODEL] = None,
+    take_over: Annotated[bool, _TAKE_OVER] = False,
+    slow_upload: Annotated[bool, _SLOW_UPLOAD] = False,
 ) -> None:
     """Teacher-forced logits for a list of token ids."""
     try:
@@ -204,7 +213,7 @@ def score(
     if not isinstance(ids, list) or not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
         raise BadArgument(f"{tokens} must hold a JSON list of token ids")
     display = ProgressDisplay()
-    with _opened(target, model, display) as board:
+    with _opened(target, model, display, take_over, slow_upload) as board:
         board.check_prompt(ids)
         board.prepare(display)
         rows = []

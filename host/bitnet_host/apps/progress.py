@@ -35,17 +35,22 @@ class ProgressDisplay:
 
     def __call__(self, what: str, done: int, total: int) -> None:
         if what != self._what:
-            self.end()
+            if self._what.startswith(f"{what},"):  # the estimate that was said first stays
+                what = self._what
+            else:
+                self.end()
+        if what != self._what:
             self._what, self._next = what, time.monotonic() + _PAUSE
             if self._console.is_terminal:
-                counts: list[ProgressColumn] = ([DownloadColumn(), TransferSpeedColumn()] if what in _BYTES else [MofNCompleteColumn()])
+                in_bytes = what.partition(",")[0] in _BYTES
+                counts: list[ProgressColumn] = [DownloadColumn(), TransferSpeedColumn()] if in_bytes else [MofNCompleteColumn()]
                 self._bar = Bar(TextColumn("{task.description}"), BarColumn(), *counts, TimeRemainingColumn(), console=self._console,
                                 transient=True)
                 self._bar.start()
                 self._task = self._bar.add_task(what, total=total)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=total)
-        elif time.monotonic() >= self._next and done < total:
+        elif (time.monotonic() >= self._next or (not done and "," in what)) and done < total:
             self._next = time.monotonic() + _PAUSE
             print(f"{what}: {100 * done // max(total, 1)} %", file=sys.stderr, flush=True)
         if done >= total:

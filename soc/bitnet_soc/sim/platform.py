@@ -75,6 +75,7 @@ def generate(folder: Path, cfu: Path) -> list[Path]:
                                 with_access_functions=True)
     (headers / "csr.h").write_text(csr)
     (headers / "mem.h").write_text(export.get_mem_header(soc.mem_regions))
+    (headers / "csr.csv").write_text(export.get_csr_csv(soc.csr_regions, soc.constants, soc.mem_regions))
     (headers / "soc.h").write_text(export.get_soc_header(soc.constants))
     for region in MEMORY.regions:
         assert any((found.origin, found.size) == (region.base, region.size) for found in soc.mem_regions.values()), region

@@ -77,7 +77,7 @@ class MainRam {
 };
 
 // A UDP port that answers every text with the memory model's counters. It obeys "quit", "reset" (the board's button), "fail MASK"
-// (Ddr::failing) and "freeze 1" or "freeze 0".
+// (Ddr::failing), "freeze 1" or "freeze 0", and "save OFFSET BYTES FILE", which writes what memory holds there.
 class Control {
   public:
     Control() {
@@ -95,7 +95,7 @@ class Control {
     }
 
     bool poll(Ddr &ddr) {  // false: quit
-        char text[256];
+        char text[512];
         sockaddr_in from;
         socklen_t length = sizeof from;
         ssize_t n = recvfrom(socket_, text, sizeof text - 1, 0, reinterpret_cast<sockaddr *>(&from), &length);
@@ -105,11 +105,22 @@ class Control {
         if (!strcmp(text, "reset")) reset = true;
         if (!strncmp(text, "fail ", 5)) ddr.failing = strtoul(text + 5, nullptr, 0);
         if (!strncmp(text, "freeze ", 7)) ddr.frozen = text[7] == '1';
+        if (!strncmp(text, "save ", 5)) save(ddr, text + 5);
         int size = snprintf(text, sizeof text, "{\"cycles\": %llu, \"granted\": %llu, \"used\": %llu}",
                             static_cast<unsigned long long>(ddr.cycles()), static_cast<unsigned long long>(ddr.granted()),
                             static_cast<unsigned long long>(ddr.used()));
         sendto(socket_, text, size, 0, reinterpret_cast<sockaddr *>(&from), length);
         return true;
+    }
+
+    static void save(Ddr &ddr, const char *what) {
+        unsigned long long offset, bytes;
+        int path = 0;
+        if (sscanf(what, "%llu %llu %n", &offset, &bytes, &path) < 2 || offset > DDR_BYTES || bytes > DDR_BYTES - offset) return;
+        if (FILE *file = fopen(what + path, "wb")) {
+            fwrite(ddr.memory() + offset, 1, bytes, file);
+            fclose(file);
+        }
     }
 
     int port = 0;
