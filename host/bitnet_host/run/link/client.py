@@ -84,8 +84,9 @@ class Link:
 
     # -- one question, one answer ------------------------------------------------------------------------------------------
 
-    def _ask(self, operation: str, address: int = 0, data: bytes = b"", flags: int = 0) -> Datagram:
+    def _ask(self, operation: str, address: int = 0, data: bytes = b"", flags: int = 0, token: int | None = None) -> Datagram:
         """Asks until the answer comes. Raises LinkError after the wire's patience without one."""
+        token = self._token if token is None else token
         with self._lock:
             if self._closed.is_set():
                 raise LinkError(f"the link to {self.name} is closed")
@@ -99,8 +100,8 @@ class Link:
                 # where the address does not matter it comes back as the number of the sending that is answered
                 mark = address if operation == "WRITE" else len(sent)
                 sent.append(time.monotonic())
-                self.wire.send(Datagram(self._token, self._sequence, code, flags, mark).encode(data))
-                answer = self._answer(code, sent[-1] + wait)
+                self.wire.send(Datagram(token, self._sequence, code, flags, mark).encode(data))
+                answer = self._answer(token, code, sent[-1] + wait)
                 if answer is not None:
                     self._heard = time.monotonic()
                     if operation != "WRITE" and answer.address < len(sent):
@@ -109,12 +110,12 @@ class Link:
                 wait = min(2 * wait, _LONGEST + on_the_line)
             raise LinkError(f"the board at {self.name} does not answer: check that it is on, loaded and connected")
 
-    def _answer(self, operation: int, end: float) -> Datagram | None:
+    def _answer(self, token: int, operation: int, end: float) -> Datagram | None:
         """The answer to the question under way, if it comes in time."""
         while (left := end - time.monotonic()) > 0:
             raw = self.wire.receive(left)
             answer = Datagram.decode(raw) if raw else None
-            if answer and (answer.token, answer.sequence, answer.operation) == (self._token, self._sequence, operation):
+            if answer and (answer.token, answer.sequence, answer.operation) == (token, self._sequence, operation):
                 return answer
         return None
 
@@ -136,11 +137,11 @@ class Link:
     # -- the claim -----------------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, int]:
-        """Who holds the board (xtvu.datagram.STATE)."""
-        return self._claim_state(0)[1]
+        """Who holds the board (xtvu.datagram.STATE). Asking does not count as being there."""
+        return self._claim_state(0, token=0)[1]
 
-    def _claim_state(self, flags: int) -> tuple[int, dict[str, int]]:
-        answer = self._ask("CLAIM", 0, bytes(4 * len(STATE)), flags)
+    def _claim_state(self, flags: int, token: int | None = None) -> tuple[int, dict[str, int]]:
+        answer = self._ask("CLAIM", 0, bytes(4 * len(STATE)), flags, token)
         if len(answer.data) != len(STATE):
             self.refused(answer, 0)
         return answer.flags, dict(zip(STATE, answer.data, strict=True))
