@@ -4,6 +4,8 @@
 #include <generated/datagram.h>
 
 #define SILENCE_CYCLES (CONFIG_CLOCK_FREQUENCY / 20) // 50 ms without a byte end a datagram
+#define FIRST_DDR 0x100000u // the network side's port does not reach the megabyte below
+#define FRAME_CYCLES 8192u
 #define WORDS (DATAGRAM_HEAD_WORDS + DATAGRAM_MOST_WORDS + 1)
 enum { MAGIC, TOKEN, SEQUENCE, KIND, ADDRESS, DATA };
 
@@ -11,6 +13,8 @@ static uint32_t datagram[WORDS];       // that is being received, and then its a
 static uint32_t received;              // words of it
 static uint32_t shift, bytes;          // the last four bytes; how many of them are of the word that comes
 static uint32_t last_byte;             // when it came
+static uint32_t last_datagram;         // when one came that was understood
+static bool fast, strange;             // the rate is not the base one; bytes have come since, but no datagram
 static uint32_t token;                 // of the host at this line, if it holds the board
 static uint32_t last, last_status;     // WRITE that was done last
 static uint32_t recent[DATAGRAM_RECENT_WORDS], newest; // DATA that arrived
@@ -68,8 +72,11 @@ static void answer(uint32_t status, uint32_t count)
 
 enum { ASK_CLAIM = 1, ASK_TAKE_OVER = 2, ASK_LEAVE = 4 };
 
+static void set_rate(uint32_t baud);
+
 void uart_init(void)
 {
+    set_rate(DATAGRAM_BASE_RATE);
     network_uart_ask_write(ASK_LEAVE);
     protect(0, 0);
 }
@@ -112,6 +119,8 @@ void protect(uint32_t first, uint32_t end)
     network_protect_end_write(0);
     network_protect_first_write(first);
     network_protect_end_write(end);
+    for (uint32_t start = cycles_low(); cycles_low() - start < FRAME_CYCLES;)
+        ; // a frame that was looked at before is done now
 }
 
 static bool within(uint32_t address, uint32_t base, uint32_t size)
@@ -179,7 +188,7 @@ static void data_asked(uint32_t count)
     if (count && count % 2 == 0 && address % 8 == 0) {
         if ((int32_t)(datagram[SEQUENCE] - last) < 0)
             return;
-        status = address < MAIN_RAM_SIZE ? write_words(MAIN_RAM_BASE + address, count) : DATAGRAM_STATUS_UNMAPPED;
+        status = address >= FIRST_DDR && address < MAIN_RAM_SIZE ? write_words(MAIN_RAM_BASE + address, count) : DATAGRAM_STATUS_UNMAPPED;
     }
     if (status != DATAGRAM_STATUS_OK) {
         answer(status, 0);
@@ -192,6 +201,44 @@ static void data_asked(uint32_t count)
     for (uint32_t i = 0; i < DATAGRAM_RECENT_WORDS; i++)
         datagram[DATA + i] = recent[(newest - i) % DATAGRAM_RECENT_WORDS];
     answer(status, DATAGRAM_RECENT_WORDS);
+}
+
+static void set_rate(uint32_t baud)
+{
+    uint32_t rest = baud, word = 0; // baud * 2^32 / clock
+    for (int bit = 0; bit < 32; bit++) {
+        rest <<= 1;
+        word <<= 1;
+        if (rest >= CONFIG_CLOCK_FREQUENCY) {
+            rest -= CONFIG_CLOCK_FREQUENCY;
+            word |= 1;
+        }
+    }
+    uart_phy_tuning_word_write(word);
+    fast = baud != DATAGRAM_BASE_RATE;
+    last_datagram = cycles_low();
+}
+
+// Changes the rate behind what is still to be sent.
+static void settle(uint32_t baud)
+{
+    while (!uart_txempty_read())
+        watchdog_feed();
+    uint32_t start = cycles_low();
+    while (cycles_low() - start < 12 * (CONFIG_CLOCK_FREQUENCY / DATAGRAM_BASE_RATE)) // the last byte is on the line
+        ;
+    set_rate(baud);
+}
+
+static void rate_asked(void)
+{
+    uint32_t baud = datagram[ADDRESS];
+    if (baud < DATAGRAM_BASE_RATE || baud > CONFIG_CLOCK_FREQUENCY / 16) {
+        answer(DATAGRAM_STATUS_BAD, 0);
+        return;
+    }
+    answer(DATAGRAM_STATUS_OK, 0);
+    settle(baud);
 }
 
 static void serve(void)
@@ -210,6 +257,8 @@ static void serve(void)
         network_uart_ask_write(ASK_LEAVE);
         token = 0;
         answer(DATAGRAM_STATUS_OK, 0);
+        if (fast)
+            settle(DATAGRAM_BASE_RATE);
         break;
     case DATAGRAM_OP_READ:
         read_asked(count);
@@ -219,6 +268,9 @@ static void serve(void)
         break;
     case DATAGRAM_OP_DATA:
         data_asked(count);
+        break;
+    case DATAGRAM_OP_RATE:
+        rate_asked();
         break;
     default:
         answer(DATAGRAM_STATUS_BAD, 0);
@@ -259,14 +311,21 @@ static bool feed(uint8_t byte)
 
 void uart_serve(void)
 {
-    if (received && uart_rxempty_read() && cycles_low() - last_byte > SILENCE_CYCLES)
+    if ((received || strange) && uart_rxempty_read() && cycles_low() - last_byte > SILENCE_CYCLES) {
         received = 0;
+        if (fast && strange && cycles_low() - last_datagram > DATAGRAM_LOST_SECONDS * CONFIG_CLOCK_FREQUENCY)
+            set_rate(DATAGRAM_BASE_RATE);
+    }
     while (!uart_rxempty_read()) {
         uint8_t byte = (uint8_t)uart_rxtx_read();
         uart_ev_pending_write(2); // this, not the read, takes the byte out of the FIFO
         last_byte = cycles_low();
-        if (feed(byte))
+        strange = true;
+        if (feed(byte)) {
+            strange = false;
+            last_datagram = cycles_low();
             serve();
+        }
         watchdog_feed();
     }
 }

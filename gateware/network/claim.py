@@ -1,6 +1,6 @@
 """Who holds the board: one host, which says so with every request, until it leaves, falls silent, or is taken over."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import enum, memory, wiring
 from amaranth.lib.wiring import In, Out
 from xtvu.datagram import RECENT_WORDS, SILENCE, SOURCES, STATE
@@ -60,14 +60,18 @@ class Claim(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         network, state, host = self.network, self.state, self.network.host
-        token, uart_granted = Signal(32), Signal()
+        token, uart_granted = Signal(32), Signal()  # the token of whoever holds the board, or held it last; 0 after a reset
+        before, before_last = Signal(32), Signal(32)  # the one before, and its last request
+        old = Signal()  # a request of such a one from before it left
         by_network, same_ip, same_token = Signal(), Signal(), Signal()
         m.d.comb += [
             by_network.eq(state.source == Source.NETWORK), network.free.eq(state.source == Source.NONE),
             same_ip.eq(by_network & (host.ip == state.ip)), same_token.eq((host.token == token) & (token != 0)),
             network.holder.eq(same_ip & same_token & (host.port == state.port)),
             # Etherbone, which has no token, gives way to a host of the same address that has one
-            network.granted.eq(network.ready & Mux(
+            old.eq((host.token == token) & (network.sequence - network.last)[31]
+                   | (host.token == before) & (network.sequence - before_last)[31]),
+            network.granted.eq(network.ready & ~(network.claim & old) & Mux(
                 network.enter, network.free | same_ip,
                 (host.token != 0) & (network.free | network.take_over | same_token | same_ip & (token == 0)))),
             network.ready.eq(~self.uart_claim & ~self.uart_leave),
@@ -75,6 +79,13 @@ class Claim(wiring.Component):
                             | (state.source == Source.UART) & (self.uart_token == token)),
         ]
         self._count_seconds(m)
+
+        def changed(new: Value) -> None:
+            """Another holder, or the same anew. After a reset the count of claims starts anywhere, so that nobody finds it as it was."""
+            m.d.sync += [token.eq(new), state.seconds_held.eq(0), state.claims.eq(Mux(token == 0, new[:16], state.claims + 1))]
+            with m.If(new != token):
+                m.d.sync += [before.eq(token), before_last.eq(network.last)]
+
         with m.If(self.uart_leave):
             with m.If(state.source == Source.UART):
                 m.d.sync += state.source.eq(Source.NONE)
@@ -82,18 +93,19 @@ class Claim(wiring.Component):
             with m.If(uart_granted):
                 m.d.sync += [state.source.eq(Source.UART), state.seconds_silent.eq(0)]
                 with m.If((state.source != Source.UART) | (self.uart_token != token)):
-                    m.d.sync += [token.eq(self.uart_token), state.claims.eq(state.claims + 1), state.seconds_held.eq(0),
-                                 state.ip.eq(0), state.port.eq(0)]
+                    changed(self.uart_token)
+                    m.d.sync += [state.ip.eq(0), state.port.eq(0)]
         with m.Elif(network.leave):
-            m.d.sync += state.source.eq(Source.NONE)
+            m.d.sync += [state.source.eq(Source.NONE), network.last.eq(network.sequence)]
         with m.Elif(network.touch):
             m.d.sync += state.seconds_silent.eq(0)
         with m.Elif((network.claim | network.enter) & network.granted):
             with m.If(network.claim | network.free):
-                m.d.sync += [state.source.eq(Source.NETWORK), state.ip.eq(host.ip), state.port.eq(host.port), token.eq(host.token)]
+                m.d.sync += [state.source.eq(Source.NETWORK), state.ip.eq(host.ip), state.port.eq(host.port)]
             m.d.sync += state.seconds_silent.eq(0)
             with m.If(network.free | ~same_token & network.claim):
-                m.d.sync += [state.claims.eq(state.claims + 1), state.seconds_held.eq(0), network.last.eq(network.sequence)]
+                changed(host.token)
+                m.d.sync += network.last.eq(network.sequence)
         self._remember(m)
         return m
 

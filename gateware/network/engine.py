@@ -18,6 +18,7 @@ from .frames import SLOT_WORDS, Addresses, Kind, Outgoing, Packet, Word, swapped
 __all__ = ["Bus", "Engine", "Memory", "Region"]
 
 _PATIENCE = 16  # bits of the cycles that DDR has to answer
+_BUS_PATIENCE = 11  # ... and the bus, whose own limit ends in an answer that looks like any other
 _FIRST_DDR = 0x10_0000  # HP ports do not reach the megabyte below
 _IP_FIRST, _IP_FRAGMENT, _IP_TTL = swapped(0x4500, 2), swapped(0x0000_4000, 4), 64
 _ETHERTYPE = {Kind.ARP: swapped(0x0806, 2), Kind.ECHO: swapped(0x0800, 2)}
@@ -101,6 +102,9 @@ class Engine(wiring.Component):
         self._etherbone_record = Signal()  # bytes of words are the other way round there
         self._reads = Signal(8)  # that follow the writes of such a record
         self._patience, self._failed = Signal(_PATIENCE), Signal()  # with DDR
+        self._late, waited = Signal(), Signal(_BUS_PATIENCE)  # the bus is
+        m.d.comb += self._late.eq(waited.all() | self.bus.err)
+        m.d.sync += waited.eq(Mux(self.bus.cyc & ~self.bus.ack, waited + 1, 0))
         with m.If(self.failed):
             m.d.sync += self._failed.eq(1)
         claim, (_, token, sequence, operation, _) = self.claim, self._head
@@ -321,14 +325,14 @@ class Engine(wiring.Component):
         with m.State("READ MAP"):
             m.d.sync += self._value.eq(_ALL)
             m.next = "READ BUS"
-            with m.If(~self._mapped):
-                m.d.sync += self._status.eq(STATUS["UNMAPPED"])
+            with m.If(self._status == STATUS["STUCK"]):  # one time limit is enough for a frame
                 m.next = "READ STORE"
-            with m.Elif(self._status == STATUS["STUCK"]):  # one time limit is enough for a frame
+            with m.Elif(~self._mapped):
+                m.d.sync += self._status.eq(STATUS["UNMAPPED"])
                 m.next = "READ STORE"
         with m.State("READ BUS"):
             m.d.comb += bus.cyc.eq(1)
-            with m.If(bus.err):
+            with m.If(self._late):
                 m.d.sync += self._status.eq(STATUS["STUCK"])
                 m.next = "READ STORE"
             with m.Elif(bus.ack):
@@ -354,7 +358,7 @@ class Engine(wiring.Component):
             self._check(m, "WRITE BUS", "WRITTEN")
         with m.State("WRITE BUS"):
             m.d.comb += [bus.cyc.eq(1), bus.we.eq(1)]
-            with m.If(bus.err):
+            with m.If(self._late):
                 m.d.sync += self._status.eq(STATUS["STUCK"])
                 m.next = "WRITTEN"
             with m.Elif(bus.ack):

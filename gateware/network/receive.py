@@ -100,7 +100,7 @@ class Receiver(wiring.Component):
         m.submodules.head_sum = head = Sum()
         m.submodules.body_sum = body = Sum()
         m.submodules.crc = crc = CRC32_ETHERNET(data_width=8).create()
-        damaged, summed, size_differs, end = Signal(), Signal(), Signal(), Signal(11)
+        damaged, summed, size_differs, end = Signal(), Signal(), Signal(), Signal(12)
         size = (length - 20)[:11]  # of the UDP packet
         udp = ~wrong["udp"] & ~wrong["ip"]
         inside = valid & (place < end)

@@ -49,12 +49,7 @@ class BoardHeld(LinkError):
 
 
 class BoardTaken(LinkError):
-    """Another host has used the board while this one was away; what the board knew is lost. ``reset``: or the board was reset, which
-    forgets who held it."""
-
-    def __init__(self, text: str, reset: bool) -> None:
-        super().__init__(text)
-        self.reset = reset
+    """Another host has used the board while this one was away, or it was restarted; what the board knew is lost."""
 
 
 class BoardError(UserError):

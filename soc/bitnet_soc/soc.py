@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from litex.gen import ClockSignal, ResetSignal
+from litex.soc.cores.uart import UART
 from litex.soc.integration.soc import SoCRegion
 from litex.soc.integration.soc_core import SoCCore
 from litex.soc.interconnect import wishbone
@@ -26,7 +27,6 @@ WATCHDOG_CYCLES = CLOCK_HZ // 2  # without a sign of life from the firmware
 ROM_BYTES, SRAM_BYTES = 0x8000, 0x8000
 UART_BYTES = 1024  # that wait in each direction while the CPU does something else
 CSR_BASE, CSR_BYTES = 0xF000_0000, 0x1_0000
-BUS_TIMEOUT = 1 << 12  # cycles until an access that nobody answers is an error
 SOC_ADDRESSES = Addresses(mac=0x10E2D5000001, ip=0xC0A8_0132)  # 192.168.1.50
 _DDR = Region(DDR_BASE, DDR_BYTES)
 #: What the network may reach.
@@ -35,24 +35,26 @@ MEMORY = Memory((Region(0, ROM_BYTES, writable=False), Region(0x1000_0000, SRAM_
 
 
 class BitNetSoC(SoCCore):
-    """Everything but clocking, pads and PHY, which the platform brings.
+    """Everything but clocking, pads and PHYs, which the platform brings.
 
-    Parameters: ``crg``; ``cfu`` (path of the TVU's Verilog); ``rom`` (initial words); ``uart_name``; ``hp`` (record with
-    the AXI signals ``read0_araddr`` and so on); ``ddr_pads`` (Wishbone pads of main_ram); ``phy`` (frames as bytes, or None);
-    ``tvu_clock`` (record with ``clk``, ``dot_clk`` and ``fill_clk``, copies of the system clock, and ``fast_clk``, twice as fast,
-    that may stop when ``awake`` allows it, or None to use the domains ``sys`` and ``sys2x`` of ``crg``).
+    Parameters: ``crg``; ``cfu`` (path of the TVU's Verilog); ``rom`` (initial words); ``uart_phy`` (with the CSR tuning_word);
+    ``hp`` (record with the AXI signals ``read0_araddr`` and so on); ``ddr_pads`` (Wishbone pads of main_ram); ``phy`` (of Ethernet:
+    frames as bytes, or None); ``tvu_clock`` (record with ``clk``, ``dot_clk`` and ``fill_clk``, copies of the system clock, and
+    ``fast_clk``, twice as fast, that may stop when ``awake`` allows it, or None to use the domains ``sys`` and ``sys2x`` of ``crg``).
     """
 
     # Pinned: otherwise every CSR address moves when a peripheral comes or goes, and old firmware talks to the wrong ones.
-    csr_map = {"ctrl": 0, "uart": 1, "timer0": 2, "ethphy": 3, "watchdog": 4, "network": 5}
+    csr_map = {"ctrl": 0, "uart": 1, "timer0": 2, "ethphy": 3, "watchdog": 4, "network": 5, "uart_phy": 6}
 
-    def __init__(self, platform, crg, cfu: Path, rom: list[int], uart_name: str, hp, ddr_pads, phy=None, tvu_clock=None):
+    def __init__(self, platform, crg, cfu: Path, rom: list[int], uart_phy, hp, ddr_pads, phy=None, tvu_clock=None):
         self.crg = crg
         SoCCore.__init__(
             self, platform, clk_freq=CLOCK_HZ, cpu_type="vexriscv", cpu_variant="full+cfu", cpu_cfu=str(cfu),
             integrated_rom_size=ROM_BYTES, integrated_rom_init=rom, integrated_sram_size=SRAM_BYTES,
-            uart_name=uart_name, uart_fifo_depth=UART_BYTES, bus_timeout=BUS_TIMEOUT, timer_uptime=True, ident="", ident_version=False)
+            with_uart=False, timer_uptime=True, ident="", ident_version=False)
         self._connect_axi(hp)
+        self.uart_phy = uart_phy
+        self.uart = UART(uart_phy, tx_fifo_depth=UART_BYTES, rx_fifo_depth=UART_BYTES)
         self.watchdog = CPUWatchdog(width=WATCHDOG_CYCLES.bit_length())
         reset = ResetSignal("sys") | self.cpu.reset | self.watchdog.cpu_reset
         self.cpu.cpu_params.update(i_reset=reset)

@@ -77,11 +77,21 @@ def _random_frame(rng):
     return frame, bool(rng.random() < 0.05)
 
 
+def _long(length):
+    """A frame of 58 bytes that claims another length, everything else being right, without a sum over what is not there."""
+    frame = bytearray(udp(bytes(16), ETHERBONE_PORT, summed=False))
+    frame[16:18] = struct.pack(">H", length)
+    frame[38:40] = struct.pack(">H", length - 20)
+    frame[24:26] = struct.pack(">H", checksum(bytes(frame[14:24]) + bytes(2) + bytes(frame[26:34])))
+    return bytes(frame)
+
+
 _CASES = {
     "longest": (echo(bytes(1472)), False), "too long": (echo(bytes(1480)), False), "endless": (SOC_MAC + bytes(3000), False),
     "broadcast ip": (b"\xff" * 6 + echo(b"x")[6:], False), "arp for another": (arp(HOST_IP), False), "arp answer": (arp(SOC_IP, 2), False),
     "arp to own": (SOC_MAC + arp()[6:], False), "echo answer": (echo(b"x", 0), False), "one byte": (b"\x10", False),
     "damaged": (echo(b"x"), True), "another's address": (ip(17, udp(b"", PORT)[34:42], target=HOST_IP), False),
+    **{f"length {n}": (_long(n), False) for n in (29, 1501, 2033, 2034, 2040, 2047, 2048)},
     "fragment": (ip(17, udp(b"", PORT)[34:42], fragment=0x2000), False), "last fragment": (ip(1, echo(b"")[34:42], fragment=0x0001), False),
 }
 
@@ -162,7 +172,7 @@ class _Board:
     def __init__(self, seed=1):
         self.unit = Network(ADDRESSES, MEMORY)
         self.words, self.beats, self.error, self.accesses = {}, {}, set(), 0
-        self.frozen, self.failing, self.token, self.sequence = False, False, 5, 0
+        self.silent, self.frozen, self.failing, self.token, self.sequence = False, False, False, 5, 0
         self.answers: list[bytes] = []
         self._rng = np.random.default_rng(seed)
 
@@ -172,7 +182,7 @@ class _Board:
             await ctx.tick()
             ctx.set(bus.ack, 0)
             ctx.set(bus.err, 0)
-            if not ctx.get(bus.cyc):
+            if not ctx.get(bus.cyc) or self.silent:
                 continue
             await ctx.tick().repeat(int(self._rng.integers(1, 6)))
             address, self.accesses = 4 * ctx.get(bus.adr), self.accesses + 1
@@ -365,7 +375,11 @@ def test_memory_and_bus_that_do_not_answer():
         status, values = await board.datagram(ctx, "READ", data=[BOX.base, BOX.base + 8, BOX.base])
         assert status == STATUS["STUCK"] and values == [0, 0xFFFFFFFF, 0xFFFFFFFF]
         assert await board.datagram(ctx, "WRITE", address=BOX.base, data=[1] * 4) == (STATUS["STUCK"], [])
-        board.error = set()
+        board.error, board.silent = set(), True  # nor an error
+        status, values = await board.datagram(ctx, "READ", data=[BOX.base, 0x2000_0000, BOX.base], cycles=5000)
+        assert status == STATUS["STUCK"] and values == [0xFFFFFFFF] * 3
+        assert await board.datagram(ctx, "WRITE", address=BOX.base, data=[1] * 4, cycles=5000) == (STATUS["STUCK"], [])
+        board.silent = False
         assert await board.datagram(ctx, "WRITE", address=BOX.base, data=[1] * 4) == (0, [])
         board.frozen = True
         assert await board.datagram(ctx, "DATA", "ANSWER", 0x10_0000, [1] * 16, cycles=80_000) == (STATUS["STUCK"], [])
@@ -457,7 +471,7 @@ class _Rules:
     """The claim, read out of xtvu/datagram.py."""
 
     def __init__(self):
-        self.source, self.host, self.token, self.claims, self.silent = 0, None, 0, 0, 0
+        self.source, self.host, self.token, self.claims, self.silent, self.changes = 0, None, 0, 0, 0, 0
 
     def second(self):
         self.silent += 1
@@ -465,8 +479,8 @@ class _Rules:
             self.source = 0
 
     def take(self, source, host, token):
-        self.source, self.host, self.token, self.silent = source, host, token, 0
-        self.claims += 1
+        self.claims = self.claims + 1 if self.token else token & 0xFFFF
+        self.source, self.host, self.token, self.silent, self.changes = source, host, token, 0, self.changes + 1
 
     def network(self, what, ip_address, port, token, take_over):
         """Whether it is granted, or done."""
@@ -511,7 +525,8 @@ def test_the_claim_follows_its_rules():
 
     async def bench(ctx):
         ctx.set(unit.second, 1 << 31)
-        for _ in range(3000):
+        for number in range(3000):
+            ctx.set(unit.network.sequence, number)
             asked = str(rng.choice(list(_ASKED), p=list(_ASKED.values())))
             host = int(rng.integers(1, 4))
             token, take_over = 0 if asked == "enter" else int(rng.choice([0, 10 + host, 10 + host, 20])), bool(rng.random() < 0.1)
@@ -551,4 +566,28 @@ def test_the_claim_follows_its_rules():
                 assert (ctx.get(state.ip), ctx.get(state.port)) == rules.host and ctx.get(state.seconds_silent) == rules.silent
 
     _simulate(unit, bench)
-    assert rules.claims > 100
+    assert rules.changes > 100
+
+
+def test_an_old_claim_that_comes_again_takes_nothing():
+    """A copy of a CLAIM, with TAKE_OVER or not, after its host has gone: nobody is locked out, and nobody loses the board."""
+    board = _Board()
+    nobody = [0] * len(STATE)
+
+    async def bench(ctx):
+        for sequence in (100, 105):
+            assert (await board.datagram(ctx, "CLAIM", "TAKE_OVER", data=nobody, token=5, sequence=sequence))[0] == STATUS["OK"]
+        await board.datagram(ctx, "WRITE", address=BOX.base, data=[1], token=5, sequence=110)
+        assert (await board.datagram(ctx, "RELEASE", token=5, sequence=120)) == (0, [])
+        status, _ = await board.datagram(ctx, "CLAIM", "TAKE_OVER", data=nobody, token=5, sequence=105)
+        assert status == STATUS["FREE"] and ctx.get(board.unit.state.source) == 0
+        status, state = await board.datagram(ctx, "CLAIM", data=nobody, token=6, sequence=7)
+        assert status == STATUS["OK"]
+        for flag in (None, "TAKE_OVER"):
+            status, found = await board.datagram(ctx, "CLAIM", flag, data=nobody, token=5, sequence=105)
+            assert status == STATUS["HELD"] and found == state
+        assert await board.datagram(ctx, "READ", data=[BOX.base], token=6, sequence=8) == (0, [1])
+        # but the first host itself may come back
+        assert (await board.datagram(ctx, "CLAIM", "TAKE_OVER", data=nobody, token=5, sequence=121))[0] == STATUS["OK"]
+
+    board.run(bench)

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
 
 import numpy as np
 import pytest
-from bitnet_host import BadArgument, BadModel, BoardBusy, BoardError, BoardHeld, BoardRestarted, BoardTaken, Cancel, LinkError, LinkTimeout
+from bitnet_host import (
+    BadArgument,
+    BadModel,
+    BoardBusy,
+    BoardError,
+    BoardHeld,
+    BoardRestarted,
+    BoardTaken,
+    Cancel,
+    LinkError,
+    LinkTimeout,
+    UserError,
+)
 from bitnet_host.model.convert import convert
 from bitnet_host.model.header import MODEL_BASE
 from bitnet_host.model.sources.bundled import BUNDLED
@@ -130,7 +143,7 @@ def test_what_the_board_refuses_is_said(board, link):
         link.write(DDR_BASE + 0x1000, [1])
     with pytest.raises(LinkError, match="does not let anyone write"):
         bulk.upload(link, 0x1000, np.zeros(64, np.uint8))
-    with pytest.raises(LinkError, match="no memory at address 0x4000000"):
+    with pytest.raises(LinkError, match="no memory at offset 0x4000000 of DDR"):
         bulk.upload(link, 1 << 26, np.zeros(64, np.uint8))
 
 
@@ -150,7 +163,7 @@ def test_who_was_taken_over_is_told_by_whom(board, link):
         link.write(MAILBOX_BASE, [1])
     assert not board.written
     other.close()
-    with pytest.raises(BoardTaken, match="another host has used the board"):  # it may have changed everything
+    with pytest.raises(BoardTaken, match="was restarted, or another host has used it meanwhile"):  # it may have changed everything
         link.read_list([0x40])
     assert link.read_list([0x40]) == [0]
 
@@ -161,6 +174,46 @@ def test_a_claim_that_lapsed_is_made_again(board, link):
         board.lapse()
         action()
     assert link.read_list([0x40, 0x44]) == [5, 6] and board.ddr[:8000].all() and board.claims == 4
+
+
+def test_a_claim_made_again_of_which_no_answer_came(board, link):
+    """It lapsed, another host was there, and the answer to the new claim is lost: what the other did is noticed all the same."""
+    board.lapse()
+    other = Link(UDPWire("127.0.0.1", board.port))
+    other.close()
+    link.wire.patience = 0.2
+    board.spoil = lambda answer, number: [] if Datagram.decode(answer).operation == 1 else [answer]
+    with pytest.raises(LinkError, match="does not answer"):
+        link.read_list([0x40])
+    board.spoil = lambda answer, number: [answer]
+    with pytest.raises(BoardTaken):
+        link.read_list([0x40])
+    assert link.read_list([0x40]) == [0]
+
+
+def test_one_slow_answer_does_not_slow_all(board, link):
+    """A question is repeated after two seconds at most, whatever the last ones took."""
+    for _ in range(3):
+        link._round_trip.measured(25.0)
+    before, asked = time.monotonic(), board.asked
+    board.spoil = lambda answer, number: [] if number == asked + 1 else [answer]
+    link.read_list([0x40])
+    assert time.monotonic() - before < 4
+
+
+def test_close_does_not_wait_for_a_dead_board(board):
+    link = Link(UDPWire("127.0.0.1", board.port))
+    board.spoil = lambda answer, number: []
+
+    def ask():
+        with contextlib.suppress(LinkError):
+            link.read_list([0x40])
+
+    threading.Thread(target=ask, daemon=True).start()
+    time.sleep(0.1)
+    start = time.monotonic()
+    link.close()
+    assert time.monotonic() - start < 5
 
 
 def test_the_board_is_given_back(board):
@@ -279,9 +332,26 @@ def test_a_command_is_one_more_than_the_last(board):
     assert addresses[-2:] == [MAILBOX_BASE + 4 * MAILBOX.command, MAILBOX_BASE + 4 * MAILBOX.command_sequence]  # in this order
 
 
+def test_a_number_that_never_got_there(board):
+    """The connection broke between a command and its number: the next command is no number further than the board thinks."""
+    transport = _mailbox(board)
+    transport._sequence += 1
+    transport.send("INFO")
+    assert board.get(MAILBOX.command_sequence) == 1 and transport._sequence == 1
+
+
+def test_events_of_an_earlier_command_are_passed_over(board):
+    transport = _mailbox(board)
+    _put_events(board, [EVENTS["INFO"], 1, 5])
+    transport.send("INFO")
+    assert board.get(MAILBOX.event_tail) == 3
+    _put_events(board, [EVENTS["INFO"], 1, 6], 3)
+    assert transport.receive(1)[1].tolist() == [6]
+
+
 def test_a_busy_board_says_with_what(board, monkeypatch):
     transport = _mailbox(board)
-    transport._sequence = 1  # a command that the board does not take
+    board.set(MAILBOX.command_sequence, 1)  # a command that the board does not take
     board.set(MAILBOX.doing, COMMANDS["GENERATE"])
     board.set(MAILBOX.done, 12)
     board.set(MAILBOX.total, 200)
@@ -292,7 +362,7 @@ def test_a_busy_board_says_with_what(board, monkeypatch):
 
 def test_a_busy_board_that_gets_on_is_waited_for(board, monkeypatch):
     transport = _mailbox(board)
-    transport._sequence = 1
+    board.set(MAILBOX.command_sequence, 1)
     board.set(MAILBOX.doing, COMMANDS["LOAD"])
     monkeypatch.setattr("bitnet_host.run.link.transport._BUSY_SECONDS", 0.4)
 
@@ -350,6 +420,9 @@ def test_datagrams_among_text_and_noise():
                 if (datagram := Datagram.decode(raw)) is not None:
                     got.append(datagram.sequence)
         assert got == [0, 1, 2, 3, 4]
+    # a good one may well hold what others begin with
+    line._buffer = bytearray(Datagram(1, 9, 3, 0, 0, [5, MAGIC, MAGIC, 6]).encode())
+    assert Datagram.decode(line.take()).data == [5, MAGIC, MAGIC, 6]
 
 
 # -- a board that answers as a script says ------------------------------------------------------------
@@ -381,6 +454,8 @@ class _Script(Transport):
     def write_ddr(self, offset, words, progress=lambda done: None):
         self.uploads.append((offset, len(words)))
         progress(4 * len(words))
+
+    def speed_up(self): ...
 
     def read_ddr(self, offset, count):
         return self.memory[(offset - MODEL_BASE) // 4:][:count]
@@ -421,7 +496,7 @@ def test_no_other_error_is_waited_out(image):
 
 def test_after_an_error_the_cache_is_looked_up(image):
     target = _target(image, [("ERROR", [ERRORS["TVU"][0], 3])])
-    target.info = lambda: {"position": 1}
+    target.info = lambda: {"position": 1, "model_id": image.header.model_id}
     with pytest.raises(BoardError):
         target.generate([1, 2], 9)
     assert target.tokens == [1]
@@ -499,7 +574,7 @@ def test_what_goes_wrong_in_load_is_said(image):
 
 def test_a_word_that_was_lost_is_no_shorter_answer(image):
     target = _target(image, [("TOKEN", [5]), _stats(position=4, tokens=2)])
-    target.info = lambda: {"position": 4}
+    target.info = lambda: {"position": 4, "model_id": image.header.model_id}
     with pytest.raises(LinkError, match="wrote 2 tokens, of which 1 came"):
         target.generate([1, 2], 2)
 
@@ -509,6 +584,31 @@ def test_each_command_says_where_it_goes_on(image):
     target.generate([1, 2], 1)
     target.score(7)
     assert target.transport.payloads[0][0] == 0 and target.transport.payloads[1] == [7, 3]
+
+
+@pytest.mark.parametrize("error", [
+    BoardTaken("taken"), BoardHeld("held", {}), BoardRestarted("restarted", 0), ("ERROR", [ERRORS["POSITION"][0], 3])],
+    ids=["taken", "held", "restarted", "position"])
+def test_what_another_host_left_is_not_gone_on_with(image, error):
+    """However well its length would fit: the conversation is read anew from its start."""
+    target = _target(image, [("TOKEN", [5]), error])
+    target.info = lambda: {"position": 3, "model_id": image.header.model_id}
+    with pytest.raises(UserError):
+        target.generate([1, 2], 9)
+    assert target.tokens == [] and target._unsure
+    target.transport.events = [("DONE", []), ("TOKEN", [5]), _stats(position=4, tokens=1)]
+    with contextlib.closing(target.stream([1, 2, 5, 7], 1, reuse=True)) as steps:
+        list(steps)
+    assert target.transport.sent[-2:] == ["RESET", "GENERATE"] and target.transport.payloads[-2] == [0]
+    assert target.transport.payloads[-1][-4:] == [1, 2, 5, 7] and target.tokens == [1, 2, 5, 7][:4]
+
+
+def test_logits_that_do_not_come_leave_a_doubt(image):
+    target = _target(image, [("SCORED", [0, 0, 4])])
+    target.transport.read_ddr = lambda *_: (_ for _ in ()).throw(BoardTaken("taken"))
+    with pytest.raises(BoardTaken):
+        target.score(7)
+    assert target._unsure and target.tokens == []
 
 
 def test_another_model_on_the_board_is_noticed(image):
@@ -533,7 +633,7 @@ def test_an_error_in_the_answer_leaves_no_doubt(image):
     code = ERRORS["TVU"][0]
     for position, tokens, unsure in ((4, [1, 2, 5, 6], False), (3, [1, 2, 5], False), (9, [], True)):
         target = _target(image, [("TOKEN", [5]), ("TOKEN", [6]), ("ERROR", [code, 3])])
-        target.info = lambda position=position: {"position": position}
+        target.info = lambda position=position: {"position": position, "model_id": image.header.model_id}
         with pytest.raises(BoardError):
             target.generate([1, 2], 9)
         assert (target.tokens, target._unsure) == (tokens, unsure)

@@ -2,8 +2,8 @@
 
 A datagram is a list of 32-bit words, low byte first: MAGIC, token, sequence, operation, address, data..., CRC-32 of all before.
 Over the network it is the payload of a UDP packet to PORT, over UART it stands by itself and MAGIC tells where it starts. Every
-request but a DATA without ANSWER has one answer, which is never longer than the request: it repeats token, sequence,
-operation and address, and has a status. Whoever gets no answer asks again; asking twice does no harm:
+request but a DATA without ANSWER has one answer, which is never longer than the request but for a list of RECENT_WORDS. It repeats
+token, sequence, operation and address, and has a status. Whoever gets no answer asks again; asking twice does no harm:
 
 - READ replaces each address among its data by what is there.
 - WRITE puts its data at consecutive addresses of the bus. It is done once for each sequence number, and not at all if a later one
@@ -14,6 +14,8 @@ operation and address, and has a status. Whoever gets no answer asks again; aski
 - CLAIM makes the sender the holder of the board, if nobody is, or the same token is, or the flag TAKE_OVER is set. Token 0 only asks.
   The answer is the STATE. All other operations are the holder's alone.
 - RELEASE ends the claim, as silence of SILENCE seconds does.
+- RATE, on UART alone: from the answer on, the line runs at ``address`` baud. Who is not understood goes back to BASE_RATE: the board
+  after LOST_SECONDS in which it got bytes but no datagram, the host when nobody answers. It ends with the claim.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["ETHERBONE_PORT", "FLAGS", "HEAD_WORDS", "MAGIC", "MOST_WORDS", "OPERATIONS", "PORT", "RECENT_WORDS", "SILENCE",
-           "SOURCES", "STATE", "STATUS", "Datagram", "c_header"]
+__all__ = ["BASE_RATE", "ETHERBONE_PORT", "FLAGS", "HEAD_WORDS", "LOST_SECONDS", "MAGIC", "MOST_WORDS", "OPERATIONS", "PORT",
+           "RECENT_WORDS", "SILENCE", "SOURCES", "STATE", "STATUS", "Datagram", "c_header"]
 
 PORT, ETHERBONE_PORT = 1235, 1234  # UDP ports of the board
 MAGIC = 0xB17E_11A9  # no ASCII text contains it
@@ -32,8 +34,9 @@ HEAD_WORDS = 5  # before the data; one more, the CRC, is behind them
 MOST_WORDS = 360  # of data
 RECENT_WORDS = 16
 SILENCE = 30  # seconds
+BASE_RATE, LOST_SECONDS = 115_200, 1  # baud; s
 
-OPERATIONS = {"CLAIM": 1, "RELEASE": 2, "READ": 3, "WRITE": 4, "DATA": 5}
+OPERATIONS = {"CLAIM": 1, "RELEASE": 2, "READ": 3, "WRITE": 4, "DATA": 5, "RATE": 6}
 #: TAKE_OVER of a CLAIM: whoever holds the board loses it. ANSWER of DATA: an answer is wanted.
 FLAGS = {"TAKE_OVER": 1, "ANSWER": 2}
 STATUS = {
@@ -83,8 +86,8 @@ class Datagram:
 def c_header() -> str:
     """The firmware's view of this module."""
     lines = ["// Generated from toolchain/xtvu/datagram.py.", "#pragma once", ""]
-    numbers = {"MAGIC": MAGIC, "HEAD_WORDS": HEAD_WORDS, "MOST_WORDS": MOST_WORDS, "RECENT_WORDS": RECENT_WORDS, "SILENCE": SILENCE,
-               "STATE_WORDS": len(STATE)}
+    numbers = {"MAGIC": MAGIC, "HEAD_WORDS": HEAD_WORDS, "MOST_WORDS": MOST_WORDS, "RECENT_WORDS": RECENT_WORDS, "BASE_RATE": BASE_RATE,
+               "LOST_SECONDS": LOST_SECONDS, "STATE_WORDS": len(STATE)}
     for prefix, table in (("", numbers), ("OP_", OPERATIONS), ("FLAG_", FLAGS), ("STATUS_", STATUS), ("SOURCE_", SOURCES),
                           ("STATE_", {name.upper(): place for place, name in enumerate(STATE)})):
         lines += [f"#define DATAGRAM_{prefix}{name.upper()} 0x{value:x}u" for name, value in table.items()]

@@ -17,6 +17,9 @@ from bitnet_host.errors import (
     BadArgument,
     BadModel,
     BoardError,
+    BoardHeld,
+    BoardRestarted,
+    BoardTaken,
     LinkError,
     LinkTimeout,
     UserError,
@@ -47,6 +50,7 @@ __all__ = ["BoardTarget"]
 
 _log = logging.getLogger("bitnet_host.link")
 _PIECE = 1 << 16  # bytes whose checksum the board says, to see what it has already
+_MUCH = 1 << 16  # bytes for which it pays to make a line faster first
 _SLOW = 3600  # seconds of an upload that nobody wants without having said so
 _ANSWER_TIMEOUT = 600.0  # seconds without any event; a simulated full-size token takes minutes
 _AGAIN = 5.0  # seconds until a cancel that shows no effect is repeated
@@ -73,10 +77,12 @@ class BoardTarget(Target):
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """If the simulator has died, says what it died of instead of what followed."""
+        """If the simulator has died, says what it died of instead of what followed. What was on the board may be another's now."""
         try:
             yield
-        except UserError:
+        except UserError as error:
+            if _is_foreign(error):
+                self.tokens, self._unsure = [], True
             failure = self.simulator.failure() if self.simulator else None
             if failure:
                 raise LinkError(f"the simulator stopped: {failure}") from None
@@ -150,6 +156,9 @@ class BoardTarget(Target):
     def _warn_if_slow(self, size: int, progress: Progress) -> None:
         if not self.transport.bytes_per_second:
             return
+        if size > _MUCH:
+            with self._explained():
+                self.transport.speed_up()
         seconds = size / (0.9 * self.transport.bytes_per_second)
         if seconds > _SLOW and not self.slow_upload:
             raise BadArgument(f"the upload of {size / 2**20:.0f} MB over {self.transport.name} would take {seconds / 3600:.1f} hours: use "
@@ -297,8 +306,11 @@ class BoardTarget(Target):
                         raise LinkError(f"the board wrote {_stats(payload)['tokens']} tokens, of which {len(answer.token_ids)} came: "
                                         "restart it and try again")
                     self._hold([*before, *answer.token_ids], _stats(payload)["position"])
-        except UserError:
-            self._look_up([*before, *answer.token_ids])
+        except UserError as error:
+            if _is_foreign(error):
+                self.tokens, self._unsure = [], True
+            else:
+                self._look_up([*before, *answer.token_ids])
             raise
         except BaseException:  # the generator was closed, or Ctrl-C
             self._abandon([*before, *answer.token_ids])
@@ -342,12 +354,20 @@ class BoardTarget(Target):
         """After an error: how many of ``tokens`` the KV cache holds."""
         self.tokens, self._unsure = [], True
         with suppress(UserError):
-            self._hold(tokens, self.info()["position"])
+            info = self.info()
+            if info["model_id"] == self.image.header.model_id:
+                self._hold(tokens, info["position"])
 
     def _hold(self, tokens: list[int], position: int) -> None:
         """Takes note of what the KV cache holds, if ``tokens`` say so."""
         known = position <= len(tokens)
         self.tokens, self._unsure = tokens[:position] if known else [], not known
+
+
+def _is_foreign(error: UserError) -> bool:
+    """Whether, after ``error``, the KV cache may hold somebody else's conversation, whatever its length."""
+    position = ERRORS["POSITION"][0]
+    return isinstance(error, BoardTaken | BoardHeld | BoardRestarted) or (isinstance(error, BoardError) and error.code == position)
 
 
 def _whole(steps: Steps) -> Answer:

@@ -8,13 +8,16 @@ from pathlib import Path
 from litex.build.generic_platform import GenericPlatform, Pins, Subsignal
 from litex.build.io import CRG
 from litex.build.sim.common import sim_special_overrides
+from litex.gen import LiteXModule
 from litex.soc.integration import export
-from litex.soc.interconnect import wishbone
+from litex.soc.interconnect import stream, wishbone
+from litex.soc.interconnect.csr import CSRStorage
 from tvu.axi import PORTS
 from tvu.verilog import AXI_READ_PORTS, AXI_WRITE_PORTS
+from xtvu.datagram import BASE_RATE
 
 from ..network import StreamPHY
-from ..soc import MEMORY, BitNetSoC
+from ..soc import CLOCK_HZ, MEMORY, BitNetSoC
 
 __all__ = ["generate"]
 
@@ -28,7 +31,7 @@ _AXI = [(f"read{i}_{name}", width) for i in range(PORTS) for name, width, _ in A
 _AXI += [(f"{port}_{name}", width) for port in ("write", "upload") for name, width, _ in AXI_WRITE_PORTS]
 _IO = [
     ("sys_clk", 0, Pins(1)), ("sys_rst", 0, Pins(1)),
-    _pads("serial", *_STREAM),
+    _pads("serial", *_STREAM, ("tuning_word", 32)),
     _pads("eth", *_STREAM, ("source_last", 1), ("sink_last", 1), ("sink_error", 1)),
     _pads("hp", *_AXI),
     _pads("tvu", ("clk", 1), ("dot_clk", 1), ("fast_clk", 1), ("fill_clk", 1), ("awake", 3)),
@@ -44,6 +47,19 @@ class _Platform(GenericPlatform):
             self, *args, special_overrides={**sim_special_overrides, **(special_overrides or {})}, **kwargs)
 
 
+class _UARTPHY(LiteXModule):
+    """LiteX's UARTPHY with a dynamic rate, as far as the CPU sees it: bytes go over the pads whole, with the rate beside them."""
+
+    def __init__(self, pads):
+        self.sink, self.source = sink, source = stream.Endpoint([("data", 8)]), stream.Endpoint([("data", 8)])
+        self._tuning_word = CSRStorage(32, reset=int(BASE_RATE / CLOCK_HZ * 2**32), name="tuning_word")
+        self.comb += [
+            pads.source_valid.eq(sink.valid), pads.source_data.eq(sink.data), sink.ready.eq(pads.source_ready),
+            source.valid.eq(pads.sink_valid), source.data.eq(pads.sink_data), pads.sink_ready.eq(source.ready),
+            pads.tuning_word.eq(self._tuning_word.storage),
+        ]
+
+
 class _SimSoC(BitNetSoC):
     """The SoC on the simulated board."""
 
@@ -51,7 +67,7 @@ class _SimSoC(BitNetSoC):
         ddr = wishbone.Interface(data_width=32, address_width=32, addressing="word")
         platform.add_extension(ddr.get_ios("ddr"))
         super().__init__(
-            platform, CRG(platform.request("sys_clk"), platform.request("sys_rst")), cfu, [0x6F], "sim",
+            platform, CRG(platform.request("sys_clk"), platform.request("sys_rst")), cfu, [0x6F], _UARTPHY(platform.request("serial")),
             platform.request("hp"), platform.request("ddr"), StreamPHY(platform.request("eth")),
             platform.request("tvu"))
 

@@ -28,6 +28,8 @@ class MainRam {
   public:
     MainRam(Vsoc *top, Ddr &ddr) : top_(top), ddr_(ddr) {}
 
+    bool stalled = false;  // it answers nothing
+
     void sample() {
         request_ = top_->ddr_cyc && top_->ddr_stb;
         acked_ = top_->ddr_ack;
@@ -56,7 +58,7 @@ class MainRam {
             if (wait_ < 0) wait_ = ddr_.access(write_);
             answer = wait_-- == 0;
         }
-        if (!answer) return;
+        if (!answer || stalled) return;
         uint8_t *word = ddr_.memory() + (next & (DDR_BYTES - 4));
         top_->ddr_ack = 1;
         if (write_) {
@@ -77,7 +79,7 @@ class MainRam {
 };
 
 // A UDP port that answers every text with the memory model's counters. It obeys "quit", "reset" (the board's button), "fail MASK"
-// (Ddr::failing), "freeze 1" or "freeze 0", and "save OFFSET BYTES FILE", which writes what memory holds there.
+// (Ddr::failing), "freeze 1" or "freeze 0", "stall 1" or "stall 0" (MainRam::stalled), and "save OFFSET BYTES FILE", which writes what memory holds there.
 class Control {
   public:
     Control() {
@@ -94,7 +96,7 @@ class Control {
         port = ntohs(address.sin_port);
     }
 
-    bool poll(Ddr &ddr) {  // false: quit
+    bool poll(Ddr &ddr, MainRam &ram) {  // false: quit
         char text[512];
         sockaddr_in from;
         socklen_t length = sizeof from;
@@ -105,6 +107,7 @@ class Control {
         if (!strcmp(text, "reset")) reset = true;
         if (!strncmp(text, "fail ", 5)) ddr.failing = strtoul(text + 5, nullptr, 0);
         if (!strncmp(text, "freeze ", 7)) ddr.frozen = text[7] == '1';
+        if (!strncmp(text, "stall ", 6)) ram.stalled = text[6] == '1';
         if (!strncmp(text, "save ", 5)) save(ddr, text + 5);
         int size = snprintf(text, sizeof text, "{\"cycles\": %llu, \"granted\": %llu, \"used\": %llu}",
                             static_cast<unsigned long long>(ddr.cycles()), static_cast<unsigned long long>(ddr.granted()),
@@ -207,6 +210,7 @@ int main(int argc, char **argv) {
         ram.drive();
         if (cycle - reset_at == RESET_CYCLES) top->sys_rst = 0;
 
+        serial.set_tuning_word(top->serial_tuning_word);
         if (serial_out) serial.from_soc(serial_byte);
         if (serial_taken) serial.to_soc_pop();
         top->serial_sink_valid = serial.to_soc_pending();
@@ -226,7 +230,7 @@ int main(int argc, char **argv) {
         if (cycle % POLL_EVERY == 0 && cycle - reset_at >= QUIET_CYCLES) {
             serial.poll();
             network.poll();
-            if (!control.poll(ddr)) return 0;
+            if (!control.poll(ddr, ram)) return 0;
         }
     }
     return 0;

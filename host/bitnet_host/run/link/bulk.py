@@ -64,7 +64,7 @@ class _Window:
         pieces = {sequence: piece for sequence, (piece, _) in self.under_way.items()}
         self._taken_for_lost.update(pieces)
         self.under_way.clear()
-        self.size = max(_LEAST_WINDOW, self.size / 2)
+        self.size = min(float(self.most), max(_LEAST_WINDOW, self.size / 2))
         return list(pieces.values())
 
     def only_late(self, sequence: int) -> int | None:
@@ -117,21 +117,23 @@ class _Upload:
         self._next, self._missing = 0, self._count
         self._there = bytearray(self._count)
         self._sent = Sent()
-        self._last_sequence = 0
+        self._claimed = link.next_sequence()
         line = self._piece * most / self._wire.bytes_per_second if self._wire.bytes_per_second else 0.0
         self._trip = RoundTrip(0.3 + 2 * line, 0.02 + line)
 
     def run(self, progress: Callable[[int], None]) -> Sent:
-        patience, heard = self._wire.patience, time.monotonic()
+        heard = time.monotonic()
         backoff = 1
         while self._missing:
             self._fill()
             raw = self._wire.receive(backoff * self._trip.timeout)
             if raw is None:
-                if time.monotonic() - heard > patience:
+                if time.monotonic() - heard > self._wire.patience:
                     raise LinkError(f"the board at {self._link.name} does not answer any more: check the connection and try again; "
                                     "what has arrived is kept")
                 backoff = min(2 * backoff, 8)
+                if backoff == 8:
+                    self._wire.fall_back()
                 self._all_lost()
                 continue
             before = self._missing
@@ -148,17 +150,17 @@ class _Upload:
         """Sends what the window lets."""
         window = self._window
         while len(window.under_way) < window.size:
+            while self._waiting and self._there[self._waiting[0]]:
+                self._waiting.popleft()
             if self._waiting:
                 piece = self._waiting.popleft()
-                if self._there[piece]:
-                    continue
                 self._sent.repeated += 1
             elif self._next < self._count:
                 piece = self._next
                 self._next += 1
             else:
                 break
-            last = not self._waiting and self._next == self._count
+            last = self._next == self._count and all(self._there[other] for other in self._waiting)
             full = len(window.under_way) + 1 >= window.size
             self._send(piece, last or full or self._sent.datagrams % _EVERY == 0)
 
@@ -177,12 +179,13 @@ class _Upload:
         if answer is None or answer.token != self._link.token or answer.operation != _DATA:
             return False
         if answer.flags in (STATUS["HELD"], STATUS["FREE"]):
-            if answer.sequence in self._window.under_way:  # else an old one, from before the claim was made again
-                self._link.regain()
-                self._all_lost()
+            if answer.sequence - self._claimed & 0x80000000:  # it was sent before the claim was made again
+                return False
+            self._claimed = self._link.regain()
+            self._all_lost()
             return True
         if answer.flags != STATUS["OK"]:
-            self._link.refused(answer, answer.address)
+            self._link.refused(answer, f"offset 0x{answer.address:x} of DDR")
         entry = self._window.under_way.get(answer.sequence)
         if entry is not None:
             trip = max(1e-5, time.monotonic() - entry[1])

@@ -12,19 +12,21 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from xtvu.datagram import FLAGS, HEAD_WORDS, OPERATIONS, SOURCES, STATE, STATUS, Datagram
+from xtvu.datagram import BASE_RATE, FLAGS, HEAD_WORDS, OPERATIONS, SOURCES, STATE, STATUS, Datagram
 
 from bitnet_host.errors import BoardHeld, BoardTaken, LinkError
-from bitnet_host.run.link.wires import Wire
+from bitnet_host.run.link.wires import SerialWire, Wire
 
 __all__ = ["Link", "RoundTrip", "holder_text"]
 
 Words = NDArray[np.uint32]
 _LONGEST = 2.0  # seconds until a question is repeated
+_LOST = 3  # sendings without an answer after which something is wrong with the line
+_RATES = (3_000_000, 2_000_000, 1_000_000, 921_600, 460_800)  # baud, best first
 _ALIVE = 10.0  # seconds of silence after which the board hears that its holder is still there
 _STATUS_TEXT = {
     "PROTECTED": "the board does not let anyone write to memory of a loaded model: unload it first",
-    "UNMAPPED": "the board has no memory at address 0x{address:x}",
+    "UNMAPPED": "the board has no memory at {place}",
     "STUCK": "the board's memory does not answer: restart the board",
     "BAD": "the board does not understand the request: build host tool and board from the same source",
 }
@@ -70,6 +72,7 @@ class Link:
         self.wire, self.name = wire, wire.name
         self._token = secrets.randbelow(2**32 - 1) + 1
         self._sequence, self._claims = secrets.randbelow(2**31), 0
+        self._in_doubt = False  # whether somebody else may have held the board without this host's notice
         self._lock = threading.RLock()
         # a line has to move the bytes, and the firmware answers when it gets to it
         self._round_trip = RoundTrip(0.5, 0.2) if wire.bytes_per_second else RoundTrip(0.3, 0.02)
@@ -94,20 +97,22 @@ class Link:
             code = OPERATIONS[operation]
             size = len(data) + 4 * (HEAD_WORDS + 1)
             on_the_line = 2 * size / self.wire.bytes_per_second if self.wire.bytes_per_second else 0.0
-            wait, start = self._round_trip.timeout + on_the_line, time.monotonic()
+            wait, start = min(_LONGEST, self._round_trip.timeout) + on_the_line, time.monotonic()
             sent: list[float] = []
             while not sent or time.monotonic() - start < self.wire.patience:
                 # where the address does not matter it comes back as the number of the sending that is answered
-                mark = address if operation == "WRITE" else len(sent)
+                mark = address if operation in ("WRITE", "RATE") else len(sent)
                 sent.append(time.monotonic())
                 self.wire.send(Datagram(token, self._sequence, code, flags, mark).encode(data))
                 answer = self._answer(token, code, sent[-1] + wait)
                 if answer is not None:
                     self._heard = time.monotonic()
-                    if operation != "WRITE" and answer.address < len(sent):
+                    if operation in ("CLAIM", "READ") and answer.address < len(sent):
                         self._round_trip.measured(max(1e-4, self._heard - sent[answer.address] - on_the_line))
                     return answer
                 wait = min(2 * wait, _LONGEST + on_the_line)
+                if len(sent) == _LOST:
+                    self.wire.fall_back()
             raise LinkError(f"the board at {self.name} does not answer: check that it is on, loaded and connected")
 
     def _answer(self, token: int, operation: int, end: float) -> Datagram | None:
@@ -121,18 +126,21 @@ class Link:
 
     def _held(self, operation: str, address: int = 0, data: bytes = b"") -> Datagram:
         """As ``_ask``, for what only the holder may. If the claim has lapsed, because this host was away, it is made anew."""
-        answer = self._ask(operation, address, data)
-        while answer.flags in (STATUS["HELD"], STATUS["FREE"]):
-            self._regain()
+        with self._lock:
+            if self._in_doubt:
+                self._regain()
             answer = self._ask(operation, address, data)
-        if answer.flags != STATUS["OK"]:
-            self.refused(answer, address)
-        return answer
+            while answer.flags in (STATUS["HELD"], STATUS["FREE"]):
+                self._regain()
+                answer = self._ask(operation, address, data)
+            if answer.flags != STATUS["OK"]:
+                self.refused(answer, f"address 0x{address or int.from_bytes(data[:4], 'little'):x}")
+            return answer
 
-    def refused(self, answer: Datagram, address: int) -> None:
+    def refused(self, answer: Datagram, place: str) -> None:
         """Raises what an answer's status says."""
         name = next((name for name, code in STATUS.items() if code == answer.flags), "BAD")
-        raise LinkError(_STATUS_TEXT.get(name, _STATUS_TEXT["BAD"]).format(address=address))
+        raise LinkError(_STATUS_TEXT.get(name, _STATUS_TEXT["BAD"]).format(place=place))
 
     # -- the claim -----------------------------------------------------------------------------------------------------------
 
@@ -143,25 +151,29 @@ class Link:
     def _claim_state(self, flags: int, token: int | None = None) -> tuple[int, dict[str, int]]:
         answer = self._ask("CLAIM", 0, bytes(4 * len(STATE)), flags, token)
         if len(answer.data) != len(STATE):
-            self.refused(answer, 0)
+            self.refused(answer, "")
         return answer.flags, dict(zip(STATE, answer.data, strict=True))
 
     def _claim(self, take_over: bool) -> None:
-        status, state = self._claim_state(FLAGS["TAKE_OVER"] if take_over else 0)
+        for _ in range(3):  # free it is when its holder left between the question and the answer
+            status, state = self._claim_state(FLAGS["TAKE_OVER"] if take_over else 0)
+            if status != STATUS["FREE"]:
+                break
         if status != STATUS["OK"]:
             raise BoardHeld(f"{holder_text(self.name, state)}: wait until it is done, or take the board over with --take-over", state)
         self._claims = state["claims"]
 
     def _regain(self) -> None:
-        before = self._claims
+        before, self._in_doubt = self._claims, True
         try:
             self._claim(False)
         except BoardHeld as error:
             raise BoardHeld(f"{holder_text(self.name, error.state)}, which took it over: wait until it is done, or take the board over "
                             "with --take-over", error.state) from None
+        self._in_doubt = False
         if self._claims != before + 1 & 0xFFFF:
-            raise BoardTaken(f"another host has used the board at {self.name} meanwhile: the conversation is lost, start anew",
-                             reset=self._claims <= before)
+            raise BoardTaken(f"the board at {self.name} was restarted, or another host has used it meanwhile: the conversation is lost, "
+                             "start anew")
 
     def _stay(self) -> None:
         """Keeps the claim while there is nothing else to say."""
@@ -193,6 +205,23 @@ class Link:
         for start in range(0, len(data), self.wire.most_words):
             self._held("WRITE", address + 4 * start, data[start:start + self.wire.most_words].tobytes())
 
+    def speed_up(self) -> None:
+        """Lets a UART run as fast as both its ends can. Whether they can shows when something comes through."""
+        wire = self.wire
+        if not isinstance(wire, SerialWire) or wire.bytes_per_second != BASE_RATE / 10:
+            return
+        for baud in _RATES:
+            with self._lock:
+                if self._ask("RATE", baud).flags != STATUS["OK"]:
+                    continue
+                try:
+                    wire.set_rate(baud)
+                except LinkError:  # the board will miss us
+                    pass
+                self._held("READ", 0, bytes(4 * wire.most_words))  # long enough to fail if it is going to; falls back if so
+                if wire.bytes_per_second == baud / 10:
+                    return
+
     # -- for bulk data (bulk.py) -------------------------------------------------------------------------------------------------------
 
     def alone(self) -> Any:
@@ -211,17 +240,19 @@ class Link:
         """The board has answered something."""
         self._heard = time.monotonic()
 
-    def regain(self) -> None:
-        """After a status that says that this host does not hold the board: holds it again, or raises."""
+    def regain(self) -> int:
+        """After a status that says that this host does not hold the board: holds it again, or raises. The last sequence number so far,
+        to tell refusals from before apart."""
         self._regain()
+        return self._sequence
 
     def close(self) -> None:
-        """Gives the board back."""
+        """Gives the board back. Whoever waits for an answer meanwhile soon gives up."""
+        self.wire.patience = min(self.wire.patience, 1.0)
         with self._lock:
             if self._closed.is_set():
                 return
             try:
-                self.wire.patience = min(self.wire.patience, 1.0)
                 self._ask("RELEASE")
             except LinkError:
                 pass  # silence ends the claim as well

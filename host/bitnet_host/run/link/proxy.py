@@ -144,7 +144,7 @@ class UDPProxy(_Proxy):
             return
         for _ in range(2 if self._happens("duplicate") else 1):
             data = raw
-            if self._happens("truncate"):
+            if data and self._happens("truncate"):
                 data = raw[:self._random.randrange(len(raw))]
             if data and self._happens("corrupt"):
                 data = _flipped(data, self._random)
@@ -195,8 +195,14 @@ class SerialProxy(_Proxy):
         self._send(self._back, raw)
 
     def _from_board(self) -> None:
-        raw = self._back.recv(_PASS)
-        if raw and self._front is not None:
+        try:
+            raw = self._back.recv(_PASS)
+        except OSError:
+            raw = b""
+        if not raw:  # the board has gone
+            self._selector.unregister(self._back)
+            self._drop()
+        elif self._front is not None:
             self._send(self._front, raw)
 
     def _send(self, line: socket.socket, raw: bytes) -> None:

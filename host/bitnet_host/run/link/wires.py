@@ -7,13 +7,12 @@ import time
 from abc import ABC, abstractmethod
 
 import serial
-from xtvu.datagram import HEAD_WORDS, MAGIC, MOST_WORDS, PORT
+from xtvu.datagram import BASE_RATE, HEAD_WORDS, MAGIC, MOST_WORDS, PORT, Datagram
 
 from bitnet_host.errors import LinkError
 
-__all__ = ["BAUD", "SerialWire", "UDPWire", "Wire"]
+__all__ = ["SerialWire", "UDPWire", "Wire"]
 
-BAUD = 115_200
 _HEAD = 4 * HEAD_WORDS
 _MAGIC = MAGIC.to_bytes(4, "little")
 
@@ -37,6 +36,10 @@ class Wire(ABC):
         """The next datagram, which may be damaged, or None if none comes within ``timeout`` seconds. Raises LinkError."""
 
     @abstractmethod
+    def fall_back(self) -> None:
+        """Nobody has answered for a while: to where both ends meet again (xtvu.datagram), if they can be elsewhere."""
+
+    @abstractmethod
     def close(self) -> None:
         """Releases it."""
 
@@ -46,12 +49,13 @@ class UDPWire(Wire):
 
     def __init__(self, host: str, port: int = PORT, *, source: str = "") -> None:
         self.name = f"udp://{host}:{port}"
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
-            self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             if source:
                 self._socket.bind((source, 0))
             self._socket.connect((host, port))
         except (OSError, OverflowError, UnicodeError) as error:
+            self._socket.close()
             raise LinkError(f"cannot reach {self.name}: {error}") from None
 
     def send(self, *parts: bytes | memoryview) -> None:
@@ -78,6 +82,9 @@ class UDPWire(Wire):
             except OSError as error:
                 raise LinkError(f"{self.name} was lost: {error.strerror or error}") from None
 
+    def fall_back(self) -> None:
+        pass
+
     def close(self) -> None:
         self._socket.close()
 
@@ -89,14 +96,27 @@ class SerialWire(Wire):
     window = 900  # the board's FIFO holds 1,024 bytes while the firmware does something else
     patience = 30.0
 
-    def __init__(self, device: str, baud: int = BAUD) -> None:
+    def __init__(self, device: str) -> None:
         self.name = f"serial:{device}"
-        self.bytes_per_second = baud / 10
+        self.bytes_per_second = BASE_RATE / 10
         try:
-            self._line = serial.serial_for_url(device, baudrate=baud, timeout=0)
+            self._line = serial.serial_for_url(device, baudrate=BASE_RATE, timeout=0)
         except (serial.SerialException, OSError, ValueError) as error:
             raise LinkError(f"cannot open {device}: {error}") from None
         self._buffer = bytearray()
+
+    def set_rate(self, baud: int) -> None:
+        """Changes the speed, of this end. Raises LinkError if the device does not have it."""
+        try:
+            self._line.baudrate = baud
+        except (serial.SerialException, OSError, ValueError) as error:
+            raise LinkError(f"{self.name} does not run at {baud} baud: {error}") from None
+        self.bytes_per_second = baud / 10
+        self._buffer.clear()
+
+    def fall_back(self) -> None:
+        if self.bytes_per_second != BASE_RATE / 10:
+            self.set_rate(BASE_RATE)
 
     def send(self, *parts: bytes | memoryview) -> None:
         try:
@@ -118,7 +138,7 @@ class SerialWire(Wire):
         return found
 
     def take(self) -> bytes | None:
-        """A datagram out of what has come: up to where the next one starts, if the one before breaks off."""
+        """A datagram out of what has come. If it is damaged and another begins inside, it broke off there."""
         while True:
             start = self._buffer.find(_MAGIC)
             if start < 0:
@@ -131,20 +151,15 @@ class SerialWire(Wire):
             if size > _HEAD + 4 * (MOST_WORDS + 1):
                 del self._buffer[:4]
                 continue
-            following = self._buffer.find(_MAGIC, 4, size)
-            if following > 0 and not _ends_with_its_crc(self._buffer[:size]):
-                del self._buffer[:following]
-                continue
             if len(self._buffer) < size:
                 return None
             found = bytes(self._buffer[:size])
+            following = self._buffer.find(_MAGIC, 4, size)
+            if following > 0 and Datagram.decode(found) is None:
+                del self._buffer[:following]
+                continue
             del self._buffer[:size]
             return found
 
     def close(self) -> None:
         self._line.close()
-
-
-def _ends_with_its_crc(raw: bytearray) -> bool:
-    from zlib import crc32
-    return crc32(raw[:-4]) == int.from_bytes(raw[-4:], "little")
