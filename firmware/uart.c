@@ -13,8 +13,8 @@ static uint32_t datagram[WORDS];       // that is being received, and then its a
 static uint32_t received;              // words of it
 static uint32_t shift, bytes;          // the last four bytes; how many of them are of the word that comes
 static uint32_t last_byte;             // when it came
-static uint32_t last_datagram;         // when one came that was understood
-static bool fast, strange;             // the rate is not the base one; bytes have come since, but no datagram
+static bool fast;                      // the rate is not the base one
+static uint32_t stray;                 // bytes outside of a datagram, since the last one
 static uint32_t token;                 // of the host at this line, if it holds the board
 static uint32_t last, last_status;     // WRITE that was done last
 static uint32_t recent[DATAGRAM_RECENT_WORDS], newest; // DATA that arrived
@@ -215,8 +215,9 @@ static void set_rate(uint32_t baud)
         }
     }
     uart_phy_tuning_word_write(word);
+    received = 0;
     fast = baud != DATAGRAM_BASE_RATE;
-    last_datagram = cycles_low();
+    stray = 0;
 }
 
 // Changes the rate behind what is still to be sent.
@@ -311,21 +312,17 @@ static bool feed(uint8_t byte)
 
 void uart_serve(void)
 {
-    if ((received || strange) && uart_rxempty_read() && cycles_low() - last_byte > SILENCE_CYCLES) {
+    if (received && uart_rxempty_read() && cycles_low() - last_byte > SILENCE_CYCLES)
         received = 0;
-        if (fast && strange && cycles_low() - last_datagram > DATAGRAM_LOST_SECONDS * CONFIG_CLOCK_FREQUENCY)
-            set_rate(DATAGRAM_BASE_RATE);
-    }
     while (!uart_rxempty_read()) {
         uint8_t byte = (uint8_t)uart_rxtx_read();
         uart_ev_pending_write(2); // this, not the read, takes the byte out of the FIFO
         last_byte = cycles_low();
-        strange = true;
-        if (feed(byte)) {
-            strange = false;
-            last_datagram = cycles_low();
+        if (feed(byte))
             serve();
-        }
+        stray = received ? 0 : stray + 1;
+        if (fast && stray >= DATAGRAM_LOST_BYTES)
+            set_rate(DATAGRAM_BASE_RATE);
         watchdog_feed();
     }
 }

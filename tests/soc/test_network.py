@@ -440,6 +440,19 @@ def test_memory_that_is_away_during_an_upload(board, words):
     _speaks(board, words)
 
 
+def test_a_bus_that_does_not_answer(board, words):
+    """The bus' own time limit ends in what looks like an answer: the network side does not wait for that."""
+    board.simulator.control("stall 1")
+    before = board.simulator.stats()["cycles"]
+    for action in (lambda: board.transport.read_ddr(1 << 20, 300), lambda: board.transport.link.write(DDR_BASE + (1 << 20), [1] * 300)):
+        with pytest.raises(LinkError, match="the board's memory does not answer"):
+            action()
+    assert board.simulator.stats()["cycles"] - before < 1_000_000
+    board.simulator.control("stall 0")
+    assert board.transport.read_ddr(MODEL_BASE, 2).tolist() == board.image.ddr.view("<u4")[:2].tolist()
+    _speaks(board, words)
+
+
 def test_arp_and_ping(simulator):
     """By what an ordinary neighbour sends, while nobody holds the board."""
     with _socket() as line:

@@ -14,8 +14,8 @@ token, sequence, operation and address, and has a status. Whoever gets no answer
 - CLAIM makes the sender the holder of the board, if nobody is, or the same token is, or the flag TAKE_OVER is set. Token 0 only asks.
   The answer is the STATE. All other operations are the holder's alone.
 - RELEASE ends the claim, as silence of SILENCE seconds does.
-- RATE, on UART alone: from the answer on, the line runs at ``address`` baud. Who is not understood goes back to BASE_RATE: the board
-  after LOST_SECONDS in which it got bytes but no datagram, the host when nobody answers. It ends with the claim.
+- RATE, on UART alone: from the answer on, the line runs at ``address`` baud. Who understands nothing goes back to BASE_RATE: the board
+  when it has heard LOST_BYTES, but no MAGIC, the host when nobody answers. It ends with the claim.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["BASE_RATE", "ETHERBONE_PORT", "FLAGS", "HEAD_WORDS", "LOST_SECONDS", "MAGIC", "MOST_WORDS", "OPERATIONS", "PORT",
+__all__ = ["BASE_RATE", "ETHERBONE_PORT", "FLAGS", "HEAD_WORDS", "LOST_BYTES", "MAGIC", "MOST_WORDS", "OPERATIONS", "PORT",
            "RECENT_WORDS", "SILENCE", "SOURCES", "STATE", "STATUS", "Datagram", "c_header"]
 
 PORT, ETHERBONE_PORT = 1235, 1234  # UDP ports of the board
@@ -34,7 +34,7 @@ HEAD_WORDS = 5  # before the data; one more, the CRC, is behind them
 MOST_WORDS = 360  # of data
 RECENT_WORDS = 16
 SILENCE = 30  # seconds
-BASE_RATE, LOST_SECONDS = 115_200, 1  # baud; s
+BASE_RATE, LOST_BYTES = 115_200, 64  # baud
 
 OPERATIONS = {"CLAIM": 1, "RELEASE": 2, "READ": 3, "WRITE": 4, "DATA": 5, "RATE": 6}
 #: TAKE_OVER of a CLAIM: whoever holds the board loses it. ANSWER of DATA: an answer is wanted.
@@ -87,7 +87,7 @@ def c_header() -> str:
     """The firmware's view of this module."""
     lines = ["// Generated from toolchain/xtvu/datagram.py.", "#pragma once", ""]
     numbers = {"MAGIC": MAGIC, "HEAD_WORDS": HEAD_WORDS, "MOST_WORDS": MOST_WORDS, "RECENT_WORDS": RECENT_WORDS, "BASE_RATE": BASE_RATE,
-               "LOST_SECONDS": LOST_SECONDS, "STATE_WORDS": len(STATE)}
+               "LOST_BYTES": LOST_BYTES, "STATE_WORDS": len(STATE)}
     for prefix, table in (("", numbers), ("OP_", OPERATIONS), ("FLAG_", FLAGS), ("STATUS_", STATUS), ("SOURCE_", SOURCES),
                           ("STATE_", {name.upper(): place for place, name in enumerate(STATE)})):
         lines += [f"#define DATAGRAM_{prefix}{name.upper()} 0x{value:x}u" for name, value in table.items()]

@@ -23,6 +23,7 @@ Words = NDArray[np.uint32]
 _LONGEST = 2.0  # seconds until a question is repeated
 _LOST = 3  # sendings without an answer after which something is wrong with the line
 _RATES = (3_000_000, 2_000_000, 1_000_000, 921_600, 460_800)  # baud, best first
+_SETTLE = 0.05  # seconds that the board has to change its rate
 _ALIVE = 10.0  # seconds of silence after which the board hears that its holder is still there
 _STATUS_TEXT = {
     "PROTECTED": "the board does not let anyone write to memory of a loaded model: unload it first",
@@ -218,6 +219,7 @@ class Link:
                     wire.set_rate(baud)
                 except LinkError:  # the board will miss us
                     pass
+                time.sleep(_SETTLE)
                 self._held("READ", 0, bytes(4 * wire.most_words))  # long enough to fail if it is going to; falls back if so
                 if wire.bytes_per_second == baud / 10:
                     return
