@@ -34,6 +34,7 @@ bench: build
 fuzz: build
 	BITNET_PROGRAMS=20000 $(BIN)/python -m pytest -q --timeout 20000 tests/gateware/test_random.py
 	BITNET_HEADERS=50000 $(BIN)/python -m pytest -q --timeout 20000 tests/soc/test_lying_images.py
+	BITNET_DATAGRAMS=200000 BITNET_MEGABYTES=960 $(BIN)/python -m pytest -q -s --timeout 20000 tests/soc/test_network.py
 
 build: $(VENV)/.installed
 	@$(BIN)/python soc/build.py

@@ -139,7 +139,7 @@ def build(folder: Path) -> None:
     sim, generated = folder / "sim", folder / "generated"
     sim.mkdir(parents=True, exist_ok=True)
     steps = _Steps(sim, 7)
-    versions = "".join(version(p) for p in ("amaranth", "litex", "liteeth", "pythondata-cpu-vexriscv"))
+    versions = "".join(version(p) for p in ("amaranth", "litex", "pythondata-cpu-vexriscv"))
     gateware = _digest(_sources("toolchain/xtvu", "gateware"), versions)
     tvu, network, soc = sim / "tvu.v", sim / "network.v", sim / "soc.v"
     steps.step("C headers", _digest(_sources("toolchain/xtvu", "host/bitnet_host")), lambda: _headers(generated), generated / "tvu.h")
