@@ -18,7 +18,9 @@ from .frames import SLOT_WORDS, Addresses, Kind, Outgoing, Packet, Word, swapped
 __all__ = ["Bus", "Engine", "Memory", "Region"]
 
 _PATIENCE = 16  # bits of the cycles that DDR has to answer
-_BUS_PATIENCE = 11  # ... and the bus, whose own limit ends in an answer that looks like any other
+# ... and the bus, whose own, longer limit ends in an answer that looks like any other. A row of the CPU's stores may keep it busy for
+# some thousand.
+_BUS_PATIENCE = 16
 _FIRST_DDR = 0x10_0000  # HP ports do not reach the megabyte below
 _IP_FIRST, _IP_FRAGMENT, _IP_TTL = swapped(0x4500, 2), swapped(0x0000_4000, 4), 64
 _ETHERTYPE = {Kind.ARP: swapped(0x0806, 2), Kind.ECHO: swapped(0x0800, 2)}

@@ -376,9 +376,9 @@ def test_memory_and_bus_that_do_not_answer():
         assert status == STATUS["STUCK"] and values == [0, 0xFFFFFFFF, 0xFFFFFFFF]
         assert await board.datagram(ctx, "WRITE", address=BOX.base, data=[1] * 4) == (STATUS["STUCK"], [])
         board.error, board.silent = set(), True  # nor an error
-        status, values = await board.datagram(ctx, "READ", data=[BOX.base, 0x2000_0000, BOX.base], cycles=5000)
+        status, values = await board.datagram(ctx, "READ", data=[BOX.base, 0x2000_0000, BOX.base], cycles=80_000)
         assert status == STATUS["STUCK"] and values == [0xFFFFFFFF] * 3
-        assert await board.datagram(ctx, "WRITE", address=BOX.base, data=[1] * 4, cycles=5000) == (STATUS["STUCK"], [])
+        assert await board.datagram(ctx, "WRITE", address=BOX.base, data=[1] * 4, cycles=80_000) == (STATUS["STUCK"], [])
         board.silent = False
         assert await board.datagram(ctx, "WRITE", address=BOX.base, data=[1] * 4) == (0, [])
         board.frozen = True

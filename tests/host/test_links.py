@@ -580,10 +580,11 @@ def test_a_word_that_was_lost_is_no_shorter_answer(image):
 
 
 def test_each_command_says_where_it_goes_on(image):
-    target = _target(image, [("TOKEN", [5]), _stats(position=3, tokens=1), ("SCORED", [0, 0, 0])])
+    target = _target(image, [("TOKEN", [5]), _stats(position=3, tokens=1), ("SCORED", [0, 0, 0]), _stats(position=5)])
     target.generate([1, 2], 1)
     target.score(7)
-    assert target.transport.payloads[0][0] == 0 and target.transport.payloads[1] == [7, 3]
+    target.generate([9], 0)
+    assert target.transport.payloads[0][0] == 0 and target.transport.payloads[1] == [7, 3] and target.transport.payloads[2][0] == 4
 
 
 @pytest.mark.parametrize("error", [

@@ -273,6 +273,9 @@ def test_a_command_goes_on_from_where_the_host_says(bundled):
         board.transport.send(*command)
         with pytest.raises(UserError, match="conversation on the board stands at token 4, not where this one goes on: start anew"):
             board._event("STATS", "SCORED")
+        # whose conversation it is nobody knows then
+        assert board.tokens == [] and board._unsure and board.info()["position"] == 4
+    board.tokens, board._unsure = list(reference.tokens), False
     np.testing.assert_array_equal(board.score(9).view(np.uint32), reference.score(9).view(np.uint32))
 
 
