@@ -91,7 +91,7 @@ _READ, _WRITE = etherbone_read(MAILBOX_BASE), etherbone_write(MAILBOX_BASE + 4, 
 _STRAY = {
     "head alone": _READ[:8], "seven bytes": _READ[:7], "nothing": b"", "a write without its body": _WRITE[:12],
     "writes and reads": _WRITE[:11] + b"\1" + _WRITE[12:] + bytes(4) + struct.pack(">I", MAILBOX_BASE), "two records": _READ + _READ[8:],
-    "255 writes": etherbone_write(MAILBOX_BASE + 0x2100, *range(255)), "three stray bytes": _READ + b"abc",
+    "255 writes": etherbone_write(MAILBOX_BASE + 0x3100, *range(255)), "three stray bytes": _READ + b"abc",
     "flags 0xff": _READ[:8] + b"\xff" + _READ[9:], "magic and random bytes": _READ[:4] + np.random.default_rng(1).bytes(200),
     "unmapped": etherbone_read(0x2000_0000, 0xA000_0000), "an unmapped write": etherbone_write(0x2000_0000, 1, 2, 3),
 }
