@@ -119,8 +119,9 @@ void protect(uint32_t first, uint32_t end)
     network_protect_end_write(0);
     network_protect_first_write(first);
     network_protect_end_write(end);
-    for (uint32_t start = cycles_low(); cycles_low() - start < FRAME_CYCLES;)
-        ; // a frame that was looked at before is done now
+    if (first < end && end == MAIN_RAM_SIZE >> 12)
+        for (uint32_t start = cycles_low(); cycles_low() - start < FRAME_CYCLES;)
+            ; // a frame that was looked at before is done now
 }
 
 static bool within(uint32_t address, uint32_t base, uint32_t size)
