@@ -253,16 +253,19 @@ _BAD = {"loss": 0.05, "duplicate": 0.05, "reorder": 0.05, "corrupt": 0.05}
 
 
 @pytest.mark.parametrize("faults", [
-    Faults(loss=0.2), Faults(**_BAD), Faults(**_BAD, delay=0.002), Faults(reorder=0.3), Faults(truncate=0.1), Faults(duplicate=0.5),
-    Faults(silence=0.001, silent=0.5)], ids=["loss", "all", "all far", "reordered", "cut", "twice", "silent"])
+    Faults(), Faults(loss=0.2), Faults(**_BAD), Faults(**_BAD, delay=0.002), Faults(reorder=0.3), Faults(truncate=0.1),
+    Faults(duplicate=0.5), Faults(silence=0.001, silent=0.5)],
+    ids=["none", "loss", "all", "all far", "reordered", "cut", "twice", "silent"])
 def test_uploads_through_a_bad_line(board, faults):
     """No wrong byte; and with five in a hundred of everything at most a quarter more than a good line would see."""
     data = np.random.default_rng(5).integers(0, 256, 6_000_000, np.uint8)
     with UDPProxyUntilEnd(board, faults) as port:
         link = Link(UDPWire("127.0.0.1", port))
+        start = time.monotonic()
         sent = bulk.upload(link, 0, data)
         assert np.array_equal(board.ddr[:data.size], data) and not board.ddr[data.size:].any()
         needed = -(-data.size // 1440)
+        print(f"{faults}: {time.monotonic() - start:.2f} s, {100 * sent.repeated / needed:.1f} % extra")
         assert sent.datagrams == needed + sent.repeated
         if faults.loss < 0.1 and not faults.silence:
             assert sent.repeated <= 0.25 * needed

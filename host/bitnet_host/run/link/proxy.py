@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 __all__ = ["Faults", "SerialProxy", "UDPProxy", "main"]
@@ -152,7 +153,7 @@ class UDPProxy(_Proxy):
             if self._happens("reorder"):
                 wait += self._random.random() * self.faults.late
             if wait:
-                self._later(wait, lambda data=data: go(data))  # type: ignore[misc]
+                self._later(wait, partial(go, data))
             else:
                 go(data)
 
