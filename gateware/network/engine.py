@@ -4,18 +4,17 @@ An answer takes its addresses from the question and is never longer. Words move 
 (through an HP port of its own); every access ends, be it by a time limit.
 """
 
-from dataclasses import dataclass
-
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from tvu.axi import WriteBeat
 from xtvu.datagram import FLAGS, MAGIC, MOST_WORDS, OPERATIONS, RECENT_WORDS, STATE, STATUS
 
+from .bus import Bus, Memory
 from .claim import Requests
 from .frames import SLOT_WORDS, Addresses, Kind, Outgoing, Packet, Word, swapped
 
-__all__ = ["Bus", "Engine", "Memory", "Region"]
+__all__ = ["Engine"]
 
 _PATIENCE = 16  # bits of the cycles that DDR has to answer
 # ... and the bus, whose own, longer limit ends in an answer that looks like any other. A row of the CPU's stores may keep it busy for
@@ -28,35 +27,6 @@ _ARP_ANSWER = (swapped(0x0001_0800, 4), swapped(0x0604_0002, 4))
 _HEAD_BYTES = 28  # of IP and UDP
 _ETHERBONE_MAGIC, _ETHERBONE_SIZES, _RECORD_BYTES = swapped(0x4E6F, 2), 0x44, 12  # packet and record head
 _ALL = (1 << 32) - 1
-
-
-@dataclass(frozen=True)
-class Region:
-    """Part of the bus, of a size that is a power of two."""
-
-    base: int
-    size: int
-    writable: bool = True
-
-    def holds(self, address: Value) -> Value:
-        bits = self.size.bit_length() - 1
-        assert self.size == 1 << bits and self.base % self.size == 0, f"{self} is no aligned power of two"
-        return address[bits:] == self.base >> bits
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What can be reached: ``regions``, among them ``ddr``."""
-
-    regions: tuple[Region, ...]
-    ddr: Region
-
-
-class Bus(wiring.Signature):
-    """Wishbone, as seen by the master: whole 32-bit words, classic cycles; ``adr`` counts words."""
-
-    def __init__(self) -> None:
-        super().__init__({"adr": Out(30), "dat_w": Out(32), "dat_r": In(32), "we": Out(1), "cyc": Out(1), "ack": In(1), "err": In(1)})
 
 
 def _bytes_swapped(word: Value) -> Value:

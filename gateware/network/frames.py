@@ -56,10 +56,10 @@ class Word:
     """Places of a frame's words."""
 
     MAC_LOW, MAC_HIGH = 2, 3  # the sender's, first four bytes and last two
-    LENGTH, FRAGMENT, CHECKSUM, SOURCE, DESTINATION = 4, 5, 6, 7, 8
-    PORTS, SIZE = 9, 10
+    SOURCE, DESTINATION = 7, 8  # of IP
+    PORTS = 9
     PAYLOAD = 11
-    TOKEN, SEQUENCE, OPERATION, ADDRESS, DATA = 12, 13, 14, 15, 16
+    DATA = 16  # of a datagram
     RECORD, FIRST = 13, 14  # of Etherbone
 
 

@@ -9,8 +9,9 @@ from amaranth.lib.wiring import In, Out
 from tvu.axi import AXIWrite, WritePort
 from xtvu.datagram import STATE
 
+from .bus import Bus, Memory
 from .claim import Claim, Holder
-from .engine import Bus, Engine, Memory
+from .engine import Engine
 from .frames import Addresses, Byte
 from .receive import Receiver
 from .transmit import Transmitter

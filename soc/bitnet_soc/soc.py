@@ -10,7 +10,7 @@ from litex.soc.cores.uart import UART
 from litex.soc.integration.soc import SoCRegion
 from litex.soc.integration.soc_core import SoCCore
 from litex.soc.interconnect import wishbone
-from network.engine import Memory, Region
+from network.bus import Memory, Region
 from network.frames import Addresses
 from tvu.axi import PORTS
 from tvu.verilog import AXI_READ_PORTS, AXI_WRITE_PORTS

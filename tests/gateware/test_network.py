@@ -11,8 +11,8 @@ import pytest
 from amaranth.hdl import ClockDomain, ClockSignal, Module
 from amaranth.sim import Simulator
 from frames import HOST_IP, HOST_MAC, SOC_IP, SOC_MAC, arp, checksum, echo, etherbone_read, etherbone_write, ip, sound, udp
+from network.bus import Memory, Region
 from network.claim import Claim
-from network.engine import Memory, Region
 from network.frames import Addresses, Kind
 from network.receive import SLOTS, Receiver
 from network.verilog import Network

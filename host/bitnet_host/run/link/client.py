@@ -41,10 +41,6 @@ class RoundTrip:
         self._mean = self._spread = 0.0
 
     @property
-    def mean(self) -> float:
-        return self._mean or self._first
-
-    @property
     def timeout(self) -> float:
         return max(self._least, self._mean + 4 * self._spread) if self._mean else self._first
 

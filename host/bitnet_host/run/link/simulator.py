@@ -21,7 +21,7 @@ def build_folder() -> Path:
 
 
 class Simulator:
-    """A running simulator. ``ports``: udp, tcp (UART), control; ``pty``: the UART as a device.
+    """A running simulator. ``ports``: udp (datagrams), etherbone, raw (frames), tcp (UART), control; ``pty``: the UART as a device.
 
     Parameters: ``preset`` of the DDR model; ``preload``: a file that DDR holds from address 0 on; ``seed`` of what is random.
     """
