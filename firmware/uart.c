@@ -15,6 +15,7 @@ static uint32_t shift, bytes;          // the last four bytes; how many of them 
 static uint32_t last_byte;             // when it came
 static bool fast;                      // the rate is not the base one
 static uint32_t stray;                 // bytes outside of a datagram, since the last one
+static uint32_t malformed;             // datagrams that were begun and came to nothing
 static uint32_t token;                 // of the host at this line, if it holds the board
 static uint32_t last, last_status;     // WRITE that was done last
 static uint32_t recent[DATAGRAM_RECENT_WORDS], newest; // DATA that arrived
@@ -107,7 +108,7 @@ static void claim_asked(uint32_t count)
         [DATAGRAM_STATE_SOURCE] = network_source_read(), [DATAGRAM_STATE_IP] = network_ip_read(),
         [DATAGRAM_STATE_PORT] = network_port_read(), [DATAGRAM_STATE_SECONDS_HELD] = network_seconds_held_read(),
         [DATAGRAM_STATE_SECONDS_SILENT] = network_seconds_silent_read(), [DATAGRAM_STATE_CLAIMS] = network_claims_read(),
-        [DATAGRAM_STATE_MALFORMED] = network_malformed_read(), [DATAGRAM_STATE_CROWDED] = network_crowded_read(),
+        [DATAGRAM_STATE_MALFORMED] = malformed, [DATAGRAM_STATE_CROWDED] = 0,
     };
     for (uint32_t i = 0; i < DATAGRAM_STATE_WORDS; i++)
         datagram[DATA + i] = state[i];
@@ -281,6 +282,13 @@ static void serve(void)
 
 // -- bytes to datagrams ------------------------------------------------------------------------------------------------------------------
 
+static bool drop(void)
+{
+    malformed++;
+    received = 0;
+    return false;
+}
+
 // True when a whole, undamaged datagram is there.
 static bool feed(uint8_t byte)
 {
@@ -298,23 +306,23 @@ static bool feed(uint8_t byte)
     if (received <= KIND)
         return false;
     uint32_t count = datagram[KIND] >> 16;
-    if (count > DATAGRAM_MOST_WORDS) {
-        received = 0;
-        return false;
-    }
+    if (count > DATAGRAM_MOST_WORDS)
+        return drop();
     if (received < DATA + count + 1)
         return false;
     uint32_t crc = ~0u;
     for (uint32_t i = 0; i < DATA + count; i++)
         crc = crc_word(crc, datagram[i]);
+    if (~crc != datagram[DATA + count])
+        return drop();
     received = 0;
-    return ~crc == datagram[DATA + count];
+    return true;
 }
 
 void uart_serve(void)
 {
     if (received && uart_rxempty_read() && cycles_low() - last_byte > SILENCE_CYCLES)
-        received = 0;
+        drop();
     while (!uart_rxempty_read()) {
         uint8_t byte = (uint8_t)uart_rxtx_read();
         uart_ev_pending_write(2); // this, not the read, takes the byte out of the FIFO

@@ -19,7 +19,7 @@ from bitnet_host.run.link.simulator import Simulator
 from bitnet_host.run.link.transport import DDR_BASE, MAILBOX_BASE, MailboxTransport, over_serial
 from bitnet_host.run.link.wires import SerialWire
 from bitnet_host.run.sampling import Sampling
-from xtvu.datagram import OPERATIONS, Datagram
+from xtvu.datagram import OPERATIONS, STATE, Datagram
 
 SEED = int(os.environ.get("BITNET_SEED") or secrets.randbits(20))
 PROMPT = [3, 17, 90, 41, 8, 5, 60, 2, 77]
@@ -64,6 +64,7 @@ def test_bad_bytes(image, simulator, words, faults):
         with BoardTarget(image, over_serial(f"socket://127.0.0.1:{proxy.port}")) as board:
             _speaks(board, words)
             assert proxy.counts[next(iter(faults))] >= 3
+            assert "silence" in faults or board.transport.link.state()["malformed"] >= 1
     finally:
         proxy.close()
 
@@ -74,13 +75,18 @@ def test_bytes_of_half_a_datagram_do_not_wait_for_the_next(simulator):
     question = Datagram(0, 1, OPERATIONS["CLAIM"], 0, 0, [0] * 8).encode()
     while simulator.stats()["cycles"] < 2_000_000:  # it has started
         time.sleep(0.05)
-    for part in (4, 19, 20, 40, len(question) - 1):
+    for number, part in enumerate((4, 19, 20, 40, len(question) - 1)):
         line.send(question[:part])
         before = simulator.stats()["cycles"]
         while simulator.stats()["cycles"] < before + 7_000_000:
             time.sleep(0.05)
         line.send(question)
-        assert Datagram.decode(line.receive(5) or b"") is not None, part
+        answer = Datagram.decode(line.receive(5) or b"")
+        assert answer is not None and answer.data[STATE.index("malformed")] == number + 1, part
+    broken = bytearray(question)
+    broken[-8] ^= 1
+    line.send(bytes(broken), question[:14] + b"\xff\xff" + question[16:], question)  # a CRC, and a length, that are wrong
+    assert Datagram.decode(line.receive(5) or b"").data[STATE.index("malformed")] == 7
     line.close()
 
 

@@ -48,7 +48,8 @@ STATUS = {
     "STUCK": 5,  # memory or bus did not answer in time
     "BAD": 6,  # unknown operation, or arguments that it cannot have
 }
-#: Who holds the board, in an answer to CLAIM. ``claims`` counts changes of the holder since the board's reset.
+#: Who holds the board, in an answer to CLAIM. ``claims`` counts changes of the holder since the board's reset. ``malformed`` counts
+#: what came damaged or makes no sense on the line that asks, ``crowded`` what found no room (on the network).
 STATE = ("source", "ip", "port", "seconds_held", "seconds_silent", "claims", "malformed", "crowded")
 SOURCES = {"none": 0, "network": 1, "uart": 2}
 
