@@ -1,8 +1,7 @@
-"""Synthesis report: what the SoC takes of an XC7Z020, by module, and its longest paths in logic levels.
+"""Synthesis report: what the SoC takes of an XC7Z020, by module, and how much slack its paths are likely to have.
 
-Yosys maps every module to 7-series cells; identical modules are mapped once. The flattened netlist is then counted and walked here.
-A level is a LUT, a CARRY4, or a wide multiplexer (MUXF7 and MUXF8 each count as one); a path runs between registers, memories
-and DSP blocks. Place and route are not part of it: this says what has to fit, not that it does.
+Yosys maps every module to 7-series cells; identical modules are mapped once. The flattened netlist is then counted here and timed
+(timing.py). Place and route are not part of it: this says what has to fit, not that it does.
 """
 
 from __future__ import annotations
@@ -18,7 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DEVICE", "Usage", "longest_paths", "merge_modules", "print_report", "script", "usage_by_module", "yosys"]
+from .delays import GRADES
+from .timing import Netlist, analyse, part_of
+
+__all__ = ["DEVICE", "Usage", "control_sets", "lut_sites_for_multiplexers", "merge_modules", "print_report", "print_timing", "script",
+           "usage_by_module", "yosys"]
 
 #: What an XC7Z020 has (Xilinx DS190).
 DEVICE = {"LUT": 53200, "FF": 106400, "BRAM36": 140, "DSP": 220}
@@ -31,10 +34,6 @@ _COSTS: dict[str, tuple[float, float, float, float]] = {
     **{name: (0, 1, 0, 0) for name in ("FDRE", "FDSE", "FDCE", "FDPE")},
     "RAMB36E1": (0, 0, 1, 0), "RAMB18E1": (0, 0, 0.5, 0), "DSP48E1": (0, 0, 0, 1),
 }
-_LOGIC = {*(f"LUT{n}" for n in range(1, 7)), "CARRY4", "MUXF7", "MUXF8"}
-#: Inputs of these cells whose value appears at the output in the same cycle: distributed RAM reads through its address.
-_READ_THROUGH = {"RAM32M": r"ADDR[ABC]", "RAM64M": r"ADDR[ABC]", "RAM32X1D": r"DPRA\d", "RAM64X1D": r"DPRA\d", "RAM128X1D": r"DPRA",
-                 "RAM256X1S": r"A\d?"}
 _MODULE = re.compile(r"^module (\\?\S+?)\s*\((.*?)^endmodule", re.S | re.M)
 
 
@@ -106,61 +105,67 @@ def usage_by_module(module: dict[str, Any], depth: int) -> dict[str, Usage]:
     return dict(parts)
 
 
-def longest_paths(module: dict[str, Any], depth: int) -> dict[str, tuple[int, str, str]]:
-    """For each part: logic levels of the longest path that ends in one of its cells, with the cells where it starts and ends."""
-    cells = module["cells"]
-    driver: dict[int, str] = {}
-    for name, cell in cells.items():
-        for port, bits in cell["connections"].items():
-            if cell["port_directions"][port] == "output":
-                driver.update((bit, name) for bit in bits if isinstance(bit, int))
-
-    def inputs(name: str) -> list[int]:
-        cell = cells[name]
-        through = _READ_THROUGH.get(cell["type"])
-        return [bit for port, bits in cell["connections"].items() if cell["port_directions"][port] == "input"
-                and (through is None or re.fullmatch(through, port)) for bit in bits if isinstance(bit, int)]
-
-    passing = {name for name, cell in cells.items() if cell["type"] in _LOGIC or cell["type"] in _READ_THROUGH}
-    sources = {name: {driver[bit] for bit in inputs(name) if bit in driver} for name in passing}
-    levels: dict[str, tuple[int, str]] = {}
-    for start in passing:  # depth first, without recursion
-        stack = [(start, iter(sources[start]))]
-        while stack:
-            name, rest = stack[-1]
-            following = next((s for s in rest if s in passing and s not in levels), None)
-            if following is not None and all(following != entry for entry, _ in stack[-2:]):
-                stack.append((following, iter(sources[following])))
-                continue
-            stack.pop()
-            best = max((levels[s] for s in sources[name] if s in levels), default=(0, next(iter(sources[name]), name)))
-            levels[name] = (best[0] + 1, best[1])
-    ends: dict[str, tuple[int, str, str]] = {}
-    for name, cell in cells.items():
-        if cell["type"] in _LOGIC:
+def lut_sites_for_multiplexers(netlist: Netlist) -> int:
+    """LUTs that are taken because a MUXF7 input comes from something else than a LUT of its own: nothing else reaches those inputs."""
+    taken = 0
+    for cell in netlist.cells.values():
+        if cell.type != "MUXF7":
             continue
-        feeding = {driver[b] for port, bits in cell["connections"].items() if cell["port_directions"][port] == "input"
-                   for b in bits if isinstance(b, int) and b in driver}
-        for source in feeding & passing:
-            count, start = levels[source]
-            part = _part(name, depth)
-            if count > ends.get(part, (0, "", ""))[0]:
-                ends[part] = (count, start, name)
-    return ends
+        for port in ("I0", "I1"):
+            net = cell.connections[port][0]
+            driver = netlist.driver.get(net) if isinstance(net, int) else None
+            own = driver is not None and netlist.cells[driver[0]].type.startswith("LUT") and len(netlist.sinks[net]) == 1
+            taken += not own
+    return taken
+
+
+def control_sets(netlist: Netlist) -> int:
+    """Different sets of clock, enable and reset, each of which needs slices of its own."""
+    found = set()
+    for cell in netlist.cells.values():
+        if cell.type.startswith("FD"):
+            found.add(tuple(tuple(cell.connections.get(port, ())) for port in ("C", "CE", "R", "S", "CLR", "PRE")))
+    return len(found)
 
 
 def print_report(netlist: Path, top: str, depth: int = 3) -> None:
-    """Prints both tables for a netlist that ``script`` made."""
+    """Prints what a netlist that ``script`` made takes, part by part, and the estimate of its timing."""
     module = json.loads(netlist.read_text())["modules"][top]
-    parts, paths = usage_by_module(module, depth), longest_paths(module, depth)
-    print(f"{'part':<44}" + "".join(f"{name:>9}" for name in DEVICE) + f"{'levels':>9}")
+    parts, nets = usage_by_module(module, depth), Netlist(module)
+    print(f"{'part':<44}" + "".join(f"{name:>9}" for name in DEVICE))
     total = Usage()
     for part, usage in sorted(parts.items(), key=lambda item: -item[1].counts["LUT"]):
-        print(f"{part:<44}" + "".join(f"{usage.counts[name]:>9,.0f}" for name in DEVICE) + f"{paths.get(part, (0,))[0]:>9}")
+        print(f"{part:<44}" + "".join(f"{usage.counts[name]:>9,.0f}" for name in DEVICE))
         for name in DEVICE:
             total.counts[name] += usage.counts[name]
     print(f"{'total':<44}" + "".join(f"{total.counts[name]:>9,.0f}" for name in DEVICE))
     print(f"{'XC7Z020':<44}" + "".join(f"{size:>9,}" for size in DEVICE.values()))
     print(f"{'share':<44}" + "".join(f"{100 * total.counts[name] / size:>8.1f}%" for name, size in DEVICE.items()))
-    for part, (count, start, end) in sorted(paths.items(), key=lambda item: -item[1][0])[:8]:
-        print(f"{count} levels in {part}: from {start} to {end}")
+    print(f"LUT sites that only feed wide multiplexers, on top of these: {lut_sites_for_multiplexers(nets):,}")
+    print(f"control sets: {control_sets(nets):,}")
+    widest = sorted(((len(pins), nets.names.get(net, "?")) for net, pins in nets.sinks.items()), reverse=True)[:6]
+    print("widest nets: " + ", ".join(f"{name} {count:,}" for count, name in widest))
+    for grade in GRADES:
+        print_timing(nets, grade, depth)
+
+
+def print_timing(netlist: Netlist, grade: str, depth: int = 3) -> None:
+    """Prints slack by pairs of parts, and the worst paths."""
+    found, paths = analyse(netlist, grade)
+    print(f"\nspeed grade {grade}, 125 and 250 MHz: slack in ns, ESTIMATED before place and route")
+    print(f"{'clocks':<12}{'endpoints':>10}{'worst':>8}{'negative':>10}")
+    for clocks, budget in sorted({(endpoint.clocks, endpoint.budget) for endpoint in found}):
+        slacks = [endpoint.slack for endpoint in found if endpoint.clocks == clocks]
+        name = "{} to {}".format(*(125 * clock for clock in clocks))
+        print(f"{name:<12}{len(slacks):>10,}{min(slacks):>8.2f}{sum(slack < 0 for slack in slacks):>10,}   of {budget:.0f} ns")
+    pairs: dict[tuple[str, str, float], list[float]] = defaultdict(list)
+    for endpoint in found:
+        pairs[part_of(endpoint.start, depth), part_of(endpoint.end, depth), endpoint.budget].append(endpoint.slack)
+    print(f"{'from':<40}{'to':<40}{'ns':>4}{'worst':>8}{'negative':>10}")
+    for (start, end, budget), slacks in sorted(pairs.items(), key=lambda item: min(item[1]))[:24]:
+        print(f"{start:<40}{end:<40}{budget:>4.0f}{min(slacks):>8.2f}{sum(slack < 0 for slack in slacks):>10,}")
+    for path in paths[:12]:
+        end = path.endpoint
+        print(f"{end.slack:6.2f} of {end.budget:.0f} ns: {end.start} -> {end.end}")
+        kinds = " ".join(f"{step.type}@{step.time:.2f}" for step in path.steps)
+        print(f"       {kinds}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 
-from bitnet_soc.report import longest_paths, merge_modules, print_report, script, usage_by_module, yosys
+from bitnet_soc.report import merge_modules, print_report, script, usage_by_module, yosys
 
 _VERILOG = """
 module add_a (input clk, input [15:0] a, b, output reg [15:0] r);
@@ -36,8 +36,6 @@ def test_counts_levels_and_merging(tmp_path, capsys):
     usage = usage_by_module(module, 2)
     assert usage["first*"].counts["FF"] == 32 and usage["first*"].counts["LUT"] >= 32
     assert usage["(top)"].counts["BRAM36"] == 0.5 and usage["(top)"].counts["FF"] == 16
-    paths = longest_paths(module, 2)
-    assert paths["first*"][0] == 5  # a LUT and the four CARRY4 of 16 bits
-    assert 3 <= paths["(top)"][0] <= 6  # parity of 16 bits, then a multiplexer
     print_report(netlist, "top", 2)
-    assert "XC7Z020" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "XC7Z020" in said and "speed grade -1" in said and "125 to 125" in said
