@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -131,6 +132,16 @@ def _verilate(folder: Path, top: str, sources: list[Path], mains: list[str], bin
     shutil.rmtree(work)
 
 
+def _gateware_verilog(steps: _Steps, sim: Path) -> str:
+    """The two steps that need nothing but Python; returns the digest of what they are made of."""
+    versions = "".join(version(p) for p in ("amaranth", "litex", "pythondata-cpu-vexriscv"))
+    gateware = _digest(_sources("toolchain/xtvu", "gateware"), versions)
+    tvu, network = sim / "tvu.v", sim / "network.v"
+    steps.step("vector unit", gateware, lambda: _tvu_verilog(tvu), tvu)
+    steps.step("network side", _digest([ROOT / "soc/bitnet_soc/soc.py"], gateware), lambda: _network_verilog(network), network)
+    return gateware
+
+
 def build(folder: Path) -> None:
     """Builds everything into ``folder``. Raises BuildError."""
     missing = [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
@@ -139,13 +150,10 @@ def build(folder: Path) -> None:
     sim, generated = folder / "sim", folder / "generated"
     sim.mkdir(parents=True, exist_ok=True)
     steps = _Steps(sim, 7)
-    versions = "".join(version(p) for p in ("amaranth", "litex", "pythondata-cpu-vexriscv"))
-    gateware = _digest(_sources("toolchain/xtvu", "gateware"), versions)
     tvu, network, soc = sim / "tvu.v", sim / "network.v", sim / "soc.v"
     steps.step("C headers", _digest(_sources("toolchain/xtvu", "host/bitnet_host")), lambda: _headers(generated), generated / "tvu.h")
-    steps.step("vector unit", gateware, lambda: _tvu_verilog(tvu), tvu)
-    steps.step("network side", _digest([ROOT / "soc/bitnet_soc/soc.py"], gateware), lambda: _network_verilog(network), network)
-    described = [p for p in _sources("soc/bitnet_soc") if p.name != "report.py"]
+    gateware = _gateware_verilog(steps, sim)
+    described = [p for p in _sources("soc/bitnet_soc") if p.name not in ("report.py", "timing.py", "delays.py")]
     steps.step("SoC", _digest(described, gateware), lambda: _soc_verilog(sim, tvu), soc, sim / "sources.txt",
                generated / "csr.h")
     binary = folder / "firmware/firmware.bin"
@@ -168,38 +176,62 @@ def build(folder: Path) -> None:
                lambda: _verilate(sim, "Cfu", [tvu, slice_model], ["tvu_main.cpp", *mains], "tvu_sim", "-O1"), sim / "tvu_sim")
 
 
-def report(folder: Path) -> None:
-    """Synthesises what ``build`` left in ``folder`` and prints the report. Raises BuildError."""
-    from bitnet_soc.report import merge_modules, print_report, script, yosys
-    work, simulation = folder / "report", folder / "sim"
-    if not (simulation / "soc_sim").exists():
-        raise BuildError(f"{simulation} is not built: run `python soc/build.py` first")
+def _unit(folder: Path, name: str) -> tuple[list[Path], str]:
+    """Verilog sources and top module of a part of the SoC: ``soc``, ``network``, or a unit of the TVU by its path, such as ``vector``
+    or ``lanes.array``. Raises BuildError."""
+    network, tvu = folder / "network.v", folder / "tvu.v"
+    if name == "soc":
+        return [*(Path(line) for line in (folder / "sources.txt").read_text().split()), network], "soc"
+    if name == "network":
+        return [network], "network"
+    modules = {re.sub(r"\$\d+$", "", found).removeprefix("Cfu.tvu").removeprefix("."): found
+               for found in re.findall(r"^module \\?(Cfu\S*)", tvu.read_text(), re.M)}
+    modules["tvu"] = modules.pop("Cfu", "Cfu")
+    if name not in modules:
+        raise BuildError(f"there is no unit {name}: soc, network, or one of {', '.join(sorted(n for n in modules if n.count('.') < 2))}")
+    return [tvu], modules[name]
+
+
+def report(folder: Path, unit: str) -> None:
+    """Builds what it needs into ``folder``, synthesises the SoC or a unit of it, and prints the report. Raises BuildError."""
+    from bitnet_soc.report import merge_modules, print_report, reachable, script, yosys
+    work, simulation = folder / "report" / unit, folder / "sim"
+    if unit == "soc":
+        build(folder)
+    else:
+        simulation.mkdir(parents=True, exist_ok=True)
+        _gateware_verilog(_Steps(simulation, 2), simulation)
     try:
         command = yosys()
     except FileNotFoundError as error:
         raise BuildError(str(error)) from error
-    work.mkdir(exist_ok=True)
-    sources = [*(Path(line) for line in (simulation / "sources.txt").read_text().split()), simulation / "network.v"]
+    sources, top = _unit(simulation, unit)
+    work.mkdir(parents=True, exist_ok=True)
     for source in sources:
         text = source.read_text()
-        (work / source.name).write_text(merge_modules(text, "Cfu") if source.name == "tvu.v" else text)
+        if source.name == "tvu.v":
+            text = merge_modules(text, "Cfu") if unit == "soc" else merge_modules(reachable(text, top), "\\" + top)
+        (work / source.name).write_text(text)
     for memory in simulation.glob("*.init"):
         shutil.copy(memory, work)
-    (work / "report.ys").write_text(script([s.name for s in sources], "soc", "soc.json"))
-    print("synthesising, some 20 minutes ...", flush=True)
+    (work / "report.ys").write_text(script([s.name for s in sources], top, "netlist.json"))
+    print("synthesising, some 20 minutes ..." if unit == "soc" else "synthesising ...", flush=True)
     _run([command, "-q", "report.ys"], work, work / "yosys.log")
-    print_report(work / "soc.json", "soc")
+    print_report(work / "netlist.json", top)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=ROOT / "build", help="folder to build into")
-    parser.add_argument("--report", action="store_true", help="synthesise for the XC7Z020 and print resources and longest paths")
+    parser.add_argument("--report", nargs="?", const="soc", metavar="UNIT",
+                        help="synthesise for the XC7Z020 and print resources and an estimate of slack; of the whole, or of one unit "
+                             "such as network, vector or lanes.array")
     arguments = parser.parse_args()
     try:
-        build(arguments.output.resolve())
         if arguments.report:
-            report(arguments.output.resolve())
+            report(arguments.output.resolve(), arguments.report)
+        else:
+            build(arguments.output.resolve())
     except BuildError as error:
         print(f"build: {error}", file=sys.stderr)
         return 2

@@ -32,9 +32,10 @@ __all__ = ["COLUMN_SUM_BITS", "LATENCY", "ProductArray", "SUM_BITS"]
 
 SUM_BITS = 28  # 127 words of int8: 127 * 32 * 127 * 128
 COLUMN_SUM_BITS = 24  # 16,384 columns times 127 need 22
-LATENCY = 14  # from taking a word to its sums
+LATENCY = 15  # from taking a word to its sums
 _FIELD = dsp.WIDTH // TOKENS
-_ENTRY = 3  # fast cycles from a decoded weight to the slice at position 0: what it takes to sum the weights of a chain
+_SUMMING = 3  # fast cycles that it takes to sum the weights of a chain
+_ENTRY = 1 + _SUMMING  # from what the ROM reads to the slice at position 0
 _ADDRESS_BITS = (ACT_WORDS - 1).bit_length()
 
 
@@ -89,28 +90,35 @@ class ProductArray(wiring.Component):
         m.d.comb += [activations.spread.eq(self.spread), activations.spread_address.eq(self.spread_address),
                      activations.code.eq(self.code), self.awake_fill.eq(activations.awake)]
 
-        # ``half`` is 1 in the second half of a cycle. Both domains stop together, so they stay in step.
-        tick, seen, half = Signal(), Signal(), Signal()
-        m.d.dot += tick.eq(~tick)
-        m.d.fast += seen.eq(tick)
-        m.d.comb += half.eq(tick == seen)
-        int8 = Signal()
-        m.d.comb += int8.eq(self.mode == MODES["int8"])
-
+        half, int8, columns = self._phase(m)
         nonzero, negative = self._decode(m, half, int8)
         address, place, fresh = Signal(_ADDRESS_BITS), Signal(range(COLUMN_WORDS)), Signal()
         keep = Signal()
         m.d.fast += [
             address.eq(self.address | Mux(half & ~int8, SHARED_WORDS, 0)), place.eq(self.place), fresh.eq(self.fresh),
-            keep.eq(self.valid & self.columns & half),
+            keep.eq(self.valid & columns & half),
         ]
         starts = self._starts(m, nonzero, negative)
-        fields = self._chains(m, activations, nonzero, negative, starts, address, place, fresh, keep)
-        self._accumulate(m, self._tree(m, fields, int8), half, int8)
+        fields = self._chains(m, activations, nonzero, negative, starts, address, place, fresh, keep, columns)
+        late_half, late_int8 = Signal(), delay(m, int8, 1, "fast")
+        m.d.fast += late_half.eq(~half)
+        self._accumulate(m, self._tree(m, fields, late_int8), late_half, delay(m, late_int8, 1, "fast"))
         return m
 
+    def _phase(self, m: Module) -> tuple[Value, Value, Value]:
+        """Registers in ``fast``: 1 in the second half of a cycle; the mode is int8; columns. The latter two hold during an operation, so
+        they may come late, and go on to where they are needed from register to register: no net of theirs has to reach everywhere.
+        """
+        tick, seen, half = Signal(), Signal(), Signal(init=1)
+        m.d.dot += tick.eq(~tick)
+        m.d.fast += [seen.eq(tick), half.eq(tick != seen)]  # dot and fast stop together, so they stay in step
+        int8, columns = Signal(), Signal()
+        m.d.fast += [int8.eq(self.mode == MODES["int8"]), columns.eq(self.columns)]
+        return half, int8, columns
+
     def _decode(self, m: Module, half: Value, int8: Value) -> tuple[list[list[Value]], list[list[Value]]]:
-        """Weights that are not zero and weights that are negative, by byte lane and digit, in ``fast``."""
+        """Weights that are not zero and weights that are negative, by byte lane and digit, in ``fast``: a cycle for the ROM, and one
+        for a register behind it, as the ROM takes most of a cycle."""
         flip = Signal()
         m.d.fast += flip.eq(self.negative & self.columns)
         rom = _weights_rom()
@@ -121,8 +129,12 @@ class ProductArray(wiring.Component):
                 port = table.read_port(domain="fast")
                 m.d.comb += port.addr.eq(Cat(self.word.word_select(byte, 8), Mux(int8, half, self.mode[0]), int8))
                 read[byte] = port.data
-        nonzero = [[read[lane][d] for d in range(DIGITS)] for lane in range(WORD_BYTES)]
-        negative = [[read[lane][DIGITS + d] ^ flip for d in range(DIGITS)] for lane in range(WORD_BYTES)]
+        nonzero, negative = [], []
+        for lane in range(WORD_BYTES):
+            found, below = Signal(DIGITS, name=f"nonzero{lane}"), Signal(DIGITS, name=f"negative{lane}")
+            m.d.fast += [found.eq(read[lane][:DIGITS]), below.eq(read[lane][DIGITS:] ^ flip.replicate(DIGITS))]
+            nonzero.append(list(found))
+            negative.append(list(below))
         return nonzero, negative
 
     def _starts(self, m: Module, nonzero: list[list[Value]], negative: list[list[Value]]) -> list[Value]:
@@ -143,23 +155,27 @@ class ProductArray(wiring.Component):
         return starts
 
     def _chains(self, m: Module, activations: Activations, nonzero: list[list[Value]], negative: list[list[Value]],
-                starts: list[Value], address: Value, place: Value, fresh: Value, keep: Value) -> list[Value]:
+                starts: list[Value], address: Value, place: Value, fresh: Value, keep: Value, columns: Value) -> list[Value]:
         """The slices and the column accumulators; returns what leaves each chain."""
         neighbours: list[Value] = [C(0, dsp.WIDTH)] * CHAINS
         results: list[Value] = []
-        address, place, fresh = (delay(m, value, _ENTRY, "fast") for value in (address, place, fresh))
+        address, place, fresh = (delay(m, value, _ENTRY - 1, "fast") for value in (address, place, fresh))
         keep = delay(m, keep, _ENTRY + 2, "fast")
-        write_place = delay(m, place, 2, "fast")
         for p in range(POSITIONS):
+            # While columns are drained all positions read at one place.
+            following = Signal.like(place, name=f"place{p}")
+            m.d.fast += following.eq(Mux(self.read_columns, self.read_place, place))
+            place, write_place = following, delay(m, following, 2, "fast")
+            address, fresh, columns = (delay(m, value, 1, "fast", plain=True) for value in (address, fresh, columns))
             m.submodules[f"columns{p}"] = sums = memory.Memory(shape=unsigned(COLUMN_SUM_BITS * CHAINS), depth=COLUMN_WORDS, init=[])
             read, write = sums.read_port(domain="comb"), sums.write_port(domain="fast")
             m.d.comb += [
-                activations.read_address[p].eq(address), read.addr.eq(Mux(self.read_columns, self.read_place, place)),
+                activations.read_address[p].eq(address), read.addr.eq(place),
                 self._columns[p].eq(read.data), write.addr.eq(write_place), write.en.eq(keep),
             ]
-            weights = delay(m, Cat(Cat(nonzero[lane], negative[lane]) for lane in (p, p + POSITIONS)), _ENTRY + p, "fast")
+            weights = delay(m, Cat(Cat(nonzero[lane], negative[lane]) for lane in (p, p + POSITIONS)), _SUMMING + p, "fast")
             from_memory = C(dsp.Z_C, 3) if p == 0 else C(dsp.Z_NEIGHBOUR, 3)
-            z = Mux(self.columns, Mux(fresh, dsp.Z_ZERO, dsp.Z_C), from_memory)[:3]
+            z = Mux(columns, Mux(fresh, dsp.Z_ZERO, dsp.Z_C), from_memory)[:3]
             results = []
             for chain in range(CHAINS):
                 digit, upper = chain // 2, chain % 2
@@ -169,12 +185,12 @@ class ProductArray(wiring.Component):
                 cascade = Signal(dsp.WIDTH, name=f"cascade{p}_{chain}")
                 codes = Cat(Cat(activations.stored(p, chain, k), C(0, _FIELD - 8)) for k in range(TOKENS))
                 self._adder(m, f"slice{p}_{chain}", "fast", x=codes, use_x=lane[digit], subtract=lane[DIGITS + digit],
-                          c=Mux(self.columns, old, starts[chain]) if p == 0 else old, z=z,
+                          c=Mux(columns, old, starts[chain]) if p == 0 else old, z=z,
                           neighbour=neighbours[chain], p=result, cascade=cascade)
                 neighbours[chain] = cascade
                 results.append(result)
             m.d.comb += write.data.eq(Cat(result[:COLUMN_SUM_BITS] for result in results))
-            address, place, fresh, keep, write_place = (delay(m, v, 1, "fast") for v in (address, place, fresh, keep, write_place))
+            keep = delay(m, keep, 1, "fast")
         return results
 
     def _tree(self, m: Module, chains: list[Value], int8: Value) -> list[Value]:
@@ -197,14 +213,15 @@ class ProductArray(wiring.Component):
         return totals
 
     def _accumulate(self, m: Module, totals: list[Value], half: Value, int8: Value) -> None:
-        """Sums over the words of a row: ``new`` and ``old`` take turns for the two halves, or hold one sum of both for int8."""
-        valid, first, select = Signal(), Signal(), Signal(2)
-        m.d.fast += [valid.eq(self.total_valid), first.eq(self.first), select.eq(self.select)]
-        upper = ~half  # here a word's second half arrives in the first half of a cycle
+        """Sums over the words of a row: ``new`` and ``old`` take turns for the two halves, or hold one sum of both for int8. What is to
+        be added is chosen a fast cycle before."""
+        valid, first, second = Signal(), Signal(), Signal()  # ``second``: the upper halves of int8
+        m.d.fast += [valid.eq(self.total_valid), first.eq(self.first), second.eq(int8 & half)]
         for k in range(TOKENS):
-            total = choose(totals, select) if k == 0 else totals[k]
+            total = choose(totals, self.select) if k == 0 else totals[k]
+            addend = Signal(signed(_FIELD + 10), name=f"addend{k}")
             new, old = Signal(signed(SUM_BITS), name=f"new{k}"), Signal(signed(SUM_BITS), name=f"old{k}")
-            base = Mux(first & ~(int8 & upper), 0, Mux(int8, new, old))
+            m.d.fast += addend.eq(Mux(int8 & half, total << 4, total))
             with m.If(valid):
-                m.d.fast += [new.eq(base + Mux(int8 & upper, total << 4, total)), old.eq(new)]
+                m.d.fast += [new.eq(addend + Mux(first & ~second, 0, Mux(int8, new, old))), old.eq(new)]
             m.d.comb += [self.sums[k].eq(Mux(int8, new, old)), self.sums[k + TOKENS].eq(new)]

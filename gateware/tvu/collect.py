@@ -46,9 +46,9 @@ class Collector(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         count = VECTORS
-        gathered = [[Signal(signed(SUM_BITS), name=f"gathered{v}_{i}") for i in range(LANES)] for v in range(count)]
+        gathered = [[Signal(signed(SUM_BITS), name=f"gathered{v}_{i}", reset_less=True) for i in range(LANES)] for v in range(count)]
         group, filled, final = Signal(12), Signal(LANES), Signal()
-        leaving = [[Signal(signed(SUM_BITS), name=f"leaving{v}_{i}") for i in range(LANES)] for v in range(count)]
+        leaving = [[Signal(signed(SUM_BITS), name=f"leaving{v}_{i}", reset_less=True) for i in range(LANES)] for v in range(count)]
         busy, vector, group_out, mask_out, final_out = Signal(), Signal(3), Signal(12), Signal(LANES), Signal()
 
         result = self.result

@@ -5,6 +5,7 @@ Every unit takes operands each cycle and gives the result ``LATENCY`` cycles lat
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
@@ -18,13 +19,23 @@ __all__ = [
 ]
 
 
-def delay(m: Module, value: Value, cycles: int, domain: str = "sync") -> Value:
-    """``value``, ``cycles`` cycles later. Without reset, so that it can become shift-register LUTs."""
-    for _ in range(cycles):
-        stage = Signal.like(value, name="delay", reset_less=True)
+_FACTOR_BITS = 17  # of a number without sign that a DSP slice multiplies by one of 24 bits
+
+
+def delay(m: Module, value: Value, cycles: int, domain: str = "sync", *, plain: bool = False) -> Value:
+    """``value``, ``cycles`` cycles later. Without reset, so that it can become shift-register LUTs, whose outputs are slow; ``plain``
+    keeps it in flip-flops."""
+    name = re.sub(r"(_\d+)+$", "", value.name) if isinstance(value, Signal) else "delayed"
+    for cycle in range(1, cycles + 1):
+        stage = Signal.like(value, name=f"{name}_{cycle}", reset_less=True, attrs={"keep": 1} if plain else {})
         m.d[domain] += stage.eq(value)
         value = stage
     return value
+
+
+def _data(shape: object, name: str) -> Signal:
+    """A register that needs no reset: what is valid stands beside it."""
+    return Signal(shape, name=name, reset_less=True)
 
 
 def choose(values: Sequence[Value], index: Value) -> Value:
@@ -71,9 +82,13 @@ def round_pack(m: Module, sign: Value, exponent: Value, mantissa: Value, guard: 
 
 
 class FloatMultiply(wiring.Component):
-    """r = a * b."""
+    """r = a * b.
 
-    LATENCY = 4
+    The mantissas' product takes two DSP slices, by the lower 17 bits of b's and by the rest, with a register at their inputs, behind
+    their multipliers and at their outputs (A, M and P of UG479), so that no path holds more than one of them.
+    """
+
+    LATENCY = 6
 
     def __init__(self) -> None:
         super().__init__({"a": In(32), "b": In(32), "r": Out(32)})
@@ -81,28 +96,23 @@ class FloatMultiply(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         a, b = self.a, self.b
-        product, product2 = Signal(48), Signal(48)
-        exponent, exponent2 = Signal(9), Signal(9)
-        ma = Mux(a[23:31] != 0, Cat(a[:23], 1), 0)
-        mb = Mux(b[23:31] != 0, Cat(b[:23], 1), 0)
-        m.d.sync += [
-            product.eq(ma[:24] * mb[:24]), product2.eq(product),
-            exponent.eq(a[23:31] + b[23:31]), exponent2.eq(exponent),
-        ]
-        sign = delay(m, a[31] ^ b[31], 3)
-        zero = delay(m, (a[23:31] == 0) | (b[23:31] == 0), 3)
+        a_zero, b_zero = a[23:31] == 0, b[23:31] == 0
+        ma = delay(m, Mux(a_zero, 0, Cat(a[:23], 1))[:24], 1)
+        mb = delay(m, Mux(b_zero, 0, Cat(b[:23], 1))[:24], 1)
+        lower = delay(m, ma * mb[:_FACTOR_BITS], 2)
+        upper = delay(m, delay(m, ma, 1) * delay(m, mb[_FACTOR_BITS:], 1), 1)
+        product = Cat(delay(m, lower[:_FACTOR_BITS], 1), delay(m, (upper + lower[_FACTOR_BITS:])[:48 - _FACTOR_BITS], 1))
+        exponent = delay(m, (a[23:31] + b[23:31])[:9], 4)
+        sign = delay(m, a[31] ^ b[31], 5)
+        zero = delay(m, a_zero | b_zero, 5)
 
-        mantissa, guard, sticky = Signal(24), Signal(), Signal()
-        biased = Signal(range(-256, 512))
-        high = product2[47]
-        m.d.sync += [
-            mantissa.eq(Mux(high, product2[24:48], product2[23:47])),
-            guard.eq(Mux(high, product2[23], product2[22])),
-            sticky.eq(product2[:22].any() | (high & product2[22])),
-            biased.eq(exponent2 + high - 127),
-        ]
-        bits = round_pack(m, sign, biased, mantissa, guard, sticky, zero)
-        m.d.sync += self.r.eq(bits)
+        high = product[47]
+        mantissa = delay(m, Mux(high, product[24:48], product[23:47]), 1)
+        guard = delay(m, Mux(high, product[23], product[22]), 1)
+        sticky = delay(m, product[:22].any() | (high & product[22]), 1)
+        biased = _data(range(-256, 512), "biased")
+        m.d.sync += biased.eq(exponent + high - 127)
+        m.d.comb += self.r.eq(delay(m, round_pack(m, sign, biased, mantissa, guard, sticky, zero), 1))
         return m
 
 
@@ -122,9 +132,9 @@ class FloatAdd(wiring.Component):
         b_key = Mux(b_zero, 0, b[:31])
         swap = a_key < b_key
 
-        big, small = Signal(24), Signal(24)
-        big_exponent, distance = Signal(8), Signal(8)
-        big_sign, subtract, both_negative = Signal(), Signal(), Signal()
+        big, small = _data(24, "big"), _data(24, "small")
+        big_exponent, distance = _data(8, "big_exponent"), _data(8, "distance")
+        big_sign, subtract, both_negative = _data(1, "big_sign"), _data(1, "subtract"), _data(1, "both_negative")
         ma = Mux(a_zero, 0, Cat(a[:23], 1))
         mb = Mux(b_zero, 0, Cat(b[:23], 1))
         m.d.sync += [
@@ -135,7 +145,7 @@ class FloatAdd(wiring.Component):
             subtract.eq(a[31] ^ b[31]), both_negative.eq(a[31] & b[31]),
         ]
 
-        shifted, big2, subtract2 = Signal(27), Signal(24), Signal()
+        shifted, big2, subtract2 = _data(27, "shifted"), _data(24, "big2"), _data(1, "subtract2")
         wide = Signal(54)
         amount = Signal(5)
         m.d.comb += [
@@ -147,17 +157,17 @@ class FloatAdd(wiring.Component):
             big2.eq(big), subtract2.eq(subtract),
         ]
 
-        total, total2 = Signal(28), Signal(28)
+        total, total2 = _data(28, "total"), _data(28, "total2")
         extended = Cat(Const(0, 3), big2)
         m.d.sync += total.eq(Mux(subtract2, extended - shifted, extended + shifted))
 
-        zeros = Signal(range(29))
+        zeros = _data(range(29), "zeros")
         m.d.sync += [zeros.eq(leading_zeros(m, total)), total2.eq(total)]
 
         exponent = delay(m, big_exponent, 3)
-        normal = Signal(28)
-        biased = Signal(range(-64, 512))
-        nothing = Signal()
+        normal = _data(28, "normal")
+        biased = _data(range(-64, 512), "biased")
+        nothing = _data(1, "nothing")
         m.d.sync += [
             normal.eq(total2 << zeros[:5]),
             biased.eq(exponent + 1 - zeros),
@@ -166,7 +176,7 @@ class FloatAdd(wiring.Component):
         # An exact cancellation is +0; a sum of zeros is -0 only if both are.
         sign = Mux(nothing, delay(m, both_negative, 4), delay(m, big_sign, 4))
         bits = round_pack(m, sign, biased, normal[4:28], normal[3], normal[:3].any(), nothing)
-        m.d.sync += self.r.eq(bits)
+        m.d.comb += self.r.eq(delay(m, bits, 1))
         return m
 
 
@@ -180,20 +190,20 @@ class IntToFloat(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        magnitude, magnitude2 = Signal(self.WIDTH), Signal(self.WIDTH)
-        zeros = Signal(range(self.WIDTH + 1))
+        magnitude, magnitude2 = _data(self.WIDTH, "magnitude"), _data(self.WIDTH, "magnitude2")
+        zeros = _data(range(self.WIDTH + 1), "zeros")
         m.d.sync += [
             magnitude.eq(Mux(self.a[-1], -self.a, self.a)),
             magnitude2.eq(magnitude),
             zeros.eq(leading_zeros(m, magnitude)),
         ]
         sign = delay(m, self.a[-1], 2)
-        normal = Signal(self.WIDTH)
-        biased = Signal(range(-1, 256))
-        nothing = Signal()
+        normal = _data(self.WIDTH, "normal")
+        biased = _data(range(-1, 256), "biased")
+        nothing = _data(1, "nothing")
         m.d.sync += [normal.eq(magnitude2 << zeros[:5]), biased.eq(126 + self.WIDTH - zeros), nothing.eq(magnitude2 == 0)]
         bits = round_pack(m, delay(m, sign, 1), biased, normal[-24:], normal[-25], normal[:-25].any(), nothing)
-        m.d.sync += self.r.eq(bits)
+        m.d.comb += self.r.eq(delay(m, bits, 1))
         return m
 
 
@@ -209,8 +219,8 @@ class FloatToInt8(wiring.Component):
         m = Module()
         a = self.a
         exponent = a[23:31]
-        fixed = Signal(33)  # 9 integer bits, 24 fraction bits
-        large, sign = Signal(), Signal()
+        fixed = _data(33, "fixed")  # 9 integer bits, 24 fraction bits
+        large, sign, r = _data(1, "large"), _data(1, "sign"), _data(8, "r")
         m.d.sync += [sign.eq(a[31]), large.eq(exponent >= 127 + 8)]
         with m.If(exponent < 126):
             m.d.sync += fixed.eq(0)
@@ -219,16 +229,17 @@ class FloatToInt8(wiring.Component):
         magnitude = Signal(9)
         m.d.comb += magnitude.eq(fixed[24:33] + (fixed[23] & (fixed[:23].any() | fixed[24])))
         with m.If(sign):
-            m.d.sync += self.r.eq(Mux(large | (magnitude > 127), 0x81, (-magnitude)[:8]))
+            m.d.sync += r.eq(Mux(large | (magnitude > 127), 0x81, (-magnitude)[:8]))
         with m.Else():
-            m.d.sync += self.r.eq(Mux(large | (magnitude > 127), 0x7F, magnitude[:8]))
+            m.d.sync += r.eq(Mux(large | (magnitude > 127), 0x7F, magnitude[:8]))
+        m.d.comb += self.r.eq(r)
         return m
 
 
 class FloatExp2(wiring.Component):
     """r = 2^a by table and linear interpolation (``semantics.exp2``)."""
 
-    LATENCY = 4
+    LATENCY = 5
 
     def __init__(self) -> None:
         super().__init__({"a": In(32), "r": Out(32)})
@@ -247,7 +258,7 @@ class FloatExp2(wiring.Component):
             amount.eq(136 - exponent),
             wide.eq(Cat(Const(0, 28), self.a[:23], 1) >> Mux(exponent < 136 - 27, 27, amount)[:5]),
         ]
-        magnitude, lost, sign, huge = Signal(26), Signal(), Signal(), Signal()
+        magnitude, lost, sign, huge = _data(26, "magnitude"), _data(1, "lost"), _data(1, "sign"), _data(1, "huge")
         m.d.sync += [
             magnitude.eq(Mux(exponent == 0, 0, wide[26:52])),
             lost.eq((exponent != 0) & wide[:26].any()),
@@ -257,21 +268,25 @@ class FloatExp2(wiring.Component):
         fixed = Signal(27)
         m.d.comb += fixed.eq(Mux(sign, -(magnitude + lost), magnitude))  # floor, also below zero
         m.d.comb += port.addr.eq(fixed[9:16])
-        value, slope, rest = Signal(23), Signal(17), Signal(9)
-        power = Signal(range(-1024, 1024))
+        value, slope, rest = _data(23, "value"), _data(17, "slope"), _data(9, "rest")
+        power = _data(range(-1024, 1024), "power")
         m.d.sync += [
             Cat(value, slope).eq(port.data), rest.eq(fixed[:9]),
             power.eq(fixed[16:27].as_signed()),
         ]
-        limit, below = delay(m, huge, 1), delay(m, sign, 1)
-        fraction, biased, infinite, zero = Signal(23), Signal(range(-1024, 2048)), Signal(), Signal()
+        limit, below = delay(m, huge, 2), delay(m, sign, 2)
+        product = delay(m, slope * rest, 1)
+        fraction, biased = _data(23, "fraction"), _data(range(-1024, 2048), "biased")
+        infinite, zero = _data(1, "infinite"), _data(1, "zero")
         m.d.sync += [
-            fraction.eq(value + (slope * rest >> 9)),
-            biased.eq(power + 127), infinite.eq(limit & ~below), zero.eq(limit & below),
+            fraction.eq(delay(m, value, 1) + (product >> 9)),
+            biased.eq(delay(m, power, 1) + 127), infinite.eq(limit & ~below), zero.eq(limit & below),
         ]
-        m.d.sync += self.r.eq(Cat(fraction, biased[:8], Const(0, 1)))
+        r = _data(32, "r")
+        m.d.sync += r.eq(Cat(fraction, biased[:8], Const(0, 1)))
         with m.If(infinite | (~zero & (biased > 254))):
-            m.d.sync += self.r.eq(0x7F800000)
+            m.d.sync += r.eq(0x7F800000)
         with m.Elif(zero | (biased < 1)):
-            m.d.sync += self.r.eq(0)
+            m.d.sync += r.eq(0)
+        m.d.comb += self.r.eq(r)
         return m

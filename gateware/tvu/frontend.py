@@ -34,11 +34,12 @@ class CFUBus(wiring.Signature):
 class FrontEnd(wiring.Component):
     """Members: ``bus``; ``descriptor`` and ``instruction`` out; what COUNTER, SGET and RANKED answer with (``counter``,
     ``scalar``, ``ranked``) at the addresses that they ask for; ``busy`` while the units have work, ``progress`` when they got on with
-    it; ``errors``: events by name; ``quiet`` while memory owes nothing; ``resetting`` holds what is behind in reset.
+    it; ``errors``: events by name; ``quiet`` while memory owes nothing; ``resetting`` holds what is behind in reset; ``holds`` a
+    command, which is ``done`` in the cycle in which it is carried out.
 
-    Every command is answered, one cycle after it was taken. A queued instruction waits for room in its queue. If nothing
-    gets on for 2^``patience_bits`` cycles the ``queue`` error is set, and queued instructions are dropped until a RESET: the CPU
-    never hangs.
+    A command is held in a register first, so that the CPU's stall hangs on nothing but whether that is free, and carried out in the
+    next cycle; a queued instruction waits there for room in its queue. The answer follows a cycle later. If nothing gets on for
+    2^``patience_bits`` cycles the ``queue`` error is set, and queued instructions are dropped until a RESET: the CPU never hangs.
 
     ``cmd.ready`` is high whenever no command is offered. VexRiscv needs that: a command that was taken and whose instruction leaves the
     execute stage later, in a cycle with ``ready`` low, is offered again, with the bits of the next instruction.
@@ -52,36 +53,41 @@ class FrontEnd(wiring.Component):
             "counter_address": Out(4), "counter": In(32).array(len(isa.COUNTERS)), "scalar_address": Out(5), "scalar": In(32),
             "ranked_address": Out(8), "ranked": In(32),
             "busy": In(1), "progress": In(1), "errors": In(data.StructLayout({name: 1 for name in isa.ERRORS})),
-            "quiet": In(1), "resetting": Out(1, init=1),
+            "quiet": In(1), "resetting": Out(1, init=1), "holds": Out(1), "done": Out(1),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.decoder = decoder = self._decoder
         cmd, rsp = self.bus.cmd, self.bus.rsp
+        holds, self._command = self.holds, Signal.like(cmd.payload)
         errors = Signal.like(self.errors)
         to_stream = decoder.defined & (decoder.group == isa.STREAM)
         to_queue = decoder.defined & (decoder.group > isa.STREAM)
 
-        accept, room = Signal(), Signal()
+        done, room = self.done, Signal()
         with m.If((to_stream | to_queue) & ~errors.queue):
             m.d.comb += room.eq(~self.resetting & Mux(to_stream, self.descriptor.ready, self.instruction.ready))
         with m.Else():
             m.d.comb += room.eq(1)
         m.d.comb += [
-            decoder.function_id.eq(cmd.payload.function_id),
-            cmd.ready.eq(~cmd.valid | ((~rsp.valid | rsp.ready) & room & ~ResetSignal("bus", allow_reset_less=True))),
-            accept.eq(cmd.valid & cmd.ready),
-            self.descriptor.valid.eq(accept & to_stream & ~errors.queue),
-            self.instruction.valid.eq(accept & to_queue & ~errors.queue),
+            decoder.function_id.eq(self._command.function_id),
+            cmd.ready.eq(~cmd.valid | (~holds & ~ResetSignal("bus", allow_reset_less=True))),
+            done.eq(holds & (~rsp.valid | rsp.ready) & room),
+            self.descriptor.valid.eq(done & to_stream & ~errors.queue),
+            self.instruction.valid.eq(done & to_queue & ~errors.queue),
             self.instruction.payload.opcode.eq(decoder.opcode),
-            self.instruction.payload.rs1.eq(cmd.payload.rs1), self.instruction.payload.rs2.eq(cmd.payload.rs2),
+            self.instruction.payload.rs1.eq(self._command.rs1), self.instruction.payload.rs2.eq(self._command.rs2),
         ]
         m.d.bus += Assert(cmd.valid | cmd.ready, "a command that is not there would be held back")
-        self._reset(m, accept)
-        self._keep_errors(m, accept, errors, to_stream)
+        with m.If(cmd.valid & ~holds):
+            m.d.bus += [holds.eq(1), self._command.eq(cmd.payload)]
+        with m.Elif(done):
+            m.d.bus += holds.eq(0)
+        self._reset(m, done)
+        self._keep_errors(m, done, errors, to_stream)
         self._describe(m)
-        with m.If(accept):
+        with m.If(done):
             m.d.bus += [rsp.valid.eq(1), rsp.payload.eq(self._answer(m, errors))]
         with m.Elif(rsp.ready):
             m.d.bus += rsp.valid.eq(0)
@@ -91,19 +97,19 @@ class FrontEnd(wiring.Component):
         return self._decoder.defined & (self._decoder.opcode == OPCODES[name])
 
     def _operand(self, instruction: str, name: str) -> Value:
-        place, payload = isa.by_name(instruction).field(name), self.bus.cmd.payload
-        return (payload.rs1, payload.rs2)[place.source - 1][place.lo:place.lo + place.width]
+        place, command = isa.by_name(instruction).field(name), self._command
+        return (command.rs1, command.rs2)[place.source - 1][place.lo:place.lo + place.width]
 
-    def _reset(self, m: Module, accept: Value) -> None:
+    def _reset(self, m: Module, done: Value) -> None:
         """``resetting`` rises with RESET and falls when what is behind has seen it and memory owes nothing."""
         seen = Signal()
         m.d.bus += seen.eq(self.resetting)
-        with m.If(accept & self._is("RESET")):
+        with m.If(done & self._is("RESET")):
             m.d.bus += self.resetting.eq(1)
         with m.Elif(seen & self.quiet):
             m.d.bus += self.resetting.eq(0)
 
-    def _keep_errors(self, m: Module, accept: Value, errors: data.View, to_stream: Value) -> None:
+    def _keep_errors(self, m: Module, done: Value, errors: data.View, to_stream: Value) -> None:
         patience = Signal(self._patience_bits)
         with m.If(self.progress | (~self.busy & ~self.resetting)):
             m.d.bus += patience.eq(0)
@@ -113,14 +119,14 @@ class FrontEnd(wiring.Component):
         raised = Signal.like(errors)
         for name in isa.ERRORS:
             m.d.comb += raised[name].eq(self.errors[name] & ~self.resetting)
-        with m.If(accept & ~self._decoder.defined):
+        with m.If(done & ~self._decoder.defined):
             m.d.comb += raised.undefined.eq(1)
         with m.If(misaligned):
             m.d.comb += raised.descriptor.eq(1)
         m.d.comb += raised.queue.eq(patience.all())
-        cleared = Mux(accept & self._is("CLEAR"), self._operand("CLEAR", "mask"), 0)
+        cleared = Mux(done & self._is("CLEAR"), self._operand("CLEAR", "mask"), 0)
         m.d.bus += errors.eq((errors.as_value() & ~cleared) | raised.as_value())
-        with m.If(accept & self._is("RESET")):
+        with m.If(done & self._is("RESET")):
             m.d.bus += [errors.eq(0), patience.eq(0)]
 
     def _describe(self, m: Module) -> None:

@@ -86,7 +86,7 @@ class DotLanes(wiring.Component):
                 stages.append(stage)
         last = delay(m, (rows == 1) & ~picked, LATENCY)
         row_late = delay(m, Mux(picked, entry.payload.row, row), LATENCY)
-        m.d.comb += [self.awake.eq(Cat(valids).any()), self.awake_fill.eq(array.awake_fill)]
+        m.d.comb += [self.awake.eq(Cat(valids).any() | drain.drain | array.read_columns), self.awake_fill.eq(array.awake_fill)]
 
         m.d.dot += [
             array.word.eq(self.word.payload), array.address.eq(Mux(columns, spread, index)), array.place.eq(index),

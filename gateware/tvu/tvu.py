@@ -82,7 +82,7 @@ class TVU(wiring.Component):
             frontend.errors.write.eq(store.error), frontend.errors.overflow.eq(sequencer.overflow | vector.overflow),
             sequencer.peek_address.eq(frontend.scalar_address), frontend.scalar.eq(sequencer.peek_data),
             ranking.peek.eq(frontend.ranked_address), frontend.ranked.eq(ranking.number),
-            self.awake.eq(Cat(busy | self.bus.cmd.valid | self.bus.rsp.valid | frontend.resetting | (sequencer.section != 0),
+            self.awake.eq(Cat(busy | self.bus.cmd.valid | frontend.holds | self.bus.rsp.valid | frontend.resetting | (sequencer.section != 0),
                               lanes.awake, lanes.awake_fill)),
             hungry.eq(Cat(lanes.hungry, checksum.hungry, vector.wants_word)),
             moving.eq(word.valid & word.ready), starved.eq(hungry.any() & ~word.valid),

@@ -20,8 +20,8 @@ from typing import Any
 from .delays import GRADES
 from .timing import Netlist, analyse, part_of
 
-__all__ = ["DEVICE", "Usage", "control_sets", "lut_sites_for_multiplexers", "merge_modules", "print_report", "print_timing", "script",
-           "usage_by_module", "yosys"]
+__all__ = ["DEVICE", "Usage", "control_sets", "lut_sites_for_multiplexers", "merge_modules", "print_report", "print_timing", "reachable",
+           "script", "usage_by_module", "yosys"]
 
 #: What an XC7Z020 has (Xilinx DS190).
 DEVICE = {"LUT": 53200, "FF": 106400, "BRAM36": 140, "DSP": 220}
@@ -57,6 +57,19 @@ def merge_modules(verilog: str, top: str) -> str:
             # an instance: module name, instance name, parenthesis
             verilog = re.sub(rf"^(\s*){re.escape(name)}\s+(\\?\S+ ?\()", lambda m, other=other: f"{m[1]}{other} {m[2]}", verilog,
                              flags=re.M)
+
+
+def reachable(verilog: str, top: str) -> str:
+    """The modules that ``top`` consists of: Yosys would read the others for nothing."""
+    modules = {match[1].lstrip("\\"): match[0] for match in _MODULE.finditer(verilog)}
+    wanted, open_names = {top}, [top]
+    while open_names:
+        body = modules[open_names.pop()]
+        for found in re.findall(r"^\s*\\?(\S+)\s+\\?\S+ ?\(", body, re.M):
+            if found in modules and found not in wanted:
+                wanted.add(found)
+                open_names.append(found)
+    return "\n".join(text for name, text in modules.items() if name in wanted)
 
 
 def yosys() -> str:

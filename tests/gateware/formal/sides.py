@@ -132,9 +132,17 @@ def _front_end(tvu: str, m: Module, clock: Signal, patience_bits: int) -> tuple[
     return front, line
 
 
-def _is(front: wiring.Component, *names: str) -> Value:
-    """The command offered is one of these instructions."""
-    return Cat(front.bus.cmd.payload.function_id == isa.by_name(name).function_id for name in names).any()
+def _command(m: Module, front: wiring.Component) -> Signal:
+    """The function id of the command that was taken last."""
+    taken = Signal(10)
+    with m.If(front.bus.cmd.valid & front.bus.cmd.ready):
+        m.d.sync += taken.eq(front.bus.cmd.payload.function_id)
+    return taken
+
+
+def _is(function_id: Value, *names: str) -> Value:
+    """The command is one of these instructions."""
+    return Cat(function_id == isa.by_name(name).function_id for name in names).any()
 
 
 def _of(group: int) -> list[str]:
@@ -142,28 +150,35 @@ def _of(group: int) -> list[str]:
 
 
 def front_end(tvu: str) -> _Bench:
-    """CFU bus: ready without a command; every command is answered once, in the next cycle, and the answer is held. Queues get
-    what fits, and nothing while the unit is in reset; a reset ends two cycles after memory owes nothing."""
+    """CFU bus: ready without a command; every command is carried out as soon as there is room and answered once, a cycle later, and the
+    answer is held. Queues get what fits, and nothing while the unit is in reset; a reset ends two cycles after memory owes nothing."""
     m = Module()
     clock = _clock(m, "sync")
     front, line = _front_end(tvu, m, clock, 3)
     cmd, rsp, descriptor, instruction = front.bus.cmd, front.bus.rsp, front.descriptor, front.instruction
-    accepted, taken, outstanding, before = cmd.valid & cmd.ready, rsp.valid & rsp.ready, Signal(2), Signal()
+    accepted, taken, waiting, before, command = cmd.valid & cmd.ready, rsp.valid & rsp.ready, Signal(2), Signal(), _command(m, front)
+    free, room = ~rsp.valid | rsp.ready, descriptor.ready & instruction.ready & ~front.resetting
     m.d.sync += [
-        outstanding.eq(Mux(line, 0, outstanding + accepted - taken)), before.eq(accepted & ~line),
+        waiting.eq(Mux(line, 0, waiting + accepted - front.done)), before.eq(front.done & ~line),
         Assert(cmd.valid | cmd.ready, "not ready although no command is offered"),
-        Assert(outstanding == rsp.valid, "commands and answers are not one to one"),
-        Assert(~before | rsp.valid, "an answer is late"),
+        Assert(cmd.ready | waiting.any() | line, "not ready without reason"),
+        Assert(~front.done | waiting.any(), "commands are not carried out one by one"),
+        Assert(front.done | ~(waiting.any() & free & room), "a command waits although there is room"),
+        Assert(~front.done | free, "an answer is overwritten"), Assert(~before | rsp.valid, "an answer is late"),
+        Assert(front.holds == waiting, "a command is here unnoticed"),
         Assert(~line | ~accepted, "a command was taken in reset"),
+        Assert(~waiting.any() | (front._decoder.function_id == command), "another command is carried out"),
     ]
+    owed = Signal(2)
+    m.d.sync += [owed.eq(Mux(line, 0, owed + front.done - taken)), Assert(owed == rsp.valid, "commands and answers are not one to one")]
     _held(m, rsp.valid, rsp.ready, rsp.payload, cut=line)
     queued = descriptor.valid | instruction.valid
     m.d.sync += [
-        Assert(~queued | (accepted & ~front.resetting), "queued without a command, or in reset"),
-        Assert(~descriptor.valid | (descriptor.ready & _is(front, *_of(isa.STREAM))), "a descriptor out of place"),
-        Assert(~instruction.valid | (instruction.ready & ~_is(front, *_of(isa.STREAM), *_of(isa.CONTROL))), "queued out of place"),
+        Assert(~queued | (front.done & ~front.resetting), "queued without a command, or in reset"),
+        Assert(~descriptor.valid | (descriptor.ready & _is(command, *_of(isa.STREAM))), "a descriptor out of place"),
+        Assert(~instruction.valid | (instruction.ready & ~_is(command, *_of(isa.STREAM), *_of(isa.CONTROL))), "queued out of place"),
     ]
-    quiet_for, reset_now = Signal(2), accepted & _is(front, "RESET")
+    quiet_for, reset_now = Signal(2), front.done & _is(command, "RESET")
     m.d.sync += quiet_for.eq(Mux(line | reset_now | ~front.quiet, 0, Mux(quiet_for == 3, 3, quiet_for + 1)))
     was, was_quiet, was_reset = Signal(), Signal(), Signal()
     m.d.sync += [
@@ -183,35 +198,38 @@ def patience(tvu: str) -> _Bench:
     clock = _clock(m, "sync")
     front, line = _front_end(tvu, m, clock, bits)
     cmd, rsp, descriptor, instruction = front.bus.cmd, front.bus.rsp, front.descriptor, front.instruction
-    accepted = cmd.valid & cmd.ready
+    done, command = front.done, _command(m, front)
     # An idle unit has room.
     m.d.comb += Assume(front.busy | (descriptor.ready & instruction.ready))
     held_up, moves = Signal(bits + 2), front.progress | (~front.busy & ~front.resetting)
     m.d.sync += [
         held_up.eq(Mux(line | ~cmd.valid | cmd.ready | moves | ~rsp.ready, 0, held_up + 1)),
-        Assert(held_up <= (1 << bits) + 1, "a command waits for ever"),
+        Assert(held_up <= (1 << bits) + 2, "a command waits for ever"),
     ]
-    still, resets = Signal(bits + 1), accepted & _is(front, "RESET")
+    still, resets = Signal(bits + 1), done & _is(command, "RESET")
     stood = Signal()  # the queue error could stand
     with m.If(line | resets):
         m.d.sync += [still.eq(0), stood.eq(0)]
     with m.Else():
         m.d.sync += [still.eq(Mux(moves, 0, Mux(still[-1], still, still + 1))), stood.eq(stood | (still >= (1 << bits) - 1))]
-    wanted = ~_is(front, *_of(isa.CONTROL)) & _is(front, *(i.name for i in isa.INSTRUCTIONS))
-    m.d.sync += Assert(~(accepted & wanted) | descriptor.valid | instruction.valid | stood, "an instruction was dropped")
+    wanted = ~_is(command, *_of(isa.CONTROL)) & _is(command, *(i.name for i in isa.INSTRUCTIONS))
+    m.d.sync += Assert(~(done & wanted) | descriptor.valid | instruction.valid | stood, "an instruction was dropped")
     expected, asked = Signal(len(isa.ERRORS)), Signal()
     queue, undefined = (1 << list(isa.ERRORS).index(name) for name in ("queue", "undefined"))  # which the front end finds itself
     happened = Mux(front.resetting, 0, front.errors.as_value() & ~queue) | Mux(
-        accepted & ~_is(front, *(i.name for i in isa.INSTRUCTIONS)), undefined, 0)
+        done & ~_is(command, *(i.name for i in isa.INSTRUCTIONS)), undefined, 0)
+    mask = Signal(16)
+    with m.If(cmd.valid & cmd.ready):
+        m.d.sync += mask.eq(cmd.payload.rs1[:16])
     with m.If(line | resets):
         m.d.sync += expected.eq(0)
     with m.Else():
-        m.d.sync += expected.eq((expected & ~Mux(accepted & _is(front, "CLEAR"), cmd.payload.rs1[:16], 0)) | happened)
+        m.d.sync += expected.eq((expected & ~Mux(done & _is(command, "CLEAR"), mask, 0)) | happened)
     shown = Signal.like(expected)
     m.d.sync += [
-        asked.eq(accepted & _is(front, "STATUS") & ~line), shown.eq(expected),
+        asked.eq(done & _is(command, "STATUS") & ~line), shown.eq(expected),
         Assert(~asked | ((rsp.payload & shown) == shown), "an error is missing in STATUS"),
-        Cover(stood & accepted & wanted & ~(descriptor.valid | instruction.valid)), Cover(asked & (shown != 0)),
+        Cover(stood & done & wanted & ~(descriptor.valid | instruction.valid)), Cover(asked & (shown != 0)),
     ]
     return m, [clock, line, *inputs(front)]
 
