@@ -17,7 +17,8 @@ class Source(enum.Enum, shape=2):
 
 
 class Host(wiring.Signature):
-    """Who sends a request, seen by what handles it: ``ip`` and ``port`` as they lie in the frame, and ``token``."""
+    """Who sends a request, seen by what handles it: ``ip`` and ``port`` as they lie in the frame, and ``token``; stable, as is the
+    sequence number, from a cycle before anything is asked."""
 
     def __init__(self) -> None:
         super().__init__({"ip": Out(32), "port": Out(16), "token": Out(32)})
@@ -64,17 +65,24 @@ class Claim(wiring.Component):
         before, before_last = Signal(32), Signal(32)  # the one before, and its last request
         old = Signal()  # a request of such a one from before it left
         by_network, same_ip, same_token = Signal(), Signal(), Signal()
+        # Comparisons take a cycle: the host stands there long before it asks for anything.
+        equal = {name: Signal(name=f"equal_{name}") for name in ("ip", "port", "token", "before")}
+        named, earlier, earlier_before, settling = Signal(), Signal(), Signal(), Signal()
+        m.d.sync += [
+            equal["ip"].eq(host.ip == state.ip), equal["port"].eq(host.port == state.port), equal["token"].eq(host.token == token),
+            equal["before"].eq(host.token == before), named.eq(token != 0), settling.eq(self.uart_claim | self.uart_leave),
+            earlier.eq((network.sequence - network.last)[31]), earlier_before.eq((network.sequence - before_last)[31]),
+        ]
         m.d.comb += [
             by_network.eq(state.source == Source.NETWORK), network.free.eq(state.source == Source.NONE),
-            same_ip.eq(by_network & (host.ip == state.ip)), same_token.eq((host.token == token) & (token != 0)),
-            network.holder.eq(same_ip & same_token & (host.port == state.port)),
+            same_ip.eq(by_network & equal["ip"]), same_token.eq(equal["token"] & named),
+            network.holder.eq(same_ip & same_token & equal["port"]),
             # Etherbone, which has no token, gives way to a host of the same address that has one
-            old.eq((host.token == token) & (network.sequence - network.last)[31]
-                   | (host.token == before) & (network.sequence - before_last)[31]),
+            old.eq((equal["token"] & earlier) | (equal["before"] & earlier_before)),
             network.granted.eq(network.ready & ~(network.claim & old) & Mux(
                 network.enter, network.free | same_ip,
-                (host.token != 0) & (network.free | network.take_over | same_token | same_ip & (token == 0)))),
-            network.ready.eq(~self.uart_claim & ~self.uart_leave),
+                (host.token != 0) & (network.free | network.take_over | same_token | same_ip & ~named))),
+            network.ready.eq(~self.uart_claim & ~self.uart_leave & ~settling),
             uart_granted.eq((state.source == Source.NONE) | self.uart_take_over
                             | (state.source == Source.UART) & (self.uart_token == token)),
         ]

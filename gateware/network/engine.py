@@ -75,7 +75,7 @@ class Engine(wiring.Component):
         self._reads = Signal(8)  # that follow the writes of such a record
         self._patience, self._failed = Signal(_PATIENCE), Signal()  # with DDR
         self._late, waited = Signal(), Signal(_BUS_PATIENCE)  # the bus is
-        m.d.comb += self._late.eq(waited.all() | self.bus.err)
+        m.d.comb += self._late.eq(waited.all() | (self.bus.cyc & self.bus.err))
         m.d.sync += waited.eq(Mux(self.bus.cyc & ~self.bus.ack, waited + 1, 0))
         with m.If(self.failed):
             m.d.sync += self._failed.eq(1)
@@ -105,6 +105,13 @@ class Engine(wiring.Component):
     def _fetch(self, m: Module) -> None:
         """Moves the cursor on."""
         m.d.comb += self._next.eq(self._cursor + 1)
+
+    def _access(self, m: Module, write: int) -> Value:
+        """Drives the bus, from registers, until it answers or is given up; whether it answers now."""
+        bus, answered = self.bus, Signal(name="answered")
+        m.d.comb += answered.eq(bus.cyc & bus.ack)
+        m.d.sync += [bus.cyc.eq(~answered & ~self._late), bus.we.eq(write)]
+        return answered
 
     def _put(self, m: Module, place: Value | int, word: Value | int) -> None:
         m.d.comb += [self.tx_address.eq(place), self.tx_word.eq(word), self.tx_write.eq(1)]
@@ -303,11 +310,11 @@ class Engine(wiring.Component):
                 m.d.sync += self._status.eq(STATUS["UNMAPPED"])
                 m.next = "READ STORE"
         with m.State("READ BUS"):
-            m.d.comb += bus.cyc.eq(1)
+            answered = self._access(m, 0)
             with m.If(self._late):
                 m.d.sync += self._status.eq(STATUS["STUCK"])
                 m.next = "READ STORE"
-            with m.Elif(bus.ack):
+            with m.Elif(answered):
                 m.d.sync += self._value.eq(bus.dat_r)
                 m.next = "READ STORE"
         with m.State("READ STORE"):
@@ -321,7 +328,6 @@ class Engine(wiring.Component):
 
     def _write(self, m: Module) -> None:
         """Both ends are looked at before anything is written; no region ends between them that is not as good as another."""
-        bus = self.bus
         with m.State("WRITE"):
             m.d.sync += [self._target.eq(self._final), self._final.eq(self._target)]
             self._check(m, "WRITE MAP", "WRITTEN")
@@ -329,11 +335,11 @@ class Engine(wiring.Component):
             m.d.sync += self._target.eq(self._final)
             self._check(m, "WRITE BUS", "WRITTEN")
         with m.State("WRITE BUS"):
-            m.d.comb += [bus.cyc.eq(1), bus.we.eq(1)]
+            answered = self._access(m, 1)
             with m.If(self._late):
                 m.d.sync += self._status.eq(STATUS["STUCK"])
                 m.next = "WRITTEN"
-            with m.Elif(bus.ack):
+            with m.Elif(answered):
                 self._fetch(m)
                 m.d.sync += [self._target.eq(self._target + 4), self._left.eq(self._left - 1)]
                 with m.If(self._left == 1):

@@ -69,6 +69,7 @@ class TVU(wiring.Component):
         m.submodules.queue = queue = fifo.SyncFIFOBuffered(
             width=len(sequencer.instruction.payload.as_value()), depth=config.queue_depth)
         busy = (queue.level != 0) | sequencer.busy | reader.active | ~store.idle | ~ranking.idle
+        commanded = self.bus.cmd.valid | frontend.holds | self.bus.rsp.valid
         word, moving, starved, hungry = reader.word, Signal(), Signal(), Signal(3)
         m.d.comb += [
             queue.w_data.eq(frontend.instruction.payload.as_value()), queue.w_en.eq(frontend.instruction.valid),
@@ -82,8 +83,7 @@ class TVU(wiring.Component):
             frontend.errors.write.eq(store.error), frontend.errors.overflow.eq(sequencer.overflow | vector.overflow),
             sequencer.peek_address.eq(frontend.scalar_address), frontend.scalar.eq(sequencer.peek_data),
             ranking.peek.eq(frontend.ranked_address), frontend.ranked.eq(ranking.number),
-            self.awake.eq(Cat(busy | self.bus.cmd.valid | frontend.holds | self.bus.rsp.valid | frontend.resetting | (sequencer.section != 0),
-                              lanes.awake, lanes.awake_fill)),
+            self.awake.eq(Cat(busy | commanded | frontend.resetting | (sequencer.section != 0), lanes.awake, lanes.awake_fill)),
             hungry.eq(Cat(lanes.hungry, checksum.hungry, vector.wants_word)),
             moving.eq(word.valid & word.ready), starved.eq(hungry.any() & ~word.valid),
         ]

@@ -55,7 +55,7 @@ def merge_modules(verilog: str, top: str) -> str:
         verilog = "\n".join(kept)
         for name, other in names.items():
             # an instance: module name, instance name, parenthesis
-            verilog = re.sub(rf"^(\s*){re.escape(name)}\s+(\\?\S+ ?\()", lambda m, other=other: f"{m[1]}{other} {m[2]}", verilog,
+            verilog = re.sub(rf"^(\s*){re.escape(name)}\s+(\\?\S+\s*\()", lambda m, other=other: f"{m[1]}{other} {m[2]}", verilog,
                              flags=re.M)
 
 
@@ -65,7 +65,7 @@ def reachable(verilog: str, top: str) -> str:
     wanted, open_names = {top}, [top]
     while open_names:
         body = modules[open_names.pop()]
-        for found in re.findall(r"^\s*\\?(\S+)\s+\\?\S+ ?\(", body, re.M):
+        for found in re.findall(r"^\s*\\?(\S+)\s+\\?\S+\s*\(", body, re.M):
             if found in modules and found not in wanted:
                 wanted.add(found)
                 open_names.append(found)

@@ -311,7 +311,12 @@ def test_words_are_read_and_written_once():
         assert await board.datagram(ctx, "WRITE", address=BOX.base, data=[2], sequence=sequence) == (0, [])
         assert await board.datagram(ctx, "WRITE", address=BOX.base, data=[3], sequence=sequence - 1, cycles=500) is None
         assert board.words[BOX.base] == 1
+        ctx.set(board.unit.second, 100)
+        await ctx.tick().repeat(350)
+        ctx.set(board.unit.second, 1 << 30)
+        assert ctx.get(board.unit.state.seconds_silent) >= 3
         assert await board.datagram(ctx, "READ", data=[]) == (0, [])
+        assert ctx.get(board.unit.state.seconds_silent) == 0
 
     board.run(bench)
 
@@ -335,7 +340,8 @@ def test_what_cannot_be_reached():
             # and a repetition says the same
             assert await board.datagram(ctx, "WRITE", address=address, data=[7] * count, sequence=board.sequence) == (STATUS[why], [])
         for address, count, why in ((0x1F_FFF8, 4, "PROTECTED"), (0x20_0000, 2, "PROTECTED"), (0x2F_FFF8, 2, "PROTECTED"),
-                                    (0x2F_FFF8, 4, "PROTECTED"), (0xF_FFF8, 2, "UNMAPPED"), ((1 << 30) - 8, 4, "UNMAPPED"), (0xFFFF_FFF8, 4, "UNMAPPED"),
+                                    (0x2F_FFF8, 4, "PROTECTED"), (0xF_FFF8, 2, "UNMAPPED"),
+                                    ((1 << 30) - 8, 4, "UNMAPPED"), (0xFFFF_FFF8, 4, "UNMAPPED"),
                                     (0x10_0004, 2, "BAD"), (0x10_0000, 3, "BAD"), (0x10_0000, 0, "BAD")):
             assert await board.datagram(ctx, "DATA", address=address, data=[7] * count) == (STATUS[why], []), hex(address)
         assert board.accesses == accesses and not board.beats
@@ -535,6 +541,7 @@ def test_the_claim_follows_its_rules():
             ctx.set(request.host.port, host)
             ctx.set(request.host.token, token)
             ctx.set(request.take_over, take_over)
+            await ctx.tick().repeat(2)
             if asked == "second":
                 for _ in range(int(rng.choice([1, 29, 30]))):
                     ctx.set(unit.second, 0)
