@@ -159,7 +159,7 @@ class ProductArray(wiring.Component):
         """The slices and the column accumulators; returns what leaves each chain."""
         neighbours: list[Value] = [C(0, dsp.WIDTH)] * CHAINS
         results: list[Value] = []
-        address, place, fresh = (delay(m, value, _ENTRY - 1, "fast") for value in (address, place, fresh))
+        address, place, fresh = (delay(m, value, _ENTRY - 1, "fast", plain=True) for value in (address, place, fresh))
         keep = delay(m, keep, _ENTRY + 2, "fast")
         for p in range(POSITIONS):
             # While columns are drained all positions read at one place.

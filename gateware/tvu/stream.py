@@ -14,6 +14,7 @@ from amaranth.lib.wiring import In, Out
 
 from .axi import PORTS, AXIRead, ReadPort
 from .config import TVUConfig
+from .float32 import choose
 
 __all__ = ["BURST_WORDS", "PickedRow", "StreamDescriptor", "StreamReader", "TICKET_BITS"]
 
@@ -86,8 +87,9 @@ class StreamReader(wiring.Component):
         reserved = Signal(range(depth + 1))
 
         to_block_end, length, short = Signal(5), Signal(5), Signal()
+        fits = Cat(left[:5] <= BURST_WORDS - place for place in range(BURST_WORDS))  # faster than subtracting and comparing
         m.d.comb += [
-            to_block_end.eq(BURST_WORDS - address[:4]), short.eq((left[5:] == 0) & (left[:5] <= to_block_end)),
+            to_block_end.eq(BURST_WORDS - address[:4]), short.eq((left[5:] == 0) & choose(list(fits), address[:4])),
             length.eq(Mux(short, left[:5], to_block_end)),
         ]
 

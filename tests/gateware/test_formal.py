@@ -32,6 +32,7 @@ _FAULTS = [
     ("write_port", "axi.py", "self.error.eq(answered & (port.bresp != 0))", "self.error.eq(answered & port.bresp.all())"),
     ("reader", "stream.py", "depth - 2 * BURST_WORDS", "depth - BURST_WORDS"),
     ("reader", "stream.py", "to_block_end.eq(BURST_WORDS - address[:4])", "to_block_end.eq(BURST_WORDS)"),
+    ("reader", "stream.py", "left[:5] <= BURST_WORDS - place for", "left[:5] <= BURST_WORDS for"),
     ("reader", "stream.py", "Cat(port.error for port in ports).any()", "ports[0].error"),
     ("reader", "stream.py", "empty = (head.words == 0) | (head.rows == 0)", "empty = head.rows == 0"),
     ("front_end", "frontend.py", "cmd.ready.eq(~cmd.valid | (", "cmd.ready.eq(("),

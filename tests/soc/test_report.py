@@ -5,7 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 
-from bitnet_soc.report import merge_modules, print_report, script, usage_by_module, yosys
+from bitnet_soc.report import (
+    control_sets,
+    lut_sites_for_multiplexers,
+    merge_modules,
+    print_report,
+    reachable,
+    script,
+    usage_by_module,
+    yosys,
+)
+from bitnet_soc.timing import Netlist
 
 _VERILOG = """
 module add_a (input clk, input [15:0] a, b, output reg [15:0] r);
@@ -39,3 +49,28 @@ def test_counts_levels_and_merging(tmp_path, capsys):
     print_report(netlist, "top", 2)
     said = capsys.readouterr().out
     assert "XC7Z020" in said and "speed grade -1" in said and "125 to 125" in said
+
+
+def test_only_what_a_unit_consists_of():
+    kept = reachable(_VERILOG, "top")
+    assert kept.count("endmodule") == 3
+    assert reachable(_VERILOG, "add_a").count("endmodule") == 1
+    escaped = "\n".join(["module \\a.b$1 (clk);", "  \\a.b.c$2  \\c$2  (", "  );", "endmodule", "module \\a.b.c$2 (x);", "endmodule",
+                         "module \\d (x);", "endmodule", ""])
+    assert reachable(escaped, "a.b$1").count("endmodule") == 2
+
+
+def test_luts_that_only_feed_multiplexers_and_control_sets():
+    def cell(kind, **pins):
+        return {"type": kind, "connections": {port: [net] for port, net in pins.items()},
+                "port_directions": {port: "output" if port in "OQ" else "input" for port in pins}}
+
+    cells = {
+        "a": cell("LUT2", I0=10, I1=11, O=12), "b": cell("LUT2", I0=10, I1=11, O=13), "c": cell("LUT1", I0=13, O=14),
+        "m": cell("MUXF7", I0=12, I1=13, S=15, O=16),  # b drives something else, too
+        "n": cell("MUXF7", I0="0", I1=17, S=15, O=18),  # a constant, and a register
+        "r": cell("FDRE", C=1, CE="1", R="0", D=16, Q=17), "s": cell("FDRE", C=1, CE="1", R="0", D=18, Q=19),
+        "t": cell("FDRE", C=1, CE=19, R="0", D=18, Q=20), "u": cell("FDRE", C=2, CE="1", R="0", D=18, Q=21),
+    }
+    netlist = Netlist({"cells": cells, "ports": {}, "netnames": {}})
+    assert lut_sites_for_multiplexers(netlist) == 3 and control_sets(netlist) == 3
