@@ -11,6 +11,7 @@ import pytest
 from bitnet_host.errors import BoardHeld, LinkError
 from bitnet_host.golden.target import ReferenceTarget
 from bitnet_host.model.convert import convert
+from bitnet_host.model.header import MODEL_BASE
 from bitnet_host.model.sources.synthetic import parse_shape, synthetic_checkpoint
 from bitnet_host.run.board import BoardTarget
 from bitnet_host.run.link.client import Link
@@ -105,7 +106,19 @@ def test_a_line_runs_as_fast_as_it_can(image, simulator, words):
         board.transport.speed_up()
         assert board.transport.bytes_per_second == 300_000
         _speaks(board, words)
+        for place in (MODEL_BASE, MODEL_BASE - 4):  # the loaded model, also from without into it
+            with pytest.raises(LinkError, match="does not let anyone write"):
+                board.transport.link.write(DDR_BASE + place, [1, 2])
+        with pytest.raises(LinkError, match="does not let anyone write"):
+            board.transport.write_ddr(MODEL_BASE, np.zeros(2, np.uint32))
         board.close()
+        before = simulator.stats()["cycles"]
+        while simulator.stats()["cycles"] < before + 500_000:
+            time.sleep(0.02)
+        line = _wire(simulator)  # who comes next is understood at once
+        line.send(Datagram(0, 1, OPERATIONS["CLAIM"], 0, 0, [0] * len(STATE)).encode())
+        assert Datagram.decode(line.receive(5) or b"") is not None
+        line.close()
 
 
 def test_a_line_that_cannot_be_fast(image, simulator, words, monkeypatch):
