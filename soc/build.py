@@ -1,6 +1,7 @@
 """Builds the simulated board: headers, Verilog, firmware, simulators. Steps whose inputs did not change are skipped.
 
-With --report it synthesises the SoC for the XC7Z020 instead and says what it takes (some 20 minutes).
+With --report it synthesises the SoC for the XC7Z020 instead and says what it takes and how fast it may be (some 15 minutes), or one
+unit of it (seconds to minutes).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ ROM_WORDS = 0x2000
 _VERILATOR = ["--cc", "--exe", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--assert", "-Wno-fatal", "-Wno-lint",
               "-Wno-COMBDLY", "-Wno-BLKANDNBLK", "-Wno-UNOPTFLAT", "--output-split", "20000"]
 
-__all__ = ["build", "main", "report"]
+__all__ = ["build", "main", "rom_init", "synthesise", "write_if_changed"]
 
 
 class BuildError(Exception):
@@ -192,9 +193,9 @@ def _unit(folder: Path, name: str) -> tuple[list[Path], str]:
     return [tvu], modules[name]
 
 
-def report(folder: Path, unit: str) -> None:
-    """Builds what it needs into ``folder``, synthesises the SoC or a unit of it, and prints the report. Raises BuildError."""
-    from bitnet_soc.report import merge_modules, print_report, reachable, script, yosys
+def synthesise(folder: Path, unit: str) -> tuple[Path, str]:
+    """Builds what it needs into ``folder`` and synthesises the SoC or a unit of it: the netlist, and its top module. Raises BuildError."""
+    from bitnet_soc.report import merge_modules, reachable, script, yosys
     work, simulation = folder / "report" / unit, folder / "sim"
     if unit == "soc":
         build(folder)
@@ -217,7 +218,7 @@ def report(folder: Path, unit: str) -> None:
     (work / "report.ys").write_text(script([s.name for s in sources], top, "netlist.json"))
     print("synthesising, some 20 minutes ..." if unit == "soc" else "synthesising ...", flush=True)
     _run([command, "-q", "report.ys"], work, work / "yosys.log")
-    print_report(work / "netlist.json", top)
+    return work / "netlist.json", top
 
 
 def main() -> int:
@@ -229,7 +230,8 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         if arguments.report:
-            report(arguments.output.resolve(), arguments.report)
+            from bitnet_soc.report import print_report
+            print_report(*synthesise(arguments.output.resolve(), arguments.report))
         else:
             build(arguments.output.resolve())
     except BuildError as error:

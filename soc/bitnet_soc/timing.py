@@ -77,6 +77,8 @@ class Netlist:
         self._fast = {net for name, port in module["ports"].items() if name in fast_names for net in port["bits"]}
         self.inputs = {net for port in module["ports"].values() if port["direction"] == "input" for net in port["bits"]
                        if isinstance(net, int)}
+        self.outputs = {net: name for name, port in module["ports"].items() if port["direction"] == "output" for net in port["bits"]
+                        if isinstance(net, int)}
         self._beside = self._packed()
 
     def _names(self) -> dict[Net, str]:
@@ -196,7 +198,8 @@ class _Arrivals:
 
 
 def analyse(netlist: Netlist, grade: str, cycle: float = 8.0, *, keep: int = 20) -> tuple[list[Endpoint], list[Path]]:
-    """The worst path to every pin that a clock samples, and the ``keep`` worst of all in full. ``cycle`` in ns."""
+    """The worst path to every pin that a clock samples and to every output, and the ``keep`` worst of all in full. ``cycle`` in ns.
+    Inputs come as if from a register, outputs go as if into one right behind them."""
     arrivals = _Arrivals(netlist, grade)
     found: list[Endpoint] = []
     for name, what in arrivals.known.items():
@@ -216,6 +219,11 @@ def analyse(netlist: Netlist, grade: str, cycle: float = 8.0, *, keep: int = 20)
                 if start not in worst or slack < worst[start].slack:
                     worst[start] = Endpoint(slack, budget, "", _label(netlist, name, port, bit), (start, end), net, late)
         found.extend(worst.values())
+    for net, name in netlist.outputs.items():
+        for start, times in arrivals.times.items():
+            if net in times:
+                slack = cycle / start - times[net] - (UNCERTAINTY if start == 1 else UNCERTAINTY_BETWEEN)
+                found.append(Endpoint(slack, cycle / start, "", f"{name} (output)", (start, 1), net, times[net]))
     found.sort(key=lambda endpoint: endpoint.slack)
     for endpoint in found:
         endpoint.start = netlist.names.get(arrivals.origin(endpoint), "?")

@@ -116,6 +116,15 @@ def test_distributed_ram_and_shift_registers():
     assert timed(Cell("BUFG", {})) is None
 
 
+def test_inputs_and_outputs_of_a_unit():
+    """As if registers stood on the other side."""
+    module = _module({"one": ("LUT2", {"I0": 10, "I1": 5, "O": 11}, {}), "a": _ff(90, 10)})
+    module["ports"] |= {"in": {"direction": "input", "bits": [5]}, "out": {"direction": "output", "bits": [11]}}
+    found, _ = analyse(Netlist(module), "-1")
+    assert [endpoint.end for endpoint in found] == ["out (output)"]
+    assert found[0].slack == pytest.approx(8 - 0.10 - (_OUT + _ALONE + _LUT))
+
+
 def test_logic_in_a_loop_does_not_hang():
     cells = {"a": _ff(90, 10), "one": ("LUT2", {"I0": 10, "I1": 12, "O": 11}, {}), "two": ("LUT1", {"I0": 11, "O": 12}, {}),
              "b": _ff(10, 13)}
