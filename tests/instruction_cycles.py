@@ -53,8 +53,8 @@ def _cycles(program: list, folder: Path) -> int:
     """Cycles from one SECTION to the next with ``program`` between them."""
     streams = [step for step in program if step[0].startswith("STREAM")]
     rest = [step for step in program if not step[0].startswith("STREAM")]
-    program = [*streams, ("SSET", dict(d=1, value=0x3F800000)), ("MULS", dict(dst=0, a=0, s=0, n=16383, t=0)), ("SECTION", dict(section=3)), *rest,
-               ("SECTION", dict(section=0)), WAIT]
+    program = [*streams, ("SSET", dict(d=1, value=0x3F800000)), ("MULS", dict(dst=0, a=0, s=0, n=16383, t=0)),
+               ("SECTION", dict(section=3)), *rest, ("SECTION", dict(section=0)), WAIT]
     program += [("COUNTER", dict(index=i, section=3)) for i in range(4)]
     got, _, _ = run_rtl(BUILD / "sim/tvu_sim", folder, _MEMORY, program)
     status = got[-5]

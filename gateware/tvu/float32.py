@@ -242,7 +242,7 @@ class FloatExp2(wiring.Component):
     LATENCY = 5
 
     def __init__(self) -> None:
-        super().__init__({"a": In(32), "r": Out(32)})
+        super().__init__({"a": In(32), "r": Out(31)})  # a power has no sign
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -282,8 +282,8 @@ class FloatExp2(wiring.Component):
             fraction.eq(delay(m, value, 1) + (product >> 9)),
             biased.eq(delay(m, power, 1) + 127), infinite.eq(limit & ~below), zero.eq(limit & below),
         ]
-        r = _data(32, "r")
-        m.d.sync += r.eq(Cat(fraction, biased[:8], Const(0, 1)))
+        r = _data(31, "r")
+        m.d.sync += r.eq(Cat(fraction, biased[:8]))
         with m.If(infinite | (~zero & (biased > 254))):
             m.d.sync += r.eq(0x7F800000)
         with m.Elif(zero | (biased < 1)):
