@@ -1,7 +1,8 @@
-"""Builds the simulated board: headers, Verilog, firmware, simulators. Steps whose inputs did not change are skipped.
+"""Builds the simulated board: headers, Verilog, firmware, simulators. Steps whose inputs did not
+change are skipped.
 
-With --report it synthesises the SoC for the XC7Z020 instead and says what it takes and how fast it may be (some 15 minutes), or one
-unit of it (seconds to minutes).
+With --report it synthesises the SoC for the XC7Z020 instead and says what it takes and how fast it
+may be (some 15 minutes), or one unit of it (seconds to minutes).
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TOOLS = {"verilator": "verilator", "g++": "g++", "make": "make", "riscv64-unknown-elf-gcc": "gcc-riscv64-unknown-elf"}
+TOOLS = {"verilator": "verilator", "g++": "g++", "make": "make",
+         "riscv64-unknown-elf-gcc": "gcc-riscv64-unknown-elf"}
 ROM_WORDS = 0x2000
-_VERILATOR = ["--cc", "--exe", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--assert", "-Wno-fatal", "-Wno-lint",
+_VERILATOR = ["--cc", "--exe", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--assert",
+              "-Wno-fatal", "-Wno-lint",
               "-Wno-COMBDLY", "-Wno-BLKANDNBLK", "-Wno-UNOPTFLAT", "--output-split", "20000"]
 
 __all__ = ["build", "main", "rom_init", "synthesise", "write_if_changed"]
@@ -40,7 +43,9 @@ def _digest(paths: Iterable[Path], *extra: str) -> str:
 
 
 def _sources(*folders: str) -> list[Path]:
-    return [p for folder in folders for p in (ROOT / folder).rglob("*") if p.suffix in (".py", ".cpp", ".hpp")]
+    return [p
+            for folder in folders
+            for p in (ROOT / folder).rglob("*") if p.suffix in (".py", ".cpp", ".hpp")]
 
 
 def write_if_changed(path: Path, text: str) -> None:
@@ -52,7 +57,8 @@ def write_if_changed(path: Path, text: str) -> None:
 
 def _run(command: list[str | Path], folder: Path, log: Path) -> None:
     with log.open("w") as output:
-        done = subprocess.run([str(c) for c in command], cwd=folder, stdout=output, stderr=subprocess.STDOUT)
+        done = subprocess.run([str(c) for c in command], cwd=folder, stdout=output,
+                              stderr=subprocess.STDOUT)
     if done.returncode:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
         raise BuildError(f"{command[0]} failed, see {log}:\n{tail}")
@@ -67,8 +73,10 @@ class _Steps:
     def step(self, name: str, digest: str, action: Callable[[], None], *outputs: Path) -> None:
         self._done += 1
         stamp = self._folder / f"{name.replace(' ', '-')}.stamp"
-        fresh = stamp.exists() and stamp.read_text() == digest and all(output.exists() for output in outputs)
-        print(f"[{self._done}/{self._total}] {name}{': up to date' if fresh else ' ...'}", flush=True)
+        fresh = (stamp.exists()
+                 and stamp.read_text() == digest and all(output.exists() for output in outputs))
+        print(f"[{self._done}/{self._total}] {name}{': up to date' if fresh else ' ...'}",
+              flush=True)
         if not fresh:
             stamp.unlink(missing_ok=True)  # a step that fails half-way is not up to date
             action()
@@ -79,7 +87,8 @@ def _headers(folder: Path) -> None:
     from bitnet_host.model import header, plan
     from bitnet_host.run import protocol
     from xtvu import datagram, emit, selftest
-    for name, text in (("tvu.h", emit.c_header()), ("selftest.h", selftest.c_header()), ("protocol.h", protocol.c_header()),
+    for name, text in (("tvu.h", emit.c_header()), ("selftest.h", selftest.c_header()),
+                       ("protocol.h", protocol.c_header()),
                        ("image.h", header.c_header()), ("plan.h", plan.c_header()),
                        ("datagram.h", datagram.c_header())):
         write_if_changed(folder / name, text)
@@ -107,7 +116,9 @@ def _soc_verilog(folder: Path, cfu: Path) -> None:
     write_if_changed(folder / "sources.txt", "\n".join(str(s) for s in sources))
     for header in (folder / "generated").iterdir():  # C headers, and csr.csv for LiteX's tools
         # LiteX writes the date into them
-        text = "\n".join(line for line in header.read_text().splitlines() if "Auto-generated" not in line) + "\n"
+        text = ("\n".join(line
+                          for line in header.read_text().splitlines()
+                          if "Auto-generated" not in line) + "\n")
         write_if_changed(folder.parent / "generated" / header.name, text)
 
 
@@ -118,16 +129,23 @@ def rom_init(binary: Path, output: Path) -> None:
     words = [int.from_bytes(data[i:i + 4], "little") for i in range(0, len(data), 4)]
     if len(words) > ROM_WORDS:
         raise BuildError(f"the firmware has {len(words)} words, the ROM {ROM_WORDS}")
-    write_if_changed(output, "\n".join(f"{w:08x}" for w in words + [0] * (ROM_WORDS - len(words))) + "\n")
+    write_if_changed(output,
+                     "\n".join(f"{w:08x}" for w in words + [0] * (ROM_WORDS - len(words))) + "\n")
 
 
-def _verilate(folder: Path, top: str, sources: list[Path], mains: list[str], binary: str, optimise: str) -> None:
+def _verilate(folder: Path, top: str, sources: list[Path], mains: list[str], binary: str,
+              optimise: str) -> None:
     simulation = ROOT / "soc/bitnet_soc/sim"
     work = folder / f"{binary}.obj"
     shutil.rmtree(work, ignore_errors=True)
-    _run(["verilator", *_VERILATOR, "--top-module", top, "-CFLAGS", f"-O2 -march=native -I{simulation}", "-LDFLAGS", "-lutil",
-          "--Mdir", work.name, *sources, *(simulation / main for main in mains), "-o", binary], folder, folder / f"{binary}.verilator.log")
-    _run(["make", f"-j{os.cpu_count() or 1}", "-C", work.name, "-f", f"V{top}.mk", f"OPT_FAST={optimise}", "OPT_SLOW=-O0"],
+    _run(["verilator",
+          *_VERILATOR,
+          "--top-module", top, "-CFLAGS", f"-O2 -march=native -I{simulation}", "-LDFLAGS", "-lutil",
+          "--Mdir", work.name, *sources, *(simulation / main for main in mains), "-o", binary],
+         folder, folder / f"{binary}.verilator.log")
+    _run(["make",
+          f"-j{os.cpu_count() or 1}", "-C", work.name, "-f", f"V{top}.mk", f"OPT_FAST={optimise}",
+          "OPT_SLOW=-O0"],
          folder, folder / f"{binary}.make.log")
     (work / binary).replace(folder / binary)
     shutil.rmtree(work)
@@ -139,7 +157,8 @@ def _gateware_verilog(steps: _Steps, sim: Path) -> str:
     gateware = _digest(_sources("toolchain/xtvu", "gateware"), versions)
     tvu, network = sim / "tvu.v", sim / "network.v"
     steps.step("vector unit", gateware, lambda: _tvu_verilog(tvu), tvu)
-    steps.step("network side", _digest([ROOT / "soc/bitnet_soc/soc.py"], gateware), lambda: _network_verilog(network), network)
+    steps.step("network side", _digest([ROOT / "soc/bitnet_soc/soc.py"], gateware),
+               lambda: _network_verilog(network), network)
     return gateware
 
 
@@ -152,10 +171,14 @@ def build(folder: Path) -> None:
     sim.mkdir(parents=True, exist_ok=True)
     steps = _Steps(sim, 7)
     tvu, network, soc = sim / "tvu.v", sim / "network.v", sim / "soc.v"
-    steps.step("C headers", _digest(_sources("toolchain/xtvu", "host/bitnet_host")), lambda: _headers(generated), generated / "tvu.h")
+    steps.step("C headers", _digest(_sources("toolchain/xtvu", "host/bitnet_host")),
+               lambda: _headers(generated), generated / "tvu.h")
     gateware = _gateware_verilog(steps, sim)
-    described = [p for p in _sources("soc/bitnet_soc") if p.name not in ("report.py", "timing.py", "delays.py")]
-    steps.step("SoC", _digest(described, gateware), lambda: _soc_verilog(sim, tvu), soc, sim / "sources.txt",
+    described = [p
+                 for p in _sources("soc/bitnet_soc") if p.name not in ("report.py", "timing.py",
+                         "delays.py")]
+    steps.step("SoC", _digest(described, gateware), lambda: _soc_verilog(sim, tvu), soc,
+               sim / "sources.txt",
                generated / "csr.h")
     binary = folder / "firmware/firmware.bin"
 
@@ -164,37 +187,49 @@ def build(folder: Path) -> None:
         _run(["make", "-C", ROOT / "firmware", f"BUILD={folder}"], ROOT, binary.parent / "make.log")
         rom_init(binary, sim / "soc_rom.init")
 
-    steps.step("firmware", _digest([*(ROOT / "firmware").rglob("*.[chS]"), ROOT / "firmware/Makefile", ROOT / "firmware/link.ld",
-                                    *generated.glob("*.h")]), firmware, sim / "soc_rom.init", binary)
+    steps.step("firmware",
+               _digest([*(ROOT / "firmware").rglob("*.[chS]"), ROOT / "firmware/Makefile",
+                        ROOT / "firmware/link.ld",
+                                    *generated.glob("*.h")]), firmware, sim / "soc_rom.init",
+               binary)
     simulation = [*(ROOT / "soc/bitnet_soc/sim").glob("*.[ch]pp")]
     slice_model = ROOT / "gateware/tvu/dsp48e1.v"
-    sources = [*(Path(line) for line in (sim / "sources.txt").read_text().split()), network, slice_model]
+    sources = [*(Path(line) for line in (sim / "sources.txt").read_text().split()), network,
+               slice_model]
     mains = ["ddr.cpp"]
     steps.step("board simulator (some minutes)", _digest([*simulation, *sources]),
-               lambda: _verilate(sim, "soc", sources, ["soc_main.cpp", "serial.cpp", "network.cpp", *mains], "soc_sim",
+               lambda: _verilate(sim,
+                                 "soc", sources,
+                                 ["soc_main.cpp", "serial.cpp", "network.cpp", *mains], "soc_sim",
                                  "-O2 -march=native"), sim / "soc_sim")
     steps.step("vector unit simulator", _digest([*simulation, tvu, slice_model]),
-               lambda: _verilate(sim, "Cfu", [tvu, slice_model], ["tvu_main.cpp", *mains], "tvu_sim", "-O1"), sim / "tvu_sim")
+               lambda: _verilate(sim,
+                                 "Cfu",
+                                 [tvu, slice_model], ["tvu_main.cpp", *mains], "tvu_sim", "-O1"),
+               sim / "tvu_sim")
 
 
 def _unit(folder: Path, name: str) -> tuple[list[Path], str]:
-    """Verilog sources and top module of a part of the SoC: ``soc``, ``network``, or a unit of the TVU by its path, such as ``vector``
-    or ``lanes.array``. Raises BuildError."""
+    """Verilog sources and top module of a part of the SoC: ``soc``, ``network``, or a unit of the
+    TVU by its path, such as ``vector`` or ``lanes.array``. Raises BuildError."""
     network, tvu = folder / "network.v", folder / "tvu.v"
     if name == "soc":
-        return [*(Path(line) for line in (folder / "sources.txt").read_text().split()), network], "soc"
+        return [*(Path(line) for line in (folder / "sources.txt").read_text().split()),
+                network], "soc"
     if name == "network":
         return [network], "network"
     modules = {re.sub(r"\$\d+$", "", found).removeprefix("Cfu.tvu").removeprefix("."): found
                for found in re.findall(r"^module \\?(Cfu\S*)", tvu.read_text(), re.M)}
     modules["tvu"] = modules.pop("Cfu", "Cfu")
     if name not in modules:
-        raise BuildError(f"there is no unit {name}: soc, network, or one of {', '.join(sorted(n for n in modules if n.count('.') < 2))}")
+        raise BuildError(f"there is no unit {name}: soc, network, or one of "
+                         f"{', '.join(sorted(n for n in modules if n.count('.') < 2))}")
     return [tvu], modules[name]
 
 
 def synthesise(folder: Path, unit: str) -> tuple[Path, str]:
-    """Builds what it needs into ``folder`` and synthesises the SoC or a unit of it: the netlist, and its top module. Raises BuildError."""
+    """Builds what it needs into ``folder`` and synthesises the SoC or a unit of it: the netlist,
+    and its top module. Raises BuildError."""
     from bitnet_soc.report import merge_modules, reachable, script, yosys
     work, simulation = folder / "report" / unit, folder / "sim"
     if unit == "soc":
@@ -211,7 +246,8 @@ def synthesise(folder: Path, unit: str) -> tuple[Path, str]:
     for source in sources:
         text = source.read_text()
         if source.name == "tvu.v":
-            text = merge_modules(text, "Cfu") if unit == "soc" else merge_modules(reachable(text, top), "\\" + top)
+            text = (merge_modules(text, "Cfu") if unit == "soc"
+                    else merge_modules(reachable(text, top), "\\" + top))
         (work / source.name).write_text(text)
     for memory in simulation.glob("*.init"):
         shutil.copy(memory, work)
@@ -225,7 +261,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=ROOT / "build", help="folder to build into")
     parser.add_argument("--report", nargs="?", const="soc", metavar="UNIT",
-                        help="synthesise for the XC7Z020 and print resources and an estimate of slack; of the whole, or of one unit "
+                        help="synthesise for the XC7Z020 and print resources and an estimate of "
+                             "slack; of the whole, or of one unit "
                              "such as network, vector or lanes.array")
     arguments = parser.parse_args()
     try:

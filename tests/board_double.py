@@ -1,4 +1,5 @@
-"""A board made of memory, a socket and the rules of xtvu/datagram.py, written anew from their text. It has no firmware: tests play it."""
+"""A board made of memory, a socket and the rules of xtvu/datagram.py, written anew from their text.
+It has no firmware: tests play it."""
 
 from __future__ import annotations
 
@@ -19,8 +20,9 @@ _OK, _HELD, _FREE, _PROTECTED, _UNMAPPED, _BAD = 0, 1, 2, 3, 4, 6
 
 
 class BoardDouble:
-    """``words``: the mailbox by address; ``ddr``: bytes; ``protected``: a range of it. ``spoil`` makes of an answer the datagrams that
-    are sent. ``written``: WRITEs that were done. ``lapse`` is what 30 s of silence do."""
+    """``words``: the mailbox by address; ``ddr``: bytes; ``protected``: a range of it. ``spoil``
+    makes of an answer the datagrams that are sent. ``written``: WRITEs that were done. ``lapse`` is
+    what 30 s of silence do."""
 
     def __init__(self) -> None:
         self.words: dict[int, int] = {}
@@ -60,17 +62,20 @@ class BoardDouble:
                 raw, sender = self._socket.recvfrom(4096)
             except TimeoutError:
                 continue
-            if len(raw) < 24 or len(raw) % 4 or zlib.crc32(raw[:-4]) != struct.unpack("<I", raw[-4:])[0]:
+            if (len(raw) < 24
+                or len(raw) % 4 or zlib.crc32(raw[:-4]) != struct.unpack("<I", raw[-4:])[0]):
                 continue
             magic, token, sequence, kind, address = struct.unpack_from("<5I", raw)
             if magic != MAGIC or len(raw) != 24 + 4 * (kind >> 16):
                 continue
             self.asked += 1
-            answer = self._answer(sender, token, sequence, kind & 255, kind >> 8 & 255, address, raw[20:-4])
+            answer = self._answer(sender, token, sequence, kind & 255, kind >> 8 & 255, address,
+                                  raw[20:-4])
             if answer is None:
                 continue
             status, body = answer
-            whole = struct.pack("<5I", MAGIC, token, sequence, kind & 255 | status << 8 | len(body) // 4 << 16, address) + body
+            whole = (struct.pack("<5I", MAGIC, token, sequence,
+                                 kind & 255 | status << 8 | len(body) // 4 << 16, address) + body)
             whole += struct.pack("<I", zlib.crc32(whole))
             for part in self.spoil(whole, self.asked):
                 self._socket.sendto(part, sender)
@@ -98,7 +103,8 @@ class BoardDouble:
                 self.claims += 1
                 self.last = sequence, _OK
             self.holder = sender, token
-        ip, port = (struct.unpack("<I", socket.inet_aton(self.holder[0][0]))[0], socket.htons(self.holder[0][1])) if self.holder else (0, 0)
+        ip, port = ((struct.unpack("<I", socket.inet_aton(self.holder[0][0]))[0],
+                     socket.htons(self.holder[0][1])) if self.holder else (0, 0))
         state = struct.pack("<8I", int(self.holder is not None), ip, port, 12, 3, self.claims, 0, 0)
         return (_OK if granted else _FREE if self.holder is None else _HELD), state
 

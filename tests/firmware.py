@@ -33,5 +33,6 @@ def other_firmware(folder: Path, header: str, old: str, new: str) -> Path:
     text = (folder / "generated" / header).read_text()
     assert old in text
     (folder / "generated" / header).write_text(text.replace(old, new))
-    subprocess.run(["make", "-C", ROOT / "firmware", f"BUILD={folder}"], check=True, capture_output=True)
+    subprocess.run(["make", "-C", ROOT / "firmware", f"BUILD={folder}"], check=True,
+                   capture_output=True)
     return boot_file(folder / "firmware/firmware.bin", folder)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import struct
 
-__all__ = ["HOST_IP", "HOST_MAC", "SOC_IP", "SOC_MAC", "arp", "checksum", "echo", "etherbone_read", "etherbone_write", "ip", "sound", "udp"]
+__all__ = ["HOST_IP", "HOST_MAC", "SOC_IP", "SOC_MAC", "arp", "checksum", "echo", "etherbone_read",
+           "etherbone_write", "ip", "sound", "udp"]
 
 SOC_MAC, SOC_IP = bytes.fromhex("10e2d5000001"), bytes([192, 168, 1, 50])
 HOST_MAC, HOST_IP = bytes.fromhex("020000000009"), bytes([192, 168, 1, 9])
@@ -20,15 +21,18 @@ def checksum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
-def ip(protocol: int, body: bytes, source: bytes = HOST_IP, target: bytes = SOC_IP, fragment: int = 0x4000) -> bytes:
+def ip(protocol: int, body: bytes, source: bytes = HOST_IP, target: bytes = SOC_IP,
+       fragment: int = 0x4000) -> bytes:
     """A frame with an IP packet."""
-    head = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 0, fragment, 64, protocol, 0, source, target)
+    head = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 0, fragment, 64, protocol, 0,
+                       source, target)
     head = head[:10] + struct.pack(">H", checksum(head)) + head[12:]
     frame = SOC_MAC + HOST_MAC + b"\x08\x00" + head + body
     return frame + bytes(max(0, 60 - len(frame)))
 
 
-def udp(payload: bytes, port: int, source_port: int = 5000, source: bytes = HOST_IP, summed: bool = True) -> bytes:
+def udp(payload: bytes, port: int, source_port: int = 5000, source: bytes = HOST_IP,
+        summed: bool = True) -> bytes:
     """A frame with a UDP packet."""
     body = struct.pack(">HHHH", source_port, port, 8 + len(payload), 0) + payload
     if summed:
@@ -45,13 +49,16 @@ def echo(payload: bytes, kind: int = 8) -> bytes:
 
 def arp(target: bytes = SOC_IP, operation: int = 1) -> bytes:
     """A frame that asks who has an address."""
-    body = struct.pack(">HHBBH6s4s6s4s", 1, 0x0800, 6, 4, operation, HOST_MAC, HOST_IP, bytes(6), target)
+    body = struct.pack(">HHBBH6s4s6s4s", 1, 0x0800, 6, 4, operation, HOST_MAC, HOST_IP, bytes(6),
+                       target)
     return (b"\xff" * 6 + HOST_MAC + b"\x08\x06" + body).ljust(60, b"\0")
 
 
 def etherbone_read(*addresses: int) -> bytes:
     """An Etherbone packet that reads."""
-    return _HEAD + struct.pack(f">BBBBI{len(addresses)}I", 0, 0x0F, 0, len(addresses), 0x1234, *addresses)
+    return (_HEAD
+            + struct.pack(f">BBBBI{len(addresses)}I", 0, 0x0F, 0, len(addresses), 0x1234,
+                          *addresses))
 
 
 def etherbone_write(address: int, *values: int) -> bytes:
@@ -59,8 +66,10 @@ def etherbone_write(address: int, *values: int) -> bytes:
     return _HEAD + struct.pack(f">BBBBI{len(values)}I", 0, 0x0F, len(values), 0, address, *values)
 
 
-def sound(frame: bytes, damaged: bool, soc_mac: bytes = SOC_MAC, soc_ip: bytes = SOC_IP) -> str | None:
-    """What the board has to take ``frame`` for, by the rules of its documents, or None if it has to drop it."""
+def sound(frame: bytes,
+          damaged: bool, soc_mac: bytes = SOC_MAC, soc_ip: bytes = SOC_IP) -> str | None:
+    """What the board has to take ``frame`` for, by the rules of its documents, or None if it has to
+    drop it."""
     import zlib
     if damaged or len(frame) > 1518 or len(frame) < 42:
         return None
@@ -71,7 +80,8 @@ def sound(frame: bytes, damaged: bool, soc_mac: bytes = SOC_MAC, soc_ip: bytes =
         return None
     length = struct.unpack_from(">H", frame, 16)[0]
     fragment = struct.unpack_from(">H", frame, 20)[0]
-    if length < 28 or length >= 2048 or 14 + length > len(frame) or fragment & 0xBFFF or frame[30:34] != soc_ip:
+    if (length < 28 or length >= 2048 or 14 + length > len(frame) or fragment & 0xBFFF
+        or frame[30:34] != soc_ip):
         return None
     if checksum(frame[14:34]):
         return None
@@ -86,5 +96,6 @@ def sound(frame: bytes, damaged: bool, soc_mac: bytes = SOC_MAC, soc_ip: bytes =
     if port == 1234:
         return "etherbone"
     payload = body[8:]
-    whole = len(payload) >= 4 and len(payload) % 4 == 0 and zlib.crc32(payload[:-4]) == struct.unpack("<I", payload[-4:])[0]
+    whole = (len(payload) >= 4 and len(payload) % 4 == 0
+             and zlib.crc32(payload[:-4]) == struct.unpack("<I", payload[-4:])[0])
     return "datagram" if port == 1235 and whole else None

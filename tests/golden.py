@@ -6,21 +6,32 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from bitnet_host.golden.reference import ReferenceModel, bitlinear, integer_products, quantise_vector, rms_norm, rope
+from bitnet_host.golden.reference import (
+    ReferenceModel,
+    bitlinear,
+    integer_products,
+    quantise_vector,
+    rms_norm,
+    rope,
+)
 from bitnet_host.model.header import KINDS
 
-__all__ = ["PROMPT_FIXTURE", "OperatorRecord", "compare_records", "fixture_path", "load_records", "save_records"]
+__all__ = ["PROMPT_FIXTURE", "OperatorRecord", "compare_records", "fixture_path", "load_records",
+           "save_records"]
 
 _FIXTURES = Path(__file__).resolve().parent / "fixtures"
 PROMPT_FIXTURE = _FIXTURES / "prompts.json"
-_LINEARS = {"q_proj": "Q", "k_proj": "K", "v_proj": "V", "o_proj": "O", "gate_proj": "GATE", "up_proj": "UP", "down_proj": "DOWN"}
-_NORMS = {"input_layernorm": "INPUT_NORM", "attn_sub_norm": "ATTN_SUB_NORM", "post_attention_layernorm": "POST_NORM",
+_LINEARS = {"q_proj": "Q", "k_proj": "K", "v_proj": "V", "o_proj": "O", "gate_proj": "GATE",
+            "up_proj": "UP", "down_proj": "DOWN"}
+_NORMS = {"input_layernorm": "INPUT_NORM", "attn_sub_norm": "ATTN_SUB_NORM",
+          "post_attention_layernorm": "POST_NORM",
           "ffn_sub_norm": "FFN_SUB_NORM", "norm": "FINAL_NORM"}
 
 
 @dataclass
 class OperatorRecord:
-    """One operator's run: ``kind`` is linear, norm, rope or attention; ``arrays`` hold its input, output and exact parts."""
+    """One operator's run: ``kind`` is linear, norm, rope or attention; ``arrays`` hold its input,
+    output and exact parts."""
 
     name: str
     kind: str
@@ -33,7 +44,8 @@ def fixture_path(name: str) -> Path:
 
 def save_records(path: Path, records: list[OperatorRecord]) -> None:
     path.parent.mkdir(exist_ok=True)
-    arrays = {f"{i:03d}|{r.kind}|{r.name}|{key}": value for i, r in enumerate(records) for key, value in r.arrays.items()}
+    arrays = {f"{i:03d}|{r.kind}|{r.name}|{key}": value for i, r in enumerate(records)
+              for key, value in r.arrays.items()}
     np.savez_compressed(path, **arrays)
 
 
@@ -80,8 +92,11 @@ def compare_records(model: ReferenceModel, records: list[OperatorRecord]) -> tup
                 codes += q.codes.size
                 sums += weights.shape[0]
                 if not np.array_equal(q.codes, r.arrays["codes"][row]):
-                    problems.append(f"{r.name}: {np.count_nonzero(q.codes != r.arrays['codes'][row])} int8 codes differ")
-                if not np.array_equal(integer_products(weights.astype(np.int8), q.codes), r.arrays["sums"][row]):
+                    problems.append(f"{r.name}: "
+                                    f"{np.count_nonzero(q.codes != r.arrays['codes'][row])} int8 "
+                                    f"codes differ")
+                if (not np.array_equal(integer_products(weights.astype(np.int8), q.codes),
+                                       r.arrays["sums"][row])):
                     problems.append(f"{r.name}: int32 sums differ")
                 close(r.name, bitlinear(weights, q, scale), theirs[row], 1e-5)
         elif r.kind == "norm":
@@ -100,4 +115,5 @@ def compare_records(model: ReferenceModel, records: list[OperatorRecord]) -> tup
                 close(r.name, rope(x[:, position], cos, sin), theirs[:, position], 1e-5)
     if problems:
         return problems, "DIFFERS"
-    return [], f"{codes} codes and {sums} sums identical, worst float error {worst:.1e}, attention {attention:.1e}"
+    return [], (f"{codes} codes and {sums} sums identical, worst float error {worst:.1e}, "
+                f"attention {attention:.1e}")

@@ -14,7 +14,8 @@ __all__ = ["RECORDED", "SHAPES", "Shape", "write_checkpoint"]
 
 @dataclass(frozen=True)
 class Shape:
-    """A model's shape; ``linear_class`` is autobitlinear (multiplies by weight_scale) or bitlinear (divides)."""
+    """A model's shape; ``linear_class`` is autobitlinear (multiplies by weight_scale) or bitlinear
+    (divides)."""
 
     hidden: int
     intermediate: int
@@ -29,9 +30,12 @@ class Shape:
 
 
 _DIMENSIONS = [
-    (32, 64, 1, 1, 1), (64, 96, 2, 2, 1), (64, 160, 1, 2, 2), (96, 128, 2, 3, 1), (96, 264, 1, 3, 3), (128, 320, 2, 4, 1),
-    (128, 344, 1, 4, 2), (128, 200, 1, 2, 1), (160, 416, 1, 5, 5), (192, 512, 2, 6, 2), (192, 488, 1, 3, 1), (256, 512, 1, 8, 2),
-    (256, 688, 1, 4, 1), (320, 800, 1, 5, 5), (320, 640, 1, 10, 5), (384, 1024, 1, 12, 3), (384, 520, 1, 6, 2), (512, 1376, 1, 4, 1),
+    (32, 64, 1, 1, 1), (64, 96, 2, 2, 1), (64, 160, 1, 2, 2), (96, 128, 2, 3, 1),
+    (96, 264, 1, 3, 3), (128, 320, 2, 4, 1),
+    (128, 344, 1, 4, 2), (128, 200, 1, 2, 1), (160, 416, 1, 5, 5), (192, 512, 2, 6, 2),
+    (192, 488, 1, 3, 1), (256, 512, 1, 8, 2),
+    (256, 688, 1, 4, 1), (320, 800, 1, 5, 5), (320, 640, 1, 10, 5), (384, 1024, 1, 12, 3),
+    (384, 520, 1, 6, 2), (512, 1376, 1, 4, 1),
     (512, 640, 1, 16, 4), (640, 1728, 1, 20, 5), (768, 1024, 1, 6, 3), (128, 128, 3, 4, 4),
 ]
 #: Shapes that the golden model is compared with transformers on.
@@ -40,7 +44,8 @@ SHAPES = [
           theta=(10000.0, 500000.0)[n % 3 == 0], seed=n)
     for n, (h, i, layers, heads, kv) in enumerate(_DIMENSIONS)]
 
-#: Those whose runs are also recorded in tests/fixtures: both linear classes, both bases of RoPE, one to four query heads a KV head.
+#: Those whose runs are also recorded in tests/fixtures: both linear classes, both bases of RoPE,
+#: one to four query heads a KV head.
 RECORDED = [SHAPES[i] for i in (1, 4, 5, 6, 9)]
 
 
@@ -55,31 +60,45 @@ def write_checkpoint(folder: Path, shape: Shape) -> Path:
     rng = np.random.default_rng(1000 + shape.seed)
     head_dim = shape.hidden // shape.heads
     keys = shape.kv_heads * head_dim
-    sizes = {"self_attn.q_proj": (shape.hidden, shape.hidden), "self_attn.k_proj": (keys, shape.hidden),
-             "self_attn.v_proj": (keys, shape.hidden), "self_attn.o_proj": (shape.hidden, shape.hidden),
-             "mlp.gate_proj": (shape.intermediate, shape.hidden), "mlp.up_proj": (shape.intermediate, shape.hidden),
+    sizes = {"self_attn.q_proj": (shape.hidden, shape.hidden),
+             "self_attn.k_proj": (keys, shape.hidden),
+             "self_attn.v_proj": (keys, shape.hidden),
+             "self_attn.o_proj": (shape.hidden, shape.hidden),
+             "mlp.gate_proj": (shape.intermediate, shape.hidden),
+             "mlp.up_proj": (shape.intermediate, shape.hidden),
              "mlp.down_proj": (shape.hidden, shape.intermediate)}
-    norms = {"input_layernorm": shape.hidden, "self_attn.attn_sub_norm": shape.hidden, "post_attention_layernorm": shape.hidden,
+    norms = {"input_layernorm": shape.hidden, "self_attn.attn_sub_norm": shape.hidden,
+             "post_attention_layernorm": shape.hidden,
              "mlp.ffn_sub_norm": shape.intermediate}
-    tensors = {"model.embed_tokens.weight": rng.standard_normal((shape.vocab, shape.hidden)).astype(np.float32),
-               "model.norm.weight": (1 + 0.2 * rng.standard_normal(shape.hidden)).astype(np.float32)}
+    tensors = {"model.embed_tokens.weight": rng.standard_normal((shape.vocab,
+            shape.hidden)).astype(np.float32),
+               "model.norm.weight": (1
+                                     + 0.2 * rng.standard_normal(shape.hidden)).astype(np.float32)}
     for layer in range(shape.layers):
         for name, (rows, columns) in sizes.items():
-            weights = rng.choice(np.array([-1, 0, 1], np.int8), (rows, columns), p=[0.32, 0.36, 0.32])
+            weights = rng.choice(np.array([-1, 0, 1], np.int8), (rows, columns),
+                                 p=[0.32, 0.36, 0.32])
             scale = np.float32(1.2 / np.sqrt(columns) * rng.uniform(0.7, 1.4))
             if shape.linear_class == "bitlinear":
                 scale = np.float32(1) / scale
             tensors[f"model.layers.{layer}.{name}.weight"] = _pack(weights)
             tensors[f"model.layers.{layer}.{name}.weight_scale"] = np.array([scale], np.float32)
         for name, size in norms.items():
-            tensors[f"model.layers.{layer}.{name}.weight"] = (1 + 0.2 * rng.standard_normal(size)).astype(np.float32)
+            tensors[f"model.layers.{layer}.{name}.weight"] = (1
+                    + 0.2 * rng.standard_normal(size)).astype(np.float32)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    quantization = {"quant_method": "bitnet", "linear_class": shape.linear_class, "quantization_mode": "offline"}
+    quantization = {"quant_method": "bitnet", "linear_class": shape.linear_class,
+                    "quantization_mode": "offline"}
     (folder / "config.json").write_text(json.dumps({
-        "architectures": ["BitNetForCausalLM"], "model_type": "bitnet", "hidden_act": "relu2", "hidden_size": shape.hidden,
-        "intermediate_size": shape.intermediate, "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads, "vocab_size": shape.vocab, "max_position_embeddings": shape.context,
-        "rms_norm_eps": 1e-5, "rope_theta": shape.theta, "tie_word_embeddings": True, "bos_token_id": 0, "eos_token_id": 1,
+        "architectures": ["BitNetForCausalLM"], "model_type": "bitnet", "hidden_act": "relu2",
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.intermediate, "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads, "vocab_size": shape.vocab,
+        "max_position_embeddings": shape.context,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": shape.theta, "tie_word_embeddings": True, "bos_token_id": 0,
+        "eos_token_id": 1,
         "torch_dtype": "float32", "quantization_config": quantization}))
     return folder

@@ -1,4 +1,5 @@
-"""How often the screened head chooses as the full one does, on stories that the bundled model tells itself.
+"""How often the screened head chooses as the full one does, on stories that the bundled model tells
+itself.
 
 python tests/screening.py --positions 10000
 """
@@ -21,7 +22,8 @@ _LAST_SPECIAL = 2  # ids up to here end a story
 
 
 def compare_heads(positions: int) -> tuple[int, int]:
-    """Positions where the two heads disagree, and the worst rank in the sketch of what the full head chose, best is 0.
+    """Positions where the two heads disagree, and the worst rank in the sketch of what the full
+    head chose, best is 0.
 
     Also checks that the screened head's logits are the full head's, to the bit.
     """
@@ -53,5 +55,6 @@ if __name__ == "__main__":
     parser.add_argument("--positions", type=int, default=10_000)
     count = parser.parse_args().positions
     different, rank = compare_heads(count)
-    print(f"{count} positions: {different} where the heads choose differently; worst rank of the full head's choice in the sketch: {rank}")
+    print(f"{count} positions: {different} where the heads choose differently; worst rank of the "
+          f"full head's choice in the sketch: {rank}")
     raise SystemExit(different != 0)

@@ -1,6 +1,8 @@
-"""How fast this PC uploads to a board that takes everything at once, by the round trip on the way there: `python tests/upload_speed.py`.
+"""How fast this PC uploads to a board that takes everything at once, by the round trip on the way
+there: `python tests/upload_speed.py`.
 
-Ends with exit code 1 if a byte is wrong, or if half a millisecond costs more than half of the speed.
+Ends with exit code 1 if a byte is wrong, or if half a millisecond costs more than half of the
+speed.
 """
 
 from __future__ import annotations
@@ -25,8 +27,10 @@ _ROUNDS = 3
 
 
 def _run(program: Path, microseconds: int, data: np.ndarray, memory: Path) -> tuple[float, int]:
-    """Bytes per second, and datagrams that were sent again. Raises ValueError if what arrived is something else."""
-    with subprocess.Popen([program, str(microseconds), str(len(data)), memory], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    """Bytes per second, and datagrams that were sent again. Raises ValueError if what arrived is
+    something else."""
+    with subprocess.Popen([program, str(microseconds), str(len(data)), memory],
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                           text=True) as responder:
         link = Link(UDPWire("127.0.0.1", int(responder.stdout.readline())))
         start = time.monotonic()
@@ -40,17 +44,21 @@ def _run(program: Path, microseconds: int, data: np.ndarray, memory: Path) -> tu
 
 
 def main() -> int:
-    """Prints a line for each round trip: the best of several rounds, in which the round trips take turns."""
+    """Prints a line for each round trip: the best of several rounds, in which the round trips take
+    turns."""
     data = np.random.default_rng(1).integers(0, 256, _BYTES, np.uint8)
     best = dict.fromkeys(_ROUND_TRIPS, (0.0, 0))
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "responder"
-        subprocess.run(["g++", "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", _SOURCE, "-o", program], check=True)
+        subprocess.run(["g++",
+                        "-std=c++17", "-O2",
+                        "-Wall", "-Wextra", "-Werror", _SOURCE, "-o", program], check=True)
         for _ in range(_ROUNDS):
             for trip in _ROUND_TRIPS:
                 best[trip] = max(best[trip], _run(program, trip, data, Path(folder) / "memory"))
     for trip, (speed, repeated) in best.items():
-        print(f"{trip / 1000:4.1f} ms: {speed / 1e6:6.1f} MB/s, {speed / best[0][0]:4.0%} of that without, {repeated} sent again")
+        print(f"{trip / 1000:4.1f} ms: {speed / 1e6:6.1f} MB/s, {speed / best[0][0]:4.0%} of that "
+              f"without, {repeated} sent again")
     return int(best[500][0] < best[0][0] / 2)
 
 

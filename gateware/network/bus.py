@@ -19,7 +19,8 @@ class Region:
 
     def holds(self, address: Value) -> Value:
         bits = self.size.bit_length() - 1
-        assert self.size == 1 << bits and self.base % self.size == 0, f"{self} is no aligned power of two"
+        assert self.size == 1 << bits and self.base % self.size == 0, (f"{self} is no aligned "
+                                                                       f"power of two")
         return address[bits:] == self.base >> bits
 
 
@@ -35,4 +36,5 @@ class Bus(wiring.Signature):
     """Wishbone, as seen by the master: whole 32-bit words, classic cycles; ``adr`` counts words."""
 
     def __init__(self) -> None:
-        super().__init__({"adr": Out(30), "dat_w": Out(32), "dat_r": In(32), "we": Out(1), "cyc": Out(1), "ack": In(1), "err": In(1)})
+        super().__init__({"adr": Out(30), "dat_w": Out(32), "dat_r": In(32), "we": Out(1),
+                          "cyc": Out(1), "ack": In(1), "err": In(1)})

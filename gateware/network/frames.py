@@ -1,7 +1,7 @@
 """How frames lie in memory, and what passes between the parts.
 
-A frame is stored from byte 2 on, so that everything behind the 14 bytes of the Ethernet head starts at a word. The first byte of a
-word is its low one.
+A frame is stored from byte 2 on, so that everything behind the 14 bytes of the Ethernet head starts
+at a word. The first byte of a word is its low one.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,8 @@ SLOT_WORDS = 512  # a frame has at most 1,514 bytes
 
 @dataclass(frozen=True)
 class Addresses:
-    """The board's own: ``mac`` (48 bits) and ``ip`` (32 bits), as they are written, highest byte first."""
+    """The board's own: ``mac`` (48 bits) and ``ip`` (32 bits), as they are written, highest byte
+    first."""
 
     mac: int
     ip: int
@@ -46,7 +47,8 @@ class Packet(data.Struct):
 
 
 class Outgoing(data.Struct):
-    """A frame to send: ``length`` in bytes, without the checksum that is appended to a ``datagram``."""
+    """A frame to send: ``length`` in bytes, without the checksum that is appended to a
+    ``datagram``."""
 
     length: 11
     datagram: 1

@@ -1,4 +1,5 @@
-"""The way out: sends frames that were built in memory, without a gap, padded to Ethernet's least length, a datagram with its CRC."""
+"""The way out: sends frames that were built in memory, without a gap, padded to Ethernet's least
+length, a datagram with its CRC."""
 
 from amaranth.hdl import Assert, Cat, Module, Mux, Signal
 from amaranth.lib import fifo, memory, stream, wiring
@@ -15,8 +16,8 @@ _PAYLOAD = 4 * Word.PAYLOAD - 2
 
 
 class Transmitter(wiring.Component):
-    """Members: ``address``, ``word``, ``write``: builds a frame; ``send`` queues it, and is ready if there is room to build one;
-    ``frame`` out."""
+    """Members: ``address``, ``word``, ``write``: builds a frame; ``send`` queues it, and is ready
+    if there is room to build one; ``frame`` out."""
 
     def __init__(self) -> None:
         super().__init__({
@@ -27,7 +28,8 @@ class Transmitter(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.slots = slots = memory.Memory(shape=32, depth=_SLOTS * SLOT_WORDS, init=[])
-        m.submodules.queue = queue = fifo.SyncFIFO(width=len(self.send.payload.as_value()), depth=_SLOTS)
+        m.submodules.queue = queue = fifo.SyncFIFO(width=len(self.send.payload.as_value()),
+                                                   depth=_SLOTS)
         m.submodules.crc = crc = CRC32_ETHERNET(data_width=8).create()
         write, read = slots.write_port(), slots.read_port()
         write_slot, read_slot = Signal(range(_SLOTS)), Signal(range(_SLOTS))
@@ -37,13 +39,17 @@ class Transmitter(wiring.Component):
         whole = Signal(11)
         byte, payload = Signal(8), Signal()
         m.d.comb += [
-            write.addr.eq(Cat(self.address, write_slot)), write.data.eq(self.word), write.en.eq(self.write),
-            queue.w_data.eq(self.send.payload.as_value()), queue.w_en.eq(self.send.valid), self.send.ready.eq(queue.w_rdy),
-            whole.eq(Mux(sent.datagram, sent.length + 4, Mux(sent.length < _LEAST, _LEAST, sent.length))),
+            write.addr.eq(Cat(self.address, write_slot)), write.data.eq(self.word),
+            write.en.eq(self.write),
+            queue.w_data.eq(self.send.payload.as_value()), queue.w_en.eq(self.send.valid),
+            self.send.ready.eq(queue.w_rdy),
+            whole.eq(Mux(sent.datagram, sent.length + 4,
+                         Mux(sent.length < _LEAST, _LEAST, sent.length))),
             payload.eq(sent.datagram & (place >= _PAYLOAD) & (place < sent.length)),
             byte.eq(Mux(place < sent.length, read.data.word_select((place + 2)[:2], 8),
                         Mux(sent.datagram, crc.crc.word_select((place - sent.length)[:2], 8), 0))),
-            self.frame.valid.eq(busy), self.frame.payload.data.eq(byte), self.frame.payload.last.eq(place == whole - 1),
+            self.frame.valid.eq(busy), self.frame.payload.data.eq(byte),
+            self.frame.payload.last.eq(place == whole - 1),
             moves.eq(busy & self.frame.ready), following.eq(Mux(moves, place + 1, place)),
             read.addr.eq(Cat(((following + 2) >> 2)[:9], read_slot)),
             crc.start.eq(~busy), crc.data.eq(byte), crc.valid.eq(moves & payload),

@@ -19,20 +19,24 @@ from .transmit import Transmitter
 __all__ = ["Network", "generate", "ports"]
 
 _COUNTS = ("malformed", "crowded", "refused")
-_FIRMWARE = ("second", "uart_claim", "uart_token", "uart_take_over", "uart_leave")  # what it sets of the claim
+# what it sets of the claim
+_FIRMWARE = ("second", "uart_claim", "uart_token", "uart_take_over", "uart_leave")
 
 
 class Network(wiring.Component):
-    """Members: frames ``rx`` in and ``tx`` out; ``bus``; ``axi``, a write port of its own; ``state`` of the claim; counts of frames that
-    were ``malformed`` or lost because it was ``crowded`` and of requests ``refused``; what the firmware sets (Claim, Engine).
+    """Members: frames ``rx`` in and ``tx`` out; ``bus``; ``axi``, a write port of its own;
+    ``state`` of the claim; counts of frames that were ``malformed`` or lost because it was
+    ``crowded`` and of requests ``refused``; what the firmware sets (Claim, Engine).
     """
 
     def __init__(self, addresses: Addresses, memory: Memory) -> None:
         self._addresses, self._memory = addresses, memory
         super().__init__({
-            "rx": In(stream.Signature(Byte, always_ready=True)), "tx": Out(stream.Signature(Byte)), "bus": Out(Bus()),
+            "rx": In(stream.Signature(Byte, always_ready=True)), "tx": Out(stream.Signature(Byte)),
+            "bus": Out(Bus()),
             "axi": Out(AXIWrite()), "state": Out(Holder()), **{name: Out(32) for name in _COUNTS},
-            "second": In(32), "uart_claim": In(1), "uart_token": In(32), "uart_take_over": In(1), "uart_leave": In(1),
+            "second": In(32),
+            "uart_claim": In(1), "uart_token": In(32), "uart_take_over": In(1), "uart_leave": In(1),
             "protect_first": In(18), "protect_end": In(19),
         })
 
@@ -52,16 +56,22 @@ class Network(wiring.Component):
         wiring.connect(m, engine.beat, port.beat)
         wiring.connect(m, port.port, wiring.flipped(self.axi))
         wiring.connect(m, claim.state, wiring.flipped(self.state))
-        state = [getattr(self, name, None) if name in _COUNTS else getattr(claim.state, name) for name in STATE]
+        state = [getattr(self, name, None) if name in _COUNTS else getattr(claim.state, name)
+                 for name in STATE]
         words = [Signal(32, name=name) for name in STATE]
         m.d.comb += [
-            *(word.eq(value) for word, value in zip(words, state, strict=True)), engine.state.eq(Cat(words)),
-            receiver.address.eq(engine.address), engine.word.eq(receiver.word), transmitter.address.eq(engine.tx_address),
-            transmitter.word.eq(engine.tx_word), transmitter.write.eq(engine.tx_write), engine.owed.eq(port.owed),
-            engine.failed.eq(port.error), engine.protect_first.eq(self.protect_first), engine.protect_end.eq(self.protect_end),
+            *(word.eq(value) for word, value in zip(words, state, strict=True)),
+            engine.state.eq(Cat(words)),
+            receiver.address.eq(engine.address), engine.word.eq(receiver.word),
+            transmitter.address.eq(engine.tx_address),
+            transmitter.word.eq(engine.tx_word), transmitter.write.eq(engine.tx_write),
+            engine.owed.eq(port.owed),
+            engine.failed.eq(port.error), engine.protect_first.eq(self.protect_first),
+            engine.protect_end.eq(self.protect_end),
             *(getattr(claim, name).eq(getattr(self, name)) for name in _FIRMWARE),
         ]
-        for name, pulse in zip(_COUNTS, (receiver.malformed, receiver.crowded, engine.refused), strict=True):
+        for name, pulse in zip(_COUNTS, (receiver.malformed, receiver.crowded, engine.refused),
+                               strict=True):
             m.d.sync += getattr(self, name).eq(getattr(self, name) + pulse)
         return m
 
@@ -83,8 +93,10 @@ class _Top(Elaboratable):
 
 def ports(network: Network) -> dict[str, Signal]:
     """Names in the Verilog, such as ``rx_payload`` or ``axi_awaddr``, and their signals."""
-    values = {"_".join(path): Value.cast(value) for path, _, value in network.signature.flatten(network)}
-    return {name: value for name, value in values.items() if isinstance(value, Signal)}  # a `ready` that is always high is none
+    values = {"_".join(path): Value.cast(value)
+              for path, _, value in network.signature.flatten(network)}
+    # a `ready` that is always high is none
+    return {name: value for name, value in values.items() if isinstance(value, Signal)}
 
 
 def generate(path: Path, addresses: Addresses, memory: Memory) -> None:
@@ -92,6 +104,8 @@ def generate(path: Path, addresses: Addresses, memory: Memory) -> None:
     network = Network(addresses, memory)
     top = _Top(network)
     named = {"clk": top.clk, "rst": top.rst, **ports(network)}
-    text = verilog.convert(top, name="network", ports={name: (value, None) for name, value in named.items()}, emit_src=False)
+    text = verilog.convert(top, name="network",
+                           ports={name: (value, None) for name, value in named.items()},
+                           emit_src=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)

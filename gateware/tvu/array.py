@@ -1,18 +1,22 @@
-"""Product array: 160 weights of a stream word times eight activation vectors, in 160 DSP slices at twice the clock.
+"""Product array: 160 weights of a stream word times eight activation vectors, in 160 DSP slices at
+twice the clock.
 
-A weight is -1, 0 or 1, so a product needs no multiplier: slice (chain, position) adds, subtracts or leaves out the codes of
-four vectors, which stand side by side in its 48 bits, and hands the sums to the next position of its chain. In the first half
-of a clock cycle these are vectors 0 to 3, in the second half 4 to 7. Chain 2 d + h sums digit d of byte lanes 16 h to 16 h + 15;
-a tree adds up the ten chains, an accumulator the words of a row.
+A weight is -1, 0 or 1, so a product needs no multiplier: slice (chain, position) adds, subtracts or
+leaves out the codes of four vectors, which stand side by side in its 48 bits, and hands the sums to
+the next position of its chain. In the first half of a clock cycle these are vectors 0 to 3, in the
+second half 4 to 7. Chain 2 d + h sums digit d of byte lanes 16 h to 16 h + 15; a tree adds up the
+ten chains, an accumulator the words of a row.
 
-int8 operands are sums of bits: the first half of a cycle takes bits 0 to 3 of each byte as digits, the second half bits 4 to 7,
-both times vectors 0 to 3, and the tree weighs the digits by 1, 2, 4, 8.
+int8 operands are sums of bits: the first half of a cycle takes bits 0 to 3 of each byte as digits,
+the second half bits 4 to 7, both times vectors 0 to 3, and the tree weighs the digits by 1, 2, 4,
+8.
 
-Column sums use the same slices one by one: each adds or subtracts the column's code to one accumulator of 24 bits, kept in
-a memory per position.
+Column sums use the same slices one by one: each adds or subtracts the column's code to one
+accumulator of 24 bits, kept in a memory per position.
 
-Four 12-bit sums in one word must not borrow from each other. Codes are stored plus 128, so a chain starts with 2048 - 128 W in
-each field, W the sum of the chain's 16 weights: what comes out is 2048 plus the sum of products, positive in any case.
+Four 12-bit sums in one word must not borrow from each other. Codes are stored plus 128, so a chain
+starts with 2048 - 128 W in each field, W the sum of the chain's 16 weights: what comes out is 2048
+plus the sum of products, positive in any case.
 """
 
 from __future__ import annotations
@@ -40,7 +44,8 @@ _ADDRESS_BITS = (ACT_WORDS - 1).bit_length()
 
 
 def _weights_rom() -> list[int]:
-    """For each way to read a byte and each byte: bit d is set where digit d is not zero, bit 5 + d where it is negative."""
+    """For each way to read a byte and each byte: bit d is set where digit d is not zero, bit 5 + d
+    where it is negative."""
     rom = []
     for byte in range(256):  # base 3; 243 and above: zeros
         digits = [byte // 3**d % 3 - 1 if byte < 243 else 0 for d in range(DIGITS)]
@@ -51,30 +56,38 @@ def _weights_rom() -> list[int]:
         rom.append([byte >> d & 1 for d in range(4)] + [0])
     for byte in range(256):  # int8, upper half, whose last bit is the sign
         rom.append([(byte >> 4 + d & 1) * (-1 if d == 3 else 1) for d in range(4)] + [0])
-    return [sum((w != 0) << d | (w < 0) << DIGITS + d for d, w in enumerate(digits)) for digits in rom]
+    return [sum((w != 0) << d | (w < 0) << DIGITS + d for d, w in enumerate(digits))
+            for digits in rom]
 
 
 class ProductArray(wiring.Component):
-    """Members, a cycle after a word was taken: ``word``, ``valid``, ``address`` (its word of the activation vectors), ``place`` (its
-    word of a column), ``negative`` (the column's code is) and ``fresh`` (the first column of an operation). ``LATENCY`` - 1 cycles
-    after it was taken: ``total_valid``, ``first`` (word of a row) and ``select`` (the vector that serves vector 0), then ``sums``.
-    ``mode`` and ``columns`` hold during an operation. ``read_columns`` and ``read_place`` choose what ``column_sum`` gives.
-    ``write``, ``spread``, ``spread_address`` and ``code``: see Activations. ``awake_fill``: the clock of ``fill`` must run.
-    ``adder`` makes a slice; Amaranth's own simulator needs another one than ``dsp.adder``.
+    """Members, a cycle after a word was taken: ``word``, ``valid``, ``address`` (its word of the
+    activation vectors), ``place`` (its word of a column), ``negative`` (the column's code is) and
+    ``fresh`` (the first column of an operation). ``LATENCY`` - 1 cycles after it was taken:
+    ``total_valid``, ``first`` (word of a row) and ``select`` (the vector that serves vector 0),
+    then ``sums``. ``mode`` and ``columns`` hold during an operation. ``read_columns`` and
+    ``read_place`` choose what ``column_sum`` gives. ``write``, ``spread``, ``spread_address`` and
+    ``code``: see Activations. ``awake_fill``: the clock of ``fill`` must run. ``adder`` makes a
+    slice; Amaranth's own simulator needs another one than ``dsp.adder``.
 
-    Domains: ``sync``; ``dot``, the same clock, and ``fast``, twice as fast and in phase, which run while words are under way.
+    Domains: ``sync``; ``dot``, the same clock, and ``fast``, twice as fast and in phase, which run
+    while words are under way.
     """
 
     def __init__(self, adder: Callable[..., None] = dsp.adder) -> None:
         self._adder = adder
-        self._columns = [Signal(COLUMN_SUM_BITS * CHAINS, name=f"columns{p}") for p in range(POSITIONS)]
+        self._columns = [Signal(COLUMN_SUM_BITS * CHAINS, name=f"columns{p}")
+                         for p in range(POSITIONS)]
         super().__init__({
             "mode": In(2), "columns": In(1),
-            "word": In(8 * WORD_BYTES), "valid": In(1), "address": In(_ADDRESS_BITS), "place": In(range(COLUMN_WORDS)),
+            "word": In(8 * WORD_BYTES), "valid": In(1), "address": In(_ADDRESS_BITS),
+            "place": In(range(COLUMN_WORDS)),
             "negative": In(1), "fresh": In(1),
-            "total_valid": In(1), "first": In(1), "select": In(2), "sums": Out(signed(SUM_BITS)).array(VECTORS),
+            "total_valid": In(1),
+            "first": In(1), "select": In(2), "sums": Out(signed(SUM_BITS)).array(VECTORS),
             "read_columns": In(1), "read_place": In(range(COLUMN_WORDS)),
-            "write": In(ActivationWrite()), "spread": In(1), "spread_address": In(_ADDRESS_BITS), "code": In(signed(8)),
+            "write": In(ActivationWrite()), "spread": In(1), "spread_address": In(_ADDRESS_BITS),
+            "code": In(signed(8)),
             "awake_fill": Out(1),
         })
 
@@ -87,7 +100,8 @@ class ProductArray(wiring.Component):
         m = Module()
         m.submodules.activations = activations = Activations()
         wiring.connect(m, activations.write, wiring.flipped(self.write))
-        m.d.comb += [activations.spread.eq(self.spread), activations.spread_address.eq(self.spread_address),
+        m.d.comb += [activations.spread.eq(self.spread),
+                     activations.spread_address.eq(self.spread_address),
                      activations.code.eq(self.code), self.awake_fill.eq(activations.awake)]
 
         half, int8, columns = self._phase(m)
@@ -95,55 +109,69 @@ class ProductArray(wiring.Component):
         address, place, fresh = Signal(_ADDRESS_BITS), Signal(range(COLUMN_WORDS)), Signal()
         keep = Signal()
         m.d.fast += [
-            address.eq(self.address | Mux(half & ~int8, SHARED_WORDS, 0)), place.eq(self.place), fresh.eq(self.fresh),
+            address.eq(self.address | Mux(half & ~int8, SHARED_WORDS, 0)), place.eq(self.place),
+            fresh.eq(self.fresh),
             keep.eq(self.valid & columns & half),
         ]
         starts = self._starts(m, nonzero, negative)
-        fields = self._chains(m, activations, nonzero, negative, starts, address, place, fresh, keep, columns)
+        fields = self._chains(m, activations, nonzero, negative, starts, address, place, fresh,
+                              keep, columns)
         late_half, late_int8 = Signal(), delay(m, int8, 1, "fast")
         m.d.fast += late_half.eq(~half)
-        self._accumulate(m, self._tree(m, fields, late_int8), late_half, delay(m, late_int8, 1, "fast"))
+        totals = self._tree(m, fields, late_int8)
+        self._accumulate(m, totals, late_half, delay(m, late_int8, 1, "fast"))
         return m
 
     def _phase(self, m: Module) -> tuple[Value, Value, Value]:
-        """Registers in ``fast``: 1 in the second half of a cycle; the mode is int8; columns. The latter two hold during an operation, so
-        they may come late, and go on to where they are needed from register to register: no net of theirs has to reach everywhere.
+        """Registers in ``fast``: 1 in the second half of a cycle; the mode is int8; columns. The
+        latter two hold during an operation, so they may come late, and go on to where they are
+        needed from register to register: no net of theirs has to reach everywhere.
         """
         tick, seen, half = Signal(), Signal(), Signal(init=1)
         m.d.dot += tick.eq(~tick)
-        m.d.fast += [seen.eq(tick), half.eq(tick != seen)]  # dot and fast stop together, so they stay in step
+        # dot and fast stop together, so they stay in step
+        m.d.fast += [seen.eq(tick), half.eq(tick != seen)]
         int8, columns = Signal(), Signal()
         m.d.fast += [int8.eq(self.mode == MODES["int8"]), columns.eq(self.columns)]
         return half, int8, columns
 
-    def _decode(self, m: Module, half: Value, int8: Value) -> tuple[list[list[Value]], list[list[Value]]]:
-        """Weights that are not zero and weights that are negative, by byte lane and digit, in ``fast``: a cycle for the ROM, and one
-        for a register behind it, as the ROM takes most of a cycle."""
+    def _decode(self, m: Module, half: Value,
+                int8: Value) -> tuple[list[list[Value]], list[list[Value]]]:
+        """Weights that are not zero and weights that are negative, by byte lane and digit, in
+        ``fast``: a cycle for the ROM, and one for a register behind it, as the ROM takes most of a
+        cycle."""
         flip = Signal()
         m.d.fast += flip.eq(self.negative & self.columns)
         rom = _weights_rom()
         read = {}
         for lane in range(POSITIONS):
-            m.submodules[f"weights{lane}"] = table = memory.Memory(shape=unsigned(2 * DIGITS), depth=len(rom), init=rom)
+            m.submodules[f"weights{lane}"] = table = memory.Memory(shape=unsigned(2 * DIGITS),
+                    depth=len(rom), init=rom)
             for byte in (lane, lane + POSITIONS):
                 port = table.read_port(domain="fast")
-                m.d.comb += port.addr.eq(Cat(self.word.word_select(byte, 8), Mux(int8, half, self.mode[0]), int8))
+                m.d.comb += port.addr.eq(Cat(self.word.word_select(byte, 8),
+                                             Mux(int8, half, self.mode[0]), int8))
                 read[byte] = port.data
         nonzero, negative = [], []
         for lane in range(WORD_BYTES):
-            found, below = Signal(DIGITS, name=f"nonzero{lane}"), Signal(DIGITS, name=f"negative{lane}")
-            m.d.fast += [found.eq(read[lane][:DIGITS]), below.eq(read[lane][DIGITS:] ^ flip.replicate(DIGITS))]
+            found, below = (Signal(DIGITS, name=f"nonzero{lane}"),
+                            Signal(DIGITS, name=f"negative{lane}"))
+            m.d.fast += [found.eq(read[lane][:DIGITS]),
+                         below.eq(read[lane][DIGITS:] ^ flip.replicate(DIGITS))]
             nonzero.append(list(found))
             negative.append(list(below))
         return nonzero, negative
 
-    def _starts(self, m: Module, nonzero: list[list[Value]], negative: list[list[Value]]) -> list[Value]:
+    def _starts(self, m: Module, nonzero: list[list[Value]],
+                negative: list[list[Value]]) -> list[Value]:
         """What each chain starts with: 2048 - 128 W in each field, that is (16 - W) << 7."""
         starts = []
         for chain in range(CHAINS):
             digit, first = chain // 2, chain % 2 * POSITIONS
             lanes = range(first, first + POSITIONS)
-            counts: list[Value] = [Mux(nonzero[i][digit], Cat(C(0, 1), negative[i][digit]), 1) for i in lanes]  # 1 - w
+            # 1 - w
+            counts: list[Value] = [Mux(nonzero[i][digit], Cat(C(0, 1), negative[i][digit]), 1)
+                                   for i in lanes]
             for group in (4, 2, 2):
                 summed = []
                 for i in range(0, len(counts), group):
@@ -154,37 +182,47 @@ class ProductArray(wiring.Component):
             starts.append(Cat(C(0, 7), counts[0], *[Cat(C(0, 6), counts[0])] * 3)[:dsp.WIDTH])
         return starts
 
-    def _chains(self, m: Module, activations: Activations, nonzero: list[list[Value]], negative: list[list[Value]],
-                starts: list[Value], address: Value, place: Value, fresh: Value, keep: Value, columns: Value) -> list[Value]:
+    def _chains(self, m: Module, activations: Activations, nonzero: list[list[Value]],
+                negative: list[list[Value]],
+                starts: list[Value], address: Value, place: Value, fresh: Value, keep: Value,
+                columns: Value) -> list[Value]:
         """The slices and the column accumulators; returns what leaves each chain."""
         neighbours: list[Value] = [C(0, dsp.WIDTH)] * CHAINS
         results: list[Value] = []
-        address, place, fresh = (delay(m, value, _ENTRY - 1, "fast", plain=True) for value in (address, place, fresh))
+        address, place, fresh = (delay(m, value, _ENTRY - 1, "fast", plain=True)
+                                 for value in (address, place, fresh))
         keep = delay(m, keep, _ENTRY + 2, "fast")
         for p in range(POSITIONS):
             # While columns are drained all positions read at one place.
             following = Signal.like(place, name=f"place{p}")
             m.d.fast += following.eq(Mux(self.read_columns, self.read_place, place))
             place, write_place = following, delay(m, following, 2, "fast")
-            address, fresh, columns = (delay(m, value, 1, "fast", plain=True) for value in (address, fresh, columns))
-            m.submodules[f"columns{p}"] = sums = memory.Memory(shape=unsigned(COLUMN_SUM_BITS * CHAINS), depth=COLUMN_WORDS, init=[])
+            address, fresh, columns = (delay(m, value, 1, "fast", plain=True)
+                                       for value in (address, fresh, columns))
+            m.submodules[f"columns{p}"] = sums = memory.Memory(shape=unsigned(COLUMN_SUM_BITS
+                    * CHAINS), depth=COLUMN_WORDS, init=[])
             read, write = sums.read_port(domain="comb"), sums.write_port(domain="fast")
             m.d.comb += [
                 activations.read_address[p].eq(address), read.addr.eq(place),
                 self._columns[p].eq(read.data), write.addr.eq(write_place), write.en.eq(keep),
             ]
-            weights = delay(m, Cat(Cat(nonzero[lane], negative[lane]) for lane in (p, p + POSITIONS)), _SUMMING + p, "fast")
+            weights = delay(m,
+                            Cat(Cat(nonzero[lane], negative[lane]) for lane in (p, p + POSITIONS)),
+                            _SUMMING + p, "fast")
             from_memory = C(dsp.Z_C, 3) if p == 0 else C(dsp.Z_NEIGHBOUR, 3)
             z = Mux(columns, Mux(fresh, dsp.Z_ZERO, dsp.Z_C), from_memory)[:3]
             results = []
             for chain in range(CHAINS):
                 digit, upper = chain // 2, chain % 2
                 lane = weights.word_select(upper, 2 * DIGITS)
-                old = Cat(read.data.word_select(chain, COLUMN_SUM_BITS), C(0, dsp.WIDTH - COLUMN_SUM_BITS))
+                old = Cat(read.data.word_select(chain, COLUMN_SUM_BITS),
+                          C(0, dsp.WIDTH - COLUMN_SUM_BITS))
                 result = Signal(dsp.WIDTH, name=f"sums{p}_{chain}")
                 cascade = Signal(dsp.WIDTH, name=f"cascade{p}_{chain}")
-                codes = Cat(Cat(activations.stored(p, chain, k), C(0, _FIELD - 8)) for k in range(TOKENS))
-                self._adder(m, f"slice{p}_{chain}", "fast", x=codes, use_x=lane[digit], subtract=lane[DIGITS + digit],
+                codes = Cat(Cat(activations.stored(p, chain, k), C(0, _FIELD - 8))
+                            for k in range(TOKENS))
+                self._adder(m, f"slice{p}_{chain}", "fast", x=codes, use_x=lane[digit],
+                            subtract=lane[DIGITS + digit],
                           c=Mux(columns, old, starts[chain]) if p == 0 else old, z=z,
                           neighbour=neighbours[chain], p=result, cascade=cascade)
                 neighbours[chain] = cascade
@@ -203,25 +241,31 @@ class ProductArray(wiring.Component):
                 pair = Signal(signed(_FIELD + 1), name=f"digit{k}_{d}")
                 m.d.fast += pair.eq(fields[2 * d].as_signed() + fields[2 * d + 1].as_signed())
                 digits.append(pair)
-            lower, upper = Signal(signed(_FIELD + 3), name=f"lower{k}"), Signal(signed(_FIELD + 3), name=f"upper{k}")
-            four, all_five = Signal(signed(_FIELD + 6), name=f"four{k}"), Signal(signed(_FIELD + 6), name=f"five{k}")
+            lower, upper = (Signal(signed(_FIELD + 3), name=f"lower{k}"),
+                            Signal(signed(_FIELD + 3), name=f"upper{k}"))
+            four, all_five = (Signal(signed(_FIELD + 6), name=f"four{k}"),
+                              Signal(signed(_FIELD + 6), name=f"five{k}"))
             m.d.fast += [
-                lower.eq(digits[0] + Mux(int8, digits[1] << 1, digits[1])), upper.eq(digits[2] + Mux(int8, digits[3] << 1, digits[3])),
-                four.eq(lower + Mux(int8, upper << 2, upper)), all_five.eq(four + delay(m, digits[4], 2, "fast")),
+                lower.eq(digits[0] + Mux(int8, digits[1] << 1, digits[1])),
+                upper.eq(digits[2] + Mux(int8, digits[3] << 1, digits[3])),
+                four.eq(lower + Mux(int8, upper << 2, upper)),
+                all_five.eq(four + delay(m, digits[4], 2, "fast")),
             ]
             totals.append(all_five)
         return totals
 
     def _accumulate(self, m: Module, totals: list[Value], half: Value, int8: Value) -> None:
-        """Sums over the words of a row: ``new`` and ``old`` take turns for the two halves, or hold one sum of both for int8. What is to
-        be added is chosen a fast cycle before."""
+        """Sums over the words of a row: ``new`` and ``old`` take turns for the two halves, or hold
+        one sum of both for int8. What is to be added is chosen a fast cycle before."""
         valid, first, second = Signal(), Signal(), Signal()  # ``second``: the upper halves of int8
         m.d.fast += [valid.eq(self.total_valid), first.eq(self.first), second.eq(int8 & half)]
         for k in range(TOKENS):
             total = choose(totals, self.select) if k == 0 else totals[k]
             addend = Signal(signed(_FIELD + 10), name=f"addend{k}")
-            new, old = Signal(signed(SUM_BITS), name=f"new{k}"), Signal(signed(SUM_BITS), name=f"old{k}")
+            new, old = (Signal(signed(SUM_BITS), name=f"new{k}"),
+                        Signal(signed(SUM_BITS), name=f"old{k}"))
             m.d.fast += addend.eq(Mux(int8 & half, total << 4, total))
             with m.If(valid):
-                m.d.fast += [new.eq(addend + Mux(first & ~second, 0, Mux(int8, new, old))), old.eq(new)]
+                m.d.fast += [new.eq(addend + Mux(first & ~second, 0, Mux(int8, new, old))),
+                             old.eq(new)]
             m.d.comb += [self.sums[k].eq(Mux(int8, new, old)), self.sums[k + TOKENS].eq(new)]

@@ -1,8 +1,9 @@
 """AXI3 channels of a Zynq HP port, as far as the TVU uses them: 64-bit data, INCR bursts, one ID.
 
-What AXI has begun it must end, and a Zynq's HP port that is left alone in the middle of a burst answers nobody until the whole
-processing system is reset. So the last stage before each port lies in a domain of its own, ``axi``, which no reset reaches: it
-keeps an address up until it is taken and counts what is owed. After a reset the rest of the unit starts when nothing is owed.
+What AXI has begun it must end, and a Zynq's HP port that is left alone in the middle of a burst
+answers nobody until the whole processing system is reset. So the last stage before each port lies
+in a domain of its own, ``axi``, which no reset reaches: it keeps an address up until it is taken
+and counts what is owed. After a reset the rest of the unit starts when nothing is owed.
 """
 
 from amaranth.hdl import Assert, DomainRenamer, Module, Mux, Signal
@@ -16,7 +17,8 @@ _OPEN_WRITES = 32
 
 
 class AXIRead(wiring.Signature):
-    """Read address and read data channel, as seen by the master. ``arlen`` is the number of beats minus one."""
+    """Read address and read data channel, as seen by the master. ``arlen`` is the number of beats
+    minus one."""
 
     def __init__(self) -> None:
         super().__init__({
@@ -52,9 +54,10 @@ class WriteBeat(data.Struct):
 
 
 class ReadPort(wiring.Component):
-    """Members: ``burst`` in; ``port``; ``valid`` and ``data``: a beat has come, which has to be taken at once (whoever asks for a
-    burst has room for it); ``error`` pulses for a beat that is an AXI error response; ``owed``: how many beats are still to
-    come, also those of a burst that no one has taken yet. ``beats`` can be owed at most.
+    """Members: ``burst`` in; ``port``; ``valid`` and ``data``: a beat has come, which has to be
+    taken at once (whoever asks for a burst has room for it); ``error`` pulses for a beat that is an
+    AXI error response; ``owed``: how many beats are still to come, also those of a burst that no
+    one has taken yet. ``beats`` can be owed at most.
     """
 
     def __init__(self, beats: int) -> None:
@@ -66,34 +69,45 @@ class ReadPort(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         port, burst = self.port, self.burst
-        m.submodules.queue = queue = DomainRenamer("axi")(fifo.SyncFIFOBuffered(width=len(burst.payload.as_value()), depth=4))
+        width = len(burst.payload.as_value())
+        m.submodules.queue = queue = DomainRenamer("axi")(
+            fifo.SyncFIFOBuffered(width=width, depth=4))
         asked = data.View(Burst, queue.r_data)
         m.d.comb += [
-            queue.w_data.eq(burst.payload.as_value()), queue.w_en.eq(burst.valid), burst.ready.eq(queue.w_rdy),
-            port.araddr.eq(asked.address), port.arlen.eq(asked.length), port.arvalid.eq(queue.r_rdy), queue.r_en.eq(port.arready),
-            port.rready.eq(1), self.valid.eq(port.rvalid), self.data.eq(port.rdata), self.error.eq(port.rvalid & (port.rresp != 0)),
+            queue.w_data.eq(burst.payload.as_value()), queue.w_en.eq(burst.valid),
+            burst.ready.eq(queue.w_rdy),
+            port.araddr.eq(asked.address), port.arlen.eq(asked.length),
+            port.arvalid.eq(queue.r_rdy), queue.r_en.eq(port.arready),
+            port.rready.eq(1), self.valid.eq(port.rvalid), self.data.eq(port.rdata),
+            self.error.eq(port.rvalid & (port.rresp != 0)),
         ]
         m.d.axi += [
-            self.owed.eq(self.owed + Mux(burst.valid & burst.ready, burst.payload.length + 1, 0) - port.rvalid),
+            self.owed.eq(self.owed
+                         + Mux(burst.valid & burst.ready, burst.payload.length + 1, 0)
+                         - port.rvalid),
             Assert(~port.rvalid | (self.owed != 0), "a beat came that nobody asked for"),
         ]
         return m
 
 
 class WritePort(wiring.Component):
-    """Members: ``beat`` in; ``port``; ``error`` pulses on an AXI error response; ``owed``: how many answers are still to come."""
+    """Members: ``beat`` in; ``port``; ``error`` pulses on an AXI error response; ``owed``: how many
+    answers are still to come."""
 
     def __init__(self) -> None:
         super().__init__({
-            "beat": In(stream.Signature(WriteBeat)), "port": Out(AXIWrite()), "error": Out(1), "owed": Out(range(_OPEN_WRITES + 1))})
+            "beat": In(stream.Signature(WriteBeat)), "port": Out(AXIWrite()), "error": Out(1),
+            "owed": Out(range(_OPEN_WRITES + 1))})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         port, beat = self.port, self.beat
         answered, start = Signal(), Signal()
         m.d.comb += [
-            beat.ready.eq((~port.awvalid | port.awready) & (~port.wvalid | port.wready) & (self.owed != _OPEN_WRITES)),
-            start.eq(beat.valid & beat.ready), answered.eq(port.bvalid & port.bready), port.bready.eq(1),
+            beat.ready.eq((~port.awvalid | port.awready) & (~port.wvalid | port.wready)
+                          & (self.owed != _OPEN_WRITES)),
+            start.eq(beat.valid & beat.ready), answered.eq(port.bvalid & port.bready),
+            port.bready.eq(1),
             self.error.eq(answered & (port.bresp != 0)),
         ]
         with m.If(port.awready):
@@ -103,7 +117,8 @@ class WritePort(wiring.Component):
         with m.If(start):
             m.d.axi += [
                 port.awaddr.eq(beat.payload.address), port.awvalid.eq(1),
-                port.wdata.eq(beat.payload.data), port.wstrb.eq(beat.payload.strobe), port.wvalid.eq(1),
+                port.wdata.eq(beat.payload.data), port.wstrb.eq(beat.payload.strobe),
+                port.wvalid.eq(1),
             ]
         m.d.axi += [
             self.owed.eq(self.owed + start - answered),

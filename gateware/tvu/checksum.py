@@ -23,7 +23,8 @@ class Checksum(wiring.Component):
         m = Module()
         left, lane, fresh = Signal(24), Signal(range(LANES)), Signal()
         take = Signal()
-        m.d.comb += [self.hungry.eq(left != 0), take.eq(self.hungry & self.word.valid), self.word.ready.eq(self.hungry & lane.all())]
+        m.d.comb += [self.hungry.eq(left != 0), take.eq(self.hungry & self.word.valid),
+                     self.word.ready.eq(self.hungry & lane.all())]
 
         # Three stages: a lane of the word, s1 of that lane, s2 of that lane.
         ports = []
@@ -34,7 +35,9 @@ class Checksum(wiring.Component):
         summand, added = Signal(32), Signal(32)
         takes, lanes, news = [take], [lane], [fresh]
         for stage in (1, 2):
-            taken, lane_then, new = Signal(name=f"take{stage}"), Signal(range(LANES), name=f"lane{stage}"), Signal(name=f"fresh{stage}")
+            taken, lane_then, new = (Signal(name=f"take{stage}"),
+                                     Signal(range(LANES),
+                                            name=f"lane{stage}"), Signal(name=f"fresh{stage}"))
             m.d.sync += [taken.eq(takes[-1]), lane_then.eq(lanes[-1]), new.eq(news[-1])]
             takes.append(taken)
             lanes.append(lane_then)
@@ -60,9 +63,12 @@ class Checksum(wiring.Component):
                 with m.Elif((left == 0) & ~takes[1] & ~takes[2]):
                     m.d.sync += [lane.eq(LANES - 1), self.value.eq(0)]
                     m.next = "FOLD"
-            with m.State("FOLD"):  # the last lane first, so that each is rotated by four bits once for every lane before it
+            # the last lane first, so that each is rotated by four bits once for every lane before
+            # it
+            with m.State("FOLD"):
                 m.d.comb += [read1.addr.eq(lane), read2.addr.eq(lane)]
-                m.d.sync += [self.value.eq(self.value.rotate_left(4) ^ read1.data.rotate_left(2) ^ read2.data), lane.eq(lane - 1)]
+                m.d.sync += [self.value.eq(self.value.rotate_left(4) ^ read1.data.rotate_left(2)
+                                           ^ read2.data), lane.eq(lane - 1)]
                 with m.If(lane == 0):
                     m.next = "DONE"
             with m.State("DONE"):

@@ -1,4 +1,5 @@
-"""Collector: dot products of eight neighbouring matrix rows become one scratchpad row per activation vector."""
+"""Collector: dot products of eight neighbouring matrix rows become one scratchpad row per
+activation vector."""
 
 from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
@@ -12,8 +13,8 @@ __all__ = ["CollectedRow", "Collector", "DotResult"]
 
 
 class DotResult(data.Struct):
-    """Dot products of matrix row ``row`` with the activation vectors; ``last`` marks the operation's end, which comes without
-    ``data`` after picked rows."""
+    """Dot products of matrix row ``row`` with the activation vectors; ``last`` marks the
+    operation's end, which comes without ``data`` after picked rows."""
 
     sums: data.ArrayLayout(signed(SUM_BITS), VECTORS)
     row: 15
@@ -22,7 +23,8 @@ class DotResult(data.Struct):
 
 
 class CollectedRow(data.Struct):
-    """Eight integers of row ``group`` for ``vector``; ``mask`` marks the lanes that hold a result, ``last`` the operation's last row."""
+    """Eight integers of row ``group`` for ``vector``; ``mask`` marks the lanes that hold a result,
+    ``last`` the operation's last row."""
 
     sums: data.ArrayLayout(signed(SUM_BITS), LANES)
     group: 12
@@ -32,36 +34,45 @@ class CollectedRow(data.Struct):
 
 
 class Collector(wiring.Component):
-    """Members: ``vectors`` (number minus one, constant during an operation); ``result`` in; ``row`` out.
+    """Members: ``vectors`` (number minus one, constant during an operation); ``result`` in; ``row``
+    out.
 
-    Results of one group of eight are gathered until one of another group, or the last one, comes. A gathered group leaves
-    vector by vector while the next one is gathered.
+    Results of one group of eight are gathered until one of another group, or the last one, comes. A
+    gathered group leaves vector by vector while the next one is gathered.
     """
 
     def __init__(self) -> None:
         super().__init__({
-            "vectors": In(3), "result": In(stream.Signature(DotResult)), "row": Out(stream.Signature(CollectedRow)),
+            "vectors": In(3),
+            "result": In(stream.Signature(DotResult)), "row": Out(stream.Signature(CollectedRow)),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         count = VECTORS
-        gathered = [[Signal(signed(SUM_BITS), name=f"gathered{v}_{i}", reset_less=True) for i in range(LANES)] for v in range(count)]
+        gathered = [[Signal(signed(SUM_BITS), name=f"gathered{v}_{i}", reset_less=True)
+                     for i in range(LANES)] for v in range(count)]
         group, filled, final = Signal(12), Signal(LANES), Signal()
-        leaving = [[Signal(signed(SUM_BITS), name=f"leaving{v}_{i}", reset_less=True) for i in range(LANES)] for v in range(count)]
-        busy, vector, group_out, mask_out, final_out = Signal(), Signal(3), Signal(12), Signal(LANES), Signal()
+        leaving = [[Signal(signed(SUM_BITS), name=f"leaving{v}_{i}", reset_less=True)
+                    for i in range(LANES)] for v in range(count)]
+        busy, vector, group_out, mask_out, final_out = (Signal(), Signal(3), Signal(12),
+                                                        Signal(LANES), Signal())
 
         result = self.result
         lane, result_group = result.payload.row[:3], result.payload.row[3:]
         elsewhere = result.valid & result.payload.data & (result_group != group)
         move = Signal()
         m.d.comb += [
-            move.eq((final | filled[-1] | ((filled != 0) & elsewhere)) & (~busy | (self.row.ready & (vector == self.vectors)))),
+            move.eq((final
+                     | filled[-1]
+                     | ((filled != 0)
+                        & elsewhere)) & (~busy | (self.row.ready & (vector == self.vectors)))),
             result.ready.eq(move | (~final & ~filled[-1] & ((filled == 0) | ~elsewhere))),
         ]
         with m.If(move):
             m.d.sync += [
-                busy.eq(1), vector.eq(0), final_out.eq(final), mask_out.eq(filled), group_out.eq(group), filled.eq(0), final.eq(0),
+                busy.eq(1), vector.eq(0), final_out.eq(final), mask_out.eq(filled),
+                group_out.eq(group), filled.eq(0), final.eq(0),
             ]
             for v in range(count):
                 m.d.sync += [leaving[v][i].eq(gathered[v][i]) for i in range(LANES)]
@@ -74,10 +85,13 @@ class Collector(wiring.Component):
             with m.If(result.payload.data):
                 for i in range(LANES):
                     with m.If(lane == i):
-                        m.d.sync += [gathered[v][i].eq(result.payload.sums[v]) for v in range(count)]
+                        m.d.sync += [gathered[v][i].eq(result.payload.sums[v])
+                                     for v in range(count)]
                 m.d.sync += [filled.eq(Mux(move, 0, filled) | (1 << lane)), group.eq(result_group)]
         row = self.row.payload
-        m.d.comb += [self.row.valid.eq(busy), row.vector.eq(vector), row.mask.eq(mask_out), row.group.eq(group_out),
+        m.d.comb += [self.row.valid.eq(busy), row.vector.eq(vector), row.mask.eq(mask_out),
+                     row.group.eq(group_out),
                      row.last.eq(final_out & (vector == self.vectors))]
-        m.d.comb += [row.sums[i].eq(choose([leaving[v][i] for v in range(count)], vector)) for i in range(LANES)]
+        m.d.comb += [row.sums[i].eq(choose([leaving[v][i] for v in range(count)], vector))
+                     for i in range(LANES)]
         return m

@@ -1,4 +1,5 @@
-"""Drain of the column sums: eight outputs at a time leave the product array's accumulators as results."""
+"""Drain of the column sums: eight outputs at a time leave the product array's accumulators as
+results."""
 
 from __future__ import annotations
 
@@ -18,8 +19,9 @@ _QUARTERS = WORD_BYTES // LANES
 
 
 class Columns(wiring.Component):
-    """Members: ``start`` takes ``rows`` and ``digits5``; ``drain`` starts the results on their way, and ``empty`` says then that
-    there was no column; ``row`` out. Reads the accumulators of ``array``.
+    """Members: ``start`` takes ``rows`` and ``digits5``; ``drain`` starts the results on their way,
+    and ``empty`` says then that there was no column; ``row`` out. Reads the accumulators of
+    ``array``.
     """
 
     def __init__(self, array: ProductArray) -> None:
@@ -32,22 +34,27 @@ class Columns(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         array = self._array
-        word, digit, quarter, group = Signal(range(COLUMN_WORDS)), Signal(3), Signal(range(_QUARTERS)), Signal(12)
+        word, digit, quarter, group = (Signal(range(COLUMN_WORDS)), Signal(3),
+                                       Signal(range(_QUARTERS)), Signal(12))
         left, digits5, draining, empty = Signal(15), Signal(), Signal(), Signal()
         row, free = self.row, Signal()
-        m.d.comb += [free.eq(~row.valid | row.ready), array.read_columns.eq(draining), array.read_place.eq(word)]
+        m.d.comb += [free.eq(~row.valid | row.ready), array.read_columns.eq(draining),
+                     array.read_place.eq(word)]
         with m.If(self.start):
-            m.d.sync += [left.eq(self.rows), digits5.eq(self.digits5), word.eq(0), digit.eq(0), quarter.eq(0), group.eq(0)]
+            m.d.sync += [left.eq(self.rows), digits5.eq(self.digits5), word.eq(0), digit.eq(0),
+                         quarter.eq(0), group.eq(0)]
         with m.If(self.drain):
             m.d.sync += [draining.eq(1), empty.eq(self.empty)]
         with m.If(free):
             m.d.sync += row.valid.eq(draining)
         with m.If(draining & free):
             for i in range(LANES):
-                choices = [choose([array.column_sum(q * LANES + i, d) for q in range(_QUARTERS)], quarter) for d in range(DIGITS)]
+                choices = [choose([array.column_sum(q * LANES + i, d) for q in range(_QUARTERS)],
+                                  quarter) for d in range(DIGITS)]
                 m.d.sync += row.payload.sums[i].eq(Mux(empty, 0, choose(choices, digit)))
             m.d.sync += [
-                row.payload.group.eq(group), row.payload.vector.eq(0), row.payload.last.eq(left <= LANES),
+                row.payload.group.eq(group), row.payload.vector.eq(0),
+                row.payload.last.eq(left <= LANES),
                 row.payload.mask.eq(Mux(left < LANES, (1 << left[:3]) - 1, ~0)),
                 left.eq(left - LANES), group.eq(group + 1), quarter.eq(quarter + 1),
             ]

@@ -13,8 +13,9 @@ __all__ = ["TVUConfig"]
 class TVUConfig:
     """Parameters that both compute and build the hardware.
 
-    Members: ``scratch_rows`` (rows of 8 float32 in the scratchpad); ``queue_depth`` (operations); ``stream_queue_depth`` (stream
-    descriptors); ``port_fifo_depth`` (64-bit beats buffered per AXI port, which bounds the bursts in flight).
+    Members: ``scratch_rows`` (rows of 8 float32 in the scratchpad); ``queue_depth`` (operations);
+    ``stream_queue_depth`` (stream descriptors); ``port_fifo_depth`` (64-bit beats buffered per AXI
+    port, which bounds the bursts in flight).
     """
 
     scratch_rows: int = SCRATCH_ROWS
@@ -24,6 +25,7 @@ class TVUConfig:
 
     def __post_init__(self) -> None:
         if not 8 <= self.scratch_rows <= SCRATCH_ROWS:
-            raise ValueError(f"the instruction set is made for {SCRATCH_ROWS} scratchpad rows at most")
+            raise ValueError(f"the instruction set is made for {SCRATCH_ROWS} scratchpad rows at "
+                             f"most")
         if self.port_fifo_depth < 32:
             raise ValueError("a port needs room for two bursts of 16 beats")

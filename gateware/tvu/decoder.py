@@ -18,7 +18,8 @@ class Decoder(wiring.Component):
     """Combinational. ``defined`` is low for function ids that the table does not assign."""
 
     def __init__(self) -> None:
-        super().__init__({"function_id": In(10), "opcode": Out(OPCODE_BITS), "group": Out(3), "defined": Out(1)})
+        super().__init__({"function_id": In(10), "opcode": Out(OPCODE_BITS), "group": Out(3),
+                          "defined": Out(1)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -15,19 +15,22 @@ from amaranth.lib.wiring import In, Out
 from xtvu import semantics
 
 __all__ = [
-    "FloatAdd", "FloatExp2", "FloatMultiply", "FloatToInt8", "IntToFloat", "choose", "delay", "float_key", "leading_zeros", "round_pack",
+    "FloatAdd", "FloatExp2", "FloatMultiply", "FloatToInt8", "IntToFloat", "choose", "delay",
+    "float_key", "leading_zeros", "round_pack",
 ]
 
 
 _FACTOR_BITS = 17  # of a number without sign that a DSP slice multiplies by one of 24 bits
 
 
-def delay(m: Module, value: Value, cycles: int, domain: str = "sync", *, plain: bool = False) -> Value:
-    """``value``, ``cycles`` cycles later. Without reset, so that it can become shift-register LUTs, whose outputs are slow; ``plain``
-    keeps it in flip-flops."""
+def delay(m: Module, value: Value, cycles: int, domain: str = "sync", *,
+          plain: bool = False) -> Value:
+    """``value``, ``cycles`` cycles later. Without reset, so that it can become shift-register LUTs,
+    whose outputs are slow; ``plain`` keeps it in flip-flops."""
     name = re.sub(r"(_\d+)+$", "", value.name) if isinstance(value, Signal) else "delayed"
     for cycle in range(1, cycles + 1):
-        stage = Signal.like(value, name=f"{name}_{cycle}", reset_less=True, attrs={"keep": 1} if plain else {})
+        stage = Signal.like(value, name=f"{name}_{cycle}", reset_less=True,
+                            attrs={"keep": 1} if plain else {})
         m.d[domain] += stage.eq(value)
         value = stage
     return value
@@ -39,7 +42,8 @@ def _data(shape: object, name: str) -> Signal:
 
 
 def choose(values: Sequence[Value], index: Value) -> Value:
-    """``values[index]`` as a tree of two-to-one multiplexers, which map better than what an Array becomes."""
+    """``values[index]`` as a tree of two-to-one multiplexers, which map better than what an Array
+    becomes."""
     if len(values) == 1:
         return values[0]
     half = 1 << (len(values) - 1).bit_length() - 1
@@ -48,7 +52,8 @@ def choose(values: Sequence[Value], index: Value) -> Value:
 
 
 def leading_zeros(m: Module, value: Value) -> Signal:
-    """Number of zero bits above the highest one of ``value``; its width if it is zero. Combinational."""
+    """Number of zero bits above the highest one of ``value``; its width if it is zero.
+    Combinational."""
     width = len(value)
     count = Signal(range(width + 1), name="leading_zeros")
     m.d.comb += count.eq(width)
@@ -63,14 +68,18 @@ def float_key(bits: Value) -> Value:
     return Mux(bits[31], ~bits, bits | 0x80000000)[:32]
 
 
-def round_pack(m: Module, sign: Value, exponent: Value, mantissa: Value, guard: Value, sticky: Value,
+def round_pack(m: Module, sign: Value, exponent: Value, mantissa: Value, guard: Value,
+               sticky: Value,
                zero: Value) -> Signal:
-    """Rounds to nearest even and packs. ``exponent`` is signed and biased, ``mantissa`` has its leading one.
+    """Rounds to nearest even and packs. ``exponent`` is signed and biased, ``mantissa`` has its
+    leading one.
 
-    Combinational. An exponent below 1 flushes to zero before rounding; one above 254 gives an infinity.
+    Combinational. An exponent below 1 flushes to zero before rounding; one above 254 gives an
+    infinity.
     """
     bits, rounded = Signal(32, name="rounded_bits"), Signal(31, name="rounded")
-    # A carry out of the mantissa leaves zeros there and goes where it belongs, into the exponent, which 255 makes an infinity.
+    # A carry out of the mantissa leaves zeros there and goes where it belongs, into the exponent,
+    # which 255 makes an infinity.
     m.d.comb += rounded.eq(Cat(mantissa[:23], exponent[:8]) + (guard & (sticky | mantissa[0])))
     with m.If(zero | (exponent < 1)):
         m.d.comb += bits.eq(Cat(Const(0, 31), sign))
@@ -84,8 +93,9 @@ def round_pack(m: Module, sign: Value, exponent: Value, mantissa: Value, guard: 
 class FloatMultiply(wiring.Component):
     """r = a * b.
 
-    The mantissas' product takes two DSP slices, by the lower 17 bits of b's and by the rest, with a register at their inputs, behind
-    their multipliers and at their outputs (A, M and P of UG479), so that no path holds more than one of them.
+    The mantissas' product takes two DSP slices, by the lower 17 bits of b's and by the rest, with a
+    register at their inputs, behind their multipliers and at their outputs (A, M and P of UG479),
+    so that no path holds more than one of them.
     """
 
     LATENCY = 6
@@ -101,7 +111,9 @@ class FloatMultiply(wiring.Component):
         mb = delay(m, Mux(b_zero, 0, Cat(b[:23], 1))[:24], 1)
         lower = delay(m, ma * mb[:_FACTOR_BITS], 2)
         upper = delay(m, delay(m, ma, 1) * delay(m, mb[_FACTOR_BITS:], 1), 1)
-        product = Cat(delay(m, lower[:_FACTOR_BITS], 1), delay(m, (upper + lower[_FACTOR_BITS:])[:48 - _FACTOR_BITS], 1))
+        product = Cat(delay(m,
+                            lower[:_FACTOR_BITS],
+                            1), delay(m, (upper + lower[_FACTOR_BITS:])[:48 - _FACTOR_BITS], 1))
         exponent = delay(m, (a[23:31] + b[23:31])[:9], 4)
         sign = delay(m, a[31] ^ b[31], 5)
         zero = delay(m, a_zero | b_zero, 5)
@@ -112,7 +124,8 @@ class FloatMultiply(wiring.Component):
         sticky = delay(m, product[:22].any() | (high & product[22]), 1)
         biased = _data(range(-256, 512), "biased")
         m.d.sync += biased.eq(exponent + high - 127)
-        m.d.comb += self.r.eq(delay(m, round_pack(m, sign, biased, mantissa, guard, sticky, zero), 1))
+        m.d.comb += self.r.eq(delay(m, round_pack(m, sign, biased, mantissa, guard, sticky, zero),
+                                    1))
         return m
 
 
@@ -134,7 +147,8 @@ class FloatAdd(wiring.Component):
 
         big, small = _data(24, "big"), _data(24, "small")
         big_exponent, distance = _data(8, "big_exponent"), _data(8, "distance")
-        big_sign, subtract, both_negative = _data(1, "big_sign"), _data(1, "subtract"), _data(1, "both_negative")
+        big_sign, subtract, both_negative = (_data(1, "big_sign"), _data(1, "subtract"),
+                                             _data(1, "both_negative"))
         ma = Mux(a_zero, 0, Cat(a[:23], 1))
         mb = Mux(b_zero, 0, Cat(b[:23], 1))
         m.d.sync += [
@@ -201,8 +215,10 @@ class IntToFloat(wiring.Component):
         normal = _data(self.WIDTH, "normal")
         biased = _data(range(-1, 256), "biased")
         nothing = _data(1, "nothing")
-        m.d.sync += [normal.eq(magnitude2 << zeros[:5]), biased.eq(126 + self.WIDTH - zeros), nothing.eq(magnitude2 == 0)]
-        bits = round_pack(m, delay(m, sign, 1), biased, normal[-24:], normal[-25], normal[:-25].any(), nothing)
+        m.d.sync += [normal.eq(magnitude2 << zeros[:5]), biased.eq(126 + self.WIDTH - zeros),
+                     nothing.eq(magnitude2 == 0)]
+        bits = round_pack(m, delay(m, sign, 1), biased, normal[-24:], normal[-25],
+                          normal[:-25].any(), nothing)
         m.d.comb += self.r.eq(delay(m, bits, 1))
         return m
 
@@ -258,7 +274,8 @@ class FloatExp2(wiring.Component):
             amount.eq(136 - exponent),
             wide.eq(Cat(Const(0, 28), self.a[:23], 1) >> Mux(exponent < 136 - 27, 27, amount)[:5]),
         ]
-        magnitude, lost, sign, huge = _data(26, "magnitude"), _data(1, "lost"), _data(1, "sign"), _data(1, "huge")
+        magnitude, lost, sign, huge = (_data(26, "magnitude"), _data(1, "lost"), _data(1, "sign"),
+                                       _data(1, "huge"))
         m.d.sync += [
             magnitude.eq(Mux(exponent == 0, 0, wide[26:52])),
             lost.eq((exponent != 0) & wide[:26].any()),
@@ -280,7 +297,8 @@ class FloatExp2(wiring.Component):
         infinite, zero = _data(1, "infinite"), _data(1, "zero")
         m.d.sync += [
             fraction.eq(delay(m, value, 1) + (product >> 9)),
-            biased.eq(delay(m, power, 1) + 127), infinite.eq(limit & ~below), zero.eq(limit & below),
+            biased.eq(delay(m, power, 1) + 127), infinite.eq(limit & ~below),
+            zero.eq(limit & below),
         ]
         r = _data(31, "r")
         m.d.sync += r.eq(Cat(fraction, biased[:8]))

@@ -1,7 +1,8 @@
-"""CFU front end: takes the CPU's commands, answers them, keeps the sticky errors, and brings the unit back from anything.
+"""CFU front end: takes the CPU's commands, answers them, keeps the sticky errors, and brings the
+unit back from anything.
 
-It lies in domain ``bus``, which only the SoC's reset reaches; what is behind it, in ``sync``, starts anew with every RESET too.
-Either reset ends when memory owes nothing (see axi.py).
+It lies in domain ``bus``, which only the SoC's reset reaches; what is behind it, in ``sync``,
+starts anew with every RESET too. Either reset ends when memory owes nothing (see axi.py).
 """
 
 from __future__ import annotations
@@ -26,23 +27,27 @@ class CFUBus(wiring.Signature):
 
     def __init__(self) -> None:
         super().__init__({
-            "cmd": Out(stream.Signature(data.StructLayout({"function_id": 10, "rs1": 32, "rs2": 32}))),
+            "cmd": Out(stream.Signature(data.StructLayout({"function_id": 10, "rs1": 32,
+                                                           "rs2": 32}))),
             "rsp": In(stream.Signature(32)),
         })
 
 
 class FrontEnd(wiring.Component):
-    """Members: ``bus``; ``descriptor`` and ``instruction`` out; what COUNTER, SGET and RANKED answer with (``counter``,
-    ``scalar``, ``ranked``) at the addresses that they ask for; ``busy`` while the units have work, ``progress`` when they got on with
-    it; ``errors``: events by name; ``quiet`` while memory owes nothing; ``resetting`` holds what is behind in reset; ``holds`` a
+    """Members: ``bus``; ``descriptor`` and ``instruction`` out; what COUNTER, SGET and RANKED
+    answer with (``counter``, ``scalar``, ``ranked``) at the addresses that they ask for; ``busy``
+    while the units have work, ``progress`` when they got on with it; ``errors``: events by name;
+    ``quiet`` while memory owes nothing; ``resetting`` holds what is behind in reset; ``holds`` a
     command, which is ``done`` in the cycle in which it is carried out.
 
-    A command is held in a register first, so that the CPU's stall hangs on nothing but whether that is free, and carried out in the
-    next cycle; a queued instruction waits there for room in its queue. The answer follows a cycle later. If nothing gets on for
-    2^``patience_bits`` cycles the ``queue`` error is set, and queued instructions are dropped until a RESET: the CPU never hangs.
+    A command is held in a register first, so that the CPU's stall hangs on nothing but whether that
+    is free, and carried out in the next cycle; a queued instruction waits there for room in its
+    queue. The answer follows a cycle later. If nothing gets on for 2^``patience_bits`` cycles the
+    ``queue`` error is set, and queued instructions are dropped until a RESET: the CPU never hangs.
 
-    ``cmd.ready`` is high whenever no command is offered. VexRiscv needs that: a command that was taken and whose instruction leaves the
-    execute stage later, in a cycle with ``ready`` low, is offered again, with the bits of the next instruction.
+    ``cmd.ready`` is high whenever no command is offered. VexRiscv needs that: a command that was
+    taken and whose instruction leaves the execute stage later, in a cycle with ``ready`` low, is
+    offered again, with the bits of the next instruction.
     """
 
     def __init__(self, patience_bits: int = PATIENCE_BITS) -> None:
@@ -50,9 +55,11 @@ class FrontEnd(wiring.Component):
         super().__init__({
             "bus": In(CFUBus()), "descriptor": Out(stream.Signature(StreamDescriptor)),
             "instruction": Out(stream.Signature(QueuedInstruction)),
-            "counter_address": Out(4), "counter": In(32).array(len(isa.COUNTERS)), "scalar_address": Out(5), "scalar": In(32),
+            "counter_address": Out(4), "counter": In(32).array(len(isa.COUNTERS)),
+            "scalar_address": Out(5), "scalar": In(32),
             "ranked_address": Out(8), "ranked": In(32),
-            "busy": In(1), "progress": In(1), "errors": In(data.StructLayout({name: 1 for name in isa.ERRORS})),
+            "busy": In(1),
+            "progress": In(1), "errors": In(data.StructLayout({name: 1 for name in isa.ERRORS})),
             "quiet": In(1), "resetting": Out(1, init=1), "holds": Out(1), "done": Out(1),
         })
 
@@ -67,7 +74,8 @@ class FrontEnd(wiring.Component):
 
         done, room = self.done, Signal()
         with m.If((to_stream | to_queue) & ~errors.queue):
-            m.d.comb += room.eq(~self.resetting & Mux(to_stream, self.descriptor.ready, self.instruction.ready))
+            m.d.comb += room.eq(~self.resetting
+                                & Mux(to_stream, self.descriptor.ready, self.instruction.ready))
         with m.Else():
             m.d.comb += room.eq(1)
         m.d.comb += [
@@ -77,7 +85,8 @@ class FrontEnd(wiring.Component):
             self.descriptor.valid.eq(done & to_stream & ~errors.queue),
             self.instruction.valid.eq(done & to_queue & ~errors.queue),
             self.instruction.payload.opcode.eq(decoder.opcode),
-            self.instruction.payload.rs1.eq(self._command.rs1), self.instruction.payload.rs2.eq(self._command.rs2),
+            self.instruction.payload.rs1.eq(self._command.rs1),
+            self.instruction.payload.rs2.eq(self._command.rs2),
         ]
         m.d.bus += Assert(cmd.valid | cmd.ready, "a command that is not there would be held back")
         with m.If(cmd.valid & ~holds):
@@ -101,7 +110,8 @@ class FrontEnd(wiring.Component):
         return (command.rs1, command.rs2)[place.source - 1][place.lo:place.lo + place.width]
 
     def _reset(self, m: Module, done: Value) -> None:
-        """``resetting`` rises with RESET and falls when what is behind has seen it and memory owes nothing."""
+        """``resetting`` rises with RESET and falls when what is behind has seen it and memory owes
+        nothing."""
         seen = Signal()
         m.d.bus += seen.eq(self.resetting)
         with m.If(done & self._is("RESET")):
@@ -130,14 +140,17 @@ class FrontEnd(wiring.Component):
             m.d.bus += [errors.eq(0), patience.eq(0)]
 
     def _describe(self, m: Module) -> None:
-        """The stream descriptor of a command, with the number of stores or picks before it that it may have to wait for."""
+        """The stream descriptor of a command, with the number of stores or picks before it that it
+        may have to wait for."""
         stores, picks, marking = Signal(TICKET_BITS), Signal(TICKET_BITS), Signal()
         descriptor, address = self.descriptor.payload, self._operand("STREAM", "addr")
         strided, picked = self._is("STREAMR"), self._is("STREAMP")
         m.d.comb += [
-            descriptor.address.eq(address[5:]), descriptor.fence.eq(address[0]), descriptor.picked.eq(picked),
+            descriptor.address.eq(address[5:]), descriptor.fence.eq(address[0]),
+            descriptor.picked.eq(picked),
             descriptor.ticket.eq(Mux(picked, picks, stores)),
-            descriptor.words.eq(Mux(strided | picked, self._operand("STREAMR", "words"), self._operand("STREAM", "words"))),
+            descriptor.words.eq(Mux(strided | picked, self._operand("STREAMR", "words"),
+                                    self._operand("STREAM", "words"))),
             descriptor.rows.eq(Mux(strided | picked, self._operand("STREAMR", "rows"), 1)),
             descriptor.stride.eq(self._operand("STREAMR", "stride")),
         ]
@@ -146,22 +159,28 @@ class FrontEnd(wiring.Component):
             stores.eq(stores + (taken & (self._decoder.group == isa.STORE))),
             picks.eq(picks + (taken & (self._is("PICK") | (self._is("DOT") & marking)))),
         ]
-        with m.If(taken & ~self._is("REP")):  # the EPI that stands before an operation, if there is one
-            m.d.bus += marking.eq(self._is("EPI") & (self._operand("EPI", "pick") == isa.PICKS["mark"]))
+        # the EPI that stands before an operation, if there is one
+        with m.If(taken & ~self._is("REP")):
+            m.d.bus += marking.eq(self._is("EPI")
+                                  & (self._operand("EPI", "pick") == isa.PICKS["mark"]))
         with m.If(self.resetting):
             m.d.bus += [stores.eq(0), picks.eq(0), marking.eq(0)]
 
     def _answer(self, m: Module, errors: data.View) -> Signal:
         answer = Signal(32)
         m.d.comb += [
-            self.counter_address.eq(self._operand("COUNTER", "section")), self.scalar_address.eq(self._operand("SGET", "s")),
+            self.counter_address.eq(self._operand("COUNTER", "section")),
+            self.scalar_address.eq(self._operand("SGET", "s")),
             self.ranked_address.eq(self._operand("RANKED", "index")),
         ]
         counters = Array([*self.counter, *[Const(0, 32)] * (16 - len(isa.COUNTERS))])
         for name, value in (
                 ("ID", Const(isa.isa_hash(), 32)),
-                ("STATUS", Cat(errors.as_value(), Const(0, 31 - len(isa.ERRORS)), self.busy | self.resetting)),
-                ("COUNTER", counters[self._operand("COUNTER", "index")]), ("SGET", self.scalar), ("RANKED", self.ranked)):
+                ("STATUS",
+                 Cat(errors.as_value(),
+                     Const(0, 31 - len(isa.ERRORS)), self.busy | self.resetting)),
+                ("COUNTER", counters[self._operand("COUNTER", "index")]), ("SGET", self.scalar),
+            ("RANKED", self.ranked)):
             with m.If(self._is(name)):
                 m.d.comb += answer.eq(value)
         return answer

@@ -1,6 +1,8 @@
-"""Dot products and column sums: takes stream words, drives the product array, hands on one result per matrix row.
+"""Dot products and column sums: takes stream words, drives the product array, hands on one result
+per matrix row.
 
-The pipeline never stalls: a word is taken only if the row that it ends is sure to find room in the result queue.
+The pipeline never stalls: a word is taken only if the row that it ends is sure to find room in the
+result queue.
 """
 
 from collections.abc import Callable
@@ -24,19 +26,23 @@ _RESULTS = 32
 
 
 class DotLanes(wiring.Component):
-    """Members: ``start`` latches ``words`` (stream words per row), ``mode``, ``rows``, ``picked`` (rows are those of ``entry``) and
-    ``columns`` (picked columns instead of rows); ``word`` and ``entry`` in; ``write`` to the activation memory; ``result`` out, one
-    per row; ``column_row`` out, the sums of columns; ``hungry`` while a word could be taken; ``awake`` and ``awake_fill``: the clocks
-    of ``dot`` and ``fast``, and of ``fill``, must run.
+    """Members: ``start`` latches ``words`` (stream words per row), ``mode``, ``rows``, ``picked``
+    (rows are those of ``entry``) and ``columns`` (picked columns instead of rows); ``word`` and
+    ``entry`` in; ``write`` to the activation memory; ``result`` out, one per row; ``column_row``
+    out, the sums of columns; ``hungry`` while a word could be taken; ``awake`` and ``awake_fill``:
+    the clocks of ``dot`` and ``fast``, and of ``fill``, must run.
     """
 
     def __init__(self, adder: Callable[..., None] = dsp.adder) -> None:
         self._adder = adder
         super().__init__({
-            "start": In(1), "words": In(7), "mode": In(2), "rows": In(19), "picked": In(1), "columns": In(1),
-            "word": In(stream.Signature(256)), "entry": In(stream.Signature(PickedRow)), "hungry": Out(1),
+            "start": In(1),
+            "words": In(7), "mode": In(2), "rows": In(19), "picked": In(1), "columns": In(1),
+            "word": In(stream.Signature(256)), "entry": In(stream.Signature(PickedRow)),
+            "hungry": Out(1),
             "write": In(ActivationWrite()), "result": Out(stream.Signature(DotResult)),
-            "column_row": Out(stream.Signature(CollectedRow)), "awake": Out(1), "awake_fill": Out(1),
+            "column_row": Out(stream.Signature(CollectedRow)), "awake": Out(1),
+            "awake_fill": Out(1),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -66,8 +72,10 @@ class DotLanes(wiring.Component):
         m.d.sync += resting.eq(take & columns & first & final)
         with m.If(self.start):
             m.d.sync += [
-                words.eq(self.words), mode.eq(self.mode), rows.eq(Mux(self.picked, 0, self.rows)), index.eq(0),
-                row.eq(0), picked.eq(self.picked), columns.eq(self.columns), ending.eq(self.picked), fresh.eq(1),
+                words.eq(self.words), mode.eq(self.mode), rows.eq(Mux(self.picked, 0, self.rows)),
+                index.eq(0),
+                row.eq(0), picked.eq(self.picked), columns.eq(self.columns),
+                ending.eq(self.picked), fresh.eq(1),
             ]
         with m.Elif(take):
             m.d.sync += index.eq(Mux(final, 0, index + 1))
@@ -86,26 +94,32 @@ class DotLanes(wiring.Component):
                 stages.append(stage)
         last = delay(m, (rows == 1) & ~picked, LATENCY)
         row_late = delay(m, Mux(picked, entry.payload.row, row), LATENCY)
-        m.d.comb += [self.awake.eq(Cat(valids).any() | drain.drain | array.read_columns), self.awake_fill.eq(array.awake_fill)]
+        m.d.comb += [self.awake.eq(Cat(valids).any() | drain.drain | array.read_columns),
+                     self.awake_fill.eq(array.awake_fill)]
 
         m.d.dot += [
-            array.word.eq(self.word.payload), array.address.eq(Mux(columns, spread, index)), array.place.eq(index),
+            array.word.eq(self.word.payload), array.address.eq(Mux(columns, spread, index)),
+            array.place.eq(index),
             array.negative.eq(entry.payload.code < 0), array.fresh.eq(fresh),
         ]
         m.d.comb += [
-            array.mode.eq(mode), array.columns.eq(columns), array.valid.eq(valids[1]), array.total_valid.eq(valids[LATENCY - 1]),
+            array.mode.eq(mode), array.columns.eq(columns), array.valid.eq(valids[1]),
+            array.total_valid.eq(valids[LATENCY - 1]),
             array.first.eq(delay(m, first, LATENCY - 1)),
             array.select.eq(delay(m, index[(ACT_WORDS - 1).bit_length():], LATENCY - 1)),
-            array.spread.eq(take & columns & first), array.spread_address.eq(spread), array.code.eq(entry.payload.code),
+            array.spread.eq(take & columns & first), array.spread_address.eq(spread),
+            array.code.eq(entry.payload.code),
         ]
         wiring.connect(m, array.write, wiring.flipped(self.write))
         m.d.comb += [
-            drain.start.eq(self.start & self.columns), drain.rows.eq(self.rows), drain.digits5.eq(self.mode == MODES["base3"]),
+            drain.start.eq(self.start & self.columns), drain.rows.eq(self.rows),
+            drain.digits5.eq(self.mode == MODES["base3"]),
             drain.drain.eq(marks[-1] & columns), drain.empty.eq(fresh),
         ]
         wiring.connect(m, wiring.flipped(self.column_row), drain.row)
 
-        m.submodules.results = results = fifo.SyncFIFOBuffered(width=len(self.result.payload.as_value()), depth=_RESULTS)
+        m.submodules.results = results = fifo.SyncFIFOBuffered(
+            width=len(self.result.payload.as_value()), depth=_RESULTS)
         result = Signal(DotResult)
         marker = marks[-1] & ends[-1]
         m.d.comb += [
@@ -117,7 +131,9 @@ class DotLanes(wiring.Component):
         ]
         m.d.sync += [
             credit.eq(credit - ends[0] + (self.result.valid & self.result.ready)),
-            Assert(~array.read_columns | ~Cat(valids).any(), "columns are read while products are added"),
-            Assert(credit + results.level + sum(ends[1:]) == _RESULTS, "credits of the result queue went astray"),
+            Assert(~array.read_columns | ~Cat(valids).any(),
+                   "columns are read while products are added"),
+            Assert(credit + results.level + sum(ends[1:]) == _RESULTS,
+                   "credits of the result queue went astray"),
         ]
         return m

@@ -1,7 +1,9 @@
-"""Ranking: keeps the largest of a stream of float32, in a heap whose root is the smallest that is kept.
+"""Ranking: keeps the largest of a stream of float32, in a heap whose root is the smallest that is
+kept.
 
-An entry is the value's key with the complement of its number below it, so that no two are equal and, of equal values, the
-one with the smaller number is larger. What beats the root takes its place and sinks: two cycles per level.
+An entry is the value's key with the complement of its number below it, so that no two are equal
+and, of equal values, the one with the smaller number is larger. What beats the root takes its place
+and sinks: two cycles per level.
 """
 
 from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
@@ -19,21 +21,25 @@ _ENTRY_BITS = 32 + _NUMBER_BITS
 
 
 class Ranking(wiring.Component):
-    """Members: ``clear`` empties it and takes ``levels``; ``base`` (number of the first value of the first row) is taken with
-    ``start``; ``row`` in; ``peek`` names an entry (1 to 2^levels - 1) and ``number`` is its number, all ones if there is none;
-    ``idle`` while nothing is being sorted in.
+    """Members: ``clear`` empties it and takes ``levels``; ``base`` (number of the first value of
+    the first row) is taken with ``start``; ``row`` in; ``peek`` names an entry (1 to 2^levels - 1)
+    and ``number`` is its number, all ones if there is none; ``idle`` while nothing is being sorted
+    in.
     """
 
     def __init__(self) -> None:
         super().__init__({
-            "clear": In(1), "levels": In(4), "start": In(1), "base": In(_NUMBER_BITS), "row": In(stream.Signature(StoreRow)),
+            "clear": In(1),
+            "levels": In(4),
+            "start": In(1), "base": In(_NUMBER_BITS), "row": In(stream.Signature(StoreRow)),
             "peek": In(RANK_LEVELS), "number": Out(32), "idle": Out(1),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         # Node n has children 2n and 2n + 1, which share a word; the root, node 1, stands in word 0.
-        m.submodules.heap = heap = memory.Memory(shape=unsigned(2 * _ENTRY_BITS), depth=1 << (RANK_LEVELS - 1), init=[])
+        m.submodules.heap = heap = memory.Memory(shape=unsigned(2 * _ENTRY_BITS),
+                                                 depth=1 << (RANK_LEVELS - 1), init=[])
         write, read = heap.write_port(granularity=_ENTRY_BITS), heap.read_port(domain="comb")
         root, entry = Signal(_ENTRY_BITS), Signal(_ENTRY_BITS)
         left, right = Signal(_ENTRY_BITS), Signal(_ENTRY_BITS)
@@ -49,7 +55,8 @@ class Ranking(wiring.Component):
 
         def place(target: Signal, value: object) -> None:
             """Writes a node."""
-            m.d.comb += [write.addr.eq(target[1:]), write.data.eq(Cat(value, value)), write.en.eq(Mux(target[0], 2, 1))]
+            m.d.comb += [write.addr.eq(target[1:]), write.data.eq(Cat(value, value)),
+                         write.en.eq(Mux(target[0], 2, 1))]
             with m.If(target == 1):
                 m.d.sync += root.eq(value)
 

@@ -1,7 +1,8 @@
 """Sequencer: takes queued instructions in order, resolves scalars, and runs them on the units.
 
-Also holds the scalar registers and the REP and EPI prefixes. One operation runs at a time; the DMA readers work ahead of it,
-rows of a store leave behind it, and scalar operations wait in a queue of their own until their results are needed.
+Also holds the scalar registers and the REP and EPI prefixes. One operation runs at a time; the DMA
+readers work ahead of it, rows of a store leave behind it, and scalar operations wait in a queue of
+their own until their results are needed.
 """
 
 from amaranth.hdl import Assert, Cat, Const, Module, Mux, Signal, Value, unsigned
@@ -36,20 +37,24 @@ _RECIPES: dict[str, dict[str, object]] = {
     "QUANT8": {"scale": 1, "codes": 1, "bytes": 1, "sink": Sink.ACTIVATIONS},
     "PICK": {"scale": 1, "codes": 1, "sink": Sink.PICK},
     "DOT": {"source": Source.DOT, "scale": 1, "sink": Sink.SCRATCH},
-    "DOTA": {"source": Source.DOT, "scale": 1, "add": Add.B, "b_read": 1, "b_dst": 1, "sink": Sink.SCRATCH},
-    "COLS": {"source": Source.DOT, "scale": 1, "add": Add.B, "b_read": 1, "b_dst": 1, "sink": Sink.SCRATCH},
+    "DOTA": {"source": Source.DOT, "scale": 1, "add": Add.B, "b_read": 1, "b_dst": 1,
+             "sink": Sink.SCRATCH},
+    "COLS": {"source": Source.DOT, "scale": 1, "add": Add.B, "b_read": 1, "b_dst": 1,
+             "sink": Sink.SCRATCH},
     "STOREF": {"sink": Sink.STORE},
     "STOREQ": {"scale": 1, "codes": 1, "sink": Sink.STORE},
     "STOREQT": {"scale": 1, "codes": 1, "sink": Sink.STORE},
 }
 #: Vector operations that REP runs as one: groups of rows that differ in their places only.
 _GROUPED = ("MULS", "MULV", "ADDV", "AXPY", "EXP2", "QUANT5", "QUANT4", "QUANT8", "MAX", "ABSMAX")
-#: Those of them that write scratchpad rows, and those that read b from there: their runs must not depend on each other.
+#: Those of them that write scratchpad rows, and those that read b from there: their runs must not
+#: depend on each other.
 _ROWS, _READ_B = ("MULS", "MULV", "ADDV", "AXPY", "EXP2"), ("MULV", "ADDV", "AXPY")
 _PREFIXES = ("REP", "EPI")
 _SCALAR_QUEUE_DEPTH = 8
 _MAX_ROWS = 32768  # that DotLanes and Collector count
-_STORE_KINDS = {"STOREF": StoreKind.FLOAT, "STOREQ": StoreKind.CODES, "STOREQT": StoreKind.COLUMN, "STORES": StoreKind.SCALAR}
+_STORE_KINDS = {"STOREF": StoreKind.FLOAT, "STOREQ": StoreKind.CODES, "STOREQT": StoreKind.COLUMN,
+                "STORES": StoreKind.SCALAR}
 _SCALAR_FUNCTIONS = {
     "SADD": ScalarFunction.ADD, "SMUL": ScalarFunction.MULTIPLY, "SDIV": ScalarFunction.DIVIDE,
     "SSQRT": ScalarFunction.SQRT, "SMAX": ScalarFunction.MAXIMUM,
@@ -75,46 +80,59 @@ class _Scalar(data.Struct):
 
 def _reads(*names: str) -> list[str]:
     """The instructions that read a scalar register named by one of these fields."""
-    return [i.name for i in isa.INSTRUCTIONS if i.queued for f in i.fields if f.name in names and f.width == 5]
+    return [i.name
+            for i in isa.INSTRUCTIONS if i.queued
+            for f in i.fields if f.name in names and f.width == 5]
 
 
 class Sequencer(wiring.Component):
-    """Members: ``instruction`` in; the units' start and done lines; ``peek_address`` and ``peek_data`` read a scalar
-    register from outside; ``row_free``: no row is on its way from the vector unit; ``busy``; ``complete`` pulses per instruction;
-    ``store_complete`` per instruction of the STORE group, whose last rows may still be leaving then, and ``pick_complete`` per one
-    that wrote the pick memory; ``bad`` pulses on an instruction that is refused; ``overflow`` on an infinite scalar, read or written;
-    ``section`` is what counters count for.
+    """Members: ``instruction`` in; the units' start and done lines; ``peek_address`` and
+    ``peek_data`` read a scalar register from outside; ``row_free``: no row is on its way from the
+    vector unit; ``busy``; ``complete`` pulses per instruction; ``store_complete`` per instruction
+    of the STORE group, whose last rows may still be leaving then, and ``pick_complete`` per one
+    that wrote the pick memory; ``bad`` pulses on an instruction that is refused; ``overflow`` on an
+    infinite scalar, read or written; ``section`` is what counters count for.
     """
 
     def __init__(self) -> None:
         super().__init__({
             "instruction": In(stream.Signature(QueuedInstruction)),
             "peek_address": In(5), "peek_data": Out(32),
-            "busy": Out(1), "complete": Out(1), "store_complete": Out(1), "pick_complete": Out(1), "bad": Out(1),
+            "busy": Out(1),
+            "complete": Out(1), "store_complete": Out(1), "pick_complete": Out(1), "bad": Out(1),
             "overflow": Out(1), "section": Out(4),
             "vector_start": Out(1), "vector_op": Out(VectorOp), "vector_done": In(1),
             "vector_reduced": In(1), "vector_value": In(32),
-            "dot_start": Out(1), "dot_words": Out(7), "dot_mode": Out(2), "dot_vectors": Out(3), "dot_rows": Out(19),
-            "dot_picked": Out(1), "dot_columns": Out(1), "rank_clear": Out(1), "rank_levels": Out(4), "rank_start": Out(1),
+            "dot_start": Out(1),
+            "dot_words": Out(7), "dot_mode": Out(2), "dot_vectors": Out(3), "dot_rows": Out(19),
+            "dot_picked": Out(1),
+            "dot_columns": Out(1),
+            "rank_clear": Out(1), "rank_levels": Out(4), "rank_start": Out(1),
             "rank_base": Out(20), "rank_idle": In(1),
-            "check_start": Out(1), "check_words": Out(24), "check_done": In(1), "check_value": In(32),
-            "scalar_start": Out(1), "scalar_function": Out(ScalarFunction), "scalar_a": Out(32), "scalar_b": Out(32),
+            "check_start": Out(1),
+            "check_words": Out(24), "check_done": In(1), "check_value": In(32),
+            "scalar_start": Out(1),
+            "scalar_function": Out(ScalarFunction), "scalar_a": Out(32), "scalar_b": Out(32),
             "scalar_done": In(1), "scalar_value": In(32),
             "store_start": Out(1), "store_address": Out(32), "store_kind": Out(StoreKind),
-            "store_scalar": Out(32), "store_scalar_valid": Out(1), "store_scalar_ready": In(1), "row_free": In(1),
+            "store_scalar": Out(32), "store_scalar_valid": Out(1), "store_scalar_ready": In(1),
+            "row_free": In(1),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.registers = registers = memory.Memory(shape=unsigned(32), depth=isa.SCALARS, init=[])
+        m.submodules.registers = registers = memory.Memory(shape=unsigned(32), depth=isa.SCALARS,
+                                                           init=[])
         write = registers.write_port()
         read_a, read_b, peek = (registers.read_port(domain="comb") for _ in range(3))
         m.d.comb += [peek.addr.eq(self.peek_address), self.peek_data.eq(peek.data)]
 
         # What is held, with a bit for each name that is asked for below.
-        held, named = Signal(QueuedInstruction), {ins.name: Signal(name=f"is_{ins.name}") for ins in isa.INSTRUCTIONS}
+        held, named = (Signal(QueuedInstruction),
+                       {ins.name: Signal(name=f"is_{ins.name}") for ins in isa.INSTRUCTIONS})
         with m.If(self.instruction.valid & self.instruction.ready):
-            m.d.sync += [flag.eq(self.instruction.payload.opcode == OPCODES[name]) for name, flag in named.items()]
+            m.d.sync += [flag.eq(self.instruction.payload.opcode == OPCODES[name])
+                         for name, flag in named.items()]
 
         def name_is(*names: str) -> Value:
             return Cat(named[name] for name in names).any()
@@ -128,15 +146,19 @@ class Sequencer(wiring.Component):
             with m.Switch(self.instruction.payload.opcode):
                 for ins in isa.INSTRUCTIONS:
                     with m.Case(OPCODES[ins.name]):
-                        m.d.sync += [group.eq(ins.group), is_dot.eq(ins.name in ("DOT", "DOTA", "COLS"))]
+                        m.d.sync += [group.eq(ins.group),
+                                     is_dot.eq(ins.name in ("DOT", "DOTA", "COLS"))]
 
         # Operands that REP advances; set up from the instruction, then stepped.
         dst, a, b = Signal(13), Signal(13), Signal(13)
         s, t = Signal(5), Signal(5)
-        factors, addends = Signal(data.ArrayLayout(32, isa.VECTORS)), Signal(data.ArrayLayout(32, isa.VECTORS))
+        factors, addends = (Signal(data.ArrayLayout(32, isa.VECTORS)),
+                            Signal(data.ArrayLayout(32, isa.VECTORS)))
         repeat = Signal(data.StructLayout({
-            "count": 6, "step_s": 1, "step_t": 1, "stride_dst": 13, "stride_a": 13, "stride_b": 13}))
-        epilogue = Signal(data.StructLayout({"b": 13, "factor": 2, "pick": 2, "rank": 1, "base": 20}))
+            "count": 6,
+            "step_s": 1, "step_t": 1, "stride_dst": 13, "stride_a": 13, "stride_b": 13}))
+        epilogue = Signal(data.StructLayout({"b": 13, "factor": 2, "pick": 2, "rank": 1,
+                                             "base": 20}))
 
         has_t = Signal()
         with m.Switch(held.opcode):
@@ -145,23 +167,28 @@ class Sequencer(wiring.Component):
                     with m.Case(OPCODES[ins.name]):
                         m.d.comb += has_t.eq(1)
 
-        # -- vector operation ---------------------------------------------------------------------------------------
+        # -- vector operation ----------------------------------------------------------------------
         op = self.vector_op
-        recipe_now, recipe, reports, reports_now = Signal(VectorOp), Signal(VectorOp), Signal(), Signal()
+        recipe_now, recipe, reports, reports_now = (Signal(VectorOp), Signal(VectorOp), Signal(),
+                                                    Signal())
         reads_a, reads_b = Signal(), Signal()  # scalar registers are named that hold operands
         with m.Switch(held.opcode):
             for name, settings in _RECIPES.items():
                 with m.Case(OPCODES[name]):
-                    m.d.comb += [getattr(recipe_now, key).eq(value) for key, value in settings.items()]
-                    if settings.get("sink") is Sink.SCRATCH and "t" in {f.name for f in isa.by_name(name).fields}:
+                    m.d.comb += [getattr(recipe_now, key).eq(value)
+                                 for key, value in settings.items()]
+                    if (settings.get("sink") is Sink.SCRATCH
+                        and "t" in {f.name for f in isa.by_name(name).fields}):
                         m.d.comb += reports_now.eq(1)
-        m.d.sync += [recipe.eq(recipe_now), reports.eq(reports_now)]  # there from the cycle after DECODE on
+        # there from the cycle after DECODE on
+        m.d.sync += [recipe.eq(recipe_now), reports.eq(reports_now)]
         m.d.sync += [reads_a.eq(name_is(*_reads("s", "a"))), reads_b.eq(name_is(*_reads("c", "b")))]
         m.d.comb += op.eq(recipe)
         with m.If(reports & (t != 0)):
             m.d.comb += op.reduce.eq(Reduce.ABSMAX)
         steps = repeat.step_s | (name_is("EXP2") & (repeat.stride_b != 0))
-        grouped, refused, again = Signal(), Signal(), Signal()  # as one operation; not at all; a run after the first one
+        # as one operation; not at all; a run after the first one
+        grouped, refused, again = Signal(), Signal(), Signal()
         picked, marking = epilogue.pick == isa.PICKS["picked"], epilogue.pick == isa.PICKS["mark"]
         with m.If(name_is("DOT")):
             m.d.comb += op.mark.eq(marking)
@@ -175,21 +202,26 @@ class Sequencer(wiring.Component):
             with m.If(epilogue.rank):
                 m.d.comb += op.sink.eq(Sink.RANK)
         m.d.comb += [
-            op.vector.eq(Mux(is_dot, self.dot_vectors, dst)), op.dst.eq(dst), op.a.eq(a), op.b.eq(Mux(is_dot, epilogue.b, b)),
+            op.vector.eq(Mux(is_dot, self.dot_vectors, dst)), op.dst.eq(dst), op.a.eq(a),
+            op.b.eq(Mux(is_dot, epilogue.b, b)),
             op.count.eq(field("MULS", "n")), op.stride.eq(field("DOT", "stride")),
             op.factors.eq(factors), op.addends.eq(addends),
             op.groups.eq(Mux(grouped, repeat.count, 1)), op.step.eq(grouped & steps),
-            op.step_dst.eq(repeat.stride_dst), op.step_a.eq(repeat.stride_a), op.step_b.eq(repeat.stride_b),
-            self.dot_picked.eq((name_is("DOT") & picked) | name_is("COLS")), self.dot_columns.eq(name_is("COLS")),
+            op.step_dst.eq(repeat.stride_dst), op.step_a.eq(repeat.stride_a),
+            op.step_b.eq(repeat.stride_b),
+            self.dot_picked.eq((name_is("DOT") & picked) | name_is("COLS")),
+            self.dot_columns.eq(name_is("COLS")),
             self.rank_base.eq(epilogue.base), self.rank_levels.eq(field("RANK", "levels")),
             self.dot_words.eq(field("DOT", "words")), self.dot_mode.eq(field("DOT", "mode")),
-            self.dot_vectors.eq(Mux(name_is("COLS"), 0, field("DOT", "vectors"))), self.dot_rows.eq(field("DOT", "rows")),
+            self.dot_vectors.eq(Mux(name_is("COLS"), 0, field("DOT", "vectors"))),
+            self.dot_rows.eq(field("DOT", "rows")),
             self.check_words.eq(field("CHECK", "words")),
             self.store_address.eq(held.rs1), self.store_scalar.eq(factors[0]),
         ]
         scalar = Signal(_Scalar)
         m.d.comb += [scalar.target.eq(t), scalar.a.eq(factors[0]), scalar.b.eq(addends[0])]
-        for names, signal in ((_SCALAR_FUNCTIONS, scalar.function), (_STORE_KINDS, self.store_kind)):
+        for names, signal in ((_SCALAR_FUNCTIONS, scalar.function),
+                              (_STORE_KINDS, self.store_kind)):
             with m.Switch(held.opcode):
                 for name, value in names.items():
                     with m.Case(OPCODES[name]):
@@ -198,13 +230,18 @@ class Sequencer(wiring.Component):
         fits = Signal(16)
         unfit = Signal()  # no operation: nothing to do, or more than fits
         with m.If(is_dot):
-            columns = Mux(self.dot_mode == isa.MODES["base3"], (self.dot_words << 7) + (self.dot_words << 5), self.dot_words << 7)
+            columns = Mux(self.dot_mode == isa.MODES["base3"],
+                          (self.dot_words << 7) + (self.dot_words << 5), self.dot_words << 7)
             too_many = Mux(self.dot_columns, self.dot_rows > columns, self.dot_rows > _MAX_ROWS)
-            limit = Mux(self.dot_columns, isa.COLUMN_WORDS, Mux(self.dot_vectors[2], isa.SHARED_WORDS, isa.ACT_WORDS))
+            limit = Mux(self.dot_columns, isa.COLUMN_WORDS,
+                        Mux(self.dot_vectors[2], isa.SHARED_WORDS, isa.ACT_WORDS))
             too_long = self.dot_words > limit
-            many_bytes = (self.dot_vectors >= isa.BYTE_VECTORS) | ((self.dot_vectors != 0) & too_long)
-            too_long = Mux(self.dot_mode == isa.MODES["int8"], self.dot_columns | many_bytes, too_long)
-            m.d.comb += unfit.eq((self.dot_rows == 0) | (self.dot_words == 0) | (self.dot_mode == 3) | too_long | too_many)
+            many_bytes = ((self.dot_vectors >= isa.BYTE_VECTORS)
+                          | ((self.dot_vectors != 0) & too_long))
+            too_long = Mux(self.dot_mode == isa.MODES["int8"], self.dot_columns | many_bytes,
+                           too_long)
+            m.d.comb += unfit.eq((self.dot_rows == 0) | (self.dot_words == 0)
+                                 | (self.dot_mode == 3) | too_long | too_many)
         with m.Elif(name_is("CHECK")):
             m.d.comb += unfit.eq(self.check_words == 0)
         with m.Elif(name_is("RANK")):
@@ -218,26 +255,31 @@ class Sequencer(wiring.Component):
                 m.d.comb += fits.eq(Mux(dst[2], isa.SHARED_WORDS * 160, isa.ACT_WORDS * 160))
             with m.Else():
                 m.d.comb += fits.eq(Mux(dst[2], isa.SHARED_WORDS * 128, isa.ACT_WORDS * 128))
-            too_long = name_is("QUANT4", "QUANT5", "QUANT8") & ((op.count > fits) | (name_is("QUANT8") & dst[2]))
-            misaligned = (name_is("STOREF", "STOREQ") & (self.store_address[:5] != 0)) | (name_is("LOADB") & (op.count[:5] != 0))
+            too_long = (name_is("QUANT4", "QUANT5", "QUANT8")
+                        & ((op.count > fits) | (name_is("QUANT8") & dst[2])))
+            misaligned = ((name_is("STOREF", "STOREQ") & (self.store_address[:5] != 0))
+                          | (name_is("LOADB") & (op.count[:5] != 0)))
             m.d.comb += unfit.eq((op.count == 0) | too_long | misaligned | refused)
 
-        # -- repetition: what can be said of all runs together -------------------------------------------------------
+        # -- repetition: what can be said of all runs together -------------------------------------
         rows = Signal(12)
         m.d.comb += rows.eq((op.count + isa.LANES - 1) >> 3)
         lengths = {}  # from the first row of the first run to the first row of the last one
         for name in ("dst", "a", "b"):
             length, stride = Signal(19, name=f"length_{name}"), repeat[f"stride_{name}"]
             count = (repeat.count - 1)[:6]
-            m.d.sync += length.eq(sum(Mux(count[i], stride << i, 0) for i in range(6)))  # a multiplication would take a DSP slice
+            # a multiplication would take a DSP slice
+            m.d.sync += length.eq(sum(Mux(count[i], stride << i, 0) for i in range(6)))
             lengths[name] = length
         written_rows = lengths["dst"] + rows
 
         def independent(name: str, start: Value) -> Value:
             """Whether no run reads from ``start`` on what another one writes."""
             distance = (start - dst)[:13]
-            apart = (written_rows <= distance) & (lengths[name] + rows + distance <= isa.SCRATCH_ROWS)
-            same = (distance == 0) & (repeat[f"stride_{name}"] == repeat.stride_dst) & (repeat.stride_dst >= rows)
+            apart = ((written_rows <= distance)
+                     & (lengths[name] + rows + distance <= isa.SCRATCH_ROWS))
+            same = ((distance == 0) & (repeat[f"stride_{name}"] == repeat.stride_dst)
+                    & (repeat.stride_dst >= rows))
             return apart | (same & (written_rows <= isa.SCRATCH_ROWS))
 
         def near(register: Value) -> Value:
@@ -246,26 +288,34 @@ class Sequencer(wiring.Component):
         # Vectors 0 to 3 only, or so few elements that each of the eight would hold them.
         low = (lengths["dst"][3:] == 0) & (dst[:3] + lengths["dst"][:3] < isa.BYTE_VECTORS)
         shared = op.count <= isa.SHARED_WORDS * Mux(name_is("QUANT5"), 160, 128)
-        alike = Mux(name_is("QUANT8"), low & (op.count <= isa.ACT_WORDS * 32), ~name_is("QUANT5", "QUANT4") | low | shared)
+        alike = Mux(name_is("QUANT8"), low & (op.count <= isa.ACT_WORDS * 32),
+                    ~name_is("QUANT5", "QUANT4") | low | shared)
         together = (((t == 0) ^ repeat.step_t) & (~steps | (repeat.count <= isa.VECTORS)) & alike
-                    & ~((t != 0) & ((reads_a & near(s)) | (reads_b & (near(b[:5]) | (repeat.stride_b > 1))))))
+                    & ~((t != 0)
+                        & ((reads_a & near(s))
+                           | (reads_b & (near(b[:5]) | (repeat.stride_b > 1))))))
         settled, settling = Signal(), Signal()  # the two conditions take a cycle of LOAD
         m.d.comb += settling.eq(name_is(*_GROUPED) & (repeat.count > 1) & ~settled)
 
         loads = Signal(range(isa.VECTORS))
         last_load = Mux(is_dot, self.dot_vectors, repeat.count - 1)[:len(loads)]
-        step_factor = Mux(is_dot, field("DOT", "step_s") & ~name_is("COLS"), grouped & repeat.step_s)
+        step_factor = Mux(is_dot, field("DOT", "step_s") & ~name_is("COLS"),
+                          grouped & repeat.step_s)
         step_addend = Mux(grouped & name_is("EXP2"), repeat.stride_b[:5], 0)
         m.d.comb += [read_a.addr.eq(s), read_b.addr.eq(b)]
 
-        # Scalar operations run behind the others. A result is written when nothing else is; who names its register waits.
-        m.submodules.scalars = scalars = fifo.SyncFIFO(width=len(scalar.as_value()), depth=_SCALAR_QUEUE_DEPTH)
+        # Scalar operations run behind the others. A result is written when nothing else is; who
+        # names its register waits.
+        m.submodules.scalars = scalars = fifo.SyncFIFO(width=len(scalar.as_value()),
+                                                       depth=_SCALAR_QUEUE_DEPTH)
         following = data.View(_Scalar, scalars.r_data)
         pending = Signal(isa.SCALARS)  # registers that a queued or running operation writes
         running, finished, target, result = Signal(), Signal(), Signal(5), Signal(32)
         m.d.comb += [
-            scalars.w_data.eq(scalar.as_value()), self.scalar_start.eq(scalars.r_rdy & ~running), scalars.r_en.eq(self.scalar_start),
-            self.scalar_function.eq(following.function), self.scalar_a.eq(following.a), self.scalar_b.eq(following.b),
+            scalars.w_data.eq(scalar.as_value()), self.scalar_start.eq(scalars.r_rdy & ~running),
+            scalars.r_en.eq(self.scalar_start),
+            self.scalar_function.eq(following.function), self.scalar_a.eq(following.a),
+            self.scalar_b.eq(following.b),
         ]
         with m.If(self.scalar_start):
             m.d.sync += [running.eq(1), target.eq(following.target)]
@@ -285,14 +335,18 @@ class Sequencer(wiring.Component):
         putting = Signal()
         with m.If(finished & ~putting):
             m.d.sync += [finished.eq(0), running.eq(0), pending.bit_select(target, 1).eq(0)]
-        hazard = ((reads_a & pending.bit_select(read_a.addr, 1)) | (reads_b & pending.bit_select(read_b.addr, 1))
+        hazard = ((reads_a & pending.bit_select(read_a.addr, 1))
+                  | (reads_b & pending.bit_select(read_b.addr, 1))
                   | pending.bit_select(t, 1) | (grouped & (t != 0) & pending.any()))
-        # A store's rows may still leave when it counts as done; what sends rows itself, or to another place, comes after them.
+        # A store's rows may still leave when it counts as done; what sends rows itself, or to
+        # another place, comes after them.
         sends_rows = (group == isa.STORE) | (name_is("DOT") & epilogue.rank)
 
         with m.FSM() as fsm:
-            m.d.sync += Assert(~self.vector_reduced | fsm.ongoing("VECTOR"), "a reduction comes whose register nobody knows")
-            m.d.comb += self.busy.eq(~fsm.ongoing("FETCH") | self.instruction.valid | running | scalars.r_rdy)
+            m.d.sync += Assert(~self.vector_reduced | fsm.ongoing("VECTOR"),
+                               "a reduction comes whose register nobody knows")
+            m.d.comb += self.busy.eq(~fsm.ongoing("FETCH") | self.instruction.valid | running
+                                     | scalars.r_rdy)
             with m.State("FETCH"):
                 m.d.comb += self.instruction.ready.eq(1)
                 with m.If(self.instruction.valid):
@@ -300,12 +354,14 @@ class Sequencer(wiring.Component):
                     m.next = "DECODE"
             with m.State("DECODE"):
                 m.d.sync += [
-                    loads.eq(0), dst.eq(field("MULS", "dst")), a.eq(field("MULS", "a")), b.eq(field("MULV", "b")),
+                    loads.eq(0), dst.eq(field("MULS", "dst")), a.eq(field("MULS", "a")),
+                    b.eq(field("MULV", "b")),
                     s.eq(field("MULS", "s")), t.eq(Mux(has_t, field("MULS", "t"), 0)),
                 ]
                 with m.If(group == isa.SCALAR):
                     writes = ~name_is("RANK", "SECTION")
-                    m.d.sync += [t.eq(Mux(writes, field("SADD", "d"), 0)), s.eq(field("SADD", "a")), b.eq(field("SADD", "b"))]
+                    m.d.sync += [t.eq(Mux(writes, field("SADD", "d"), 0)),
+                                 s.eq(field("SADD", "a")), b.eq(field("SADD", "b"))]
                 with m.Elif(group == isa.STORE):
                     m.d.sync += [a.eq(field("STOREQ", "a")), s.eq(field("STOREQ", "s"))]
                     with m.If(name_is("STORES")):
@@ -315,7 +371,8 @@ class Sequencer(wiring.Component):
                 with m.If(name_is(*_PREFIXES)):
                     for prefix, held_prefix in (("REP", repeat), ("EPI", epilogue)):
                         with m.If(name_is(prefix)):
-                            m.d.sync += [held_prefix[f.name].eq(field(prefix, f.name)) for f in isa.by_name(prefix).fields]
+                            m.d.sync += [held_prefix[f.name].eq(field(prefix, f.name))
+                                         for f in isa.by_name(prefix).fields]
                     m.d.comb += self.complete.eq(1)
                     m.next = "FETCH"
                 with m.Else():
@@ -330,12 +387,16 @@ class Sequencer(wiring.Component):
                     m.d.sync += [
                         grouped.eq(together),
                         refused.eq(name_is(*_ROWS) & ~again
-                                   & ~(independent("a", a) & (~name_is(*_READ_B) | independent("b", b)))),
+                                   & ~(independent("a", a)
+                                       & (~name_is(*_READ_B) | independent("b", b)))),
                     ]
                 with m.Elif(~hazard):
                     m.d.sync += [loads.eq(loads + 1), s.eq(s + step_factor), b.eq(b + step_addend)]
-                    m.d.comb += infinite_operand.eq(~unfit & ((reads_a & (read_a.data[23:31] == 255))
-                                                              | (reads_b & (read_b.data[23:31] == 255))))
+                    m.d.comb += infinite_operand.eq(~unfit
+                                                    & ((reads_a & (read_a.data[23:31] == 255))
+                                                              | (reads_b
+                                                                      & (read_b.data[23:31]
+                                                                              == 255))))
                 with m.If(settling | hazard):
                     m.next = "LOAD"
                 with m.Elif(unfit):
@@ -371,7 +432,8 @@ class Sequencer(wiring.Component):
                     m.next = "STORE-SCALAR"
                 with m.Else():
                     m.d.comb += [
-                        self.vector_start.eq(1), self.dot_start.eq(is_dot), self.rank_start.eq(is_dot),
+                        self.vector_start.eq(1), self.dot_start.eq(is_dot),
+                        self.rank_start.eq(is_dot),
                         self.store_start.eq(group == isa.STORE),
                     ]
                     m.next = "VECTOR"
@@ -393,11 +455,13 @@ class Sequencer(wiring.Component):
                     m.next = "COMPLETE"
             with m.State("COMPLETE"):
                 m.d.sync += [loads.eq(0), settled.eq(0), grouped.eq(0), refused.eq(0)]
-                repeatable = ((group == isa.VECTOR) & ~is_dot & ~name_is("CHECK")) | (group == isa.SCALAR)
+                repeatable = (((group == isa.VECTOR) & ~is_dot & ~name_is("CHECK"))
+                              | (group == isa.SCALAR))
                 with m.If((repeat.count > 1) & repeatable & ~grouped & ~refused):
                     m.d.sync += [
                         again.eq(1), repeat.count.eq(repeat.count - 1),
-                        dst.eq(dst + repeat.stride_dst), a.eq(a + repeat.stride_a), b.eq(b + repeat.stride_b),
+                        dst.eq(dst + repeat.stride_dst), a.eq(a + repeat.stride_a),
+                        b.eq(b + repeat.stride_b),
                         s.eq(s + repeat.step_s), t.eq(t + repeat.step_t),
                     ]
                     with m.If(group == isa.SCALAR):

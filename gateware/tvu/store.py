@@ -1,4 +1,5 @@
-"""Store unit: scratchpad rows, int8 codes and scalars to DDR through one AXI write master, one beat per write."""
+"""Store unit: scratchpad rows, int8 codes and scalars to DDR through one AXI write master, one beat
+per write."""
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, enum, stream, wiring
@@ -12,7 +13,8 @@ __all__ = ["StoreKind", "StoreRow", "StoreUnit"]
 
 
 class StoreKind(enum.Enum, shape=2):
-    """How a row becomes writes: 2 floats a write, 8 codes a write, or 1 code a write 512 bytes apart."""
+    """How a row becomes writes: 2 floats a write, 8 codes a write, or 1 code a write 512 bytes
+    apart."""
 
     FLOAT = 0
     CODES = 1
@@ -21,7 +23,8 @@ class StoreKind(enum.Enum, shape=2):
 
 
 class StoreRow(data.Struct):
-    """One row: ``values`` are 8 x 32 bits (codes use the low byte of each); ``mask`` marks the lanes to write."""
+    """One row: ``values`` are 8 x 32 bits (codes use the low byte of each); ``mask`` marks the
+    lanes to write."""
 
     values: data.ArrayLayout(32, LANES)
     mask: LANES
@@ -30,16 +33,19 @@ class StoreRow(data.Struct):
 class StoreUnit(wiring.Component):
     """Serialises rows into writes.
 
-    Members: ``address`` and ``kind`` are taken with ``start``; ``row`` in, ``more`` while others wait to come in; ``issued`` tells
-    that all rows of a store have come in or wait so, and ``completed`` counts the stores all of whose writes are answered, modulo
-    2^16; ``idle`` while no row is there and no write open, ``quiet`` while no write is; ``error`` pulses on an AXI error response;
-    ``beat`` for every write.
+    Members: ``address`` and ``kind`` are taken with ``start``; ``row`` in, ``more`` while others
+    wait to come in; ``issued`` tells that all rows of a store have come in or wait so, and
+    ``completed`` counts the stores all of whose writes are answered, modulo 2^16; ``idle`` while no
+    row is there and no write open, ``quiet`` while no write is; ``error`` pulses on an AXI error
+    response; ``beat`` for every write.
     """
 
     def __init__(self) -> None:
         super().__init__({
-            "address": In(32), "kind": In(StoreKind), "start": In(1), "row": In(stream.Signature(StoreRow)),
-            "port": Out(AXIWrite()), "more": In(1), "issued": In(1), "completed": Out(TICKET_BITS), "idle": Out(1), "quiet": Out(1),
+            "address": In(32),
+            "kind": In(StoreKind), "start": In(1), "row": In(stream.Signature(StoreRow)),
+            "port": Out(AXIWrite()), "more": In(1), "issued": In(1), "completed": Out(TICKET_BITS),
+            "idle": Out(1), "quiet": Out(1),
             "error": Out(1), "beat": Out(1),
         })
 
@@ -63,7 +69,8 @@ class StoreUnit(wiring.Component):
                     last_part.eq(3), step.eq(8),
                 ]
             with m.Case(StoreKind.CODES):
-                m.d.comb += [wdata.eq(Cat(v[:8] for v in values)), strobe.eq(mask), last_part.eq(0), step.eq(8)]
+                m.d.comb += [wdata.eq(Cat(v[:8] for v in values)), strobe.eq(mask),
+                             last_part.eq(0), step.eq(8)]
             with m.Case(StoreKind.COLUMN):
                 code = Cat(v[:8] for v in values).word_select(part, 8)
                 m.d.comb += [
@@ -84,12 +91,15 @@ class StoreUnit(wiring.Component):
             m.d.sync += [linear.eq(self.address), kind.eq(self.kind), part.eq(0)]
         with m.Elif(row.valid & port.beat.ready):
             m.d.sync += [linear.eq(linear + step), part.eq(Mux(part == last_part, 0, part + 1))]
-            m.d.comb += [row.ready.eq(part == last_part), port.beat.valid.eq(strobe != 0), self.beat.eq(strobe != 0)]
-        # Answers are not told apart: stores count as completed when no row waits and no write is open.
+            m.d.comb += [row.ready.eq(part == last_part), port.beat.valid.eq(strobe != 0),
+                         self.beat.eq(strobe != 0)]
+        # Answers are not told apart: stores count as completed when no row waits and no write is
+        # open.
         pending = Signal(TICKET_BITS)
         with m.If(self.idle):
             m.d.sync += [self.completed.eq(self.completed + pending), pending.eq(self.issued)]
         with m.Else():
             m.d.sync += pending.eq(pending + self.issued)
-        m.d.comb += [self.error.eq(port.error), self.quiet.eq(port.owed == 0), self.idle.eq(self.quiet & ~row.valid & ~self.more)]
+        m.d.comb += [self.error.eq(port.error), self.quiet.eq(port.owed == 0),
+                     self.idle.eq(self.quiet & ~row.valid & ~self.more)]
         return m

@@ -25,12 +25,14 @@ __all__ = ["TVU"]
 
 
 class TVU(wiring.Component):
-    """Members: ``bus``; ``read0`` .. ``read3``; ``write``; ``resetting``: domain ``sync`` has to be in reset, ``bus`` and ``axi`` go
-    on (frontend.py, axi.py); ``awake``, which clocks must run: bit 0 for ``sync``, ``bus`` and ``axi`` (something is queued,
-    running, asked for or counted), 1 for ``dot`` and ``fast``, 2 for ``fill`` (see array.py). The simulation saves much of its time so.
+    """Members: ``bus``; ``read0`` .. ``read3``; ``write``; ``resetting``: domain ``sync`` has to be
+    in reset, ``bus`` and ``axi`` go on (frontend.py, axi.py); ``awake``, which clocks must run: bit
+    0 for ``sync``, ``bus`` and ``axi`` (something is queued, running, asked for or counted), 1 for
+    ``dot`` and ``fast``, 2 for ``fill`` (see array.py). The simulation saves much of its time so.
     """
 
-    def __init__(self, config: TVUConfig | None = None, *, patience_bits: int = PATIENCE_BITS) -> None:
+    def __init__(self,
+                 config: TVUConfig | None = None, *, patience_bits: int = PATIENCE_BITS) -> None:
         self.config = config or TVUConfig()
         self.patience_bits = patience_bits
         super().__init__({
@@ -56,14 +58,15 @@ class TVU(wiring.Component):
         pick_read, pick_write = pick.read_port(), pick.write_port()
         banks = []
         for bank in range(2):
-            m.submodules[f"scratch{bank}"] = scratch = memory.Memory(shape=unsigned(256), depth=config.scratch_rows // 2, init=[])
+            m.submodules[f"scratch{bank}"] = scratch = memory.Memory(shape=unsigned(256),
+                    depth=config.scratch_rows // 2, init=[])
             banks.append((scratch.read_port(), scratch.write_port(granularity=32)))
 
         for i in range(PORTS):
             connect(m, getattr(reader, f"port{i}"), flipped(getattr(self, f"read{i}")))
         connect(m, store.port, flipped(self.write))
 
-        # -- CFU bus, queue, counters --------------------------------------------------------------------------------
+        # -- CFU bus, queue, counters --------------------------------------------------------------
         connect(m, frontend.bus, flipped(self.bus))
         connect(m, frontend.descriptor, reader.descriptor)
         m.submodules.queue = queue = fifo.SyncFIFOBuffered(
@@ -72,18 +75,25 @@ class TVU(wiring.Component):
         commanded = self.bus.cmd.valid | frontend.holds | self.bus.rsp.valid
         word, moving, starved, hungry = reader.word, Signal(), Signal(), Signal(3)
         m.d.comb += [
-            queue.w_data.eq(frontend.instruction.payload.as_value()), queue.w_en.eq(frontend.instruction.valid),
+            queue.w_data.eq(frontend.instruction.payload.as_value()),
+            queue.w_en.eq(frontend.instruction.valid),
             frontend.instruction.ready.eq(queue.w_rdy),
             sequencer.instruction.payload.as_value().eq(queue.r_data),
             sequencer.instruction.valid.eq(queue.r_rdy), queue.r_en.eq(sequencer.instruction.ready),
             frontend.busy.eq(busy), frontend.progress.eq(moving | sequencer.complete | store.beat),
             frontend.quiet.eq(reader.quiet & store.quiet), self.resetting.eq(frontend.resetting),
             reader.completed.eq(store.completed), store.issued.eq(sequencer.store_complete),
-            frontend.errors.descriptor.eq(sequencer.bad | reader.bad), frontend.errors.read.eq(reader.error),
-            frontend.errors.write.eq(store.error), frontend.errors.overflow.eq(sequencer.overflow | vector.overflow),
-            sequencer.peek_address.eq(frontend.scalar_address), frontend.scalar.eq(sequencer.peek_data),
+            frontend.errors.descriptor.eq(sequencer.bad | reader.bad),
+            frontend.errors.read.eq(reader.error),
+            frontend.errors.write.eq(store.error),
+            frontend.errors.overflow.eq(sequencer.overflow | vector.overflow),
+            sequencer.peek_address.eq(frontend.scalar_address),
+            frontend.scalar.eq(sequencer.peek_data),
             ranking.peek.eq(frontend.ranked_address), frontend.ranked.eq(ranking.number),
-            self.awake.eq(Cat(busy | commanded | frontend.resetting | (sequencer.section != 0), lanes.awake, lanes.awake_fill)),
+            self.awake.eq(Cat(busy
+                              | commanded
+                              | frontend.resetting
+                              | (sequencer.section != 0), lanes.awake, lanes.awake_fill)),
             hungry.eq(Cat(lanes.hungry, checksum.hungry, vector.wants_word)),
             moving.eq(word.valid & word.ready), starved.eq(hungry.any() & ~word.valid),
         ]
@@ -98,20 +108,24 @@ class TVU(wiring.Component):
             "write_beats": store.beat,
             "requested": reader.requested,
         }
-        m.d.comb += [counters.section.eq(sequencer.section), counters.address.eq(frontend.counter_address)]
+        m.d.comb += [counters.section.eq(sequencer.section),
+                     counters.address.eq(frontend.counter_address)]
         for place, name in enumerate(isa.COUNTERS):
-            m.d.comb += [counters.steps[place].eq(steps[name]), frontend.counter[place].eq(counters.values[place])]
+            m.d.comb += [counters.steps[place].eq(steps[name]),
+                         frontend.counter[place].eq(counters.values[place])]
         m.d.sync += [
             Assert((hungry & (hungry - 1)[:3]) == 0, "two units take words of the stream"),
-            Assert(~frontend.instruction.valid | queue.w_rdy, "an instruction came to a full queue"),
+            Assert(~frontend.instruction.valid | queue.w_rdy,
+                   "an instruction came to a full queue"),
         ]
 
-        # -- units -----------------------------------------------------------------------------------------------
+        # -- units ---------------------------------------------------------------------------------
         connect(m, lanes.result, collector.result)
         connect(m, vector.act, lanes.write)
         connect(m, reader.entry, lanes.entry)
-        # Rows from the collector are handed over every second cycle, so that no path runs from the vector unit into its registers. The
-        # stream waits while columns are drained, so their rows come every cycle, by a path into the drain, which is short.
+        # Rows from the collector are handed over every second cycle, so that no path runs from the
+        # vector unit into its registers. The stream waits while columns are drained, so their rows
+        # come every cycle, by a path into the drain, which is short.
         by_columns, to_ranking, rank_idle = Signal(), Signal(), Signal()
         m.d.sync += [rank_idle.eq(ranking.idle), sequencer.row_free.eq(~vector.rows_wait)]
         with m.If(sequencer.dot_start):
@@ -120,10 +134,12 @@ class TVU(wiring.Component):
             m.d.sync += to_ranking.eq(sequencer.vector_op.sink == Sink.RANK)
         with m.If(by_columns & (~vector.dot.valid | vector.dot.ready)):
             m.d.comb += lanes.column_row.ready.eq(1)
-            m.d.sync += [vector.dot.valid.eq(lanes.column_row.valid), vector.dot.payload.eq(lanes.column_row.payload)]
+            m.d.sync += [vector.dot.valid.eq(lanes.column_row.valid),
+                         vector.dot.payload.eq(lanes.column_row.payload)]
         with m.Elif(~by_columns & ~vector.dot.valid):
             m.d.comb += collector.row.ready.eq(1)
-            m.d.sync += [vector.dot.valid.eq(collector.row.valid), vector.dot.payload.eq(collector.row.payload)]
+            m.d.sync += [vector.dot.valid.eq(collector.row.valid),
+                         vector.dot.payload.eq(collector.row.payload)]
         with m.Elif(vector.dot.ready):
             m.d.sync += vector.dot.valid.eq(0)
         for bank, (read, write) in enumerate(banks):
@@ -133,7 +149,8 @@ class TVU(wiring.Component):
                 write.en.eq(Mux(vector.write_address[0] == bank, vector.write_mask, 0)),
             ]
         m.d.comb += [
-            pick_write.addr.eq(vector.pick_address), pick_write.data.eq(vector.codes), pick_write.en.eq(vector.pick_enable),
+            pick_write.addr.eq(vector.pick_address), pick_write.data.eq(vector.codes),
+            pick_write.en.eq(vector.pick_enable),
             pick_read.addr.eq(reader.pick_address), reader.pick_data.eq(pick_read.data),
             collector.vectors.eq(sequencer.dot_vectors),
             # One unit is hungry at a time.
@@ -143,11 +160,14 @@ class TVU(wiring.Component):
             vector.word.valid.eq(word.valid), vector.word.payload.eq(word.payload),
 
             vector.start.eq(sequencer.vector_start), vector.op.eq(sequencer.vector_op),
-            sequencer.vector_done.eq(vector.done), sequencer.vector_reduced.eq(vector.reduced), sequencer.vector_value.eq(vector.value),
-            lanes.start.eq(sequencer.dot_start), lanes.words.eq(sequencer.dot_words), lanes.mode.eq(sequencer.dot_mode),
+            sequencer.vector_done.eq(vector.done), sequencer.vector_reduced.eq(vector.reduced),
+            sequencer.vector_value.eq(vector.value),
+            lanes.start.eq(sequencer.dot_start), lanes.words.eq(sequencer.dot_words),
+            lanes.mode.eq(sequencer.dot_mode),
             lanes.rows.eq(sequencer.dot_rows),
             lanes.picked.eq(sequencer.dot_picked), lanes.columns.eq(sequencer.dot_columns),
-            ranking.clear.eq(sequencer.rank_clear), ranking.levels.eq(sequencer.rank_levels), ranking.start.eq(sequencer.rank_start),
+            ranking.clear.eq(sequencer.rank_clear), ranking.levels.eq(sequencer.rank_levels),
+            ranking.start.eq(sequencer.rank_start),
             ranking.base.eq(sequencer.rank_base), sequencer.rank_idle.eq(rank_idle),
             checksum.start.eq(sequencer.check_start), checksum.words.eq(sequencer.check_words),
             sequencer.check_done.eq(checksum.done), sequencer.check_value.eq(checksum.value),
@@ -165,7 +185,9 @@ class TVU(wiring.Component):
             vector.row.ready.eq(Mux(to_ranking, ranking.row.ready, store.row.ready)),
             store.row.payload.as_value().eq(vector.row.payload.as_value()),
         ]
-        m.d.sync += Assert(~(vector.row.valid & ~to_ranking & sequencer.store_scalar_valid), "two rows for the store unit")
+        m.d.sync += Assert(~(vector.row.valid & ~to_ranking & sequencer.store_scalar_valid),
+                           "two rows for the store unit")
         with m.If(sequencer.store_scalar_valid):  # the other elements do not matter
-            m.d.comb += [store.row.payload.as_value()[:32].eq(sequencer.store_scalar), store.row.payload.as_value()[-isa.LANES:].eq(1)]
+            m.d.comb += [store.row.payload.as_value()[:32].eq(sequencer.store_scalar),
+                         store.row.payload.as_value()[-isa.LANES:].eq(1)]
         return m

@@ -1,10 +1,12 @@
 """Vector unit: eight float32 lanes between sources (scratchpad, stream, dot products) and sinks.
 
-Every operation takes the same way of fixed length: operands -> integer to float -> times scalar -> times operand -> add ->
-post -> sink. What an operation does not need multiplies by one or adds minus zero. Rows can follow each other every cycle (every
-second one for powers of two) and nothing stalls once a row is issued. The running sums of SUM and SUMSQ circulate in the add stage.
+Every operation takes the same way of fixed length: operands -> integer to float -> times scalar ->
+times operand -> add -> post -> sink. What an operation does not need multiplies by one or adds
+minus zero. Rows can follow each other every cycle (every second one for powers of two) and nothing
+stalls once a row is issued. The running sums of SUM and SUMSQ circulate in the add stage.
 
-The scratchpad has two banks, of even and of odd rows: operands a and b are read together if one is even and the other odd.
+The scratchpad has two banks, of even and of odd rows: operands a and b are read together if one is
+even and the other odd.
 """
 
 from amaranth.hdl import Assert, Cat, Module, Mux, Signal, Value
@@ -15,7 +17,16 @@ from xtvu.semantics import SLOTS
 
 from .activations import ActivationWrite
 from .collect import CollectedRow
-from .float32 import FloatAdd, FloatExp2, FloatMultiply, FloatToInt8, IntToFloat, choose, delay, float_key
+from .float32 import (
+    FloatAdd,
+    FloatExp2,
+    FloatMultiply,
+    FloatToInt8,
+    IntToFloat,
+    choose,
+    delay,
+    float_key,
+)
 from .store import StoreRow
 
 __all__ = ["Add", "Factor", "Reduce", "Sink", "Source", "VectorOp", "VectorUnit"]
@@ -76,10 +87,12 @@ class Reduce(enum.Enum, shape=2):
 class VectorOp(data.Struct):
     """A vector operation, scalars already read.
 
-    ``b_read``: operand b comes from the scratchpad; ``b_word``: from the stream; ``b_dst``: b is what dst holds. ``scale``: the
-    scalar factor applies; ``relu``: negative values become zero after it. ``factors`` and ``addends`` are the scalars per
-    activation vector (DOT) or group (``step``), else element 0 of them. ``mark``: positive results are marked in the pick memory.
-    Rows come in ``groups`` of ``count`` elements; ``step_dst``, ``step_a`` and ``step_b`` lie between their starts.
+    ``b_read``: operand b comes from the scratchpad; ``b_word``: from the stream; ``b_dst``: b is
+    what dst holds. ``scale``: the scalar factor applies; ``relu``: negative values become zero
+    after it. ``factors`` and ``addends`` are the scalars per activation vector (DOT) or group
+    (``step``), else element 0 of them. ``mark``: positive results are marked in the pick memory.
+    Rows come in ``groups`` of ``count`` elements; ``step_dst``, ``step_a`` and ``step_b`` lie
+    between their starts.
     """
 
     source: Source
@@ -127,20 +140,25 @@ class _Row(data.Struct):
 
 
 class VectorUnit(wiring.Component):
-    """Members: ``start`` takes ``op``; ``done`` pulses when everything is written, ranked, or on its way to be stored; before,
-    ``reduced`` pulses for each group that was reduced to ``value``; ``word`` in (stream words), ``wants_word`` while one could be
-    taken; ``dot`` in (collected rows); scratchpad ports, one read port per bank; write ports of activations and pick memory; ``row``
-    out to the store unit or the ranking, ``rows_wait`` while one is on its way there; ``overflow`` pulses on an infinite result.
+    """Members: ``start`` takes ``op``; ``done`` pulses when everything is written, ranked, or on
+    its way to be stored; before, ``reduced`` pulses for each group that was reduced to ``value``;
+    ``word`` in (stream words), ``wants_word`` while one could be taken; ``dot`` in (collected
+    rows); scratchpad ports, one read port per bank; write ports of activations and pick memory;
+    ``row`` out to the store unit or the ranking, ``rows_wait`` while one is on its way there;
+    ``overflow`` pulses on an infinite result.
     """
 
     def __init__(self) -> None:
         super().__init__({
-            "start": In(1), "op": In(VectorOp), "done": Out(1), "reduced": Out(1), "value": Out(32), "overflow": Out(1),
+            "start": In(1),
+            "op": In(VectorOp),
+            "done": Out(1), "reduced": Out(1), "value": Out(32), "overflow": Out(1),
             "word": In(stream.Signature(_ROW)), "wants_word": Out(1),
             "dot": In(stream.Signature(CollectedRow)),
             "read_address": Out(12).array(2), "read_data": In(_ROW).array(2),
             "write_address": Out(13), "write_data": Out(_ROW), "write_mask": Out(LANES),
-            "act": Out(ActivationWrite()), "codes": Out(8 * LANES), "pick_enable": Out(1), "pick_address": Out(11),
+            "act": Out(ActivationWrite()), "codes": Out(8 * LANES), "pick_enable": Out(1),
+            "pick_address": Out(11),
             "row": Out(stream.Signature(StoreRow)), "rows_wait": Out(1),
         })
 
@@ -149,20 +167,24 @@ class VectorUnit(wiring.Component):
         op = Signal(VectorOp)
         active, issue = Signal(), Signal()
 
-        # -- issue -----------------------------------------------------------------------------------------------
+        # -- issue ---------------------------------------------------------------------------------
         index, rows_left, lanes_left = Signal(12), Signal(13), Signal(16)
         groups_left, group = Signal(6), Signal(3)
         a_base, b_base, dst_base = Signal(13), Signal(13), Signal(13)
         second = Signal()  # second cycle of an operation whose operands lie in one bank
         act = Signal(_Row)  # only address, digit, quarter and vector are used
         from_dot, two_reads, to_act, buffered, summing, needs_word = (
-            Signal(name=name) for name in ("from_dot", "two_reads", "to_act", "buffered", "summing", "needs_word"))
+            Signal(name=name)
+            for name in ("from_dot", "two_reads", "to_act", "buffered", "summing", "needs_word"))
         with m.If(self.start):
             m.d.sync += [
-                from_dot.eq(self.op.source == Source.DOT), two_reads.eq((self.op.source == Source.SCRATCH) & self.op.b_read),
-                to_act.eq(self.op.sink == Sink.ACTIVATIONS), summing.eq(self.op.reduce == Reduce.SUM),
+                from_dot.eq(self.op.source == Source.DOT),
+                two_reads.eq((self.op.source == Source.SCRATCH) & self.op.b_read),
+                to_act.eq(self.op.sink == Sink.ACTIVATIONS),
+                summing.eq(self.op.reduce == Reduce.SUM),
                 buffered.eq((self.op.sink == Sink.STORE) | (self.op.sink == Sink.RANK)),
-                needs_word.eq((self.op.source == Source.WORD) | (self.op.source == Source.BYTES) | self.op.b_word),
+                needs_word.eq((self.op.source == Source.WORD) | (self.op.source == Source.BYTES)
+                              | self.op.b_word),
             ]
         word_end = (act.quarter == 3) & (act.digit == Mux(op.bytes, 0, Mux(op.digits5, 4, 3)))
         ended = Signal()  # the last row of a group
@@ -180,31 +202,38 @@ class VectorUnit(wiring.Component):
         with m.If(self.start):
             twice = self.op.stride << 1
             for v, start in enumerate(starts):  # as sums: a multiplication would take a DSP slice
-                multiple = (self.op.stride if v & 1 else 0) + (twice if v & 2 else 0) + (twice << 1 if v & 4 else 0)
+                multiple = ((self.op.stride if v & 1 else 0) + (twice if v & 2 else 0)
+                            + (twice << 1 if v & 4 else 0))
                 m.d.sync += start.eq(self.op.dst + multiple)
         dot_vector, dot_group = self.dot.payload.vector, self.dot.payload.group
         row_dst, row_a, row_b = Signal(13), Signal(13), Signal(13)
         with m.If(from_dot):
-            m.d.comb += [row_dst.eq(choose(starts, dot_vector) + dot_group), row_a.eq(Mux(op.b_dst, row_dst, op.b + dot_group))]
+            m.d.comb += [row_dst.eq(choose(starts, dot_vector) + dot_group),
+                         row_a.eq(Mux(op.b_dst, row_dst, op.b + dot_group))]
         with m.Else():
-            m.d.comb += [row_dst.eq(dst_base + index), row_a.eq(a_base + index), row_b.eq(b_base + index)]
+            m.d.comb += [row_dst.eq(dst_base + index), row_a.eq(a_base + index),
+                         row_b.eq(b_base + index)]
         conflict = Signal()
         m.d.comb += conflict.eq(two_reads & (a_base[0] == b_base[0]))
 
         credit = Signal(range(_STORE_DEPTH + 1), init=_STORE_DEPTH)
         resting = Signal()
-        ready = ~resting & (~needs_word | self.word.valid) & (~from_dot | self.dot.valid) & (~buffered | (credit != 0))
+        ready = (~resting & (~needs_word | self.word.valid) & (~from_dot | self.dot.valid)
+                 & (~buffered | (credit != 0)))
         first_read = active & conflict & ~second
         m.d.sync += resting.eq(issue & op.exp2)
         m.d.comb += [
             issue.eq(active & ready & (~conflict | second)),
             self.wants_word.eq(active & needs_word),
-            self.word.ready.eq(issue & needs_word & ((op.source != Source.BYTES) | (index[:2] == 3))),
-            self.dot.ready.eq(active & from_dot & ~resting & (~buffered | (credit != 0))),  # as issue, which may wait for more
+            self.word.ready.eq(issue & needs_word
+                               & ((op.source != Source.BYTES) | (index[:2] == 3))),
+            # as issue, which may wait for more
+            self.dot.ready.eq(active & from_dot & ~resting & (~buffered | (credit != 0))),
         ]
         row_x = Mux(second, row_b, row_a)
         m.d.comb += [
-            self.read_address[0].eq(Mux(row_x[0], row_b, row_x)[1:]), self.read_address[1].eq(Mux(row_x[0], row_x, row_b)[1:]),
+            self.read_address[0].eq(Mux(row_x[0], row_b, row_x)[1:]),
+            self.read_address[1].eq(Mux(row_x[0], row_x, row_b)[1:]),
         ]
 
         control = Signal(_Row)
@@ -215,17 +244,21 @@ class VectorUnit(wiring.Component):
             m.d.comb += mask.eq((1 << lanes_left[:3]) - 1)
         m.d.comb += [
             control.dst.eq(row_dst), control.mask.eq(Mux(from_dot, self.dot.payload.mask, mask)),
-            control.index.eq(Mux(from_dot, dot_group, index)), control.vector.eq(Mux(from_dot, dot_vector, act.vector)),
+            control.index.eq(Mux(from_dot, dot_group, index)),
+            control.vector.eq(Mux(from_dot, dot_vector, act.vector)),
             control.factor.eq(Mux(from_dot, dot_vector, Mux(op.step, group, 0))),
-            control.last.eq(ended), control.address.eq(act.address), control.digit.eq(act.digit), control.quarter.eq(act.quarter),
+            control.last.eq(ended), control.address.eq(act.address), control.digit.eq(act.digit),
+            control.quarter.eq(act.quarter),
         ]
         row_count = (op.count + LANES - 1) >> 3
         m.d.sync += second.eq(first_read)
         with m.If(self.start):
             m.d.sync += [
-                op.eq(self.op), active.eq(1), index.eq(0), second.eq(0), act.eq(0), act.vector.eq(self.op.vector),
+                op.eq(self.op), active.eq(1), index.eq(0), second.eq(0), act.eq(0),
+                act.vector.eq(self.op.vector),
                 lanes_left.eq(self.op.count), rows_left.eq((self.op.count + LANES - 1) >> 3),
-                groups_left.eq(self.op.groups), group.eq(0), a_base.eq(self.op.a), b_base.eq(self.op.b), dst_base.eq(self.op.dst),
+                groups_left.eq(self.op.groups), group.eq(0), a_base.eq(self.op.a),
+                b_base.eq(self.op.b), dst_base.eq(self.op.dst),
             ]
         with m.Elif(issue):
             m.d.sync += [
@@ -234,19 +267,22 @@ class VectorUnit(wiring.Component):
                 act.quarter.eq(act.quarter + 1),
             ]
             with m.If(act.quarter == 3):
-                m.d.sync += [act.digit.eq(Mux(word_end, 0, act.digit + 1)), act.address.eq(act.address + word_end)]
+                m.d.sync += [act.digit.eq(Mux(word_end, 0, act.digit + 1)),
+                             act.address.eq(act.address + word_end)]
             with m.If(ended):
                 with m.If(from_dot | (groups_left <= 1)):
                     m.d.sync += active.eq(0)
                 with m.Else():
                     m.d.sync += [
-                        index.eq(0), lanes_left.eq(op.count), rows_left.eq(row_count), groups_left.eq(groups_left - 1),
+                        index.eq(0), lanes_left.eq(op.count), rows_left.eq(row_count),
+                        groups_left.eq(groups_left - 1),
                         group.eq(group + 1), act.address.eq(0), act.digit.eq(0), act.quarter.eq(0),
                         act.vector.eq(act.vector + op.step_dst[:3]),
-                        a_base.eq(a_base + op.step_a), b_base.eq(b_base + op.step_b), dst_base.eq(dst_base + op.step_dst),
+                        a_base.eq(a_base + op.step_a), b_base.eq(b_base + op.step_b),
+                        dst_base.eq(dst_base + op.step_dst),
                     ]
 
-        # -- beside the data -----------------------------------------------------------------------------------
+        # -- beside the data -----------------------------------------------------------------------
         valids, controls = [issue], [control.as_value()]
         for _ in range(_LATENCY):
             valid = Signal(name="valid")
@@ -260,14 +296,15 @@ class VectorUnit(wiring.Component):
         def beside(cycle: int) -> data.View:
             return data.View(_Row, controls[cycle])
 
-        # -- operands: cycle 1 selects, cycle 2 holds ---------------------------------------------------------------
+        # -- operands: cycle 1 selects, cycle 2 holds ----------------------------------------------
         # x is what row_x named; y is what the other bank gave.
         held = Signal(_ROW, reset_less=True)
         odd, conflicted = Signal(), Signal()
         m.d.sync += [odd.eq(row_x[0]), conflicted.eq(conflict)]
         x_data, y_data = Signal(_ROW), Signal(_ROW)
         m.d.comb += [
-            x_data.eq(Mux(odd, self.read_data[1], self.read_data[0])), y_data.eq(Mux(odd, self.read_data[0], self.read_data[1])),
+            x_data.eq(Mux(odd, self.read_data[1], self.read_data[0])),
+            y_data.eq(Mux(odd, self.read_data[0], self.read_data[1])),
         ]
         word1 = Signal(_ROW, reset_less=True)
         byte1 = Signal(64, reset_less=True)
@@ -276,7 +313,10 @@ class VectorUnit(wiring.Component):
         with m.If(issue):
             m.d.sync += [
                 word1.eq(self.word.payload), byte1.eq(self.word.payload.word_select(index[:2], 64)),
-                dot1.eq(Cat(Cat(x, x[-1].replicate(32 - len(x))) for x in (self.dot.payload.sums[i] for i in range(LANES)))),
+                dot1.eq(Cat(Cat(x,
+                                x[-1].replicate(32
+                                                - len(x)))
+                            for x in (self.dot.payload.sums[i] for i in range(LANES)))),
             ]
         a2, b2 = Signal(_ROW, reset_less=True), Signal(_ROW, reset_less=True)
         with m.If(valids[1]):
@@ -292,21 +332,26 @@ class VectorUnit(wiring.Component):
                     m.d.sync += a2.eq(dot1)
             m.d.sync += b2.eq(Mux(op.b_word, word1, Mux(from_dot | conflicted, x_data, y_data)))
 
-        # -- lanes -----------------------------------------------------------------------------------------------
+        # -- lanes ---------------------------------------------------------------------------------
         at_multiply = 2 + IntToFloat.LATENCY
         at_add = at_multiply + 2 * FloatMultiply.LATENCY
         integer = (op.source == Source.BYTES) | from_dot
         factor, addend, scalar_summand = Signal(32), Signal(32), Signal(32)
         m.d.comb += [
-            factor.eq(Mux(op.scale, choose([op.factors[i] for i in range(VECTORS)], beside(at_multiply).factor), _ONE)),
+            factor.eq(Mux(op.scale,
+                          choose([op.factors[i]
+                                  for i in range(VECTORS)], beside(at_multiply).factor), _ONE)),
             addend.eq(choose([op.addends[i] for i in range(VECTORS)], beside(at_add).factor)),
-            scalar_summand.eq(Mux(op.add == Add.SCALAR, Cat(addend[:31], ~addend[31]), _MINUS_ZERO)),
+            scalar_summand.eq(Mux(op.add == Add.SCALAR, Cat(addend[:31], ~addend[31]),
+                                  _MINUS_ZERO)),
         ]
 
         adders, summands, results = [], [], []
-        # Whatever is infinite or no number, an operand or what comes of it, by the cycle in which it shows.
+        # Whatever is infinite or no number, an operand or what comes of it, by the cycle in which
+        # it shows.
         takes_b = (op.factor == Factor.B) | (op.add == Add.B)
-        scaled, multiplied, added = at_multiply + FloatMultiply.LATENCY, at_add, at_add + FloatAdd.LATENCY
+        scaled, multiplied, added = (at_multiply + FloatMultiply.LATENCY, at_add,
+                                     at_add + FloatAdd.LATENCY)
         infinite: dict[int, list[Value]] = {cycle: [] for cycle in (2, scaled, multiplied, added)}
 
         def is_infinite(value: Value) -> Value:
@@ -334,7 +379,8 @@ class VectorUnit(wiring.Component):
             summand = Signal(32, name=f"summand{i}")
             m.d.comb += [
                 multiply.a.eq(x),
-                multiply.b.eq(Mux(op.factor == Factor.NONE, _ONE, Mux(op.factor == Factor.SELF, x, b_multiply))),
+                multiply.b.eq(Mux(op.factor == Factor.NONE, _ONE,
+                                  Mux(op.factor == Factor.SELF, x, b_multiply))),
                 summand.eq(Mux(op.add == Add.B, b_add, scalar_summand)), to_int8.a.eq(adder.r),
             ]
             infinite[2].append((~integer & is_infinite(a)) | (takes_b & is_infinite(b)))
@@ -346,7 +392,7 @@ class VectorUnit(wiring.Component):
             code = delay(m, to_int8.r, _POST - FloatToInt8.LATENCY)
             results.append(Mux(op.codes, code, Mux(op.exp2, powers[i], delay(m, adder.r, _POST))))
 
-        # -- powers: four units, the lower lanes of a row first, the upper ones in the next cycle ------------------------
+        # -- powers: four units, the lower lanes of a row first, the upper ones in the next cycle --
         at_post = at_add + FloatAdd.LATENCY
         for i in range(LANES // 2):
             m.submodules[f"exp2_{i}"] = exp2 = FloatExp2()
@@ -355,7 +401,7 @@ class VectorUnit(wiring.Component):
                 powers[i].eq(delay(m, exp2.r, 1)), powers[i + LANES // 2].eq(exp2.r),
             ]
 
-        # -- running sums ------------------------------------------------------------------------------------------
+        # -- running sums --------------------------------------------------------------------------
         # The adder's results of the last cycles; age 0 is the one coming out now.
         ages = [[adder.r for adder in adders]]
         for _ in range(SLOTS // 2):
@@ -363,7 +409,8 @@ class VectorUnit(wiring.Component):
             m.d.sync += [new.eq(old) for new, old in zip(older, ages[-1], strict=True)]
             ages.append(older)
         lag = SLOTS - FloatAdd.LATENCY
-        # Phase 0 is accumulation; 1 to 3 fold the slots, 4 to 6 the lanes. ``place`` counts within a phase.
+        # Phase 0 is accumulation; 1 to 3 fold the slots, 4 to 6 the lanes. ``place`` counts within
+        # a phase.
         phase_in, place_in, tagged_in = Signal(3), Signal(3), Signal()
         tags = [(tagged_in, phase_in, place_in)]
         for _ in range(FloatAdd.LATENCY):
@@ -380,7 +427,8 @@ class VectorUnit(wiring.Component):
         total_rows = Signal(13)
         with m.If(issue):
             m.d.sync += total_rows.eq(index + 1)
-        # While rows are being issued, total_rows runs SLOTS + 1 rows ahead of the adder, so only the last ones get tagged.
+        # While rows are being issued, total_rows runs SLOTS + 1 rows ahead of the adder, so only
+        # the last ones get tagged.
         fold = Signal()
         half = Signal(range(5))
         fold_lanes = Signal(2)
@@ -398,7 +446,8 @@ class VectorUnit(wiring.Component):
             m.d.comb += [tagged_in.eq(1), phase_in.eq(phase + 1), place_in.eq(place - half)]
         with m.Elif(summing & valids[at_add]):
             m.d.comb += [
-                tagged_in.eq(issued + SLOTS >= total_rows), phase_in.eq(0), place_in.eq(issued + SLOTS - total_rows),
+                tagged_in.eq(issued + SLOTS >= total_rows), phase_in.eq(0),
+                place_in.eq(issued + SLOTS - total_rows),
             ]
         for i, adder in enumerate(adders):
             product, summand = summands[i]
@@ -419,37 +468,52 @@ class VectorUnit(wiring.Component):
                 ]
         sum_done = tagged & (phase == 6)
 
-        # -- sinks -----------------------------------------------------------------------------------------------
+        # -- sinks ---------------------------------------------------------------------------------
         out_valid, out = valids[_LATENCY], beside(_LATENCY)
         m.d.comb += [
             self.write_address.eq(out.dst), self.write_data.eq(Cat(results)),
             self.write_mask.eq(Mux(out_valid & (op.sink == Sink.SCRATCH), out.mask, 0)),
-            self.act.enable.eq(out_valid & to_act), self.act.vector.eq(out.vector), self.act.address.eq(out.address),
-            self.act.digit.eq(out.digit), self.act.quarter.eq(out.quarter), self.act.bytes.eq(op.bytes), self.act.codes.eq(self.codes),
-            self.pick_enable.eq(out_valid & ((op.sink == Sink.PICK) | (op.mark & (out.vector == 0)))), self.pick_address.eq(out.index),
+            self.act.enable.eq(out_valid & to_act), self.act.vector.eq(out.vector),
+            self.act.address.eq(out.address),
+            self.act.digit.eq(out.digit), self.act.quarter.eq(out.quarter),
+            self.act.bytes.eq(op.bytes), self.act.codes.eq(self.codes),
+            self.pick_enable.eq(out_valid
+                                & ((op.sink == Sink.PICK) | (op.mark & (out.vector == 0)))),
+            self.pick_address.eq(out.index),
             self.codes.eq(Cat(
-                Mux(out.mask[i], Mux(op.mark, ~results[i][31] & (results[i][23:31] != 0), results[i][:8]), 0) for i in range(LANES))),
+                Mux(out.mask[i],
+                    Mux(op.mark,
+                        ~results[i][31]
+                        & (results[i][23:31] != 0), results[i][:8]), 0) for i in range(LANES))),
         ]
         infinite[_LATENCY] = [(op.sink == Sink.SCRATCH) & is_infinite(result) for result in results]
-        events = [valids[cycle] & (Cat(found) & beside(cycle).mask).any() for cycle, found in infinite.items()]
+        events = [valids[cycle] & (Cat(found) & beside(cycle).mask).any()
+                  for cycle, found in infinite.items()]
         events.append(tagged & Cat(infinite[added]).any())  # sums of running sums
         m.d.sync += self.overflow.eq(Cat(events).any())
-        m.submodules.store_queue = queue = fifo.SyncFIFOBuffered(width=_ROW + LANES, depth=_STORE_DEPTH)
+        m.submodules.store_queue = queue = fifo.SyncFIFOBuffered(width=_ROW + LANES,
+                depth=_STORE_DEPTH)
         m.d.comb += [
             queue.w_data.eq(Cat(results, out.mask)), queue.w_en.eq(out_valid & buffered),
-            self.row.payload.as_value().eq(queue.r_data), self.row.valid.eq(queue.r_rdy), queue.r_en.eq(self.row.ready),
+            self.row.payload.as_value().eq(queue.r_data), self.row.valid.eq(queue.r_rdy),
+            queue.r_en.eq(self.row.ready),
             self.rows_wait.eq(queue.level != 0),
         ]
         leaves = self.row.valid & self.row.ready
         m.d.sync += [
             credit.eq(credit - (issue & buffered) + leaves),
-            Assert(credit + queue.level + Mux(buffered, sum(valids[1:]), 0) == _STORE_DEPTH, "credits of the store queue went astray"),
-            Assert(~self.start | ~(active | Cat(valids).any()), "an operation starts while rows of another are under way"),
+            Assert(credit + queue.level + Mux(buffered, sum(valids[1:]), 0) == _STORE_DEPTH,
+                   "credits of the store queue went astray"),
+            Assert(~self.start
+                   | ~(active
+                       | Cat(valids).any()),
+                   "an operation starts while rows of another are under way"),
         ]
 
-        # -- maxima: kept per lane, folded in three steps when a group ends --------------------------------------------
+        # -- maxima: kept per lane, folded in three steps when a group ends ------------------------
         taken, ends, opening = Signal(), Signal(), Signal(init=1)
-        keys, kept = [Signal(32, name=f"key{i}") for i in range(LANES)], [Signal(32, name=f"kept{i}") for i in range(LANES)]
+        keys, kept = ([Signal(32, name=f"key{i}") for i in range(LANES)],
+                      [Signal(32, name=f"kept{i}") for i in range(LANES)])
         m.d.sync += [taken.eq(out_valid), ends.eq(out_valid & out.last)]
         for i in range(LANES):
             key = float_key(Cat(results[i][:31], results[i][31] & (op.reduce != Reduce.ABSMAX)))
@@ -464,7 +528,8 @@ class VectorUnit(wiring.Component):
         while len(stage) > 1:
             half = len(stage) // 2
             folded = [Signal(32, name=f"folded{half}_{i}") for i in range(half)]
-            m.d.sync += [new.eq(Mux(b > a, b, a)) for new, a, b in zip(folded, stage[:half], stage[half:], strict=True)]
+            m.d.sync += [new.eq(Mux(b > a, b, a))
+                         for new, a, b in zip(folded, stage[:half], stage[half:], strict=True)]
             stage = folded
         for step in range(LANES.bit_length()):
             valid = Signal(name=f"fold{step}")
@@ -472,10 +537,11 @@ class VectorUnit(wiring.Component):
             folds.append(valid)
         largest = stage[0]
 
-        # -- end -------------------------------------------------------------------------------------------------
+        # -- end -----------------------------------------------------------------------------------
         m.d.comb += [
             self.reduced.eq(Mux(summing, sum_done, (op.reduce != Reduce.NONE) & folds[-1])),
-            self.value.eq(Mux(summing, adders[0].r, Mux(largest[31], largest & 0x7FFFFFFF, ~largest))),
+            self.value.eq(Mux(summing, adders[0].r,
+                              Mux(largest[31], largest & 0x7FFFFFFF, ~largest))),
         ]
         in_flight = Cat(valids, folds).any()
         with m.FSM():

@@ -1,4 +1,5 @@
-"""BitNet b1.58 models on a Zynq-7020 board, its simulation, or the golden model. docs/api.md shows how to use it."""
+"""BitNet b1.58 models on a Zynq-7020 board, its simulation, or the golden model. docs/api.md shows
+how to use it."""
 
 from __future__ import annotations
 
@@ -25,8 +26,10 @@ from bitnet_host.run.session import Reply, Session, Stream, Token, Usage
 from bitnet_host.run.target import Answer, Cancel, Target
 
 __all__ = [
-    "Alternative", "Answer", "BadArgument", "BadFile", "BadModel", "BoardBusy", "BoardError", "BoardHeld", "BoardRestarted",
-    "BoardTaken", "Cancel", "Image", "LinkError", "LinkTimeout", "OutOfContext", "Reply", "Sampling", "Session", "Stream", "Target",
+    "Alternative", "Answer", "BadArgument", "BadFile", "BadModel", "BoardBusy", "BoardError",
+    "BoardHeld", "BoardRestarted",
+    "BoardTaken", "Cancel", "Image", "LinkError", "LinkTimeout", "OutOfContext", "Reply",
+    "Sampling", "Session", "Stream", "Target",
     "TextModel", "Token", "Usage", "UserError", "open_board", "open_model", "open_target",
 ]
 __version__ = "0.1.0"

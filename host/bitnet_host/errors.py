@@ -1,9 +1,11 @@
-"""What can go wrong, by type. The text of each is one sentence for the user: what is wrong and what to do."""
+"""What can go wrong, by type. The text of each is one sentence for the user: what is wrong and what
+to do."""
 
 from __future__ import annotations
 
 __all__ = [
-    "BadArgument", "BadFile", "BadModel", "BoardBusy", "BoardError", "BoardHeld", "BoardRestarted", "BoardTaken", "LinkError",
+    "BadArgument", "BadFile", "BadModel", "BoardBusy", "BoardError", "BoardHeld", "BoardRestarted",
+    "BoardTaken", "LinkError",
     "LinkTimeout", "OutOfContext", "UserError",
 ]
 
@@ -21,7 +23,8 @@ class BadFile(UserError):
 
 
 class BadModel(BadFile):
-    """A checkpoint or image that is damaged, contradicts itself, or is of a kind that this machine does not run."""
+    """A checkpoint or image that is damaged, contradicts itself, or is of a kind that this machine
+    does not run."""
 
 
 class OutOfContext(UserError):
@@ -49,7 +52,8 @@ class BoardHeld(LinkError):
 
 
 class BoardTaken(LinkError):
-    """Another host has used the board while this one was away, or it was restarted; what the board knew is lost."""
+    """Another host has used the board while this one was away, or it was restarted; what the board
+    knew is lost."""
 
 
 class BoardError(UserError):
@@ -61,4 +65,5 @@ class BoardError(UserError):
 
 
 class BoardRestarted(BoardError):
-    """The board started anew in the middle of something; model and conversation have to be loaded again."""
+    """The board started anew in the middle of something; model and conversation have to be loaded
+    again."""

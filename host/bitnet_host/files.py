@@ -36,7 +36,8 @@ def regular_size(path: Path) -> int:
 def read_regular(path: Path, limit: int) -> bytes:
     """The bytes of a regular file. Raises BadFile, also if it is longer than ``limit``."""
     if regular_size(path) > limit:
-        raise BadFile(f"{path} is larger than {limit / 2**20:.0f} MB, which no such file is: name another one")
+        raise BadFile(f"{path} is larger than {limit / 2**20:.0f} MB, which no such file is: name "
+                      f"another one")
     try:
         return path.read_bytes()
     except OSError as error:
@@ -64,9 +65,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def replacing(path: Path, size: int = 0, inputs: tuple[Path, ...] = ()) -> Iterator[BinaryIO]:
-    """A new file, open for reading and writing, that takes the place of ``path`` when the block ends well, and leaves no trace
-    otherwise, not even of a killed process where the file system knows files without a name. ``size`` bytes are set aside at
-    once. Raises BadArgument for a path that is no regular file or one of ``inputs``, BadFile if it cannot be written."""
+    """A new file, open for reading and writing, that takes the place of ``path`` when the block
+    ends well, and leaves no trace otherwise, not even of a killed process where the file system
+    knows files without a name. ``size`` bytes are set aside at once. Raises BadArgument for a path
+    that is no regular file or one of ``inputs``, BadFile if it cannot be written."""
     place = _destination(path, inputs)
     try:
         file = _nameless(place.parent)
@@ -95,16 +97,20 @@ def _destination(path: Path, inputs: tuple[Path, ...]) -> Path:
         place = Path(os.path.realpath(path))
         there = os.path.lexists(place)
         if there and not stat.S_ISREG(place.stat().st_mode):
-            raise BadArgument(f"{path} is not a regular file: nothing is written there; give another name")
+            raise BadArgument(f"{path} is not a regular file: nothing is written there; give "
+                              f"another name")
         if there and not os.access(place, os.W_OK):
-            raise BadArgument(f"{path} is write-protected: nothing is written there; give another name")
+            raise BadArgument(f"{path} is write-protected: nothing is written there; give another "
+                              f"name")
         for source in inputs:
             if there and source.exists() and os.path.samefile(place, source):
                 raise BadArgument(f"{path} is {source}, which is being read: give another name")
         if len(os.fsencode(path.name)) > 200:  # a name for the way into place has to fit, too
-            raise BadArgument(f"the file name of {len(path.name)} characters is too long: give a shorter one")
+            raise BadArgument(f"the file name of {len(path.name)} characters is too long: give a "
+                              f"shorter one")
     except (OSError, ValueError) as error:
-        raise BadFile(f"cannot write {str(path)[:200]!r}: {getattr(error, 'strerror', None) or error}") from None
+        raise BadFile(f"cannot write {str(path)[:200]!r}: "
+                      f"{getattr(error, 'strerror', None) or error}") from None
     return place
 
 
@@ -127,7 +133,8 @@ def _publish(file: BinaryIO, place: Path) -> None:
     name = place.with_name(f".{place.name}.{os.getpid()}.partial")
     with suppress(FileNotFoundError):
         os.unlink(name)
-    # a folder's descriptor makes Python follow the link, as linkat(2) needs it; the path being absolute, it is not used
+    # a folder's descriptor makes Python follow the link, as linkat(2) needs it; the path being
+    # absolute, it is not used
     folder = os.open(place.parent, os.O_RDONLY)
     try:
         os.link(f"/proc/self/fd/{file.fileno()}", name, src_dir_fd=folder, follow_symlinks=True)

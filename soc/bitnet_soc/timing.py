@@ -1,8 +1,10 @@
-"""Static timing of a flattened Yosys netlist: an estimate of the slack of every path, before place and route.
+"""Static timing of a flattened Yosys netlist: an estimate of the slack of every path, before place
+and route.
 
-A path runs from a register, memory or DSP slice through logic to another. It has the time from an edge of the first one's clock to
-the next edge of the second one's: with clocks of one and of two beats per cycle, in phase, that is half a cycle where either is the
-fast one. What is left of it is its slack. delays.py has the figures and says where they are from.
+A path runs from a register, memory or DSP slice through logic to another. It has the time from an
+edge of the first one's clock to the next edge of the second one's: with clocks of one and of two
+beats per cycle, in phase, that is half a cycle where either is the fast one. What is left of it is
+its slack. delays.py has the figures and says where they are from.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ _SLICE_OUT = (*_LUTS, "MUXF", "CARRY")  # what lies beside flip-flops in a slice
 
 @dataclass
 class Step:
-    """A cell of a path: its name and type, the net that leaves it, and the time at which it does."""
+    """A cell of a path: its name and type, the net that leaves it, and the time at which it
+    does."""
 
     cell: str
     type: str
@@ -36,7 +39,8 @@ class Step:
 
 @dataclass
 class Endpoint:
-    """The worst path to a pin: ``slack`` of ``budget`` ns, the clocks of both ends (1 or 2 beats per cycle), and where to look for it."""
+    """The worst path to a pin: ``slack`` of ``budget`` ns, the clocks of both ends (1 or 2 beats
+    per cycle), and where to look for it."""
 
     slack: float
     budget: float
@@ -56,10 +60,14 @@ class Path:
 
 
 class Netlist:
-    """The flattened module of a Yosys JSON netlist. ``fast``: top-level clocks with two edges per cycle, by name."""
+    """The flattened module of a Yosys JSON netlist. ``fast``: top-level clocks with two edges per
+    cycle, by name."""
 
-    def __init__(self, module: dict[str, Any], fast: Iterable[str] = ("tvu_fast_clk", "fast_clk")) -> None:
-        self.cells = {name: Cell(cell["type"], cell["connections"], cell.get("parameters", {})) for name, cell in module["cells"].items()}
+    def __init__(self,
+                 module: dict[str, Any],
+                 fast: Iterable[str] = ("tvu_fast_clk", "fast_clk")) -> None:
+        self.cells = {name: Cell(cell["type"], cell["connections"], cell.get("parameters", {}))
+                      for name, cell in module["cells"].items()}
         self._module, fast_names = module, set(fast)
         self.names = self._names()
         self.driver: dict[Net, tuple[str, str, int]] = {}
@@ -74,34 +82,44 @@ class Netlist:
                             self.driver[net] = name, port, bit
                         else:
                             self.sinks[net].append((name, port, bit))
-        self._fast = {net for name, port in module["ports"].items() if name in fast_names for net in port["bits"]}
-        self.inputs = {net for port in module["ports"].values() if port["direction"] == "input" for net in port["bits"]
+        self._fast = {net for name, port in module["ports"].items() if name in fast_names
+                      for net in port["bits"]}
+        self.inputs = {net for port in module["ports"].values() if port["direction"] == "input"
+                       for net in port["bits"]
                        if isinstance(net, int)}
-        self.outputs = {net: name for name, port in module["ports"].items() if port["direction"] == "output" for net in port["bits"]
+        self.outputs = {net: name
+                        for name, port in module["ports"].items() if port["direction"] == "output"
+                        for net in port["bits"]
                         if isinstance(net, int)}
         self._beside = self._packed()
 
     def _names(self) -> dict[Net, str]:
-        """A name for each net: a public one if there is one, and of those the one that is deepest in the hierarchy."""
+        """A name for each net: a public one if there is one, and of those the one that is deepest
+        in the hierarchy."""
         best: dict[Net, tuple[bool, int, str]] = {}
         for name, entry in self._module["netnames"].items():
             hidden = bool(entry.get("hide_name"))
             for bit, net in enumerate(entry["bits"]):
                 if isinstance(net, int):
                     label = name if len(entry["bits"]) == 1 else f"{name}[{bit}]"
-                    best[net] = min(best.get(net, (True, 0, "~")), (hidden, -name.count("."), label))
+                    best[net] = min(best.get(net, (True, 0, "~")),
+                                    (hidden, -name.count("."), label))
         return {net: label for net, (_, _, label) in best.items()}
 
     def _packed(self) -> dict[Net, tuple[str, str, int]]:
-        """The pin that lies in one slice with the logic that drives its net: one for each net, and rather one that has to."""
+        """The pin that lies in one slice with the logic that drives its net: one for each net, and
+        rather one that has to."""
         beside: dict[Net, tuple[str, str, int]] = {}
-        for into, ports, sources in (("MUXF", ("I0", "I1"), (*_LUTS, "MUXF")), ("CARRY4", ("S",), _LUTS), ("FD", ("D",), _SLICE_OUT)):
+        for into, ports, sources in (("MUXF", ("I0", "I1"), (*_LUTS, "MUXF")),
+                                     ("CARRY4", ("S",), _LUTS), ("FD", ("D",), _SLICE_OUT)):
             for name, cell in self.cells.items():
                 if cell.type.startswith(into):
                     for port, bit in cell.pins(*ports):
                         net = cell.connections[port][bit]
                         driver = self.driver.get(net)
-                        if driver and net not in beside and self.cells[driver[0]].type.startswith(sources):
+                        if (driver
+                            and net not in beside
+                            and self.cells[driver[0]].type.startswith(sources)):
                             beside[net] = name, port, bit
         return beside
 
@@ -118,15 +136,18 @@ class Netlist:
         chained = source is not None and source.type == to.type == "CARRY4" and port == "CI"
         if chained or port in ("PCIN", "ACIN", "BCIN") or self._beside.get(net) == sink:
             return 0.0
-        far = sum(cell is not None and cell.type.startswith(_BLOCKS) for cell in (source, to)) * _FAR
+        far = (sum(cell is not None and cell.type.startswith(_BLOCKS) for cell in (source, to))
+               * _FAR)
         # what goes into a wide multiplexer or a carry chain does so through a LUT
-        inside = (to.type.startswith("MUXF") and port != "S") or (to.type == "CARRY4" and port == "S")
+        inside = ((to.type.startswith("MUXF") and port != "S")
+                  or (to.type == "CARRY4" and port == "S"))
         through = 0.124 if inside else 0.0
         return net_delay(len(self.sinks[net])) + far + through
 
 
 class _Arrivals:
-    """The latest time at which each net is stable, after an edge of the clocks with so many beats per cycle."""
+    """The latest time at which each net is stable, after an edge of the clocks with so many beats
+    per cycle."""
 
     def __init__(self, netlist: Netlist, grade: str) -> None:
         self._netlist, self._factor = netlist, GRADES[grade]
@@ -144,7 +165,8 @@ class _Arrivals:
             for pin, output, delay in what.through:
                 net, to = cell.connections[pin[0]][pin[1]], cell.connections[output[0]][output[1]]
                 if isinstance(net, int) and isinstance(to, int):
-                    after[net].append((to, (netlist.wire(net, (name, *pin)) + delay) * self._factor))
+                    after[net].append((to,
+                                       (netlist.wire(net, (name, *pin)) + delay) * self._factor))
                     waiting[to] += 1
         for net in netlist.inputs:  # of a unit by itself: as if from a register
             self._start(1, net, 0.456)
@@ -191,15 +213,19 @@ class _Arrivals:
         while current is not None:
             driver = self._netlist.driver.get(current)
             cell = driver[0] if driver else ""
-            steps.append(Step(cell, self._netlist.cells[cell].type if cell else "port", self._netlist.names.get(current, "?"),
+            steps.append(Step(cell,
+                              self._netlist.cells[cell].type if cell else "port",
+                              self._netlist.names.get(current, "?"),
                               self.times[clock][current]))
             current = self._from[clock][current]
         return Path(endpoint, steps[::-1])
 
 
-def analyse(netlist: Netlist, grade: str, cycle: float = 8.0, *, keep: int = 20) -> tuple[list[Endpoint], list[Path]]:
-    """The worst path to every pin that a clock samples and to every output, and the ``keep`` worst of all in full. ``cycle`` in ns.
-    Inputs come as if from a register, outputs go as if into one right behind them."""
+def analyse(netlist: Netlist, grade: str, cycle: float = 8.0, *,
+            keep: int = 20) -> tuple[list[Endpoint], list[Path]]:
+    """The worst path to every pin that a clock samples and to every output, and the ``keep`` worst
+    of all in full. ``cycle`` in ns. Inputs come as if from a register, outputs go as if into one
+    right behind them."""
     arrivals = _Arrivals(netlist, grade)
     found: list[Endpoint] = []
     for name, what in arrivals.known.items():
@@ -217,13 +243,16 @@ def analyse(netlist: Netlist, grade: str, cycle: float = 8.0, *, keep: int = 20)
                 budget = cycle / max(start, end)
                 slack = budget - late - (UNCERTAINTY if start == end else UNCERTAINTY_BETWEEN)
                 if start not in worst or slack < worst[start].slack:
-                    worst[start] = Endpoint(slack, budget, "", _label(netlist, name, port, bit), (start, end), net, late)
+                    worst[start] = Endpoint(slack, budget, "", _label(netlist, name, port, bit),
+                                            (start, end), net, late)
         found.extend(worst.values())
     for net, name in netlist.outputs.items():
         for start, times in arrivals.times.items():
             if net in times:
-                slack = cycle / start - times[net] - (UNCERTAINTY if start == 1 else UNCERTAINTY_BETWEEN)
-                found.append(Endpoint(slack, cycle / start, "", f"{name} (output)", (start, 1), net, times[net]))
+                slack = (cycle / start
+                         - times[net] - (UNCERTAINTY if start == 1 else UNCERTAINTY_BETWEEN))
+                found.append(Endpoint(slack, cycle / start, "", f"{name} (output)", (start, 1),
+                                      net, times[net]))
     found.sort(key=lambda endpoint: endpoint.slack)
     for endpoint in found:
         endpoint.start = netlist.names.get(arrivals.origin(endpoint), "?")

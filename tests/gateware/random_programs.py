@@ -1,7 +1,7 @@
 """Random TVU programs over the whole instruction set, with what the Machine makes of them.
 
-A program ends where an operand or a result is infinite, since nothing is said of results from there on. So each program starts by
-loading all that it may read.
+A program ends where an operand or a result is infinite, since nothing is said of results from there
+on. So each program starts by loading all that it may read.
 """
 
 from __future__ import annotations
@@ -27,13 +27,16 @@ Instruction = tuple[str, dict[str, int]]
 def random_memory(rng: np.random.Generator) -> np.ndarray:
     """uint8 [4 MB] in physical order: float32 and bytes to stream from, zeros elsewhere."""
     memory = np.zeros(_SIZE, np.uint8)
-    memory[_FLOATS:_FLOATS + _PART] = stripe((rng.standard_normal(_PART // 4) * 2).astype(np.float32).view(np.uint8))
+    memory[_FLOATS:_FLOATS
+           + _PART] = stripe((rng.standard_normal(_PART // 4)
+                              * 2).astype(np.float32).view(np.uint8))
     memory[_BYTES:_BYTES + _PART] = rng.integers(0, 256, _PART, np.uint8)
     return memory
 
 
 class Program:
-    """Instructions, the responses that the Machine gives to them, and the places of RANKED with the set that they show."""
+    """Instructions, the responses that the Machine gives to them, and the places of RANKED with the
+    set that they show."""
 
     def __init__(self) -> None:
         self.instructions: list[Instruction] = []
@@ -47,10 +50,11 @@ class ProgramWriter:
     def __init__(self, memory: np.ndarray, rng: np.random.Generator) -> None:
         self.machine, self.rng = Machine(memory), rng
         self._program = Program()
-        self._stale = False  # words 16 to 31 of the activation vectors hold what only the hardware knows
+        # words 16 to 31 of the activation vectors hold what only the hardware knows
+        self._stale = False
         self._stored = 0
 
-    # -- pieces ----------------------------------------------------------------------------------------------------
+    # -- pieces ------------------------------------------------------------------------------------
 
     def _add(self, name: str, **operands: int) -> None:
         if name == "WAIT":
@@ -71,7 +75,12 @@ class ProgramWriter:
 
     def _count(self, most: int = 300) -> int:
         """Elements of a vector: often few, often about a multiple of eight."""
-        return min(most, max(1, int(self.rng.choice([self._int(1, 20), 8 * self._int(1, 12) + self._int(-1, 1), self._int(1, most)]))))
+        return min(most,
+                   max(1,
+                       int(self.rng.choice([self._int(1, 20),
+                                            8 * self._int(1,
+                                                          12) + self._int(-1, 1),
+                                            self._int(1, most)]))))
 
     def _scalar(self) -> int:
         return self._int(0, 31)
@@ -81,7 +90,10 @@ class ProgramWriter:
         self._add("STREAM", addr=base + 32 * self._int(0, room), words=words)
 
     def _set(self, register: int, low: float, high: float) -> None:
-        self._add("SSET", d=register, value=float_bits(float(self.rng.uniform(low, high)) * (-1 if self._maybe(0.3) else 1)))
+        self._add("SSET",
+                  d=register,
+                  value=float_bits(float(self.rng.uniform(low, high))
+                                   * (-1 if self._maybe(0.3) else 1)))
 
     def _load_everything(self) -> None:
         self._add("RESET")
@@ -98,10 +110,11 @@ class ProgramWriter:
             self._add("QUANT5", vector=vector, a=16 * vector, s=1, n=isa.ACT_WORDS * 160)
         self._stale = False
 
-    # -- kinds of operations ---------------------------------------------------------------------------------------
+    # -- kinds of operations -----------------------------------------------------------------------
 
     def _vector(self) -> None:
-        name = str(self.rng.choice(["MULS", "MULV", "ADDV", "AXPY", "EXP2", "MULM", "AXPYM", "LOADF", "LOADB", "SUM", "SUMSQ", "MAX",
+        name = str(self.rng.choice(["MULS", "MULV", "ADDV", "AXPY", "EXP2", "MULM", "AXPYM",
+                                    "LOADF", "LOADB", "SUM", "SUMSQ", "MAX",
                                     "ABSMAX", "QUANT5", "QUANT4", "QUANT8", "PICK"]))
         runs = self._int(2, 6) if self._maybe(0.4) and name != "PICK" else 1
         n = self._count(100 if runs > 1 else 300)
@@ -111,7 +124,8 @@ class ProgramWriter:
         a = self._int(0, _ROWS - 8 * 40)
         dst = _ROWS + self._int(0, _ROWS - 8 * 40)
         stride = rows + self._int(0, 2)
-        rep = dict(count=runs, step_s=self._int(0, 1), step_t=self._int(0, 1), stride_dst=stride, stride_a=self._int(0, 30),
+        rep = dict(count=runs, step_s=self._int(0, 1), step_t=self._int(0, 1), stride_dst=stride,
+                   stride_a=self._int(0, 30),
                    stride_b=self._int(0, 30))
         b = self._int(0, _ROWS - 8 * 40)
         if self._maybe(0.2):  # in place
@@ -121,7 +135,8 @@ class ProgramWriter:
             rep["stride_b"] = rep["stride_a"]
         if name == "EXP2":
             rep["stride_b"] = self._int(0, 2)
-        operands = dict(dst=dst, a=a, b=b, s=self._scalar(), c=self._scalar(), t=self._scalar(), n=n,
+        operands = dict(dst=dst, a=a, b=b, s=self._scalar(), c=self._scalar(), t=self._scalar(),
+                        n=n,
                         vector=self._int(0, 7))
         if name.startswith("QUANT"):
             rep["stride_dst"] = self._int(0, 3)
@@ -139,8 +154,12 @@ class ProgramWriter:
     def _scalars(self) -> None:
         name = str(self.rng.choice(["SADD", "SMUL", "SDIV", "SSQRT", "SMAX", "SSET"]))
         if self._maybe(0.2):
-            self._add("REP", count=self._int(2, 12), step_s=self._int(0, 1), step_t=self._int(0, 1), stride_dst=0, stride_a=0, stride_b=0)
-        operands = dict(d=self._scalar(), a=self._int(1, 31), b=self._int(1, 31), value=float_bits(float(self.rng.uniform(0.3, 2))))
+            self._add("REP",
+                      count=self._int(2, 12),
+                      step_s=self._int(0, 1), step_t=self._int(0, 1), stride_dst=0, stride_a=0,
+                      stride_b=0)
+        operands = dict(d=self._scalar(), a=self._int(1, 31), b=self._int(1, 31),
+                        value=float_bits(float(self.rng.uniform(0.3, 2))))
         self._add(name, **{field.name: operands[field.name] for field in isa.by_name(name).fields})
         if name in ("SMUL", "SDIV") and self._maybe(0.5):
             self._set(operands["d"], 0.3, 2)
@@ -149,8 +168,10 @@ class ProgramWriter:
         name = str(self.rng.choice(["STOREF", "STOREQ", "STOREQT", "STORES"]))
         address = _RESULT + 512 * self._stored
         self._stored = (self._stored + 64) % 1024
-        address += {"STOREQT": self._int(0, 511), "STORES": 4 * self._int(0, 127)}.get(name, 32 * self._int(0, 15))
-        operands = dict(addr=address, a=self._int(0, 2 * _ROWS - 64), s=self._scalar(), n=self._count(60 if name == "STOREQT" else 300))
+        address += {"STOREQT": self._int(0, 511), "STORES": 4 * self._int(0, 127)}.get(name,
+                32 * self._int(0, 15))
+        operands = dict(addr=address, a=self._int(0, 2 * _ROWS - 64), s=self._scalar(),
+                        n=self._count(60 if name == "STOREQT" else 300))
         self._add(name, **{field.name: operands[field.name] for field in isa.by_name(name).fields})
         if self._maybe(0.5):  # and read back, behind it
             words = self._int(1, 20)
@@ -158,12 +179,14 @@ class ProgramWriter:
             self._add("CHECK", t=self._scratch_register(), words=words)
 
     def _scratch_register(self) -> int:
-        """Where bits may go that are no number: they are replaced at once by who asks for this, as every number may be an operand."""
+        """Where bits may go that are no number: they are replaced at once by who asks for this, as
+        every number may be an operand."""
         return 0 if self._maybe(0.5) else 31
 
     def _check(self) -> None:
         rows, words = self._int(1, 5), self._int(1, 20)
-        self._add("STREAMR", addr=_BYTES + 32 * self._int(0, 100), rows=rows, words=words, stride=self._int(0, 4))
+        self._add("STREAMR", addr=_BYTES + 32 * self._int(0, 100), rows=rows, words=words,
+                  stride=self._int(0, 4))
         self._add("CHECK", t=self._scratch_register(), words=rows * words)
 
     def _codes(self, mode: str, vectors: int, words: int) -> None:
@@ -191,8 +214,10 @@ class ProgramWriter:
         self._set(2, 0.0005, 0.01)
         self._stream("bytes", rows * words)
         if self._maybe(0.5):
-            self._add("EPI", b=self._int(0, _ROWS - 64), factor=self._int(0, 3), pick=isa.PICKS["none"], rank=0, base=0)
-        self._add(name, dst=_ROWS + self._int(0, 100), words=words, mode=isa.MODES[mode], vectors=vectors - 1, s=2, step_s=0, stride=stride,
+            self._add("EPI", b=self._int(0, _ROWS - 64), factor=self._int(0, 3),
+                      pick=isa.PICKS["none"], rank=0, base=0)
+        self._add(name, dst=_ROWS + self._int(0, 100), words=words, mode=isa.MODES[mode],
+                  vectors=vectors - 1, s=2, step_s=0, stride=stride,
                   rows=rows)
 
     def _picking(self) -> None:
@@ -201,7 +226,8 @@ class ProgramWriter:
         words, groups = self._int(1, 4), self._int(1, 12)
         self._codes(mode, 1, words)
         self._set(2, 0.0005, 0.01)
-        dot = dict(dst=_ROWS, words=words, mode=isa.MODES[mode], vectors=0, s=2, step_s=0, stride=0, rows=8 * groups)
+        dot = dict(dst=_ROWS, words=words, mode=isa.MODES[mode], vectors=0, s=2, step_s=0,
+                   stride=0, rows=8 * groups)
         for _ in range(self._int(1, 2)):
             if self._maybe(0.5):
                 if self._maybe(0.3):  # an EPI that another one replaces counts for nothing
@@ -209,7 +235,8 @@ class ProgramWriter:
                     self._add("EPI", b=0, factor=0, pick=isa.PICKS["none"], rank=0, base=0)
                     self._add("MULS", dst=_ROWS, a=0, s=2, n=8, t=0)
                 self._stream("bytes", 8 * groups * words)
-                self._add("EPI", b=0, factor=isa.FACTORS["relu2"], pick=isa.PICKS["mark"], rank=0, base=0)
+                self._add("EPI", b=0, factor=isa.FACTORS["relu2"], pick=isa.PICKS["mark"], rank=0,
+                          base=0)
                 self._add("DOT", **dot)
             else:
                 self._add("SSET", d=3, value=float_bits(float(self.rng.choice([0.05, 0.3, 20]))))
@@ -217,7 +244,8 @@ class ProgramWriter:
             address = _BYTES + 32 * self._int(0, 900) | self._int(0, 1)
             self._add("STREAMP", addr=address, groups=groups, words=words)
             if self._maybe(0.5):
-                self._add("EPI", b=0, factor=isa.FACTORS["dst"], pick=isa.PICKS["picked"], rank=0, base=0)
+                self._add("EPI", b=0, factor=isa.FACTORS["dst"], pick=isa.PICKS["picked"], rank=0,
+                          base=0)
                 self._add("DOT", **dot)
             else:
                 rows = self._int(1, words * WEIGHTS_PER_WORD[mode])
@@ -232,26 +260,37 @@ class ProgramWriter:
         for part in range(self._int(1, 2)):
             rows = self._count(150)
             self._stream("bytes", rows)
-            self._add("EPI", b=self._int(0, 100), factor=isa.FACTORS["b" if self._maybe(0.3) else "none"], pick=0, rank=1, base=part * 1000)
+            self._add("EPI",
+                      b=self._int(0, 100), factor=isa.FACTORS["b" if self._maybe(0.3) else "none"],
+                      pick=0, rank=1, base=part * 1000)
             scale = 0 if self._maybe(0.1) else 2  # 0: all are equal
-            self._add("DOT", dst=0, words=1, mode=isa.MODES["int8"], vectors=0, s=scale, step_s=0, stride=0, rows=rows)
+            self._add("DOT", dst=0, words=1, mode=isa.MODES["int8"], vectors=0, s=scale, step_s=0,
+                      stride=0, rows=rows)
         self._add("WAIT")
         start = len(self._program.instructions)
         for index in range(1, 1 << levels):
             self._add("RANKED", index=index)
-        self._program.ranked.append((range(start, len(self._program.instructions)), self.machine.ranked()))
+        self._program.ranked.append((range(start, len(self._program.instructions)),
+                                     self.machine.ranked()))
 
     def _refusal(self) -> None:
         """Something that is not done, and says so."""
         dot = dict(dst=0, words=1, mode=0, vectors=0, s=1, step_s=0, stride=0, rows=8)
         choices: list[Instruction] = [
-            ("MULS", dict(dst=0, a=0, s=1, n=0, t=0)), ("STOREF", dict(addr=_RESULT + 4 * self._int(1, 7), a=0, n=8)),
-            ("STOREQ", dict(addr=_RESULT + self._int(1, 31), a=0, n=8, s=1)), ("STORES", dict(addr=_RESULT + self._int(1, 3), s=1)),
-            ("RANK", dict(levels=0)), ("RANK", dict(levels=self._int(9, 15))), ("DOT", dot | dict(rows=0)),
-            ("DOT", dot | dict(rows=self._int(32769, (1 << 19) - 1))), ("DOTA", dot | dict(mode=3)), ("DOT", dot | dict(words=33)),
-            ("DOT", dot | dict(words=17, vectors=4)), ("COLS", dict(dst=0, words=1, mode=0, s=1, rows=161)),
-            ("COLS", dict(dst=0, words=2, mode=1, s=1, rows=257)), ("LOADB", dict(dst=0, s=1, n=32 * self._int(1, 3) + 8, t=0)),
-            ("QUANT5", dict(vector=self._int(4, 7), a=0, s=1, n=2561)), ("QUANT8", dict(vector=self._int(4, 7), a=0, s=1, n=8)),
+            ("MULS", dict(dst=0, a=0, s=1, n=0, t=0)),
+            ("STOREF", dict(addr=_RESULT + 4 * self._int(1, 7), a=0, n=8)),
+            ("STOREQ", dict(addr=_RESULT + self._int(1, 31), a=0, n=8, s=1)),
+            ("STORES", dict(addr=_RESULT + self._int(1, 3), s=1)),
+            ("RANK", dict(levels=0)), ("RANK", dict(levels=self._int(9, 15))),
+            ("DOT", dot | dict(rows=0)),
+            ("DOT", dot | dict(rows=self._int(32769, (1 << 19) - 1))),
+            ("DOTA", dot | dict(mode=3)), ("DOT", dot | dict(words=33)),
+            ("DOT", dot | dict(words=17, vectors=4)),
+            ("COLS", dict(dst=0, words=1, mode=0, s=1, rows=161)),
+            ("COLS", dict(dst=0, words=2, mode=1, s=1, rows=257)),
+            ("LOADB", dict(dst=0, s=1, n=32 * self._int(1, 3) + 8, t=0)),
+            ("QUANT5", dict(vector=self._int(4, 7), a=0, s=1, n=2561)),
+            ("QUANT8", dict(vector=self._int(4, 7), a=0, s=1, n=8)),
             ("CHECK", dict(t=0, words=0)),
         ]
         name, operands = choices[self._int(0, len(choices) - 1)]
@@ -262,20 +301,22 @@ class ProgramWriter:
         if kind == 0:
             self._add("SECTION", section=self._int(0, 15))
         elif kind == 1:
-            self._add("COUNTER", index=self._int(0, len(isa.COUNTERS) - 1), section=self._int(0, 15))
+            self._add("COUNTER",
+                      index=self._int(0, len(isa.COUNTERS) - 1), section=self._int(0, 15))
         elif kind == 2:
             self._add("ID")
         else:
             self._add("WAIT")
             self._add("CLEAR", mask=self._int(0, 255) if kind == 3 else 0xFFFF)
 
-    # -- a program -------------------------------------------------------------------------------------------------
+    # -- a program ---------------------------------------------------------------------------------
 
     def write(self, operations: int = 25) -> Program:
         """A program of so many operations, or fewer if numbers become infinite."""
         self._program = Program()
         self._load_everything()
-        kinds: list[Callable[[], None]] = [self._vector, self._scalars, self._store, self._check, self._product, self._picking,
+        kinds: list[Callable[[], None]] = [self._vector, self._scalars, self._store, self._check,
+                                           self._product, self._picking,
                                            self._ranking, self._refusal, self._control]
         chances = np.array([8, 6, 3, 1, 3, 2, 0.5, 0.7, 0.7])
         for _ in range(operations):

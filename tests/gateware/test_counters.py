@@ -1,4 +1,5 @@
-"""What the performance counters call a stall: programs whose every cycle is known to be of one kind."""
+"""What the performance counters call a stall: programs whose every cycle is known to be of one
+kind."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from tvu_bench import MEGABYTE, WAIT, run_rtl
 from xtvu import isa
 
 DATA, SIZE = 2 * MEGABYTE, 4 * MEGABYTE
-LATENCY = {"ug585": 36, "conservative": 56}  # cycles to a burst's first beat, soc/bitnet_soc/sim/ddr.cpp
+# cycles to a burst's first beat, soc/bitnet_soc/sim/ddr.cpp
+LATENCY = {"ug585": 36, "conservative": 56}
 
 
 def _counts(tvu_sim, tmp_path, program, preset="ug585"):
@@ -22,9 +24,12 @@ def _counts(tvu_sim, tmp_path, program, preset="ug585"):
 @pytest.mark.parametrize("preset", LATENCY)
 @pytest.mark.parametrize("operation", ["LOADF", "CHECK", "DOT"])
 def test_waiting_for_memory(tvu_sim, tmp_path, preset, operation):
-    """Each of 20 words is asked for when the last one was consumed: what is stalled is the latency of memory."""
+    """Each of 20 words is asked for when the last one was consumed: what is stalled is the latency
+    of memory."""
     take = {"LOADF": ("LOADF", dict(dst=0, n=8, t=0)), "CHECK": ("CHECK", dict(t=0, words=1)),
-            "DOT": ("DOT", dict(dst=0, words=1, mode=0, vectors=0, s=0, step_s=0, stride=0, rows=1))}[operation]
+            "DOT": ("DOT",
+                    dict(dst=0, words=1,
+                         mode=0, vectors=0, s=0, step_s=0, stride=0, rows=1))}[operation]
     turn = [("STREAM", dict(addr=DATA, words=1)), take, ("PASS", dict(cycles=300))]
     counts = _counts(tvu_sim, tmp_path, turn * 20, preset)
     assert counts["moving"] == counts["requested"] == 20 and counts["operations"] == 22 - 1
@@ -40,14 +45,21 @@ def test_computing(tvu_sim, tmp_path):
 
 def test_nothing_queued(tvu_sim, tmp_path):
     counts = _counts(tvu_sim, tmp_path, [("PASS", dict(cycles=5000))])
-    assert counts["moving"] == counts["stall_memory"] == 0 and 4950 < counts["stall_control"] < 5100 and counts["stall_compute"] < 20
+    assert (counts["moving"] == counts["stall_memory"] == 0
+            and 4950 < counts["stall_control"] < 5100 and counts["stall_compute"] < 20)
 
 
 def test_words_and_beats(tvu_sim, tmp_path):
     """Every word moved and every beat written is counted, once."""
     counts = _counts(tvu_sim, tmp_path, [
-        ("STREAM", dict(addr=DATA, words=700)), ("CHECK", dict(t=0, words=700)), ("STOREF", dict(addr=3 * MEGABYTE, a=0, n=801)),
-        ("STOREQ", dict(addr=3 * MEGABYTE, a=0, n=64, s=0)), ("STOREQT", dict(addr=3 * MEGABYTE, a=0, n=9, s=0)),
-        ("STORES", dict(addr=3 * MEGABYTE, s=0)), ("STREAM", dict(addr=3 * MEGABYTE | 1, words=1)), ("CHECK", dict(t=0, words=1))])
+        ("STREAM",
+         dict(addr=DATA,
+              words=700)),
+        ("CHECK", dict(t=0, words=700)), ("STOREF", dict(addr=3 * MEGABYTE, a=0, n=801)),
+        ("STOREQ",
+         dict(addr=3 * MEGABYTE,
+              a=0, n=64, s=0)), ("STOREQT", dict(addr=3 * MEGABYTE, a=0, n=9, s=0)),
+        ("STORES", dict(addr=3 * MEGABYTE, s=0)), ("STREAM", dict(addr=3 * MEGABYTE | 1, words=1)),
+        ("CHECK", dict(t=0, words=1))])
     assert counts["moving"] == counts["requested"] == 701
     assert counts["write_beats"] == 401 + 8 + 9 + 1

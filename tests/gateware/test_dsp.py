@@ -1,4 +1,5 @@
-"""The DSP slice: what the simulation takes for it, the model that Yosys ships, and arithmetic, on a chain of three."""
+"""The DSP slice: what the simulation takes for it, the model that Yosys ships, and arithmetic, on a
+chain of three."""
 
 from __future__ import annotations
 
@@ -18,7 +19,10 @@ _MAIN = """
 #include <cstdio>
 #include "VChain.h"
 static unsigned long long state = 1;
-static unsigned long long draw() { state = state * 6364136223846793005ull + 1442695040888963407ull; return state >> 16; }
+static unsigned long long draw() {
+    state = state * 6364136223846793005ull + 1442695040888963407ull;
+    return state >> 16;
+}
 int main() {
     VChain top;
     for (int cycle = 0; cycle < CYCLES; cycle++) {
@@ -28,11 +32,12 @@ int main() {
         top.use_x = bits & 7; top.subtract = bits >> 3 & 7; top.z = bits >> 6 & 511;
         for (int i = 0; i < 3; i++)  // no other value is asked for
             if ((top.z >> 3 * i & 7) == 2 || (top.z >> 3 * i & 7) > 3) top.z &= ~(7 << 3 * i);
-        printf("%llu %llu %llu %llu %llu %llu %u %u %u", (unsigned long long)top.x0, (unsigned long long)top.x1,
-               (unsigned long long)top.x2, (unsigned long long)top.c0, (unsigned long long)top.c1, (unsigned long long)top.c2,
-               top.use_x, top.subtract, top.z);
+        unsigned long long wide[] = {top.x0, top.x1, top.x2, top.c0, top.c1, top.c2};
+        for (unsigned long long value : wide) printf("%llu ", value);
+        printf("%u %u %u", top.use_x, top.subtract, top.z);
         top.clk = 0; top.eval(); top.clk = 1; top.eval();
-        printf(" %llu %llu %llu\\n", (unsigned long long)top.p0, (unsigned long long)top.p1, (unsigned long long)top.p2);
+        unsigned long long sums[] = {top.p0, top.p1, top.p2};
+        printf(" %llu %llu %llu\\n", sums[0], sums[1], sums[2]);
     }
 }
 """
@@ -53,8 +58,11 @@ class _Chain(Elaboratable):
         neighbour = C(0, tvu.dsp.WIDTH)
         for i in range(_SLICES):
             cascade = Signal(tvu.dsp.WIDTH, name=f"cascade{i}")
-            tvu.dsp.adder(m, f"slice{i}", "fast", x=self.wide[f"x{i}"], use_x=self.use_x[i], subtract=self.subtract[i],
-                          c=self.wide[f"c{i}"], z=self.z[3 * i:3 * i + 3], neighbour=neighbour, p=self.wide[f"p{i}"], cascade=cascade)
+            tvu.dsp.adder(m, f"slice{i}", "fast", x=self.wide[f"x{i}"], use_x=self.use_x[i],
+                          subtract=self.subtract[i],
+                          c=self.wide[f"c{i}"],
+                          z=self.z[3 * i:3 * i + 3], neighbour=neighbour, p=self.wide[f"p{i}"],
+                          cascade=cascade)
             neighbour = cascade
         return m
 
@@ -71,14 +79,19 @@ def _of_yosys() -> str:
 @pytest.mark.parametrize("model", [_ours, _of_yosys])
 def test_slice_is_the_adder_that_is_asked_for(tmp_path, model):
     chain = _Chain()
-    (tmp_path / "chain.v").write_text(verilog.convert(chain, name="Chain", ports=chain.ports, emit_src=False))
+    (tmp_path / "chain.v").write_text(verilog.convert(chain, name="Chain", ports=chain.ports,
+                                                      emit_src=False))
     (tmp_path / "slice.v").write_text(model())
     (tmp_path / "main.cpp").write_text(_MAIN.replace("CYCLES", str(_CYCLES)))
-    done = subprocess.run(["verilator", "--cc", "--exe", "--build", "-Wno-fatal", "-Wno-lint", "--top-module", "Chain", "chain.v",
-                           "slice.v", "main.cpp", "-o", "chain"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(["verilator", "--cc", "--exe", "--build", "-Wno-fatal", "-Wno-lint",
+                           "--top-module", "Chain", "chain.v",
+                           "slice.v", "main.cpp", "-o", "chain"], cwd=tmp_path,
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    output = subprocess.run([tmp_path / "obj_dir/chain"], capture_output=True, text=True, check=True).stdout
-    rows = np.array([[int(word) for word in line.split()] for line in output.splitlines()], np.uint64)
+    output = subprocess.run([tmp_path / "obj_dir/chain"], capture_output=True, text=True,
+                            check=True).stdout
+    rows = np.array([[int(word) for word in line.split()] for line in output.splitlines()],
+                    np.uint64)
     x, c, (use_x, subtract, z), p = rows[:, :3], rows[:, 3:6], rows[:, 6:9].T, rows[:, 9:]
     mask = np.uint64(2**48 - 1)
     for cycle in range(2, _CYCLES):

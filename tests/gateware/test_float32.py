@@ -11,11 +11,15 @@ from xtvu import semantics
 
 
 def _corner_floats(rng, count):
-    special = np.array([0, 0x80000000, 1, 0x007FFFFF, 0x00800000, 0x80800000, 0x3F800000, 0xBF800000, 0x7F7FFFFF,
-                        0x3F000000, 0x3FC00000, 0x40200000, 0x42FE0000, 0x43000000, 0x00800001, 0x33800000], np.uint32)
+    special = np.array([0,
+                        0x80000000, 1,
+                        0x007FFFFF, 0x00800000, 0x80800000, 0x3F800000, 0xBF800000, 0x7F7FFFFF,
+                        0x3F000000, 0x3FC00000,
+                        0x40200000, 0x42FE0000, 0x43000000, 0x00800001, 0x33800000], np.uint32)
     wild = rng.integers(0, 2**32, count, np.uint32)
     wild = wild[(wild >> 23 & 255) != 255]
-    near = (rng.standard_normal(count) * 10.0 ** rng.integers(-3, 3, count)).astype(np.float32).view(np.uint32)
+    near = (rng.standard_normal(count) * 10.0 ** rng.integers(-3, 3,
+            count)).astype(np.float32).view(np.uint32)
     return np.concatenate([special, wild, near]).view(np.float32)
 
 
@@ -50,7 +54,8 @@ def _bits(x):
     return np.asarray(x, np.float32).view(np.uint32).astype(np.int64)
 
 
-@pytest.mark.parametrize("unit,function", [(FloatMultiply, semantics.multiply), (FloatAdd, semantics.add)])
+@pytest.mark.parametrize("unit,function",
+                         [(FloatMultiply, semantics.multiply), (FloatAdd, semantics.add)])
 def test_binary_units(unit, function):
     a, b = _pairs(np.random.default_rng(1), 1500)
     got = _run(unit(), [("a", a.view(np.uint32)), ("b", b.view(np.uint32))], unit.LATENCY)
@@ -59,14 +64,17 @@ def test_binary_units(unit, function):
 
 def test_int_to_float():
     rng = np.random.default_rng(2)
-    x = np.concatenate([[0, 1, -1, 2**27 - 1, -2**27, 2**24 + 1, 2**24 + 3], rng.integers(-2**27, 2**27, 600),
+    x = np.concatenate([[0,
+                         1, -1, 2**27 - 1,
+                         -2**27, 2**24 + 1, 2**24 + 3], rng.integers(-2**27, 2**27, 600),
                         rng.integers(-2**25, 2**25, 600)]).astype(np.int32)
     got = _run(IntToFloat(), [("a", x.view(np.uint32) & 0xFFFFFFF)], IntToFloat.LATENCY)
     np.testing.assert_array_equal(got, _bits(x.astype(np.float32)))
 
 
 def test_float_to_int8():
-    x = np.concatenate([np.arange(-300, 300) / 2, _corner_floats(np.random.default_rng(3), 500)]).astype(np.float32)
+    x = np.concatenate([np.arange(-300, 300) / 2,
+                        _corner_floats(np.random.default_rng(3), 500)]).astype(np.float32)
     got = _run(FloatToInt8(), [("a", x.view(np.uint32))], FloatToInt8.LATENCY)
     want = np.clip(np.rint(semantics.flush(x)), -127, 127).astype(np.int8).view(np.uint8)
     np.testing.assert_array_equal(got, want)
@@ -74,7 +82,8 @@ def test_float_to_int8():
 
 def test_exp2():
     rng = np.random.default_rng(4)
-    x = np.concatenate([-rng.random(800) * 140, rng.random(200) * 130, _corner_floats(rng, 300), -np.arange(130)]).astype(np.float32)
+    x = np.concatenate([-rng.random(800) * 140, rng.random(200) * 130, _corner_floats(rng, 300),
+                        -np.arange(130)]).astype(np.float32)
     got = _run(FloatExp2(), [("a", x.view(np.uint32))], FloatExp2.LATENCY)
     np.testing.assert_array_equal(got, _bits(semantics.exp2(x)))
 
@@ -88,7 +97,8 @@ def test_exp2_accuracy():
 def test_semantics_equal_numpy_on_normal_numbers():
     rng = np.random.default_rng(5)
     a, b = (rng.standard_normal(20000).astype(np.float32) for _ in range(2))
-    for ours, numpys in ((semantics.multiply, np.multiply), (semantics.add, np.add), (semantics.divide, np.divide)):
+    for ours, numpys in ((semantics.multiply, np.multiply), (semantics.add, np.add),
+                         (semantics.divide, np.divide)):
         np.testing.assert_array_equal(ours(a, b), numpys(a, b))
     assert abs(float(semantics.reduce_sum(a)) - float(a.astype(np.float64).sum())) < 1e-2
 
@@ -102,7 +112,8 @@ def test_scalar_unit(function):
         ScalarFunction.MULTIPLY: lambda: semantics.multiply(a, b),
         ScalarFunction.DIVIDE: lambda: semantics.divide(a, b),
         ScalarFunction.SQRT: lambda: semantics.sqrt(a),
-        ScalarFunction.MAXIMUM: lambda: np.where(semantics.float_key(a) >= semantics.float_key(b), a, b),
+        ScalarFunction.MAXIMUM: lambda: np.where(semantics.float_key(a) >= semantics.float_key(b),
+                                                 a, b),
     }[function]()
     unit = ScalarUnit()
     got = []

@@ -1,4 +1,5 @@
-"""Proofs of the AXI sides, the CFU front end and the credits; and that each proof fails for a fault planted in a copy of the gateware."""
+"""Proofs of the AXI sides, the CFU front end and the credits; and that each proof fails for a fault
+planted in a copy of the gateware."""
 
 from __future__ import annotations
 
@@ -6,7 +7,8 @@ import pytest
 from formal import sides
 from formal.prover import Refuted, package, prove
 
-#: Per bench: cycles from reset that are searched, cycles of an induction step, and what the environment promises.
+#: Per bench: cycles from reset that are searched, cycles of an induction step, and what the
+#: environment promises.
 _PROOFS = {
     "read_port": dict(steps=14, given=["nobody asked for"]),
     "read_count": dict(steps=6, induction=1, given=["nobody asked for"]),
@@ -23,18 +25,24 @@ _PROOFS = {
 #: Bench, file, what it says and what a fault makes of it.
 _FAULTS = [
     ("read_port", "axi.py", "queue.r_en.eq(port.arready)", "queue.r_en.eq(1)"),
-    ("read_port", "axi.py", "self.error.eq(port.rvalid & (port.rresp != 0))", "self.error.eq(port.rvalid & port.rresp[0])"),
+    ("read_port", "axi.py",
+     "self.error.eq(port.rvalid & (port.rresp != 0))",
+     "self.error.eq(port.rvalid & port.rresp[0])"),
     ("read_port", "axi.py", "port.arlen.eq(asked.length)", "port.arlen.eq(burst.payload.length)"),
     ("read_count", "axi.py", "burst.payload.length + 1, 0)", "burst.payload.length, 0)"),
     ("write_port", "axi.py", "with m.If(port.wready):", "with m.If(port.awready):"),
     ("write_port", "axi.py", "& (self.owed != _OPEN_WRITES)", ""),
     ("write_port", "axi.py", "(~port.wvalid | port.wready) & ", ""),
-    ("write_port", "axi.py", "self.error.eq(answered & (port.bresp != 0))", "self.error.eq(answered & port.bresp.all())"),
+    ("write_port",
+     "axi.py",
+     "self.error.eq(answered & (port.bresp != 0))", "self.error.eq(answered & port.bresp.all())"),
     ("reader", "stream.py", "depth - 2 * BURST_WORDS", "depth - BURST_WORDS"),
-    ("reader", "stream.py", "to_block_end.eq(BURST_WORDS - address[:4])", "to_block_end.eq(BURST_WORDS)"),
+    ("reader", "stream.py",
+     "to_block_end.eq(BURST_WORDS - address[:4])", "to_block_end.eq(BURST_WORDS)"),
     ("reader", "stream.py", "left[:5] <= BURST_WORDS - place for", "left[:5] <= BURST_WORDS for"),
     ("reader", "stream.py", "Cat(port.error for port in ports).any()", "ports[0].error"),
-    ("reader", "stream.py", "empty = (head.words == 0) | (head.rows == 0)", "empty = head.rows == 0"),
+    ("reader", "stream.py",
+     "empty = (head.words == 0) | (head.rows == 0)", "empty = head.rows == 0"),
     ("front_end", "frontend.py", "cmd.ready.eq(~cmd.valid | (", "cmd.ready.eq(("),
     ("front_end", "frontend.py", "(~holds & ~ResetSignal", "(~ResetSignal"),
     ("front_end", "frontend.py", "with m.If(cmd.valid & ~holds):", "with m.If(cmd.valid):"),
@@ -43,23 +51,36 @@ _FAULTS = [
      "with m.Elif(done & rsp.ready):\n            m.d.bus += holds"),
     ("front_end", "frontend.py", "with m.Elif(rsp.ready):", "with m.Else():"),
     ("front_end", "frontend.py", "room.eq(~self.resetting & Mux(", "room.eq(Mux("),
-    ("front_end", "frontend.py", "Mux(to_stream, self.descriptor.ready, self.instruction.ready)", "self.instruction.ready"),
+    ("front_end",
+     "frontend.py",
+     "Mux(to_stream, self.descriptor.ready, self.instruction.ready)", "self.instruction.ready"),
     ("front_end", "frontend.py", "with m.Elif(seen & self.quiet):", "with m.Elif(seen):"),
     ("patience", "frontend.py", "with m.Elif(~patience.all()):", "with m.Elif(0):"),
-    ("patience", "frontend.py", "m.d.bus += errors.eq((errors.as_value() & ~cleared) | raised.as_value())",
+    ("patience",
+     "frontend.py", "m.d.bus += errors.eq((errors.as_value() & ~cleared) | raised.as_value())",
      "m.d.bus += errors.eq((errors.as_value() | raised.as_value()) & ~cleared)"),
-    ("patience", "frontend.py", "with m.If(self.progress | (~self.busy & ~self.resetting)):", "with m.If(~self.busy & ~self.resetting):"),
+    ("patience",
+     "frontend.py",
+     "with m.If(self.progress | (~self.busy & ~self.resetting)):",
+     "with m.If(~self.busy & ~self.resetting):"),
     ("patience", "frontend.py", "self.descriptor.valid.eq(done & to_stream & ~errors.queue)",
      "self.descriptor.valid.eq(done & to_stream & ~errors.read)"),
-    ("recovery", "axi.py", 'DomainRenamer("axi")(fifo', "(fifo"),
-    ("recovery", "axi.py", "axi += [\n            self.owed.eq(self.owed + start", "sync += [\n            self.owed.eq(self.owed + start"),
-    ("recovery", "axi.py", "axi += [\n            self.owed.eq(self.owed + Mux", "sync += [\n            self.owed.eq(self.owed + Mux"),
+    ("recovery", "axi.py", 'DomainRenamer("axi")(', "("),
+    ("recovery", "axi.py",
+     "axi += [\n            self.owed.eq(self.owed + start",
+     "sync += [\n            self.owed.eq(self.owed + start"),
+    ("recovery", "axi.py",
+     "axi += [\n            self.owed.eq(self.owed + Mux",
+     "sync += [\n            self.owed.eq(self.owed + Mux"),
     ("recovery", "frontend.py", "m.d.bus += seen.eq(self.resetting)", "m.d.comb += seen.eq(1)"),
     ("recovery", "stream.py", "Cat(port.owed == 0 for port in ports).all()", "ports[0].owed == 0"),
-    ("lanes", "lanes.py", "self.word.ready.eq(self.hungry & (credit != 0) & ", "self.word.ready.eq(self.hungry & "),
+    ("lanes", "lanes.py",
+     "self.word.ready.eq(self.hungry & (credit != 0) & ", "self.word.ready.eq(self.hungry & "),
     ("lanes", "lanes.py", "entry.payload.end & (credit != 0)", "entry.payload.end"),
     ("lanes", "lanes.py", "credit.eq(credit - ends[0] + ", "credit.eq(credit - (take & final) + "),
-    ("vector", "vector.py", "& (~from_dot | self.dot.valid) & (~buffered | (credit != 0))", "& (~from_dot | self.dot.valid)"),
+    ("vector", "vector.py",
+     "& (~from_dot | self.dot.valid) & (~buffered | (credit != 0))",
+     "& (~from_dot | self.dot.valid)"),
 ]
 
 

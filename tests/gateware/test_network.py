@@ -1,4 +1,5 @@
-"""The network side by itself: what it lets in, against a reading of the same frames in Python, and what it does of it."""
+"""The network side by itself: what it lets in, against a reading of the same frames in Python, and
+what it does of it."""
 
 from __future__ import annotations
 
@@ -10,17 +11,41 @@ import numpy as np
 import pytest
 from amaranth.hdl import ClockDomain, ClockSignal, Module
 from amaranth.sim import Simulator
-from frames import HOST_IP, HOST_MAC, SOC_IP, SOC_MAC, arp, checksum, echo, etherbone_read, etherbone_write, ip, sound, udp
+from frames import (
+    HOST_IP,
+    HOST_MAC,
+    SOC_IP,
+    SOC_MAC,
+    arp,
+    checksum,
+    echo,
+    etherbone_read,
+    etherbone_write,
+    ip,
+    sound,
+    udp,
+)
 from network.bus import Memory, Region
 from network.claim import Claim
 from network.frames import Addresses, Kind
 from network.receive import SLOTS, Receiver
 from network.verilog import Network
-from xtvu.datagram import ETHERBONE_PORT, FLAGS, OPERATIONS, PORT, SILENCE, SOURCES, STATE, STATUS, Datagram
+from xtvu.datagram import (
+    ETHERBONE_PORT,
+    FLAGS,
+    OPERATIONS,
+    PORT,
+    SILENCE,
+    SOURCES,
+    STATE,
+    STATUS,
+    Datagram,
+)
 
 SEED = int(os.environ.get("BITNET_SEED") or secrets.randbits(20))
 ADDRESSES = Addresses(int.from_bytes(SOC_MAC, "big"), int.from_bytes(SOC_IP, "big"))
-DDR, ROM, BOX = Region(0x4000_0000, 1 << 30), Region(0, 0x8000, writable=False), Region(0x9000_0000, 0x4000)
+DDR, ROM, BOX = (Region(0x4000_0000, 1 << 30), Region(0, 0x8000, writable=False),
+                 Region(0x9000_0000, 0x4000))
 MEMORY = Memory((ROM, DDR, BOX), DDR)
 
 
@@ -48,21 +73,25 @@ async def _send(ctx, stream, frame, damaged=False, pause=1):
         await ctx.tick().repeat(pause)
 
 
-# -- what is let in -----------------------------------------------------------------------------------------------------------
+# -- what is let in --------------------------------------------------------------------------------
 
 
 def _random_frame(rng):
     """A sound frame of some kind, and often something wrong with it."""
     payload = rng.bytes(int(rng.integers(0, 60)))
-    words = Datagram(1, 2, 3, 0, 4, rng.integers(0, 2**32, int(rng.integers(0, 9))).tolist()).encode()
+    words = Datagram(1, 2,
+                     3, 0, 4, rng.integers(0, 2**32, int(rng.integers(0, 9))).tolist()).encode()
     choice = int(rng.integers(8))
-    frame = [lambda: arp(), lambda: echo(payload), lambda: udp(payload, ETHERBONE_PORT), lambda: udp(words, PORT),
-             lambda: udp(words, PORT, summed=False), lambda: udp(words + payload, PORT), lambda: udp(payload, int(rng.integers(1, 2000))),
+    frame = [lambda: arp(), lambda: echo(payload), lambda: udp(payload, ETHERBONE_PORT),
+             lambda: udp(words, PORT),
+             lambda: udp(words, PORT, summed=False), lambda: udp(words + payload, PORT),
+             lambda: udp(payload, int(rng.integers(1, 2000))),
              lambda: ip(int(rng.integers(256)), payload)][choice]()
     wrong = int(rng.integers(8))
     if wrong == 0:  # any byte, the heads rather than the rest
         place = int(rng.integers(min(len(frame), 60 if rng.random() < 0.8 else len(frame))))
-        frame = frame[:place] + bytes([frame[place] ^ 1 << int(rng.integers(8))]) + frame[place + 1:]
+        frame = (frame[:place] + bytes([frame[place] ^ 1 << int(rng.integers(8))])
+                 + frame[place + 1:])
     elif wrong == 1:
         frame = frame[:int(rng.integers(1, len(frame)))]
     elif wrong == 2:
@@ -71,14 +100,17 @@ def _random_frame(rng):
         place = int(rng.choice([16, 17, 20, 21, 38, 39]))
         frame = frame[:place] + rng.bytes(1) + frame[place + 1:]
         if frame[12:14] == b"\x08\x00":
-            frame = frame[:24] + struct.pack(">H", checksum(frame[14:24] + bytes(2) + frame[26:34])) + frame[26:]
+            frame = (frame[:24]
+                     + struct.pack(">H",
+                                   checksum(frame[14:24] + bytes(2) + frame[26:34])) + frame[26:])
     elif wrong == 4:
         frame = rng.bytes(int(rng.integers(1, 100)))
     return frame, bool(rng.random() < 0.05)
 
 
 def _long(length):
-    """A frame of 58 bytes that claims another length, everything else being right, without a sum over what is not there."""
+    """A frame of 58 bytes that claims another length, everything else being right, without a sum
+    over what is not there."""
     frame = bytearray(udp(bytes(16), ETHERBONE_PORT, summed=False))
     frame[16:18] = struct.pack(">H", length)
     frame[38:40] = struct.pack(">H", length - 20)
@@ -87,17 +119,23 @@ def _long(length):
 
 
 _CASES = {
-    "longest": (echo(bytes(1472)), False), "too long": (echo(bytes(1480)), False), "endless": (SOC_MAC + bytes(3000), False),
-    "broadcast ip": (b"\xff" * 6 + echo(b"x")[6:], False), "arp for another": (arp(HOST_IP), False), "arp answer": (arp(SOC_IP, 2), False),
-    "arp to own": (SOC_MAC + arp()[6:], False), "echo answer": (echo(b"x", 0), False), "one byte": (b"\x10", False),
-    "damaged": (echo(b"x"), True), "another's address": (ip(17, udp(b"", PORT)[34:42], target=HOST_IP), False),
+    "longest": (echo(bytes(1472)), False), "too long": (echo(bytes(1480)), False),
+    "endless": (SOC_MAC + bytes(3000), False),
+    "broadcast ip": (b"\xff" * 6 + echo(b"x")[6:], False),
+    "arp for another": (arp(HOST_IP), False), "arp answer": (arp(SOC_IP, 2), False),
+    "arp to own": (SOC_MAC + arp()[6:], False), "echo answer": (echo(b"x", 0), False),
+    "one byte": (b"\x10", False),
+    "damaged": (echo(b"x"),
+                True), "another's address": (ip(17, udp(b"", PORT)[34:42], target=HOST_IP), False),
     **{f"length {n}": (_long(n), False) for n in (29, 1501, 2033, 2034, 2040, 2047, 2048)},
-    "fragment": (ip(17, udp(b"", PORT)[34:42], fragment=0x2000), False), "last fragment": (ip(1, echo(b"")[34:42], fragment=0x0001), False),
+    "fragment": (ip(17, udp(b"", PORT)[34:42], fragment=0x2000), False),
+    "last fragment": (ip(1, echo(b"")[34:42], fragment=0x0001), False),
 }
 
 
 def test_what_is_let_in():
-    """Frames of every kind, whole and spoilt, one pause of a cycle apart: taken for what they are, stored byte for byte, or dropped."""
+    """Frames of every kind, whole and spoilt, one pause of a cycle apart: taken for what they are,
+    stored byte for byte, or dropped."""
     print(f"BITNET_SEED={SEED}")
     rng = np.random.default_rng(SEED)
     frames = [*_CASES.values(), *(_random_frame(rng) for _ in range(400))]
@@ -110,7 +148,8 @@ def test_what_is_let_in():
             await ctx.tick()
             if not ctx.get(unit.packet.valid):
                 continue
-            kind, length, words = ctx.get(unit.packet.payload.kind), ctx.get(unit.packet.payload.length), []
+            kind, length, words = (ctx.get(unit.packet.payload.kind),
+                                   ctx.get(unit.packet.payload.length), [])
             size = 42 if kind == Kind.ARP else 14 + length
             for place in range((size + 5) // 4):
                 ctx.set(unit.address, place)
@@ -163,16 +202,18 @@ def test_frames_that_find_no_room_are_counted():
     assert counts == [0] * SLOTS + [1] * 3
 
 
-# -- what is done of it ---------------------------------------------------------------------------------------------------------
+# -- what is done of it ----------------------------------------------------------------------------
 
 
 class _Board:
-    """The network side with a bus and a memory port; ``words`` of the bus by address. ``error``: bus addresses that answer with one."""
+    """The network side with a bus and a memory port; ``words`` of the bus by address. ``error``:
+    bus addresses that answer with one."""
 
     def __init__(self, seed=1):
         self.unit = Network(ADDRESSES, MEMORY)
         self.words, self.beats, self.error, self.accesses = {}, {}, set(), 0
-        self.silent, self.frozen, self.failing, self.token, self.sequence = False, False, False, 5, 0
+        self.silent, self.frozen, self.failing, self.token, self.sequence = (False, False, False,
+                5, 0)
         self.answers: list[bytes] = []
         self._rng = np.random.default_rng(seed)
 
@@ -246,10 +287,12 @@ class _Board:
                 return self.answers[-1]
         return None
 
-    async def datagram(self, ctx, operation, flags=0, address=0, data=(), sequence=None, token=None, cycles=6000):
+    async def datagram(self, ctx, operation, flags=0, address=0, data=(), sequence=None,
+                       token=None, cycles=6000):
         """The answer as (status, data), or None."""
         self.sequence += 1
-        question = Datagram(token or self.token, self.sequence if sequence is None else sequence, OPERATIONS[operation],
+        question = Datagram(token or self.token, self.sequence if sequence is None else sequence,
+                            OPERATIONS[operation],
                             FLAGS[flags] if flags else 0, address, list(data))
         raw = await self.ask(ctx, udp(question.encode(), PORT), cycles)
         if raw is None:
@@ -270,7 +313,8 @@ class _Board:
 def sound_answer(frame):
     """Checks the heads of an answer by hand; which protocol it is."""
     assert frame[:12] == HOST_MAC + SOC_MAC and len(frame) >= 60
-    assert frame[12:15] == b"\x08\x00\x45" and not checksum(frame[14:34]) and frame[26:34] == SOC_IP + HOST_IP and frame[22] == 64
+    assert (frame[12:15] == b"\x08\x00\x45" and not checksum(frame[14:34])
+            and frame[26:34] == SOC_IP + HOST_IP and frame[22] == 64)
     length = struct.unpack_from(">H", frame, 16)[0]
     assert len(frame) == max(60, 14 + length)
     if frame[23] == 1:
@@ -290,7 +334,8 @@ def test_arp_and_echo():
         for size in (0, 1, 2, 3, 56, 57, 1000, 1472):
             payload = np.random.default_rng(size).bytes(size)
             answer = await board.ask(ctx, echo(payload))
-            assert sound_answer(answer) == "icmp" and answer[34] == 0 and answer[38:42 + size] == echo(payload)[38:42 + size]
+            assert (sound_answer(answer) == "icmp" and answer[34] == 0
+                    and answer[38:42 + size] == echo(payload)[38:42 + size])
 
     board.run(bench)
 
@@ -302,14 +347,18 @@ def test_words_are_read_and_written_once():
         await board.claim(ctx)
         for count in (1, 2, 40, 360):
             values = np.random.default_rng(count).integers(0, 2**32, count).tolist()
-            assert await board.datagram(ctx, "WRITE", address=BOX.base, data=values, cycles=12_000) == (0, [])
+            assert (await board.datagram(ctx, "WRITE", address=BOX.base, data=values,
+                                         cycles=12_000) == (0, []))
             addresses = [BOX.base + 4 * i for i in range(count)]
             assert [board.words[a] for a in addresses] == values
-            assert await board.datagram(ctx, "READ", data=addresses[::-1], cycles=12_000) == (0, values[::-1])
+            assert (await board.datagram(ctx, "READ", data=addresses[::-1], cycles=12_000)
+                    == (0, values[::-1]))
         sequence = board.sequence + 1
         assert await board.datagram(ctx, "WRITE", address=BOX.base, data=[1]) == (0, [])
-        assert await board.datagram(ctx, "WRITE", address=BOX.base, data=[2], sequence=sequence) == (0, [])
-        assert await board.datagram(ctx, "WRITE", address=BOX.base, data=[3], sequence=sequence - 1, cycles=500) is None
+        assert (await board.datagram(ctx, "WRITE", address=BOX.base, data=[2], sequence=sequence)
+                == (0, []))
+        assert await board.datagram(ctx, "WRITE", address=BOX.base, data=[3],
+                                    sequence=sequence - 1, cycles=500) is None
         assert board.words[BOX.base] == 1
         ctx.set(board.unit.second, 100)
         await ctx.tick().repeat(350)
@@ -322,31 +371,45 @@ def test_words_are_read_and_written_once():
 
 
 def test_what_cannot_be_reached():
-    """Refused at once, without the bus; a write of which one end cannot be written is not done at all."""
+    """Refused at once, without the bus; a write of which one end cannot be written is not done at
+    all."""
     board = _Board()
 
     async def bench(ctx):
         await board.claim(ctx)
         ctx.set(board.unit.protect_first, 0x200)
         ctx.set(board.unit.protect_end, 0x300)
-        status, values = await board.datagram(ctx, "READ", data=[0x2000_0000, BOX.base, BOX.base + 2, 0xFFFF_FFFC, 0x8000])
+        status, values = await board.datagram(ctx, "READ",
+                                              data=[0x2000_0000,
+                                                    BOX.base, BOX.base + 2, 0xFFFF_FFFC, 0x8000])
         assert status == STATUS["UNMAPPED"] and values == [0xFFFFFFFF, 0, *[0xFFFFFFFF] * 3]
         accesses = board.accesses
-        for address, count, why in ((0x2000_0000, 1, "UNMAPPED"), (0, 1, "UNMAPPED"), (BOX.base + BOX.size - 4, 2, "UNMAPPED"),
-                                    (BOX.base - 4, 2, "UNMAPPED"), (DDR.base + 0x20_0000, 1, "PROTECTED"),
-                                    (DDR.base + 0x1F_FFFC, 2, "PROTECTED"), (DDR.base + 0x2F_FFFC, 2, "PROTECTED"),
-                                    (BOX.base + 1, 1, "BAD"), (BOX.base, 0, "BAD"), (DDR.base + DDR.size - 4, 3, "UNMAPPED")):
-            assert await board.datagram(ctx, "WRITE", address=address, data=[7] * count) == (STATUS[why], []), hex(address)
+        for address, count, why in ((0x2000_0000, 1, "UNMAPPED"), (0, 1, "UNMAPPED"),
+                                    (BOX.base + BOX.size - 4, 2, "UNMAPPED"),
+                                    (BOX.base - 4, 2,
+                                     "UNMAPPED"), (DDR.base + 0x20_0000, 1, "PROTECTED"),
+                                    (DDR.base + 0x1F_FFFC,
+                                     2, "PROTECTED"), (DDR.base + 0x2F_FFFC, 2, "PROTECTED"),
+                                    (BOX.base + 1, 1, "BAD"), (BOX.base, 0, "BAD"),
+                                    (DDR.base + DDR.size - 4, 3, "UNMAPPED")):
+            assert await board.datagram(ctx, "WRITE", address=address,
+                                        data=[7] * count) == (STATUS[why], []), hex(address)
             # and a repetition says the same
-            assert await board.datagram(ctx, "WRITE", address=address, data=[7] * count, sequence=board.sequence) == (STATUS[why], [])
-        for address, count, why in ((0x1F_FFF8, 4, "PROTECTED"), (0x20_0000, 2, "PROTECTED"), (0x2F_FFF8, 2, "PROTECTED"),
+            assert (await board.datagram(ctx, "WRITE", address=address, data=[7] * count,
+                                         sequence=board.sequence) == (STATUS[why], []))
+        for address, count, why in ((0x1F_FFF8, 4, "PROTECTED"), (0x20_0000, 2, "PROTECTED"),
+                                    (0x2F_FFF8, 2, "PROTECTED"),
                                     (0x2F_FFF8, 4, "PROTECTED"), (0xF_FFF8, 2, "UNMAPPED"),
                                     ((1 << 30) - 8, 4, "UNMAPPED"), (0xFFFF_FFF8, 4, "UNMAPPED"),
-                                    (0x10_0004, 2, "BAD"), (0x10_0000, 3, "BAD"), (0x10_0000, 0, "BAD")):
-            assert await board.datagram(ctx, "DATA", address=address, data=[7] * count) == (STATUS[why], []), hex(address)
+                                    (0x10_0004, 2, "BAD"),
+                                    (0x10_0000, 3, "BAD"), (0x10_0000, 0, "BAD")):
+            assert await board.datagram(ctx, "DATA", address=address,
+                                        data=[7] * count) == (STATUS[why], []), hex(address)
         assert board.accesses == accesses and not board.beats
         for address in (0x1F_FFF8, 0x30_0000, 0x10_0000, (1 << 30) - 8):
-            assert await board.datagram(ctx, "DATA", address=address, data=[1, 2], cycles=500) is None  # nobody asked for an answer
+            # nobody asked for an answer
+            assert await board.datagram(ctx, "DATA", address=address, data=[1, 2],
+                                        cycles=500) is None
             assert board.beats[address] == 2 << 32 | 1
 
     board.run(bench)
@@ -360,19 +423,23 @@ def test_data_is_listed_and_old_data_passed_over():
         sequences = [100, 102, 101, *range(200, 230)]
         for number, sequence in enumerate(sequences):
             body = [sequence, 0] * int(1 + number % 3)
-            answer = await board.datagram(ctx, "DATA", "ANSWER", 0x10_0000 + 64 * number, body + [0] * (16 - len(body)), sequence)
+            answer = await board.datagram(ctx, "DATA", "ANSWER", 0x10_0000 + 64 * number,
+                                          body + [0] * (16 - len(body)), sequence)
             recent = (sequences[number::-1] + [0] * 16)[:16]
             assert answer == (0, recent) and board.beats[0x10_0000 + 64 * number] == sequence
         await board.datagram(ctx, "WRITE", address=BOX.base, data=[1], sequence=300)
-        assert await board.datagram(ctx, "DATA", "ANSWER", 0x10_0000, [9] * 16, sequence=299, cycles=1000) is None
+        assert await board.datagram(ctx, "DATA", "ANSWER", 0x10_0000, [9] * 16, sequence=299,
+                                    cycles=1000) is None
         assert board.beats[0x10_0000] == 100
-        assert (await board.datagram(ctx, "DATA", "ANSWER", 0x10_0000, [9] * 16, sequence=301))[0] == 0
+        assert ((await board.datagram(ctx, "DATA", "ANSWER", 0x10_0000, [9] * 16, sequence=301))[0]
+                == 0)
 
     board.run(bench)
 
 
 def test_memory_and_bus_that_do_not_answer():
-    """Each request ends; what was begun is not mixed up with what comes later; and all is well when they are back."""
+    """Each request ends; what was begun is not mixed up with what comes later; and all is well when
+    they are back."""
     board = _Board()
 
     async def bench(ctx):
@@ -380,23 +447,30 @@ def test_memory_and_bus_that_do_not_answer():
         board.error = {BOX.base + 8}
         status, values = await board.datagram(ctx, "READ", data=[BOX.base, BOX.base + 8, BOX.base])
         assert status == STATUS["STUCK"] and values == [0, 0xFFFFFFFF, 0xFFFFFFFF]
-        assert await board.datagram(ctx, "WRITE", address=BOX.base, data=[1] * 4) == (STATUS["STUCK"], [])
+        assert (await board.datagram(ctx, "WRITE", address=BOX.base, data=[1] * 4)
+                == (STATUS["STUCK"], []))
         board.error, board.silent = set(), True  # nor an error
-        status, values = await board.datagram(ctx, "READ", data=[BOX.base, 0x2000_0000, BOX.base], cycles=80_000)
+        status, values = await board.datagram(ctx, "READ", data=[BOX.base, 0x2000_0000, BOX.base],
+                                              cycles=80_000)
         assert status == STATUS["STUCK"] and values == [0xFFFFFFFF] * 3
-        assert await board.datagram(ctx, "WRITE", address=BOX.base, data=[1] * 4, cycles=80_000) == (STATUS["STUCK"], [])
+        assert (await board.datagram(ctx, "WRITE", address=BOX.base, data=[1] * 4, cycles=80_000)
+                == (STATUS["STUCK"], []))
         board.silent = False
         assert await board.datagram(ctx, "WRITE", address=BOX.base, data=[1] * 4) == (0, [])
         board.frozen = True
-        assert await board.datagram(ctx, "DATA", "ANSWER", 0x10_0000, [1] * 16, cycles=80_000) == (STATUS["STUCK"], [])
-        assert await board.datagram(ctx, "DATA", "ANSWER", 0x10_0000, [2] * 16) == (STATUS["STUCK"], [])  # at once: it still owes
+        assert (await board.datagram(ctx, "DATA", "ANSWER", 0x10_0000, [1] * 16, cycles=80_000)
+                == (STATUS["STUCK"], []))
+        # at once: it still owes
+        assert (await board.datagram(ctx, "DATA", "ANSWER", 0x10_0000, [2] * 16)
+                == (STATUS["STUCK"], []))
         assert await board.datagram(ctx, "READ", data=[BOX.base]) == (0, [1])
         board.frozen = False
         await ctx.tick().repeat(200)
         assert (await board.datagram(ctx, "DATA", "ANSWER", 0x10_0000, [3] * 16))[0] == 0
         assert all(board.beats[0x10_0000 + 8 * i] == 3 << 32 | 3 for i in range(8))
         board.failing = True
-        assert await board.datagram(ctx, "DATA", "ANSWER", 0x10_0000, [4] * 16) == (STATUS["STUCK"], [])
+        assert (await board.datagram(ctx, "DATA", "ANSWER", 0x10_0000, [4] * 16)
+                == (STATUS["STUCK"], []))
         board.failing = False
         assert (await board.datagram(ctx, "DATA", "ANSWER", 0x10_0000, [5] * 16))[0] == 0
 
@@ -420,7 +494,8 @@ def test_datagrams_that_contradict_themselves_get_no_answer(change):
             words = words[:4]
         raw = struct.pack(f"<{len(words)}I", *words)
         import zlib
-        assert await board.ask(ctx, udp(raw + struct.pack("<I", zlib.crc32(raw)), PORT), 600) is None
+        assert await board.ask(ctx, udp(raw + struct.pack("<I", zlib.crc32(raw)), PORT),
+                               600) is None
         assert ctx.get(board.unit.refused) == 1
         assert await board.datagram(ctx, "READ", data=[BOX.base]) == (0, [0])
 
@@ -428,10 +503,14 @@ def test_datagrams_that_contradict_themselves_get_no_answer(change):
 
 
 def test_etherbone():
-    """A record of writes, of reads, or of both; answers to reads only; what is not one whole record of words is dropped."""
+    """A record of writes, of reads, or of both; answers to reads only; what is not one whole record
+    of words is dropped."""
     board = _Board()
-    read, write = etherbone_read(BOX.base, BOX.base + 4), etherbone_write(BOX.base, 0x01020304, 0x11121314)
-    both = write[:8] + bytes([0, 15, 1, 2]) + struct.pack(">IIIII", BOX.base + 4, 99, 0x77, BOX.base, BOX.base + 4)
+    read, write = (etherbone_read(BOX.base, BOX.base + 4),
+                   etherbone_write(BOX.base, 0x01020304, 0x11121314))
+    both = (write[:8]
+            + bytes([0, 15, 1, 2])
+            + struct.pack(">IIIII", BOX.base + 4, 99, 0x77, BOX.base, BOX.base + 4))
 
     async def bench(ctx):
         async def ask(payload, cycles=2000):
@@ -441,43 +520,54 @@ def test_etherbone():
             assert sound_answer(raw) == "udp"
             return raw[42:14 + struct.unpack_from(">H", raw, 16)[0]]
 
-        assert await ask(write, 400) is None and board.words == {BOX.base: 0x01020304, BOX.base + 4: 0x11121314}
-        assert await ask(read) == read[:8] + bytes([0, 15, 2, 0]) + struct.pack(">III", 0x1234, 0x01020304, 0x11121314)
-        assert await ask(both) == both[:8] + bytes([0, 15, 2, 0]) + struct.pack(">III", 0x77, 0x01020304, 99)
-        assert await ask(etherbone_read(0x2000_0000)) == read[:8] + bytes([0, 15, 1, 0]) + struct.pack(">II", 0x1234, 0xFFFFFFFF)
+        assert (await ask(write, 400) is None
+                and board.words == {BOX.base: 0x01020304, BOX.base + 4: 0x11121314})
+        assert (await ask(read) == read[:8] + bytes([0, 15, 2, 0])
+                + struct.pack(">III", 0x1234, 0x01020304, 0x11121314))
+        assert (await ask(both) == both[:8] + bytes([0, 15, 2, 0])
+                + struct.pack(">III", 0x77, 0x01020304, 99))
+        assert (await ask(etherbone_read(0x2000_0000)) == read[:8] + bytes([0, 15, 1, 0])
+                + struct.pack(">II", 0x1234, 0xFFFFFFFF))
         many = [BOX.base + 4 * (i % 2) for i in range(255)]
         assert len(await ask(etherbone_read(*many), 12_000)) == 16 + 4 * 255
         probe = bytes.fromhex("4e6f114400000000")
         for padding in (b"", bytes(4)):
             assert await ask(probe + padding) == bytes.fromhex("4e6f124400000000") + padding
         before = dict(board.words)
-        for bad in (read[:8], read[:7], b"", write[:12], read + b"xyz", read + bytes(4), read + read[8:], b"\x4e\x70" + read[2:],
-                    read[:3] + b"\x88" + read[4:], read[:8] + b"\x01" + read[9:], read[:8] + b"\xff" + read[9:],
+        for bad in (read[:8], read[:7], b"", write[:12], read + b"xyz", read + bytes(4),
+                    read + read[8:], b"\x4e\x70" + read[2:],
+                    read[:3] + b"\x88" + read[4:], read[:8] + b"\x01" + read[9:],
+                    read[:8] + b"\xff" + read[9:],
                     read[:9] + b"\x07" + read[10:],
-                    read[:10] + b"\x01" + read[11:], write[:10] + b"\xff" + write[11:], write[:11] + b"\x01" + write[12:], probe + bytes(1),
+                    read[:10] + b"\x01" + read[11:], write[:10] + b"\xff" + write[11:],
+                    write[:11] + b"\x01" + write[12:], probe + bytes(1),
                     probe[:2] + b"\x13" + probe[3:], read[:2] + b"\x20" + read[3:]):
             assert await ask(bad, 600) is None, bad.hex()
         assert board.words == before and ctx.get(board.unit.state.source) == SOURCES["network"]
         assert await ask(etherbone_write(0, 1), 400) is None and board.words == before  # ROM
         # the same host may go on with datagrams, and then use both; another may not
         await board.claim(ctx)
-        assert await ask(read) is not None and await board.datagram(ctx, "READ", data=[BOX.base]) == (0, [0x01020304])
-        assert await board.ask(ctx, udp(read, ETHERBONE_PORT, source=bytes([192, 168, 1, 8])), 600) is None
+        assert (await ask(read) is not None and await board.datagram(ctx, "READ", data=[BOX.base])
+                == (0, [0x01020304]))
+        assert await board.ask(ctx, udp(read, ETHERBONE_PORT, source=bytes([192, 168, 1, 8])),
+                               600) is None
         strange = etherbone_write(BOX.base, 5)
-        assert await board.ask(ctx, udp(strange, ETHERBONE_PORT, source=bytes([192, 168, 1, 8])), 600) is None
+        assert await board.ask(ctx, udp(strange, ETHERBONE_PORT, source=bytes([192, 168, 1, 8])),
+                               600) is None
         assert board.words == before
 
     board.run(bench)
 
 
-# -- the claim --------------------------------------------------------------------------------------------------------------------
+# -- the claim -------------------------------------------------------------------------------------
 
 
 class _Rules:
     """The claim, read out of xtvu/datagram.py."""
 
     def __init__(self):
-        self.source, self.host, self.token, self.claims, self.silent, self.changes = 0, None, 0, 0, 0, 0
+        self.source, self.host, self.token, self.claims, self.silent, self.changes = (0, None, 0,
+                0, 0, 0)
 
     def second(self):
         self.silent += 1
@@ -486,14 +576,18 @@ class _Rules:
 
     def take(self, source, host, token):
         self.claims = self.claims + 1 if self.token else token & 0xFFFF
-        self.source, self.host, self.token, self.silent, self.changes = source, host, token, 0, self.changes + 1
+        self.source, self.host, self.token, self.silent, self.changes = (source, host, token, 0,
+                self.changes + 1)
 
     def network(self, what, ip_address, port, token, take_over):
         """Whether it is granted, or done."""
-        free, mine = self.source == 0, self.source == 1 and (ip_address, port) == self.host and token == self.token != 0
+        free, mine = (self.source == 0,
+                      self.source == 1
+                      and (ip_address, port) == self.host and token == self.token != 0)
         same_ip = self.source == 1 and self.host[0] == ip_address
         if what == "claim":
-            if not token or not (free or take_over or token == self.token or (same_ip and self.token == 0)):
+            if (not token
+                or not (free or take_over or token == self.token or (same_ip and self.token == 0))):
                 return False
             if not free and token == self.token:
                 self.source, self.host, self.silent = 1, (ip_address, port), 0
@@ -521,7 +615,8 @@ class _Rules:
             self.take(2, (0, 0), token)
 
 
-_ASKED = {"claim": 0.3, "enter": 0.1, "touch": 0.25, "leave": 0.05, "second": 0.1, "uart": 0.18, "uart leave": 0.02}
+_ASKED = {"claim": 0.3, "enter": 0.1, "touch": 0.25, "leave": 0.05, "second": 0.1, "uart": 0.18,
+          "uart leave": 0.02}
 
 
 def test_the_claim_follows_its_rules():
@@ -535,7 +630,10 @@ def test_the_claim_follows_its_rules():
             ctx.set(unit.network.sequence, number)
             asked = str(rng.choice(list(_ASKED), p=list(_ASKED.values())))
             host = int(rng.integers(1, 4))
-            token, take_over = 0 if asked == "enter" else int(rng.choice([0, 10 + host, 10 + host, 20])), bool(rng.random() < 0.1)
+            token, take_over = (0
+                                if asked == "enter"
+                                else int(rng.choice([0, 10 + host, 10 + host, 20])),
+                                bool(rng.random() < 0.1))
             request = unit.network
             ctx.set(request.host.ip, host // 2)
             ctx.set(request.host.port, host)
@@ -568,34 +666,41 @@ def test_the_claim_follows_its_rules():
                     done = rules.network(asked, host // 2, host, token, take_over)
                     assert done == (granted if asked in ("claim", "enter") else mine)
             state = unit.state
-            assert (ctx.get(state.source), ctx.get(state.claims)) == (rules.source, rules.claims % 65536), asked
+            assert (ctx.get(state.source), ctx.get(state.claims)) == (rules.source,
+                    rules.claims % 65536), asked
             if rules.source:
-                assert (ctx.get(state.ip), ctx.get(state.port)) == rules.host and ctx.get(state.seconds_silent) == rules.silent
+                assert ((ctx.get(state.ip), ctx.get(state.port)) == rules.host
+                        and ctx.get(state.seconds_silent) == rules.silent)
 
     _simulate(unit, bench)
     assert rules.changes > 100
 
 
 def test_an_old_claim_that_comes_again_takes_nothing():
-    """A copy of a CLAIM, with TAKE_OVER or not, after its host has gone: nobody is locked out, and nobody loses the board."""
+    """A copy of a CLAIM, with TAKE_OVER or not, after its host has gone: nobody is locked out, and
+    nobody loses the board."""
     board = _Board()
     nobody = [0] * len(STATE)
 
     async def bench(ctx):
         for sequence in (100, 105):
-            assert (await board.datagram(ctx, "CLAIM", "TAKE_OVER", data=nobody, token=5, sequence=sequence))[0] == STATUS["OK"]
+            assert ((await board.datagram(ctx, "CLAIM", "TAKE_OVER", data=nobody, token=5,
+                                          sequence=sequence))[0] == STATUS["OK"])
         await board.datagram(ctx, "WRITE", address=BOX.base, data=[1], token=5, sequence=110)
         assert (await board.datagram(ctx, "RELEASE", token=5, sequence=120)) == (0, [])
         for sequence in (105, 115):  # before what it did last, and before it left
-            status, _ = await board.datagram(ctx, "CLAIM", "TAKE_OVER", data=nobody, token=5, sequence=sequence)
+            status, _ = await board.datagram(ctx, "CLAIM", "TAKE_OVER", data=nobody, token=5,
+                                             sequence=sequence)
             assert status == STATUS["FREE"] and ctx.get(board.unit.state.source) == 0
         status, state = await board.datagram(ctx, "CLAIM", data=nobody, token=6, sequence=7)
         assert status == STATUS["OK"]
         for flag in (None, "TAKE_OVER"):
-            status, found = await board.datagram(ctx, "CLAIM", flag, data=nobody, token=5, sequence=105)
+            status, found = await board.datagram(ctx, "CLAIM", flag, data=nobody, token=5,
+                                                 sequence=105)
             assert status == STATUS["HELD"] and found == state
         assert await board.datagram(ctx, "READ", data=[BOX.base], token=6, sequence=8) == (0, [1])
         # but the first host itself may come back
-        assert (await board.datagram(ctx, "CLAIM", "TAKE_OVER", data=nobody, token=5, sequence=121))[0] == STATUS["OK"]
+        assert ((await board.datagram(ctx, "CLAIM", "TAKE_OVER", data=nobody, token=5,
+                                      sequence=121))[0] == STATUS["OK"])
 
     board.run(bench)

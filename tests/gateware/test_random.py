@@ -1,6 +1,8 @@
-"""Random programs over the whole instruction set: the Verilated unit against the Machine, bit for bit.
+"""Random programs over the whole instruction set: the Verilated unit against the Machine, bit for
+bit.
 
-BITNET_SEED chooses the programs (a random seed is drawn and printed otherwise), BITNET_PROGRAMS their number; `make fuzz` runs many.
+BITNET_SEED chooses the programs (a random seed is drawn and printed otherwise), BITNET_PROGRAMS
+their number; `make fuzz` runs many.
 """
 
 from __future__ import annotations
@@ -35,13 +37,18 @@ def test_random_programs(tvu_sim, tmp_path, batch):
     for number, program in enumerate(programs):
         answers = got[place:place + len(program.instructions)]
         for index, (want, answer) in enumerate(zip(program.responses, answers, strict=True)):
-            assert want in (None, answer), (f"program {number}, {program.instructions[index]} answered 0x{answer:x}, not 0x{want:x}, "
-                                            f"after {program.instructions[max(0, index - 12):index]}")
+            done = program.instructions[max(0, index - 12):index]
+            assert want in (None, answer), (
+                f"program {number}, {program.instructions[index]} answered 0x{answer:x}, "
+                f"not 0x{want:x}, after {done}")
         for where, numbers in program.ranked:
-            assert {n for n in answers[where.start:where.stop] if n != 0xFFFFFFFF} == numbers, f"program {number}: ranking"
+            assert {n
+                    for n in answers[where.start:where.stop]
+                    if n != 0xFFFFFFFF} == numbers, f"program {number}: ranking"
         place += len(program.instructions)
     differing = np.flatnonzero(stored != writer.machine.memory)
-    assert differing.size == 0, f"{differing.size} bytes of memory differ, first at 0x{differing[0]:x}"
+    assert differing.size == 0, (f"{differing.size} bytes of memory differ, first at "
+                                 f"0x{differing[0]:x}")
 
 
 def test_every_instruction_occurs():

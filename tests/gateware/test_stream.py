@@ -1,4 +1,5 @@
-"""Stream interfaces under random back-pressure: DMA readers, store unit, lanes with collector, checksum."""
+"""Stream interfaces under random back-pressure: DMA readers, store unit, lanes with collector,
+checksum."""
 
 from __future__ import annotations
 
@@ -40,10 +41,12 @@ def _simulate(unit, *benches, lanes=False):
 
 @pytest.mark.parametrize("chance", [1.0, 0.5, 0.1])
 def test_reader_delivers_words_in_order(chance):
-    """Random ARREADY, RVALID and word.ready; each word is checked by its address, each burst by the AXI rules."""
+    """Random ARREADY, RVALID and word.ready; each word is checked by its address, each burst by the
+    AXI rules."""
     rng = np.random.default_rng(int(chance * 10))
     unit = StreamReader(_SMALL)
-    descriptors = [(0x8000, 40, 1, 0), (0x8000 + 5, 3, 1, 0), (0x9000, 4, 3, 1), (0xA00F, 18, 2, 2), (0xB000, 1, 1, 0)]
+    descriptors = [(0x8000, 40, 1, 0), (0x8000 + 5, 3, 1, 0), (0x9000, 4, 3, 1),
+                   (0xA00F, 18, 2, 2), (0xB000, 1, 1, 0)]
     expected = [start + 16 * stride * row + word for start, words, rows, stride in descriptors
                 for row in range(rows) for word in range(words)]
     # then rows picked by codes, with empty groups at both ends and in between; and none at all
@@ -63,7 +66,8 @@ def test_reader_delivers_words_in_order(chance):
             while rng.random() > chance:
                 await ctx.tick()
             kind = {"picked": 1} if stride == "picked" else {"stride": stride}
-            ctx.set(unit.descriptor.payload, {"address": address, "words": words, "rows": rows, **kind})
+            ctx.set(unit.descriptor.payload,
+                    {"address": address, "words": words, "rows": rows, **kind})
             ctx.set(unit.descriptor.valid, 1)
             await ctx.tick().until(unit.descriptor.ready)
             ctx.set(unit.descriptor.valid, 0)
@@ -89,7 +93,8 @@ def test_reader_delivers_words_in_order(chance):
                 show = bool(beats) and rng.random() < chance
                 ctx.set(port.rvalid, int(show))
                 if show:
-                    # the data is the word number that this address holds, which the reader must keep in order
+                    # the data is the word number that this address holds, which the reader must
+                    # keep in order
                     ctx.set(port.rdata, beats[0])
                 if ctx.get(port.arvalid):
                     request = (ctx.get(port.araddr), ctx.get(port.arlen))
@@ -97,7 +102,8 @@ def test_reader_delivers_words_in_order(chance):
                     offered = None if ready else request
                     if ready:
                         address, length = request[0], request[1] + 1
-                        assert address % 8 == 0 and address >> 12 == (address + 8 * length - 1) >> 12
+                        assert (address % 8 == 0 and address >> 12 == (address + 8 * length - 1)
+                                >> 12)
                         word = address >> 9 << 4 | address >> 3 & 15
                         assert address >> 7 & 3 == index and (word & 15) + length <= 16
                         beats += [word + i for i in range(length)]
@@ -143,7 +149,8 @@ def test_reader_waits_for_what_was_issued_before(kind, ticket, counter):
 
     async def bench(ctx):
         ctx.set(unit.pick_data, 1)
-        ctx.set(unit.descriptor.payload, {"address": 0x8000, "words": 2, "rows": 1, kind: 1, "ticket": ticket})
+        ctx.set(unit.descriptor.payload,
+                {"address": 0x8000, "words": 2, "rows": 1, kind: 1, "ticket": ticket})
         ctx.set(unit.descriptor.valid, 1)
         await ctx.tick()
         ctx.set(unit.descriptor.valid, 0)
@@ -164,7 +171,8 @@ def test_store_unit_writes_every_byte(kind, chance):
     rng = np.random.default_rng(4)
     unit = StoreUnit()
     address = 0x8000 + (45 if kind is StoreKind.COLUMN else 32)
-    rows = [(rng.integers(0, 2**32, 8, np.uint32).tolist(), mask) for mask in (255, 255, 255, 0b11111)]
+    rows = [(rng.integers(0, 2**32, 8, np.uint32).tolist(), mask)
+            for mask in (255, 255, 255, 0b11111)]
     want = {}
     for number, (values, mask) in enumerate(rows):
         for lane in range(8):
@@ -172,7 +180,8 @@ def test_store_unit_writes_every_byte(kind, chance):
                 place = 8 * number + lane
                 if kind is StoreKind.FLOAT:
                     for byte in range(4):
-                        want[physical_address(address + 4 * place + byte)] = values[lane] >> 8 * byte & 255
+                        want[physical_address(address + 4 * place + byte)] = (values[lane] >> 8
+                                * byte & 255)
                 else:
                     step = 512 if kind is StoreKind.COLUMN else 1
                     want[physical_address(address + step * place)] = values[lane] & 255
@@ -246,9 +255,12 @@ class _LanesAndCollector(wiring.Component):
 
 
 @pytest.mark.parametrize("mode,vectors,chance,words,rows,sleep,share", [
-    ("base3", 1, 0.4, 2, 11, 0, None), ("2bit", 2, 1.0, 2, 11, 0, None), ("int8", 4, 0.3, 2, 11, 0, None),
+    ("base3", 1, 0.4, 2,
+     11, 0, None), ("2bit", 2, 1.0, 2, 11, 0, None), ("int8", 4, 0.3, 2, 11, 0, None),
     ("int8", 1, 1.0, 1, 61, 120, None),  # more rows than all queues hold, while nobody takes any
-    ("base3", 1, 0.5, 2, 61, 0, 0.4), ("2bit", 8, 1.0, 1, 61, 120, 0.8), ("base3", 1, 1.0, 1, 16, 0, 0.0),  # picked rows
+    # picked rows
+    ("base3", 1, 0.5, 2,
+     61, 0, 0.4), ("2bit", 8, 1.0, 1, 61, 120, 0.8), ("base3", 1, 1.0, 1, 16, 0, 0.0),
 ])
 def test_lanes_under_back_pressure(mode, vectors, chance, words, rows, sleep, share):
     rng = np.random.default_rng(8)

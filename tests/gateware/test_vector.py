@@ -1,4 +1,5 @@
-"""The vector unit alone, with random gaps on its stream inputs and random back-pressure on its store output."""
+"""The vector unit alone, with random gaps on its stream inputs and random back-pressure on its
+store output."""
 
 from __future__ import annotations
 
@@ -29,11 +30,13 @@ def test_random_back_pressure(case, chance):
     sums = rng.integers(-10000, 10000, (rows, 8))
     codes = rng.integers(-128, 128, (rows // 4, 32)).astype(np.int8)
     factor = np.float32(0.37)
-    op = {"count": 8 * rows, "dst": 32, "a": 0, "b": 4, "groups": 1, "factors": [int(factor.view(np.uint32))] * 4}
+    op = {"count": 8 * rows, "dst": 32, "a": 0, "b": 4, "groups": 1,
+          "factors": [int(factor.view(np.uint32))] * 4}
     op |= {
         "word": {"source": Source.SCRATCH, "b_word": 1, "factor": Factor.B, "sink": Sink.SCRATCH},
         "bytes": {"source": Source.BYTES, "scale": 1, "sink": Sink.SCRATCH},
-        "dot": {"source": Source.DOT, "b_read": 1, "b_dst": 1, "scale": 1, "add": Add.B, "sink": Sink.SCRATCH},
+        "dot": {"source": Source.DOT, "b_read": 1, "b_dst": 1, "scale": 1, "add": Add.B,
+                "sink": Sink.SCRATCH},
         "store": {"source": Source.SCRATCH, "sink": Sink.STORE},
     }[case]
     stored = []
@@ -60,12 +63,14 @@ def test_random_back_pressure(case, chance):
             await ctx.tick()
             for lane in range(8):
                 if mask >> lane & 1:
-                    scratch[where % 64, lane] = np.uint32(data >> 32 * lane & 0xFFFFFFFF).view(np.float32)
+                    scratch[where % 64,
+                            lane] = np.uint32(data >> 32 * lane & 0xFFFFFFFF).view(np.float32)
             for bank, address in enumerate(addresses):
                 ctx.set(unit.read_data[bank], _pack(_bits(scratch[address % 64])))
 
     async def words_in(ctx):
-        payloads = [int.from_bytes(c.tobytes(), "little") for c in codes] if case == "bytes" else [_pack(_bits(w)) for w in words]
+        payloads = ([int.from_bytes(c.tobytes(), "little") for c in codes] if case == "bytes"
+                    else [_pack(_bits(w)) for w in words])
         for payload in payloads:
             ctx.set(unit.word.payload, payload)
             while rng.random() > chance:
@@ -76,7 +81,9 @@ def test_random_back_pressure(case, chance):
 
     async def dot_in(ctx):
         for row in range(rows):
-            ctx.set(unit.dot.payload, {"sums": sums[row].tolist(), "group": row, "vector": 0, "mask": 255, "last": int(row == rows - 1)})
+            ctx.set(unit.dot.payload,
+                    {"sums": sums[row].tolist(), "group": row, "vector": 0, "mask": 255,
+                     "last": int(row == rows - 1)})
             while rng.random() > chance:
                 await ctx.tick()
             ctx.set(unit.dot.valid, 1)
@@ -107,6 +114,7 @@ def test_random_back_pressure(case, chance):
     want = {
         "word": lambda: semantics.multiply(a, words),
         "bytes": lambda: semantics.multiply(codes.reshape(rows, 8).astype(np.float32), factor),
-        "dot": lambda: semantics.add(semantics.multiply(sums.astype(np.float32), factor), before[32:32 + rows]),
+        "dot": lambda: semantics.add(semantics.multiply(sums.astype(np.float32), factor),
+                                     before[32:32 + rows]),
     }[case]()
     np.testing.assert_array_equal(scratch[32:32 + rows].view(np.uint32), want.view(np.uint32))

@@ -11,8 +11,10 @@ from xtvu.layout import stripe
 from xtvu.machine import Machine
 
 WAIT = ("WAIT", {})
-#: What the bench does beside instructions (soc/bitnet_soc/sim/tvu_main.cpp): function id and what rs1 and rs2 are.
-_BENCH = {"WAIT": (0xFFFFFFFF,), "FAIL": (0xFFFFFFFE, "ports"), "RESET_LINE": (0xFFFFFFFD, "after", "cycles"),
+#: What the bench does beside instructions (soc/bitnet_soc/sim/tvu_main.cpp): function id and what
+#: rs1 and rs2 are.
+_BENCH = {"WAIT": (0xFFFFFFFF,), "FAIL": (0xFFFFFFFE, "ports"),
+          "RESET_LINE": (0xFFFFFFFD, "after", "cycles"),
           "FREEZE": (0xFFFFFFFC, "on"), "PASS": (0xFFFFFFFB, "cycles")}
 __all__ = ["MEGABYTE", "WAIT", "error_bit", "float_bits", "memory_of", "run_model", "run_rtl"]
 
@@ -27,7 +29,8 @@ def memory_of(data: bytes) -> np.ndarray:
     return memory
 
 
-def run_rtl(binary: Path, folder: Path, memory: np.ndarray, program: list, preset: str = "ug585", seed: int = 1):
+def run_rtl(binary: Path, folder: Path, memory: np.ndarray, program: list, preset: str = "ug585",
+            seed: int = 1):
     """Responses (list of int), the memory afterwards, and the bench's closing line."""
     memory.tofile(folder / "memory.bin")
     words = []
@@ -53,7 +56,8 @@ def run_model(memory: np.ndarray, program: list):
     machine = Machine(memory.copy())
     responses = []
     for name, operands in program:
-        responses.append(machine.execute("STATUS") if name == "WAIT" else machine.execute(name, **operands))
+        responses.append(machine.execute("STATUS") if name == "WAIT"
+                         else machine.execute(name, **operands))
     return responses, machine.memory
 
 

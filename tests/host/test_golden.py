@@ -16,7 +16,8 @@ from xtvu import semantics
 
 
 def test_bundled_model_operators():
-    problems, _ = compare_records(ReferenceModel(convert(open_checkpoint(BUNDLED))), load_records(fixture_path("bundled")))
+    problems, _ = compare_records(ReferenceModel(convert(open_checkpoint(BUNDLED))),
+                                  load_records(fixture_path("bundled")))
     assert not problems
 
 
@@ -38,7 +39,8 @@ def test_a_wrong_code_is_noticed():
 
 
 def test_greedy_answers_follow_transformers():
-    """Rounding ties part the two sooner or later; most of the first 20 tokens must agree, and the first logits closely."""
+    """Rounding ties part the two sooner or later; most of the first 20 tokens must agree, and the
+    first logits closely."""
     model = ReferenceModel(convert(open_checkpoint(BUNDLED)))
     agreed = 0
     prompts = json.loads(PROMPT_FIXTURE.read_text())

@@ -15,7 +15,8 @@ from xtvu.layout import row_words, unpack_ternary, unstripe
 @pytest.mark.parametrize("intermediate", [64, 2560, 2568, 5400])
 def test_down_rows_is_down(weights, intermediate):
     """The chunks of DOWN_ROWS, read one by one, are the matrix that DOWN holds transposed."""
-    shape = f"hidden=64,intermediate={intermediate},layers=1,heads=2,kv_heads=1,head_dim=32,vocab=64,context=32"
+    shape = (f"hidden=64,intermediate={intermediate},layers=1,heads=2,kv_heads=1,head_dim=32,"
+             "vocab=64,context=32")
     image = convert(synthetic_checkpoint(parse_shape(shape), 0.6, 1), weights)
     whole = ReferenceModel(image)._unpack(image.tensor("DOWN"))
     data, start, chunks = unstripe(image.data(image.tensor("DOWN_ROWS"))), 0, []
@@ -30,8 +31,10 @@ def test_down_rows_is_left_out_where_it_does_not_fit(monkeypatch):
     config = parse_shape("tiny,layers=1")
     roomy = convert(synthetic_checkpoint(config, 0.6, 1))
     rows = roomy.tensor("DOWN_ROWS")
-    monkeypatch.setattr("bitnet_host.model.plan.MEMORY_BYTES", 0x20_0000 + roomy.header.total_bytes - rows.words * 16)
+    monkeypatch.setattr("bitnet_host.model.plan.MEMORY_BYTES",
+                        0x20_0000 + roomy.header.total_bytes - rows.words * 16)
     tight = convert(synthetic_checkpoint(config, 0.6, 1))
     with pytest.raises(KeyError):
         tight.tensor("DOWN_ROWS")
-    assert tight.header.total_bytes < roomy.header.total_bytes and tight.header.tensors == roomy.header.tensors - 1
+    assert (tight.header.total_bytes < roomy.header.total_bytes
+            and tight.header.tensors == roomy.header.tensors - 1)

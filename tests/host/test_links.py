@@ -67,7 +67,8 @@ def test_any_damage_to_a_datagram_shows():
         spoilt = bytearray(raw)
         spoilt[bit // 8] ^= 1 << bit % 8
         assert Datagram.decode(bytes(spoilt)) is None
-    assert all(Datagram.decode(raw[:n]) is None for n in range(len(raw))) and Datagram.decode(raw + bytes(4)) is None
+    assert (all(Datagram.decode(raw[:n]) is None for n in range(len(raw)))
+            and Datagram.decode(raw + bytes(4)) is None)
 
 
 def test_lost_answers_are_asked_for_again(board, link):
@@ -87,11 +88,13 @@ def test_answers_to_something_else_are_passed_over(board, link):
 
     def spoil(answer, number):
         real = Datagram.decode(answer)
-        others = [Datagram(real.token + a & 0xFFFFFFFF, real.sequence - b, real.operation ^ c, 0, 0, [99]).encode()
+        others = [Datagram(real.token + a & 0xFFFFFFFF, real.sequence - b, real.operation ^ c, 0,
+                           0, [99]).encode()
                   for a, b, c in ((0, 1, 0), (1, 0, 0), (0, 0, 1))]
         flipped = bytearray(answer)
         flipped[20] ^= 1
-        return [b"", b"x", answer[:13], answer[:-1], answer + b"1234", bytes(flipped), bytes(range(200)), *others, answer]
+        return [b"", b"x", answer[:13], answer[:-1], answer + b"1234", bytes(flipped),
+                bytes(range(200)), *others, answer]
 
     before = board.asked
     board.spoil = spoil
@@ -125,7 +128,8 @@ class UDPProxyUntilEnd:
 
 
 def test_a_write_is_done_once_however_often_it_comes(board):
-    """Late copies of everything, in any order: what was written last stays, and nothing is written twice."""
+    """Late copies of everything, in any order: what was written last stays, and nothing is written
+    twice."""
     with UDPProxyUntilEnd(board, Faults(duplicate=1.0, reorder=0.5, late=0.05, seed=3)) as port:
         link = Link(UDPWire("127.0.0.1", port))
         for value in range(40):
@@ -151,7 +155,9 @@ def test_what_the_board_refuses_is_said(board, link):
 
 
 def test_a_second_host_is_told_who_holds_the_board(board, link):
-    with pytest.raises(BoardHeld, match=r"held by the host 127.0.0.1, port \d+, for 12 s \(last heard of 3 s ago\)") as told:
+    with pytest.raises(BoardHeld,
+                       match=r"held by the host 127.0.0.1, port \d+, for 12 s \(last heard of 3 s "
+                             r"ago\)") as told:
         Link(UDPWire("127.0.0.1", board.port))
     assert "--take-over" in str(told.value) and told.value.state["seconds_held"] == 12
     assert link.read_list([0x40]) == [0]
@@ -163,21 +169,24 @@ def test_who_was_taken_over_is_told_by_whom(board, link):
         link.write(MAILBOX_BASE, [1])
     assert not board.written
     other.close()
-    with pytest.raises(BoardTaken, match="was restarted, or another host has used it meanwhile"):  # it may have changed everything
+    # it may have changed everything
+    with pytest.raises(BoardTaken, match="was restarted, or another host has used it meanwhile"):
         link.read_list([0x40])
     assert link.read_list([0x40]) == [0]
 
 
 def test_a_claim_that_lapsed_is_made_again(board, link):
     board.words[0x40] = 5
-    for action in (lambda: link.read_list([0x40]), lambda: link.write(0x44, [6]), lambda: bulk.upload(link, 0, np.ones(8000, np.uint8))):
+    for action in (lambda: link.read_list([0x40]), lambda: link.write(0x44, [6]),
+                   lambda: bulk.upload(link, 0, np.ones(8000, np.uint8))):
         board.lapse()
         action()
     assert link.read_list([0x40, 0x44]) == [5, 6] and board.ddr[:8000].all() and board.claims == 4
 
 
 def test_a_claim_made_again_of_which_no_answer_came(board, link):
-    """It lapsed, another host was there, and the answer to the new claim is lost: what the other did is noticed all the same."""
+    """It lapsed, another host was there, and the answer to the new claim is lost: what the other
+    did is noticed all the same."""
     board.lapse()
     other = Link(UDPWire("127.0.0.1", board.port))
     other.close()
@@ -245,7 +254,8 @@ def test_uploads_of_all_sizes(board, link, size):
     data = np.random.default_rng(size).integers(0, 256, size, np.uint8)
     heard = []
     sent = bulk.upload(link, 4096, data, heard.append)
-    assert np.array_equal(board.ddr[4096:4096 + size], data) and not board.ddr[:4096].any() and not board.ddr[4096 + size:8192 + size].any()
+    assert (np.array_equal(board.ddr[4096:4096 + size], data) and not board.ddr[:4096].any()
+            and not board.ddr[4096 + size:8192 + size].any())
     assert sent.datagrams == -(-size // 1440) and sent.repeated == 0 and heard[-1] == size
 
 
@@ -253,11 +263,14 @@ _BAD = {"loss": 0.05, "duplicate": 0.05, "reorder": 0.05, "corrupt": 0.05}
 
 
 @pytest.mark.parametrize("faults", [
-    Faults(), Faults(loss=0.2), Faults(**_BAD), Faults(**_BAD, delay=0.002), Faults(reorder=0.3), Faults(truncate=0.1),
+    Faults(),
+    Faults(loss=0.2),
+    Faults(**_BAD), Faults(**_BAD, delay=0.002), Faults(reorder=0.3), Faults(truncate=0.1),
     Faults(duplicate=0.5), Faults(silence=0.001, silent=0.5)],
     ids=["none", "loss", "all", "all far", "reordered", "cut", "twice", "silent"])
 def test_uploads_through_a_bad_line(board, faults):
-    """No wrong byte; and with five in a hundred of everything at most a quarter more than a good line would see."""
+    """No wrong byte; and with five in a hundred of everything at most a quarter more than a good
+    line would see."""
     data = np.random.default_rng(5).integers(0, 256, 6_000_000, np.uint8)
     with UDPProxyUntilEnd(board, faults) as port:
         link = Link(UDPWire("127.0.0.1", port))
@@ -265,7 +278,8 @@ def test_uploads_through_a_bad_line(board, faults):
         sent = bulk.upload(link, 0, data)
         assert np.array_equal(board.ddr[:data.size], data) and not board.ddr[data.size:].any()
         needed = -(-data.size // 1440)
-        print(f"{faults}: {time.monotonic() - start:.2f} s, {100 * sent.repeated / needed:.1f} % extra")
+        print(f"{faults}: {time.monotonic() - start:.2f} s, {100 * sent.repeated / needed:.1f} % "
+              f"extra")
         assert sent.datagrams == needed + sent.repeated
         if faults.loss < 0.1 and not faults.silence:
             assert sent.repeated <= 0.25 * needed
@@ -302,8 +316,9 @@ def test_events_come_through_the_ring_and_around_its_end(board):
     board.set(MAILBOX.event_head, start)
     transport = _mailbox(board)
     _put_events(board, [EVENTS["TOKEN"], 1, 42, EVENTS["PROGRESS"], 2, 8, 9], start)
-    assert [(name, words.tolist()) for name, words in (transport.receive(1), transport.receive(1))] == [
-        ("TOKEN", [42]), ("PROGRESS", [8, 9])]
+    assert ([(name,
+              words.tolist()) for name, words in (transport.receive(1), transport.receive(1))] == [
+        ("TOKEN", [42]), ("PROGRESS", [8, 9])])
     assert board.get(MAILBOX.event_tail) == start + 7
     with pytest.raises(LinkTimeout):
         transport.receive(0.05)
@@ -316,7 +331,9 @@ def test_more_events_than_the_ring_holds(board):
         transport.receive(1)
 
 
-@pytest.mark.parametrize("words", [[EVENTS["TOKEN"]], [EVENTS["TOKEN"], 5, 1], [EVENTS["TOKEN"], 0xFFFFFFFF]])
+@pytest.mark.parametrize("words",
+                         [[EVENTS["TOKEN"]],
+                          [EVENTS["TOKEN"], 5, 1], [EVENTS["TOKEN"], 0xFFFFFFFF]])
 def test_an_event_that_breaks_off(board, words):
     transport = _mailbox(board)
     _put_events(board, words)
@@ -332,11 +349,14 @@ def test_a_command_is_one_more_than_the_last(board):
     assert board.get(MAILBOX.command_sequence) == 0
     assert [board.get(MAILBOX.command + i) for i in range(3)] == [COMMANDS["LOAD"], 1, 1]
     addresses = [address for address, _ in board.written]
-    assert addresses[-2:] == [MAILBOX_BASE + 4 * MAILBOX.command, MAILBOX_BASE + 4 * MAILBOX.command_sequence]  # in this order
+    # in this order
+    assert (addresses[-2:]
+            == [MAILBOX_BASE + 4 * MAILBOX.command, MAILBOX_BASE + 4 * MAILBOX.command_sequence])
 
 
 def test_a_number_that_never_got_there(board):
-    """The connection broke between a command and its number: the next command is no number further than the board thinks."""
+    """The connection broke between a command and its number: the next command is no number further
+    than the board thinks."""
     transport = _mailbox(board)
     transport._sequence += 1
     transport.send("INFO")
@@ -391,11 +411,15 @@ def test_a_restart_is_told_once(board):
 
 def test_a_conversation_through_a_bad_line(board):
     """Two hundred commands and events: each arrives once and in order."""
-    with UDPProxyUntilEnd(board, Faults(loss=0.1, duplicate=0.1, reorder=0.1, corrupt=0.1, truncate=0.05, late=0.03)) as port:
+    with UDPProxyUntilEnd(board,
+                          Faults(loss=0.1,
+                                 duplicate=0.1,
+                                 reorder=0.1, corrupt=0.1, truncate=0.05, late=0.03)) as port:
         transport = MailboxTransport(Link(UDPWire("127.0.0.1", port)))
         for number in range(60):
             transport.send("SCORE", [number, number])
-            assert board.get(MAILBOX.command_sequence) == number + 1 and board.get(MAILBOX.command + 2) == number
+            assert (board.get(MAILBOX.command_sequence) == number + 1
+                    and board.get(MAILBOX.command + 2) == number)
             board.set(MAILBOX.command_taken, number + 1)
             _put_events(board, [EVENTS["TOKEN"], 1, number], 3 * number)
             assert transport.receive(10)[1].tolist() == [number]
@@ -406,13 +430,15 @@ def test_a_conversation_through_a_bad_line(board):
 
 
 def test_datagrams_among_text_and_noise():
-    """Text, half datagrams, damaged ones, and impossible lengths between good ones; bytes in pieces of any size."""
+    """Text, half datagrams, damaged ones, and impossible lengths between good ones; bytes in pieces
+    of any size."""
     line = object.__new__(SerialWire)
     good = [Datagram(1, i, 3, 0, 0, [i] * i).encode() for i in range(5)]
     damaged = bytearray(good[3])
     damaged[22] ^= 4
     endless = np.array([MAGIC, 1, 2, 0xFFFF0003], "<u4").tobytes()
-    stream = (b"boot\n" + good[0] + bytes(damaged) + good[1] + endless + b"more text to end it" + good[2] + good[4][:21] + good[3]
+    stream = (b"boot\n" + good[0] + bytes(damaged) + good[1] + endless + b"more text to end it"
+              + good[2] + good[4][:21] + good[3]
               + MAGIC.to_bytes(4, "little")[:3] + good[4])
     for step in (1, 5, 64, len(stream)):
         got = []
@@ -428,7 +454,7 @@ def test_datagrams_among_text_and_noise():
     assert Datagram.decode(line.take()).data == [5, MAGIC, MAGIC, 6]
 
 
-# -- a board that answers as a script says ------------------------------------------------------------
+# -- a board that answers as a script says ---------------------------------------------------------
 
 
 class _Script(Transport):
@@ -482,7 +508,9 @@ def _target(image, events):
 
 
 def test_silence_within_patience_is_waited_out(image):
-    target = _target(image, [LinkTimeout("a moment"), ("TOKEN", [5]), LinkTimeout("more"), _stats(position=3, tokens=1)])
+    target = _target(image,
+                     [LinkTimeout("a moment"), ("TOKEN", [5]), LinkTimeout("more"),
+                      _stats(position=3, tokens=1)])
     assert target.generate([1, 2], 1).token_ids == [5] and target.tokens == [1, 2, 5]
 
 
@@ -510,7 +538,8 @@ def test_leaving_early_ends_the_command_and_keeps_what_it_read(image):
     steps = target.stream([1, 2], 9)
     assert next(steps).token == 5
     steps.close()
-    assert target.transport.cancels == 1 and target.tokens == [1, 2, 5, 6] and not target.transport.events
+    assert (target.transport.cancels == 1 and target.tokens == [1, 2, 5, 6]
+            and not target.transport.events)
 
 
 def _loaded(target, image, **info):
@@ -529,7 +558,8 @@ def test_an_upload_goes_on_where_it_stopped(image):
     """What the board has, by its own checksums, is not sent again."""
     words = image.ddr.view("<u4")
     size = board_module._PIECE // 4
-    sums = [BoardTarget._sum(words[start:start + size]) for start in range(0, len(words) - size + 1, size)]
+    sums = [BoardTarget._sum(words[start:start + size])
+            for start in range(0, len(words) - size + 1, size)]
     there = list(sums)
     there[3] ^= 1
     there[4] ^= 1
@@ -541,8 +571,10 @@ def test_an_upload_goes_on_where_it_stopped(image):
     heard = []
     target.prepare(lambda what, done, total: heard.append((what, done, total)))
     last = len(sums) - 1
-    tail = len(words) - last * size  # the piece before the end, and what is left behind the last whole one
-    assert target.transport.uploads == [(MODEL_BASE + 12 * size, 2 * size), (MODEL_BASE + 4 * last * size, tail)]
+    # the piece before the end, and what is left behind the last whole one
+    tail = len(words) - last * size
+    assert (target.transport.uploads == [(MODEL_BASE + 12 * size, 2 * size),
+                                         (MODEL_BASE + 4 * last * size, tail)])
     assert heard[-1] == ("upload", 4 * (2 * size + tail), 4 * (2 * size + tail))
     assert target.transport.sent == ["UNLOAD", "SUMS", "LOAD"]
 
@@ -551,14 +583,17 @@ def test_another_model_is_sent_whole(image):
     target = _target(image, [("DONE", []), ("LOADED", [image.header.model_id])])
     _loaded(target, image, model_id=5)
     target.prepare()
-    assert target.transport.uploads == [(MODEL_BASE, image.ddr.size // 4)] and target.transport.sent == ["UNLOAD", "LOAD"]
+    assert (target.transport.uploads == [(MODEL_BASE, image.ddr.size // 4)]
+            and target.transport.sent == ["UNLOAD", "LOAD"])
 
 
 def test_a_slow_line_is_said_beforehand(image):
     target = _target(image, [("DONE", []), ("DONE", []), ("LOADED", [image.header.model_id])])
     _loaded(target, image)
     target.transport.bytes_per_second = 100
-    with pytest.raises(BadArgument, match=r"of 1 MB over script would take 4.5 hours: use the network, or say --slow-upload"):
+    with pytest.raises(BadArgument,
+                       match=r"of 1 MB over script would take 4.5 hours: use the network, or say "
+                             r"--slow-upload"):
         target.prepare()
     assert target.transport.uploads == []
     target.slow_upload, heard = True, []
@@ -568,7 +603,8 @@ def test_a_slow_line_is_said_beforehand(image):
 
 def test_what_goes_wrong_in_load_is_said(image):
     code = ERRORS["CHECKSUM"][0]
-    for failure in (LinkTimeout("dead"), BoardRestarted("the board restarted", 0), ("ERROR", [code, 2])):
+    for failure in (LinkTimeout("dead"), BoardRestarted("the board restarted", 0),
+                    ("ERROR", [code, 2])):
         target = _target(image, [("DONE", []), failure])
         _loaded(target, image)
         with pytest.raises((LinkTimeout, BoardError)):
@@ -583,15 +619,19 @@ def test_a_word_that_was_lost_is_no_shorter_answer(image):
 
 
 def test_each_command_says_where_it_goes_on(image):
-    target = _target(image, [("TOKEN", [5]), _stats(position=3, tokens=1), ("SCORED", [0, 0, 0]), _stats(position=5)])
+    target = _target(image,
+                     [("TOKEN", [5]),
+                      _stats(position=3, tokens=1), ("SCORED", [0, 0, 0]), _stats(position=5)])
     target.generate([1, 2], 1)
     target.score(7)
     target.generate([9], 0)
-    assert target.transport.payloads[0][0] == 0 and target.transport.payloads[1] == [7, 3] and target.transport.payloads[2][0] == 4
+    assert (target.transport.payloads[0][0] == 0 and target.transport.payloads[1] == [7, 3]
+            and target.transport.payloads[2][0] == 4)
 
 
 @pytest.mark.parametrize("error", [
-    BoardTaken("taken"), BoardHeld("held", {}), BoardRestarted("restarted", 0), ("ERROR", [ERRORS["POSITION"][0], 3])],
+    BoardTaken("taken"),
+    BoardHeld("held", {}), BoardRestarted("restarted", 0), ("ERROR", [ERRORS["POSITION"][0], 3])],
     ids=["taken", "held", "restarted", "position"])
 def test_what_another_host_left_is_not_gone_on_with(image, error):
     """However well its length would fit: the conversation is read anew from its start."""
@@ -603,7 +643,8 @@ def test_what_another_host_left_is_not_gone_on_with(image, error):
     target.transport.events = [("DONE", []), ("TOKEN", [5]), _stats(position=4, tokens=1)]
     with contextlib.closing(target.stream([1, 2, 5, 7], 1, reuse=True)) as steps:
         list(steps)
-    assert target.transport.sent[-2:] == ["RESET", "GENERATE"] and target.transport.payloads[-2] == [0]
+    assert (target.transport.sent[-2:] == ["RESET", "GENERATE"]
+            and target.transport.payloads[-2] == [0])
     assert target.transport.payloads[-1][-4:] == [1, 2, 5, 7] and target.tokens == [1, 2, 5, 7][:4]
 
 
@@ -627,26 +668,32 @@ def test_cancels_belong_to_one_call(image):
     cancel = Cancel()
     cancel.set()
     target = _target(image, [])
-    assert target.generate([1], 5, cancel=cancel).stop_reason == "cancel" and not target.transport.sent
+    assert (target.generate([1], 5, cancel=cancel).stop_reason == "cancel"
+            and not target.transport.sent)
     target.transport.events = [("TOKEN", [5]), _stats(position=2, tokens=1)]
     assert target.generate([1], 1).token_ids == [5] and target.transport.cancels == 0
 
 
 def test_an_error_in_the_answer_leaves_no_doubt(image):
-    """The board's position counts decoded tokens; a reply that says more than the host knows makes it start anew."""
+    """The board's position counts decoded tokens; a reply that says more than the host knows makes
+    it start anew."""
     code = ERRORS["TVU"][0]
-    for position, tokens, unsure in ((4, [1, 2, 5, 6], False), (3, [1, 2, 5], False), (9, [], True)):
+    for position, tokens, unsure in ((4, [1, 2, 5, 6], False), (3, [1, 2, 5], False),
+                                     (9, [], True)):
         target = _target(image, [("TOKEN", [5]), ("TOKEN", [6]), ("ERROR", [code, 3])])
-        target.info = lambda position=position: {"position": position, "model_id": image.header.model_id}
+        target.info = lambda position=position: {"position": position,
+                                                 "model_id": image.header.model_id}
         with pytest.raises(BoardError):
             target.generate([1, 2], 9)
         assert (target.tokens, target._unsure) == (tokens, unsure)
 
 
 def test_a_command_that_may_have_been_taken(image):
-    """Its send fails: what the board holds is asked for, and if nobody answers, the next command clears up first."""
+    """Its send fails: what the board holds is asked for, and if nobody answers, the next command
+    clears up first."""
     target = _target(image, [])
-    send, target.transport.send = target.transport.send, lambda *_: (_ for _ in ()).throw(LinkError("lost"))
+    send, target.transport.send = (target.transport.send,
+                                   lambda *_: (_ for _ in ()).throw(LinkError("lost")))
     with pytest.raises(LinkError):
         target.generate([1, 2], 9)
     assert target._unsure and target.tokens == []
@@ -661,7 +708,9 @@ def test_a_cancel_without_effect_is_repeated(image, monkeypatch):
     clock = iter(range(0, 10_000, 2))
     monkeypatch.setattr("bitnet_host.run.board.time.monotonic", lambda: next(clock))
     cancel = Cancel()
-    target = _target(image, [("TOKEN", [5]), *[LinkTimeout("quiet")] * 8, _stats(stop_reason=2, position=2, tokens=1)])
+    target = _target(image,
+                     [("TOKEN", [5]),
+                      *[LinkTimeout("quiet")] * 8, _stats(stop_reason=2, position=2, tokens=1)])
     steps = target.stream([1], 9, cancel=cancel)
     next(steps)
     cancel.set()

@@ -1,4 +1,5 @@
-"""What the firmware and the host plan from one definition, held against what must be true of any plan."""
+"""What the firmware and the host plan from one definition, held against what must be true of any
+plan."""
 
 from __future__ import annotations
 
@@ -19,8 +20,11 @@ def _headers(count=300):
     for _ in range(count):
         kv = int(rng.integers(1, 9))
         heads = kv * int(rng.integers(1, 5))
-        header = DdrHeader(layers=1, kv_heads=kv, heads=heads, head_dim=32 * int(rng.integers(1, 5)), hidden=32 * int(rng.integers(1, 81)),
-                           intermediate=8 * int(rng.integers(1, 900)), vocab=64, context=int(rng.integers(1, 5000)),
+        header = DdrHeader(layers=1, kv_heads=kv, heads=heads,
+                           head_dim=32 * int(rng.integers(1, 5)),
+                           hidden=32 * int(rng.integers(1, 81)),
+                           intermediate=8 * int(rng.integers(1, 900)), vocab=64,
+                           context=int(rng.integers(1, 5000)),
                            weight_mode=int(rng.integers(2)))
         if not broken_limit(vars(header)):
             yield header
@@ -37,8 +41,12 @@ def test_what_is_live_together_does_not_overlap(by_rows):
             r = scratch_rows(vars(h), tokens, 7, by_rows)
             group, context = h.heads // h.kv_heads, h.context if tokens == 1 else 7 + tokens
             places = sorted([
-                (r["x"], tokens * h.hidden // 8), (r["t"], max(h.hidden, queries) // 8), (r["rope"], 2 * h.head_dim // 8),
-                (r["qkv"], tokens * (queries + 2 * h.kv_heads * h.head_dim) // 8), (r["scores"], group * math.ceil(context / 8)),
+                (r["x"],
+                 tokens * h.hidden // 8), (r["t"], max(h.hidden, queries) // 8),
+                (r["rope"], 2 * h.head_dim // 8),
+                (r["qkv"],
+                 tokens * (queries + 2 * h.kv_heads * h.head_dim) // 8),
+                (r["scores"], group * math.ceil(context / 8)),
                 (r["cached"], math.ceil(context / 8))])
             assert all(start + size <= after for (start, size), (after, _) in pairwise(places))
             assert places[-1][0] + places[-1][1] <= r["end"] <= 8192
@@ -49,16 +57,19 @@ def test_what_is_live_together_does_not_overlap(by_rows):
             assert r["gate"] + inner <= r["end"] and (r["gate"] >= r["qkv"] or by_rows)
             assert r["kept"] == tokens or r["gate"] >= r["kept"] * h.hidden // 8
             # read together, so in different banks
-            assert (r["rope"] - r["qkv"]) % 2 and (r["scores"] - r["cached"]) % 2 and r["context_rows"] % 2 == 0
+            assert ((r["rope"] - r["qkv"]) % 2 and (r["scores"] - r["cached"]) % 2
+                    and r["context_rows"] % 2 == 0)
             seen += 1
     assert seen > 200
 
 
 def test_the_2b_model():
-    """Figures worked out by hand from its shape: rows of the scratchpad, tokens per pass, and memory."""
+    """Figures worked out by hand from its shape: rows of the scratchpad, tokens per pass, and
+    memory."""
     header = make_header(parse_shape("2b4t,context=4096"), "base3")
     rows = scratch_rows(vars(header))
-    assert (rows["x_rows"], rows["qkv_rows"], rows["context_rows"], rows["hidden_words"]) == (320, 480, 512, 16)
+    assert ((rows["x_rows"], rows["qkv_rows"], rows["context_rows"], rows["hidden_words"])
+            == (320, 480, 512, 16))
     assert rows["end"] == 320 + 320 + (1 + 32 + 1) + 480 + 4 * 512 + 1 + 512 == 3715
     assert tokens_per_pass(vars(header), True) == 8
     plan = make_plan(header)
@@ -68,9 +79,14 @@ def test_the_2b_model():
 
 
 @pytest.mark.parametrize("field,value", [
-    ("layers", 0), ("layers", 65), ("heads", 0), ("heads", 60), ("kv_heads", 0), ("kv_heads", 3), ("hidden", 0), ("hidden", 48),
-    ("hidden", 4096 + 32), ("head_dim", 16), ("head_dim", 1056), ("intermediate", 4), ("intermediate", 16384), ("vocab", 12),
-    ("vocab", (1 << 20) + 8), ("weight_mode", 2), ("stop_count", 5), ("context", 0), ("context", 16384),
+    ("layers", 0),
+    ("layers", 65),
+    ("heads", 0), ("heads", 60), ("kv_heads", 0), ("kv_heads", 3), ("hidden", 0), ("hidden", 48),
+    ("hidden", 4096 + 32),
+    ("head_dim", 16),
+    ("head_dim", 1056), ("intermediate", 4), ("intermediate", 16384), ("vocab", 12),
+    ("vocab",
+     (1 << 20) + 8), ("weight_mode", 2), ("stop_count", 5), ("context", 0), ("context", 16384),
 ])
 def test_each_limit_is_kept(field, value):
     header = vars(make_header(parse_shape("tiny"), "base3"))
@@ -80,13 +96,15 @@ def test_each_limit_is_kept(field, value):
 
 def test_the_scratchpad_is_a_limit():
     header = vars(make_header(parse_shape("tiny"), "base3"))
-    assert broken_limit(header | {"context": 8192}) == "" and "scratchpad rows" in broken_limit(header | {"context": 16376})
+    assert (broken_limit(header | {"context": 8192}) == ""
+            and "scratchpad rows" in broken_limit(header | {"context": 16376}))
 
 
 def test_an_image_keeps_its_own_check():
     image = convert(synthetic_checkpoint(parse_shape("tiny,layers=1"), 0.6, 1))
     assert check_image(image) == ""
-    for name in ("eps_bits", "rank_levels", "score_scale_bits", "inverse_query_bits", "k_base", "total_bytes", "stop3"):
+    for name in ("eps_bits", "rank_levels", "score_scale_bits", "inverse_query_bits", "k_base",
+                 "total_bytes", "stop3"):
         before = getattr(image.header, name)
         setattr(image.header, name, before ^ 1 << 12)
         assert name.split("_")[0] in check_image(image) or "stop" in check_image(image)
@@ -103,4 +121,5 @@ def test_rope_at_every_position():
             angle = float(np.float32(position) * inverse)
             cos, sin = math.cos(angle), math.sin(angle)
             row = table[position]
-            np.testing.assert_allclose([row[pair], row[pair + 32], row[64 + pair], row[96 + pair]], [cos, cos, -sin, sin], atol=2e-4)
+            np.testing.assert_allclose([row[pair], row[pair + 32], row[64 + pair], row[96 + pair]],
+                                       [cos, cos, -sin, sin], atol=2e-4)

@@ -1,4 +1,5 @@
-"""Sessions on the golden model: prefix reuse, a full context, stop strings, cancels, threads, and what is sampled."""
+"""Sessions on the golden model: prefix reuse, a full context, stop strings, cancels, threads, and
+what is sampled."""
 
 from __future__ import annotations
 
@@ -8,7 +9,16 @@ import threading
 
 import numpy as np
 import pytest
-from bitnet_host import BadArgument, Cancel, OutOfContext, Sampling, Session, TextModel, open_board, open_model
+from bitnet_host import (
+    BadArgument,
+    Cancel,
+    OutOfContext,
+    Sampling,
+    Session,
+    TextModel,
+    open_board,
+    open_model,
+)
 from bitnet_host.model.text import TextStream
 from bitnet_host.run.sampling import Sampler
 
@@ -31,7 +41,8 @@ def _user(text):
 def test_the_second_turn_reads_only_what_is_new(target, monkeypatch):
     session, read = Session(target), []
     advance = target._model.advance
-    monkeypatch.setattr(target._model, "advance", lambda token: read.append(token) or advance(token))
+    monkeypatch.setattr(target._model, "advance",
+                        lambda token: read.append(token) or advance(token))
     messages = [_user("Who are you?")]
     first = session.chat(messages, max_tokens=100).reply
     assert first.stop_reason == "stop" and first.usage.cached == 0
@@ -40,7 +51,8 @@ def test_the_second_turn_reads_only_what_is_new(target, monkeypatch):
     before = len(read)
     second = session.chat(messages, max_tokens=3).reply
     assert second.usage.cached == first.usage.prompt + first.usage.completion - 1
-    assert read[before:].count(stop) == 2, "the stop token after the answer, and that of the new message"
+    assert read[before:].count(stop) == 2, ("the stop token after the answer, and that of the new "
+                                            "message")
     assert len(read) - before == second.usage.prompt - second.usage.cached + 2
     # the same words from an empty cache
     target.reset()
@@ -61,7 +73,8 @@ def test_a_full_context_drops_the_oldest_turns_and_says_so(target):
     session, messages = Session(target), [{"role": "system", "content": "You tell stories."}]
     dropped = 0
     for turn in range(5):
-        messages.append(_user(f"Tell me a long story about a cat and {turn} dogs. " + "And about a bird in a tree. " * 5))
+        messages.append(_user(f"Tell me a long story about a cat and {turn} dogs. "
+                              + "And about a bird in a tree. " * 5))
         reply = session.chat(messages, max_tokens=16).reply
         assert reply.text
         dropped += reply.dropped
@@ -93,7 +106,8 @@ def test_stop_strings(target):
     session = Session(target)
     whole = session.chat([_user("Tell me a story about a dog.")], max_tokens=20).reply.text
     assert whole.startswith("Once upon a time, there was")
-    tokens = list(session.chat([_user("Tell me a story about a dog.")], stop=["nowhere", ", there"]))
+    tokens = list(session.chat([_user("Tell me a story about a dog.")],
+                               stop=["nowhere", ", there"]))
     assert "".join(token.text for token in tokens) == "Once upon a time"
     with pytest.raises(BadArgument, match="stop string is empty"):
         _ = session.complete("x", stop=[""]).reply
@@ -104,15 +118,18 @@ def test_a_cancel_counts_before_the_call_and_for_it_only(target):
     cancel.set()
     reply = session.chat([_user("Hello!")], cancel=cancel).reply
     assert reply.stop_reason == "cancel" and not reply.text and target.position == 0
-    assert session.chat([_user("Hello!")], max_tokens=2, cancel=Cancel()).reply.stop_reason == "length"
-    sampled = session.chat([_user("Hello!")], cancel=cancel, sampling=Sampling(temperature=1.0)).reply
+    assert (session.chat([_user("Hello!")], max_tokens=2, cancel=Cancel()).reply.stop_reason
+            == "length")
+    sampled = session.chat([_user("Hello!")], cancel=cancel,
+                           sampling=Sampling(temperature=1.0)).reply
     assert sampled.stop_reason == "cancel" and not sampled.text
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0, seed=1)])
 def test_a_cancel_within_an_answer(target, sampling):
     cancel = Cancel()
-    stream = Session(target).chat([_user("Tell me a story about a dog.")], sampling=sampling, cancel=cancel)
+    stream = Session(target).chat([_user("Tell me a story about a dog.")], sampling=sampling,
+                                  cancel=cancel)
     for number, _ in enumerate(stream):
         if number == 2:
             cancel.set()
@@ -134,7 +151,8 @@ def test_leaving_the_loop_frees_the_target(target):
 
 
 def test_threads_wait_for_each_other(target):
-    expected = {text: Session(target).chat([_user(text)], max_tokens=6).reply.text for text in ("Hello!", "Who are you?", "Bye!")}
+    expected = {text: Session(target).chat([_user(text)], max_tokens=6).reply.text
+                for text in ("Hello!", "Who are you?", "Bye!")}
     got = {}
 
     def ask(text):
@@ -167,9 +185,11 @@ def test_control_tokens_that_a_user_types_are_text(image):
 
 def test_one_bos(image):
     text = TextModel(image)
-    assert text.encode_chat([_user("Hi")])[1].count(0) == 1 and text.encode_chat([_user("Hi")])[1][0] == 0
+    assert (text.encode_chat([_user("Hi")])[1].count(0) == 1
+            and text.encode_chat([_user("Hi")])[1][0] == 0)
     assert text.encode_raw("Hi")[0] == 0
-    assert text.encode_rendered("Hi", start=True)[0] == 0 and text.encode_rendered("Hi", start=False)[0] != 0
+    assert (text.encode_rendered("Hi", start=True)[0] == 0
+            and text.encode_rendered("Hi", start=False)[0] != 0)
 
 
 def test_unfinished_characters_are_held_back(image):
@@ -184,15 +204,17 @@ def test_unfinished_characters_are_held_back(image):
     assert "\ufffd" not in "".join(parts) and cut.finish() == "\ufffd"
 
 
-# -- sampling ----------------------------------------------------------------------------------------------------------
+# -- sampling --------------------------------------------------------------------------------------
 
 _TOKENS, _LOGITS = list(range(10, 20)), [3.0, 2.5, 2.0, 1.0, 0.5, 0.0, -1.0, -2.0, -3.0, -4.0]
 
 
 def _shares(sampling, draws=4000):
     sampler = Sampler(sampling)
-    counts = np.bincount([sampler._draw(sorted(((sampler._changed(t, x), t) for t, x in zip(_TOKENS, _LOGITS, strict=True)),
-                                               key=lambda pair: (-pair[0], pair[1]))) for _ in range(draws)], minlength=20)
+    counts = np.bincount([sampler._draw(sorted(((sampler._changed(t, x), t)
+                                                for t, x in zip(_TOKENS, _LOGITS, strict=True)),
+                                               key=lambda pair: (-pair[0], pair[1])))
+                          for _ in range(draws)], minlength=20)
     return counts[10:] / draws
 
 
@@ -208,24 +230,31 @@ def _expected(logits, kept):
     (Sampling(1.0, top_k=3, seed=1), _LOGITS, range(3)),
     (Sampling(1.0, top_p=0.5, seed=1), _LOGITS, range(2)),
     (Sampling(1.0, min_p=0.3, seed=1), _LOGITS, range(3)),
-    (Sampling(1.0, logit_bias={15: 5.0, 10: -100}, seed=1), [-97.0, *_LOGITS[1:5], 5.0, *_LOGITS[6:]], range(10)),
+    (Sampling(1.0,
+              logit_bias={15: 5.0,
+                          10: -100}, seed=1), [-97.0, *_LOGITS[1:5], 5.0, *_LOGITS[6:]], range(10)),
 ])
 def test_shares_of_what_is_drawn(sampling, logits, kept):
     np.testing.assert_allclose(_shares(sampling), _expected(logits, kept), atol=0.03)
 
 
 def test_sixty_four_candidates(target):
-    """Of the full head as many, of the screened one as many as its sketch leaves; fewer if top_k says so."""
-    for sampling, count in ((Sampling(1.0, full_head=True), 64), (Sampling(1.0), 63), (Sampling(1.0, top_k=5), 5),
-                            (Sampling(1.0, top_k=5, logprobs=9), 9), (Sampling(1.0, top_k=5, presence_penalty=1.0), 63)):
+    """Of the full head as many, of the screened one as many as its sketch leaves; fewer if top_k
+    says so."""
+    for sampling, count in ((Sampling(1.0, full_head=True), 64), (Sampling(1.0), 63),
+                            (Sampling(1.0, top_k=5), 5),
+                            (Sampling(1.0, top_k=5, logprobs=9), 9),
+                            (Sampling(1.0, top_k=5, presence_penalty=1.0), 63)):
         target.reset()
         _, (tokens, logits) = target._candidates([0, 807], sampling, Cancel(), lambda *_: None)
-        assert len(tokens) == len(set(tokens)) == len(logits) == count and logits == sorted(logits, reverse=True)
+        assert (len(tokens) == len(set(tokens)) == len(logits) == count
+                and logits == sorted(logits, reverse=True))
 
 
 def test_penalties():
     sampler = Sampler(Sampling(repetition_penalty=2.0), [10, 19])
-    assert [sampler._changed(t, x) for t, x in ((10, 3.0), (11, 2.5), (19, -4.0))] == [1.5, 2.5, -8.0]
+    assert ([sampler._changed(t, x) for t, x in ((10, 3.0), (11, 2.5), (19, -4.0))]
+            == [1.5, 2.5, -8.0])
     sampler = Sampler(Sampling(presence_penalty=0.5, frequency_penalty=0.25), [10])
     for _ in range(2):
         sampler._said[11] += 1
@@ -239,7 +268,8 @@ def test_logprobs():
     choice = Sampler(Sampling(logprobs=2)).choose(_TOKENS, _LOGITS)
     whole = math.log(sum(math.exp(x) for x in _LOGITS))
     assert choice.token == 10 and choice.logprob == pytest.approx(3.0 - whole)
-    assert [a.token for a in choice.alternatives] == [10, 11] and choice.alternatives[1].logprob == pytest.approx(2.5 - whole)
+    assert ([a.token for a in choice.alternatives] == [10, 11]
+            and choice.alternatives[1].logprob == pytest.approx(2.5 - whole))
 
 
 def test_seeds():
@@ -253,15 +283,24 @@ def test_seeds():
 def test_sampling_as_the_model_asks(image):
     """The bundled generation_config.json: do_sample, temperature 0.6, top_p 0.9."""
     assert Sampling.of_model(image, seed=3) == Sampling(0.6, top_p=0.9, seed=3)
-    image = dataclasses.replace(image, meta=image.meta | {"defaults": {"do_sample": True, "top_k": 5000, "temperature": None}})
+    image = dataclasses.replace(image,
+                                meta=image.meta
+                                | {"defaults": {"do_sample": True, "top_k": 5000,
+                                                "temperature": None}})
     assert Sampling.of_model(image) == Sampling(1.0, top_k=64)
     for defaults in ({"temperature": 0.6}, None):
-        assert Sampling.of_model(dataclasses.replace(image, meta=image.meta | {"defaults": defaults})).greedy
+        assert Sampling.of_model(dataclasses.replace(image,
+                                                     meta=image.meta
+                                                     | {"defaults": defaults})).greedy
 
 
 @pytest.mark.parametrize("values", [
-    {"temperature": -1}, {"temperature": math.nan}, {"temperature": 0.001}, {"temperature": True}, {"top_p": 0}, {"top_k": 65},
-    {"top_k": 1.5}, {"min_p": 2}, {"repetition_penalty": 0}, {"presence_penalty": 3}, {"frequency_penalty": -3}, {"seed": -1},
+    {"temperature": -1},
+    {"temperature": math.nan}, {"temperature": 0.001}, {"temperature": True}, {"top_p": 0},
+    {"top_k": 65},
+    {"top_k": 1.5},
+    {"min_p": 2},
+    {"repetition_penalty": 0}, {"presence_penalty": 3}, {"frequency_penalty": -3}, {"seed": -1},
     {"logprobs": 21}, {"logit_bias": {1: 101}}, {"logit_bias": {"a": 1}}, {"temperature": "hot"},
 ])
 def test_values_that_make_no_sense(values):
@@ -269,7 +308,7 @@ def test_values_that_make_no_sense(values):
         Sampling(**values)
 
 
-# -- what a fresh eye found -------------------------------------------------------------------------------------------------
+# -- what a fresh eye found ------------------------------------------------------------------------
 
 
 def test_prepared_again_it_holds_nothing(target):
@@ -282,7 +321,8 @@ def test_prepared_again_it_holds_nothing(target):
 
 
 def test_an_interrupted_pass_leaves_no_trace(target, monkeypatch):
-    session, want = Session(target), Session(target).chat([_user("Hello!")], max_tokens=4).reply.text
+    session, want = (Session(target),
+                     Session(target).chat([_user("Hello!")], max_tokens=4).reply.text)
     target.reset()
     forward, advance = [], target._model.advance
 
@@ -321,7 +361,8 @@ def test_threads_may_share_a_tokenizer(image):
             if text.encode_chat([_user(content)])[1] != want[content]:
                 wrong.append(content)
 
-    threads = [threading.Thread(target=encode, args=(content,)) for content in want for _ in range(2)]
+    threads = [threading.Thread(target=encode, args=(content,)) for content in want
+               for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -330,14 +371,20 @@ def test_threads_may_share_a_tokenizer(image):
 
 
 def test_a_history_far_beyond_the_context(target):
-    messages = [m for i in range(60) for m in (_user(f"Question {i}? " * 8), {"role": "assistant", "content": "Answer. " * 10})]
-    reply = Session(target).chat([{"role": "system", "content": "Be brief."}, *messages, _user("Hello!")], max_tokens=2).reply
-    assert reply.dropped > 100 and reply.kept[0]["role"] == "system" and reply.kept[-1]["content"] == "Hello!"
+    messages = [m
+                for i in range(60)
+                for m in (_user(f"Question {i}? " * 8),
+                          {"role": "assistant", "content": "Answer. " * 10})]
+    reply = Session(target).chat([{"role": "system", "content": "Be brief."}, *messages,
+                                  _user("Hello!")], max_tokens=2).reply
+    assert (reply.dropped > 100 and reply.kept[0]["role"] == "system"
+            and reply.kept[-1]["content"] == "Hello!")
     assert len(reply.kept) + reply.dropped == 122
 
 
 @pytest.mark.parametrize("messages", [
-    [], [{}], [{"role": "user"}], [_user(None)], [_user(["Hi"])], [{"role": 3, "content": "x"}], ["Hi"],
+    [], [{}],
+    [{"role": "user"}], [_user(None)], [_user(["Hi"])], [{"role": 3, "content": "x"}], ["Hi"],
 ])
 def test_messages_that_are_none(target, messages):
     with pytest.raises(BadArgument):

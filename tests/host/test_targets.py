@@ -36,7 +36,8 @@ class _Script(Transport):
         name, count = next(self.steps), len(self.sent[-1][1])
         if name == "PROGRESS":
             return name, np.array([8, count], np.uint32)
-        stats = {"stop_reason": STOP_REASONS["cancel" if self.cancelled else "length"], "prefill_cycles_low": 100,
+        stats = {"stop_reason": STOP_REASONS["cancel" if self.cancelled else "length"],
+                 "prefill_cycles_low": 100,
                  "prefill_tokens": 8 if self.cancelled else count, "position": 0}
         return name, np.array([stats.get(field, 0) for field in STATS_FIELDS], np.uint32)
 
@@ -57,11 +58,14 @@ class _Script(Transport):
         """A script holds no line."""
 
 
-@pytest.mark.parametrize("cancel_in,sent,done", [(None, 3, 2 * _PART + 100), (0, 1, 8), (1, 2, _PART + 8), (2, 3, 2 * _PART + 8)])
+@pytest.mark.parametrize("cancel_in,sent,done",
+                         [(None, 3,
+                           2 * _PART + 100), (0, 1, 8), (1, 2, _PART + 8), (2, 3, 2 * _PART + 8)])
 def test_long_prompts_go_in_parts_until_cancelled(monkeypatch, cancel_in, sent, done):
     board = _Script()
     target = BoardTarget(convert(open_checkpoint(BUNDLED)), board)
-    monkeypatch.setattr(target, "check_prompt", lambda prompt: None)  # longer than the bundled model's context
+    # longer than the bundled model's context
+    monkeypatch.setattr(target, "check_prompt", lambda prompt: None)
     target._unsure, cancel = False, Cancel()
     prompt = list(range(2 * _PART + 100))
 

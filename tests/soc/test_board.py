@@ -1,4 +1,5 @@
-"""The simulated SoC, whole: boot, upload, chat and score over both transports, against the golden model."""
+"""The simulated SoC, whole: boot, upload, chat and score over both transports, against the golden
+model."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ def _same(board, reference, prompt, max_tokens, options):
 
 @contextmanager
 def _opened(image, preset, connect):
-    """A simulated board with the model uploaded through what ``connect`` makes of the ports, and its golden model."""
+    """A simulated board with the model uploaded through what ``connect`` makes of the ports, and
+    its golden model."""
     simulator = Simulator(preset)
     board = BoardTarget(image, connect(simulator.ports), simulator)
     reference = ReferenceTarget(image)
@@ -68,12 +70,14 @@ def test_scores_are_bit_identical(bundled):
     for target in bundled:
         target.reset()
     for token in [0, *rng.integers(4, 2048, 103).tolist()]:
-        np.testing.assert_array_equal(board.score(token).view(np.uint32), reference.score(token).view(np.uint32))
+        np.testing.assert_array_equal(board.score(token).view(np.uint32),
+                                      reference.score(token).view(np.uint32))
 
 
 def _chat(pair, messages, max_tokens, **options):
     """The replies of board and golden model, which are one."""
-    ours, theirs = (Session(target).chat(messages, max_tokens=max_tokens, **options).reply for target in pair)
+    ours, theirs = (Session(target).chat(messages, max_tokens=max_tokens, **options).reply
+                    for target in pair)
     assert ours.answer.token_ids == theirs.answer.token_ids and ours.text == theirs.text
     assert (ours.stop_reason, ours.usage) == (theirs.stop_reason, theirs.usage)
     assert pair[0].tokens == pair[1].tokens and pair[0].info()["position"] == len(pair[0].tokens)
@@ -81,14 +85,17 @@ def _chat(pair, messages, max_tokens, **options):
 
 
 def test_greedy_conversation(bundled):
-    """Two turns; the second goes on from the KV cache. Decode stays within its cycle budget at context 64."""
+    """Two turns; the second goes on from the KV cache. Decode stays within its cycle budget at
+    context 64."""
     for target in bundled:
         target.reset()
     messages = [{"role": "user", "content": "Tell me a story about a cat."}]
     first = _chat(bundled, messages, 48)
     assert 0 < first.answer.decode_cycles_per_token <= 60_000 and first.usage.cached == 0
-    assert 0.97 < sum(first.answer.operators.values()) / first.answer.decode_cycles_per_token <= 1.001
-    messages += [{"role": "assistant", "content": first.text}, {"role": "user", "content": "Hello!"}]
+    assert (0.97 < sum(first.answer.operators.values()) / first.answer.decode_cycles_per_token
+            <= 1.001)
+    messages += [{"role": "assistant", "content": first.text},
+                 {"role": "user", "content": "Hello!"}]
     second = _chat(bundled, messages, 8)
     assert second.usage.cached > 50 and 0 < second.answer.decode_cycles_per_token <= 400_000
     # the same words as without a cache
@@ -97,22 +104,28 @@ def test_greedy_conversation(bundled):
 
 
 def test_sampled_conversation(bundled):
-    """All that changes a choice, on the host, over what the board names: the golden model's words for one seed, to the bit."""
+    """All that changes a choice, on the host, over what the board names: the golden model's words
+    for one seed, to the bit."""
     messages = [{"role": "user", "content": "Tell me a story about a dog."}]
-    options = {"temperature": 0.8, "top_k": 30, "top_p": 0.9, "min_p": 0.02, "repetition_penalty": 1.1, "presence_penalty": 0.2,
+    options = {"temperature": 0.8, "top_k": 30, "top_p": 0.9, "min_p": 0.02,
+               "repetition_penalty": 1.1, "presence_penalty": 0.2,
                "frequency_penalty": 0.3, "logit_bias": {423: -5.0}, "seed": 11, "logprobs": 3}
     for full_head in (False, True):
-        ours, theirs = (list(Session(target).chat(messages, max_tokens=12, sampling=Sampling(**options, full_head=full_head)))
+        ours, theirs = (list(Session(target).chat(messages, max_tokens=12,
+                                                  sampling=Sampling(**options,
+                                                          full_head=full_head)))
                         for target in bundled)
         assert ours == theirs and len({token.id for token in ours}) > 3
-        assert all(len(token.alternatives) == 3 and token.logprob <= 0 for token in ours if token.text)
+        assert all(len(token.alternatives) == 3 and token.logprob <= 0
+                   for token in ours if token.text)
 
 
 def test_a_stop_string_keeps_the_cache(bundled):
     board, _ = bundled
     messages = [{"role": "user", "content": "Tell me a story about a cat."}]
     reply = Session(board).chat(messages, stop=["there was"]).reply
-    assert reply.stop_reason == "text" and reply.text.startswith("Once upon a time") and "there was" not in reply.text
+    assert (reply.stop_reason == "text" and reply.text.startswith("Once upon a time")
+            and "there was" not in reply.text)
     assert board.info()["position"] == len(board.tokens) > reply.usage.prompt
 
 
@@ -123,16 +136,21 @@ def test_prompts_of_all_lengths(bundled, length):
     for target in bundled:
         target.reset()
     _same(board, reference, [0, *range(500, 499 + length)], 3, Sampling())
-    np.testing.assert_array_equal(board.score(9).view(np.uint32), reference.score(9).view(np.uint32))
+    np.testing.assert_array_equal(board.score(9).view(np.uint32),
+                                  reference.score(9).view(np.uint32))
 
 
 @pytest.mark.parametrize("weights", ["base3", "2bit"])
 def test_prompts_that_fill_the_scratchpad(weights):
-    """Inner vectors so long that later tokens' residual vectors wait in DDR and down_proj comes in several chunks."""
-    image = convert(synthetic_checkpoint(parse_shape("tiny,intermediate=8064,layers=1,vocab=256"), 0.6, 1), weights)
-    with _opened(image, "ug585", lambda ports: over_udp("127.0.0.1", ports["udp"])) as (board, reference):
+    """Inner vectors so long that later tokens' residual vectors wait in DDR and down_proj comes in
+    several chunks."""
+    image = convert(synthetic_checkpoint(parse_shape("tiny,intermediate=8064,layers=1,vocab=256"),
+                                         0.6, 1), weights)
+    with _opened(image, "ug585", lambda ports: over_udp("127.0.0.1", ports["udp"])) as (board,
+            reference):
         _same(board, reference, list(range(20, 31)), 3, Sampling())
-        np.testing.assert_array_equal(board.score(9).view(np.uint32), reference.score(9).view(np.uint32))
+        np.testing.assert_array_equal(board.score(9).view(np.uint32),
+                                      reference.score(9).view(np.uint32))
 
 
 def test_the_full_head_on_demand(bundled):
@@ -160,11 +178,13 @@ def test_stop_token_and_cancel(bundled, monkeypatch):
     assert answer.stop_reason == "stop"
     board.reset()
     cancel = Cancel()
-    stopped = board.generate([0, 807], 200, Sampling(), lambda token: cancel.set(), _quiet, cancel=cancel)
+    stopped = board.generate([0, 807], 200, Sampling(), lambda token: cancel.set(), _quiet,
+                             cancel=cancel)
     assert stopped.stop_reason == "cancel" and 1 <= len(stopped.token_ids) < 200
     board.reset()  # the board goes on
     assert board.score(5).shape == (2048,)
-    # a cancel that arrives before the CPU has looked at the command counts too, and for that command only
+    # a cancel that arrives before the CPU has looked at the command counts too, and for that
+    # command only
     board.reset()
     transport = board.transport
     send = transport.send
@@ -224,7 +244,8 @@ def test_memory_of_a_loaded_model_is_protected(bundled):
     """On every way: weights, header, KV cache and logits; and the board is none the worse."""
     board, reference = bundled
     header, link = board.image.header, board.transport.link
-    places = [MODEL_BASE, MODEL_BASE + board.image.tensor("DOWN", 2).offset, header.k_base, header.logits_base,
+    places = [MODEL_BASE, MODEL_BASE + board.image.tensor("DOWN", 2).offset, header.k_base,
+              header.logits_base,
               MODEL_BASE + header.total_bytes - 8]
     for target in bundled:
         target.reset()
@@ -238,14 +259,16 @@ def test_memory_of_a_loaded_model_is_protected(bundled):
         with pytest.raises(UserError, match="does not let anyone write"):  # from without into it
             link.write(DDR_BASE + (MODEL_BASE - 8), np.full(4, 9, np.uint32))
         np.testing.assert_array_equal(board.transport.read_ddr(place, 2), before)
-    np.testing.assert_array_equal(board.score(9).view(np.uint32), reference.score(9).view(np.uint32))
+    np.testing.assert_array_equal(board.score(9).view(np.uint32),
+                                  reference.score(9).view(np.uint32))
     end = MODEL_BASE + header.total_bytes + 4096  # what is not the model's is free
     link.write(DDR_BASE + end, [5])
     assert board.transport.read_ddr(end, 1)[0] == 5
 
 
 def test_an_interrupted_upload_goes_on(bundled):
-    """What arrived is not sent again, whatever lay where the rest belongs; a whole model is known at once."""
+    """What arrived is not sent again, whatever lay where the rest belongs; a whole model is known
+    at once."""
     board, reference = bundled
     words = board.image.ddr.view("<u4")
     board._command("UNLOAD")
@@ -253,14 +276,16 @@ def test_an_interrupted_upload_goes_on(bundled):
     board.transport.write_ddr(MODEL_BASE + 4 * half, np.zeros(len(words) - half, np.uint32))
     sent, steps = _sent(board), []
     board.prepare(lambda what, *_: steps.append(what))
-    assert 4 * (len(words) - half) - (1 << 16) < sum(sent) <= 4 * (len(words) - half) + (2 << 16) and "verify" in steps
+    assert (4 * (len(words) - half) - (1 << 16) < sum(sent) <= 4 * (len(words) - half) + (2 << 16)
+            and "verify" in steps)
     reference.reset()
     np.testing.assert_array_equal(board.score(3), reference.score(3))
     steps.clear()
     before = board.simulator.stats()["cycles"]
     board.prepare(lambda what, *_: steps.append(what))
     # less than a second at 125 MHz, by far, for the clock stands for what a host sees
-    assert not steps and board.position == 0 and board.simulator.stats()["cycles"] - before < 10_000_000
+    assert (not steps and board.position == 0 and board.simulator.stats()["cycles"]
+            - before < 10_000_000)
 
 
 def test_a_command_goes_on_from_where_the_host_says(bundled):
@@ -271,12 +296,15 @@ def test_a_command_goes_on_from_where_the_host_says(bundled):
         target.generate([0, 807, 29], 2, Sampling(), _quiet, _quiet)
     for command in (("GENERATE", [3, 1, 0, 0, 1, 5]), ("SCORE", [5, 5]), ("SCORE", [5, 0])):
         board.transport.send(*command)
-        with pytest.raises(UserError, match="conversation on the board stands at token 4, not where this one goes on: start anew"):
+        with pytest.raises(UserError,
+                           match="conversation on the board stands at token 4, not where this one "
+                                 "goes on: start anew"):
             board._event("STATS", "SCORED")
         # whose conversation it is nobody knows then
         assert board.tokens == [] and board._unsure and board.info()["position"] == 4
     board.tokens, board._unsure = list(reference.tokens), False
-    np.testing.assert_array_equal(board.score(9).view(np.uint32), reference.score(9).view(np.uint32))
+    np.testing.assert_array_equal(board.score(9).view(np.uint32),
+                                  reference.score(9).view(np.uint32))
 
 
 def test_next_host_ends_what_the_last_one_left_running(bundled):
@@ -303,8 +331,10 @@ def test_cancel_in_prefill(bundled):
     board, _ = bundled
     board.reset()
     cancel = Cancel()
-    answer = board.generate([0] * 200, 4, Sampling(), _quiet, lambda *_: cancel.set(), cancel=cancel)
-    assert answer.stop_reason == "cancel" and answer.token_ids == [] and 0 < answer.prompt_tokens < 200
+    answer = board.generate([0] * 200, 4, Sampling(), _quiet, lambda *_: cancel.set(),
+                            cancel=cancel)
+    assert (answer.stop_reason == "cancel" and answer.token_ids == []
+            and 0 < answer.prompt_tokens < 200)
     assert board.position == answer.prompt_tokens
 
 
@@ -323,12 +353,16 @@ def serial_board(tmp_path_factory):
     folder = write_checkpoint(tmp_path_factory.mktemp("model"), shape)
     # the bundled tokenizer, cut to ids that the model has, is enough to chat in
     tokenizer = json.loads((BUNDLED / "tokenizer.json").read_text())
-    tokenizer["model"]["vocab"] = {t: i for t, i in tokenizer["model"]["vocab"].items() if i < shape.vocab}
+    tokenizer["model"]["vocab"] = {t: i
+                                   for t, i in tokenizer["model"]["vocab"].items()
+                                   if i < shape.vocab}
     tokenizer["model"]["merges"] = []
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     (folder / "tokenizer_config.json").write_text((BUNDLED / "tokenizer_config.json").read_text())
     image = convert(open_checkpoint(folder))
-    with _opened(image, "conservative", lambda ports: over_serial(f"socket://127.0.0.1:{ports['tcp']}")) as pair:
+    with _opened(image,
+                 "conservative",
+                 lambda ports: over_serial(f"socket://127.0.0.1:{ports['tcp']}")) as pair:
         yield pair
 
 
@@ -342,17 +376,20 @@ def test_chat_over_uart(serial_board):
     _same(board, reference, ids, 6, Sampling(1.0, 20, 0.9, seed=4))
     for target in serial_board:
         target.reset()
-    np.testing.assert_array_equal(board.score(9).view(np.uint32), reference.score(9).view(np.uint32))
+    np.testing.assert_array_equal(board.score(9).view(np.uint32),
+                                  reference.score(9).view(np.uint32))
 
 
 def test_uart_survives_noise(serial_board):
     board, _ = serial_board
     magic = MAGIC.to_bytes(4, "little")
-    for noise in (b"noise" + magic + b"\x01\x00\x00\x00\xff\xff\xff\xff garbage", magic + bytes(12), magic * 3):
+    for noise in (b"noise" + magic + b"\x01\x00\x00\x00\xff\xff\xff\xff garbage",
+                  magic + bytes(12), magic * 3):
         board.transport.link.wire._line.write(noise)
         board.reset()
     cancel = Cancel()
-    stopped = board.generate([1, 2], 50, Sampling(), lambda token: cancel.set(), _quiet, cancel=cancel)
+    stopped = board.generate([1, 2], 50, Sampling(), lambda token: cancel.set(), _quiet,
+                             cancel=cancel)
     assert stopped.stop_reason in ("cancel", "stop")
 
 
@@ -367,11 +404,13 @@ def test_the_pty_is_the_same_line(serial_board):
 def test_boot_report(serial_board):
     board, _ = serial_board
     info = board.info()
-    assert info["isa_hash"] == isa_hash() and info["selftest"] == 0 and info["clock_hz"] == 125_000_000
+    assert (info["isa_hash"] == isa_hash() and info["selftest"] == 0
+            and info["clock_hz"] == 125_000_000)
     assert info["model_id"] == board.image.header.model_id
     board.transport.link.write(MAILBOX_BASE + 4 * MAILBOX.command, [77, 0])
     board.transport._sequence += 1
-    board.transport.link.write(MAILBOX_BASE + 4 * MAILBOX.command_sequence, [board.transport._sequence])
+    board.transport.link.write(MAILBOX_BASE + 4 * MAILBOX.command_sequence,
+                               [board.transport._sequence])
     with pytest.raises(UserError, match="does not know command 77"):
         board._event("DONE")
     assert board.info()["selftest"] == 0  # errors do not stick

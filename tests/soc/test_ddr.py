@@ -1,4 +1,5 @@
-"""The memory model's AXI rules: each is broken once, by pins that no design would drive so, and the model says which."""
+"""The memory model's AXI rules: each is broken once, by pins that no design would drive so, and the
+model says which."""
 
 from __future__ import annotations
 
@@ -12,14 +13,18 @@ SIM = ROOT / "soc/bitnet_soc/sim"
 _MAIN = r"""
 #include "ddr.hpp"
 #include <cstring>
-static uint32_t araddr[4], awaddr; static uint8_t arlen[4], arvalid[4], arready[4], rresp[4], rlast[4], rvalid[4], rready[4];
-static uint64_t rdata[4], wdata; static uint8_t awvalid, awready, wstrb = 255, wvalid, wready, bresp, bvalid, bready = 1;
+static uint32_t araddr[4], awaddr;
+static uint8_t arlen[4], arvalid[4], arready[4], rresp[4], rlast[4], rvalid[4], rready[4];
+static uint64_t rdata[4], wdata;
+static uint8_t awvalid, awready, wstrb = 255, wvalid, wready, bresp, bvalid, bready = 1;
 int main(int, char **argv) {
     Ddr ddr(8 << 20, "", *find_preset("ug585"), 125e6);
     for (int i = 0; i < 4; i++)
-        ddr.attach(i, AxiReadPins{araddr + i, arlen + i, arvalid + i, arready + i, rdata + i, rresp + i, rlast + i, rvalid + i,
+        ddr.attach(i, AxiReadPins{araddr + i, arlen + i, arvalid + i, arready + i, rdata + i,
+                                  rresp + i, rlast + i, rvalid + i,
                                   rready + i});
-    ddr.attach_write(0, AxiWritePins{&awaddr, &awvalid, &awready, &wdata, &wstrb, &wvalid, &wready, &bresp, &bvalid, &bready});
+    ddr.attach_write(0, AxiWritePins{&awaddr, &awvalid, &awready, &wdata, &wstrb, &wvalid, &wready,
+                                     &bresp, &bvalid, &bready});
     auto cycle = [&] { ddr.sample(); ddr.drive(); };
     const char *what = argv[1];
     uint32_t address = 0x200000;
@@ -58,7 +63,8 @@ int main(int, char **argv) {
 def driver(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ddr")
     (folder / "main.cpp").write_text(_MAIN)
-    subprocess.run(["g++", "-O1", f"-I{SIM}", "main.cpp", SIM / "ddr.cpp", "-o", "driver"], cwd=folder, check=True, capture_output=True)
+    subprocess.run(["g++", "-O1", f"-I{SIM}", "main.cpp", SIM / "ddr.cpp", "-o", "driver"],
+                   cwd=folder, check=True, capture_output=True)
     return folder / "driver"
 
 
@@ -66,7 +72,9 @@ def driver(tmp_path_factory):
     ("aligned", "HP1 read.*not aligned"), ("crosses", "HP1 read.*crosses a 4 KB"),
     ("low", "HP1 read.*outside"), ("high", "HP1 read.*outside"),
     ("write low", "write.*outside"), ("write aligned", "write.*not aligned"),
-    ("fall r", "HP2 read.*ARVALID fell"), ("change r", "HP2 read.*ARVALID fell"), ("change length r", "HP2 read.*ARVALID fell"),
+    ("fall r",
+     "HP2 read.*ARVALID fell"), ("change r", "HP2 read.*ARVALID fell"),
+    ("change length r", "HP2 read.*ARVALID fell"),
     ("fall a", "write.*AWVALID fell"), ("change a", "write.*AWVALID fell"),
     ("fall w", "write.*WVALID fell"), ("change w", "write.*WVALID fell"),
 ])

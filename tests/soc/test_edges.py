@@ -1,4 +1,5 @@
-"""Edges of the board's behaviour that only a fault would show: limits, ties, zeros, damaged and untimely frames."""
+"""Edges of the board's behaviour that only a fault would show: limits, ties, zeros, damaged and
+untimely frames."""
 
 from __future__ import annotations
 
@@ -41,14 +42,17 @@ def pair():
 
 
 def test_the_context_to_its_last_token(pair):
-    """The board itself counts: 40 tokens fit, in a prompt, one by one, and in an answer; a 41st does not."""
+    """The board itself counts: 40 tokens fit, in a prompt, one by one, and in an answer; a 41st
+    does not."""
     board, reference = pair
     for prompt, tokens in ((40, 1), (38, 5), (39, 9)):
         answers = []
         for target in pair:
             target.reset()
-            answers.append(target.generate([5 + i for i in range(prompt)], tokens, Sampling(), _quiet, _quiet))
-        assert answers[0].token_ids == answers[1].token_ids and answers[0].stop_reason == answers[1].stop_reason
+            answers.append(target.generate([5 + i for i in range(prompt)], tokens, Sampling(),
+                                           _quiet, _quiet))
+        assert (answers[0].token_ids == answers[1].token_ids
+                and answers[0].stop_reason == answers[1].stop_reason)
         assert answers[0].stop_reason == "context"
         assert board.position == reference.position
     board.reset()
@@ -78,24 +82,28 @@ def test_values_and_keys_of_zeros():
     board, reference = _pair(checkpoint)
     try:
         for token in (3, 9, 27):
-            np.testing.assert_array_equal(board.score(token).view(np.uint32), reference.score(token).view(np.uint32))
+            np.testing.assert_array_equal(board.score(token).view(np.uint32),
+                                          reference.score(token).view(np.uint32))
     finally:
         board.close()
 
 
 def test_equal_logits():
-    """Rows of the embedding in sets of eight equal ones: the smaller token wins, with either head, and sampling takes the same one."""
+    """Rows of the embedding in sets of eight equal ones: the smaller token wins, with either head,
+    and sampling takes the same one."""
     checkpoint = synthetic_checkpoint(parse_shape(SHAPE), 0.6, 1)
     checkpoint.embedding[:] = checkpoint.embedding[np.arange(128) % 16]
     board, reference = _pair(checkpoint)
     try:
         for full_head in (False, True):
-            for options in (Sampling(full_head=full_head), Sampling(1.0, 40, 0.9, seed=5, full_head=full_head),
+            for options in (Sampling(full_head=full_head),
+                            Sampling(1.0, 40, 0.9, seed=5, full_head=full_head),
                             Sampling(1.5, 0, 1.0, seed=77, full_head=full_head)):
                 answers = []
                 for target in (board, reference):
                     target.reset()
-                    answers.append(target.generate([3, 17, 90], 8, options, _quiet, _quiet).token_ids)
+                    answers.append(target.generate([3, 17, 90], 8, options, _quiet,
+                                                   _quiet).token_ids)
                 assert answers[0] == answers[1]
                 if options.temperature == 0:
                     assert max(answers[0]) < 16
@@ -104,10 +112,12 @@ def test_equal_logits():
 
 
 def test_a_constant_operand_that_does_not_fit_ends_the_compilation(tmp_path):
-    compiler = ["riscv64-unknown-elf-gcc", "-march=rv32im", "-misa-spec=2.2", "-mabi=ilp32", "-O2", "-ffreestanding", "-c",
+    compiler = ["riscv64-unknown-elf-gcc", "-march=rv32im", "-misa-spec=2.2", "-mabi=ilp32", "-O2",
+                "-ffreestanding", "-c",
                 f"-I{build_folder()}", "-o", "/dev/null"]
     for operand, fits in ((8191, True), (8192, False)):
-        (tmp_path / "a.c").write_text(f"#include <generated/tvu.h>\nvoid f(void) {{ tvu_muls({operand}, 0, 1, 8, 0); }}\n")
+        (tmp_path / "a.c").write_text(f"#include <generated/tvu.h>\nvoid f(void) "
+                                      f"{{ tvu_muls({operand}, 0, 1, 8, 0); }}\n")
         done = subprocess.run([*compiler, tmp_path / "a.c"], capture_output=True, text=True)
         assert (done.returncode == 0) == fits, done.stderr
     assert "does not fit its field" in done.stderr

@@ -1,4 +1,5 @@
-"""Image headers that lie, with right checksums: the board refuses them or says the right words, and the next good image works.
+"""Image headers that lie, with right checksums: the board refuses them or says the right words, and
+the next good image works.
 
 `make fuzz` runs many more (BITNET_HEADERS).
 """
@@ -27,7 +28,8 @@ HEADERS = int(os.environ.get("BITNET_HEADERS", 5000))
 SEED = int(os.environ.get("BITNET_SEED") or secrets.randbits(31))
 PROMPT = [3, 17, 90]
 _NAN = 0x7FC00000
-_VALUES = [0, 1, 2, 3, 7, 8, 31, 32, 63, 64, 65, 100, 128, 512, 4095, 4096, 16383, 16384, 1 << 20, (1 << 20) + 8, 1 << 24, 0x7FFFFFFF,
+_VALUES = [0, 1, 2, 3, 7, 8, 31, 32, 63, 64, 65, 100, 128, 512, 4095, 4096, 16383, 16384, 1 << 20,
+           (1 << 20) + 8, 1 << 24, 0x7FFFFFFF,
            1 << 31, 0xFFFFFF00, 0xFFFFFFFF, _NAN, 0x7F800000, 0xFF800000]
 
 
@@ -66,7 +68,8 @@ def _sum_words(data: bytes) -> int:
 def _header_words(image, header, tensors) -> np.ndarray:
     """Header and table with a right checksum, as they lie in DDR."""
     table = b"".join(t.pack() for t in tensors)
-    unsigned = struct.pack(f"<{len(fields(DdrHeader)) - 1}I", *(w & 0xFFFFFFFF for w in header.words()[:-1]))
+    unsigned = struct.pack(f"<{len(fields(DdrHeader)) - 1}I",
+                           *(w & 0xFFFFFFFF for w in header.words()[:-1]))
     raw = unsigned + struct.pack("<I", _sum_words(unsigned + table)) + table
     raw += bytes(-len(raw) % 4)
     return np.frombuffer(raw, "<u4")
@@ -78,16 +81,19 @@ def _upload(board, words):
 
 
 def _try(board, image, header, tensors) -> str | None:
-    """None if the board refuses the header, else its id is taken and its words are compared with the golden model's."""
+    """None if the board refuses the header, else its id is taken and its words are compared with
+    the golden model's."""
     _upload(board, _header_words(image, header, tensors))
     board.transport.send("LOAD")
     try:
         while board._event("PROGRESS", "LOADED", timeout=20)[0] != "LOADED":
             pass
     except UserError as error:
-        assert "damaged" in str(error) or "does not fit" in str(error) or "limit" in str(error) or "error bits" in str(error), str(error)
+        assert any(said in str(error)
+                   for said in ("damaged", "does not fit", "limit", "error bits")), str(error)
         return str(error)
-    sizes = {(t.kind, t.layer): (t.rows, t.columns) for t in image.tensors}  # which the board does not read
+    # which the board does not read
+    sizes = {(t.kind, t.layer): (t.rows, t.columns) for t in image.tensors}
     for tensor in tensors:
         tensor.rows, tensor.columns = sizes[tensor.kind, tensor.layer]
     reference = ReferenceTarget(Image(header, tensors, image.ddr, image.meta))
@@ -96,11 +102,13 @@ def _try(board, image, header, tensors) -> str | None:
     try:
         said = _words_of(board)
     except UserError as error:
-        assert "error bits" in str(error) or "outside" in str(error) or "between 0 and" in str(error), str(error)
+        assert any(said in str(error)
+                   for said in ("error bits", "outside", "between 0 and")), str(error)
         return str(error)
     finally:
         board.image = image
-    assert said == _words_of(reference), [(f.name, getattr(header, f.name)) for f in fields(DdrHeader)]
+    assert said == _words_of(reference), [(f.name, getattr(header, f.name))
+                                          for f in fields(DdrHeader)]
     return None
 
 
@@ -110,12 +118,18 @@ def _copy(image):
 
 
 _SEEN = {
-    "k_base 0": dict(k_base=0), "v_base 0xffffff00": dict(v_base=0xFFFFFF00), "no tensors": dict(tensors=0), "layers": dict(layers=64),
-    "vocab": dict(vocab=1 << 31), "head_dim": dict(head_dim=64), "hidden": dict(hidden=512), "intermediate": dict(intermediate=8),
-    "weight_mode": dict(weight_mode=2), "logits_base": dict(logits_base=0), "rank_levels": dict(rank_levels=1), "eps": dict(eps_bits=_NAN),
-    "residual_base": dict(residual_base=0x100000), "one layer less": dict(layers=1), "kv_heads": dict(kv_heads=0), "heads": dict(heads=0),
-    "inverse": dict(inverse_hidden_bits=0x3F800000), "bytes": dict(ddr_bytes=512), "total": dict(total_bytes=1 << 30),
-    "stops": dict(stop_count=5), "score scale": dict(score_scale_bits=0x7F800000), "context": dict(context=65),
+    "k_base 0": dict(k_base=0), "v_base 0xffffff00": dict(v_base=0xFFFFFF00),
+    "no tensors": dict(tensors=0), "layers": dict(layers=64),
+    "vocab": dict(vocab=1 << 31), "head_dim": dict(head_dim=64), "hidden": dict(hidden=512),
+    "intermediate": dict(intermediate=8),
+    "weight_mode": dict(weight_mode=2), "logits_base": dict(logits_base=0),
+    "rank_levels": dict(rank_levels=1), "eps": dict(eps_bits=_NAN),
+    "residual_base": dict(residual_base=0x100000), "one layer less": dict(layers=1),
+    "kv_heads": dict(kv_heads=0), "heads": dict(heads=0),
+    "inverse": dict(inverse_hidden_bits=0x3F800000), "bytes": dict(ddr_bytes=512),
+    "total": dict(total_bytes=1 << 30),
+    "stops": dict(stop_count=5), "score scale": dict(score_scale_bits=0x7F800000),
+    "context": dict(context=65),
 }
 
 
@@ -127,7 +141,10 @@ def test_lies_that_were_believed(board, image, case):
     assert _try(board, image, header, tensors)
 
 
-@pytest.mark.parametrize("case", ["missing", "twice", "offset beyond memory", "offset misaligned", "in the header", "words", "NaN scale",
+@pytest.mark.parametrize("case",
+                         ["missing", "twice",
+                          "offset beyond memory",
+                          "offset misaligned", "in the header", "words", "NaN scale",
                                   "layer", "kind", "some DOWN_ROWS"])
 def test_a_table_that_lies(board, image, case):
     header, tensors = _copy(image)
@@ -141,9 +158,12 @@ def test_a_table_that_lies(board, image, case):
         del tensors[place]
         header.tensors -= 1
     else:
-        name, value = {"twice": ("layer", 1), "offset beyond memory": ("offset", 0xFFFFFE00), "in the header": ("offset", 0),
-                       "offset misaligned": ("offset", tensors[place].offset + 32), "words": ("words", tensors[place].words - 1),
-                       "NaN scale": ("scale", float("nan")), "layer": ("layer", 2), "kind": ("kind", 99)}[case]
+        name, value = {"twice": ("layer", 1), "offset beyond memory": ("offset", 0xFFFFFE00),
+                       "in the header": ("offset", 0),
+                       "offset misaligned": ("offset", tensors[place].offset + 32),
+                       "words": ("words", tensors[place].words - 1),
+                       "NaN scale": ("scale", float("nan")), "layer": ("layer", 2),
+                       "kind": ("kind", 99)}[case]
         setattr(tensors[place], name, value)
     assert _try(board, image, header, tensors)
 
@@ -170,15 +190,19 @@ def test_random_lies(board, image):
     for number in range(HEADERS):
         header, tensors = _copy(image)
         for _ in range(int(rng.integers(1, 4))):
-            value = int(rng.choice(_VALUES)) if rng.random() < 0.7 else int(rng.integers(0, 1 << 32))
+            value = (int(rng.choice(_VALUES)) if rng.random() < 0.7
+                     else int(rng.integers(0, 1 << 32)))
             if rng.random() < 0.7:
                 name = str(rng.choice(names))
-                near = getattr(header, name) + int(rng.choice([-512, -32, -8, -1, 1, 8, 32, 512])) & 0xFFFFFFFF
+                near = (getattr(header, name) + int(rng.choice([-512, -32, -8, -1, 1, 8, 32, 512]))
+                        & 0xFFFFFFFF)
                 setattr(header, name, near if rng.random() < 0.3 else value)
             else:
                 tensor = tensors[int(rng.integers(len(tensors)))]
-                name = str(rng.choice(["kind", "layer", "offset", "words", "rows", "columns", "checksum", "scale"]))
-                setattr(tensor, name, float(np.uint32(value).view(np.float32)) if name == "scale" else value)
+                name = str(rng.choice(["kind", "layer", "offset", "words", "rows", "columns",
+                                       "checksum", "scale"]))
+                setattr(tensor, name,
+                        float(np.uint32(value).view(np.float32)) if name == "scale" else value)
         believed += _try(board, image, header, tensors) is None
         if number % 250 == 0 or number == HEADERS - 1:
             _upload(board, _header_words(image, *_copy(image)))

@@ -1,4 +1,5 @@
-"""The whole simulated board on a network that is not its own: strangers, noise, old copies, LiteX's tools, and more than one host."""
+"""The whole simulated board on a network that is not its own: strangers, noise, old copies, LiteX's
+tools, and more than one host."""
 
 from __future__ import annotations
 
@@ -22,7 +23,13 @@ from bitnet_host.run.link import bulk
 from bitnet_host.run.link.client import Link
 from bitnet_host.run.link.proxy import Faults, UDPProxy
 from bitnet_host.run.link.simulator import Simulator
-from bitnet_host.run.link.transport import DDR_BASE, MAILBOX_BASE, MailboxTransport, over_serial, over_udp
+from bitnet_host.run.link.transport import (
+    DDR_BASE,
+    MAILBOX_BASE,
+    MailboxTransport,
+    over_serial,
+    over_udp,
+)
 from bitnet_host.run.link.wires import SerialWire, UDPWire
 from bitnet_host.run.protocol import COMMANDS, MAILBOX
 from bitnet_host.run.sampling import Sampling
@@ -89,17 +96,23 @@ def _socket(address="127.0.0.1"):
 
 _READ, _WRITE = etherbone_read(MAILBOX_BASE), etherbone_write(MAILBOX_BASE + 4, 1)
 _STRAY = {
-    "head alone": _READ[:8], "seven bytes": _READ[:7], "nothing": b"", "a write without its body": _WRITE[:12],
-    "writes and reads": _WRITE[:11] + b"\1" + _WRITE[12:] + bytes(4) + struct.pack(">I", MAILBOX_BASE), "two records": _READ + _READ[8:],
-    "255 writes": etherbone_write(MAILBOX_BASE + 0x3100, *range(255)), "three stray bytes": _READ + b"abc",
-    "flags 0xff": _READ[:8] + b"\xff" + _READ[9:], "magic and random bytes": _READ[:4] + np.random.default_rng(1).bytes(200),
-    "unmapped": etherbone_read(0x2000_0000, 0xA000_0000), "an unmapped write": etherbone_write(0x2000_0000, 1, 2, 3),
+    "head alone": _READ[:8], "seven bytes": _READ[:7], "nothing": b"",
+    "a write without its body": _WRITE[:12],
+    "writes and reads": _WRITE[:11] + b"\1" + _WRITE[12:] + bytes(4)
+    + struct.pack(">I", MAILBOX_BASE), "two records": _READ + _READ[8:],
+    "255 writes": etherbone_write(MAILBOX_BASE + 0x3100, *range(255)),
+    "three stray bytes": _READ + b"abc",
+    "flags 0xff": _READ[:8] + b"\xff" + _READ[9:],
+    "magic and random bytes": _READ[:4] + np.random.default_rng(1).bytes(200),
+    "unmapped": etherbone_read(0x2000_0000, 0xA000_0000),
+    "an unmapped write": etherbone_write(0x2000_0000, 1, 2, 3),
 }
 
 
 @pytest.mark.parametrize("stray", _STRAY)
 def test_one_stray_datagram(board, words, stray):
-    """From this host and from another, in idle and in an answer: the conversation goes on, at its pace."""
+    """From this host and from another, in idle and in an answer: the conversation goes on, at its
+    pace."""
     noise = _STRAY[stray]
     ports = board.simulator.ports
     with _socket() as here, _socket("127.0.0.2") as there:
@@ -128,26 +141,31 @@ def _noise(rng, sent):
     if choice == 2:
         return [arp(), echo(payload)][int(rng.integers(2))]
     if choice in (3, 4):  # what another host asks of Etherbone, whole or spoilt
-        record = etherbone_write(DDR_BASE + MODEL_BASE, 1, 2) if rng.random() < 0.5 else etherbone_read(MAILBOX_BASE)
+        record = (etherbone_write(DDR_BASE + MODEL_BASE, 1, 2) if rng.random() < 0.5
+                  else etherbone_read(MAILBOX_BASE))
         if rng.random() < 0.7:
             place = int(rng.integers(len(record)))
-            record = record[:place] + rng.bytes(int(rng.integers(0, 5))) + record[place + int(rng.integers(0, 5)):]
+            record = (record[:place] + rng.bytes(int(rng.integers(0, 5)))
+                      + record[place + int(rng.integers(0, 5)):])
         return udp(record, 1234, source=stranger)
     if choice == 5:  # ... or, with a token of its own, of the rest
         operation = str(rng.choice(["RELEASE", "READ", "WRITE", "DATA"]))
         address = int(rng.choice([MODEL_BASE, DDR_BASE + MODEL_BASE, MAILBOX_BASE]))
-        datagram = Datagram(int(rng.integers(1, 1 << 32)), int(rng.integers(1 << 32)), OPERATIONS[operation], int(rng.integers(4)), address,
+        datagram = Datagram(int(rng.integers(1, 1 << 32)), int(rng.integers(1 << 32)),
+                            OPERATIONS[operation], int(rng.integers(4)), address,
                             rng.integers(0, 1 << 32, 2 * int(rng.integers(0, 20))).tolist())
         return udp(datagram.encode(), 1235, source=stranger)
     if not sent:
         return arp()
-    old = sent[int(rng.integers(len(sent)))]  # what the holder said before: spoilt, or by somebody who has seen its token
+    # what the holder said before: spoilt, or by somebody who has seen its token
+    old = sent[int(rng.integers(len(sent)))]
     if choice == 6:
         return udp(old, 1235, source=stranger)
     spoilt = bytearray(old)
     for _ in range(int(rng.integers(1, 4))):
         spoilt[int(rng.integers(len(spoilt)))] ^= 1 << int(rng.integers(8))
-    return udp(bytes(spoilt[:int(rng.integers(1, len(spoilt) + 1))]), 1235, source=bytes([192, 168, 1, 100]), source_port=4711)
+    return udp(bytes(spoilt[:int(rng.integers(1, len(spoilt) + 1))]), 1235,
+               source=bytes([192, 168, 1, 100]), source_port=4711)
 
 
 def _captured(board):
@@ -164,7 +182,8 @@ def _captured(board):
 
 
 def test_ten_thousand_datagrams_in_a_conversation(board, words):
-    """Random, malformed, stolen, and old copies of the holder's own: no word changes, and afterwards all is as it was."""
+    """Random, malformed, stolen, and old copies of the holder's own: no word changes, and
+    afterwards all is as it was."""
     print(f"BITNET_SEED={SEED}")
     rng, done = np.random.default_rng(SEED), []
     sent, send = _captured(board)
@@ -174,10 +193,12 @@ def test_ten_thousand_datagrams_in_a_conversation(board, words):
     def noise():
         with _socket("127.0.0.3") as line:
             for number in range(DATAGRAMS):
-                line.sendto(bytes([rng.random() < 0.03]) + _noise(rng, sent[-200:]), ("127.0.0.1", raw))
+                line.sendto(bytes([rng.random() < 0.03]) + _noise(rng, sent[-200:]),
+                            ("127.0.0.1", raw))
                 if number % 5 == 0 and sent:
                     send(sent[int(rng.integers(len(sent)))])  # an old copy, as it was
-                if number % 16 == 15:  # no faster than they go over the wire, lest they are lost before it
+                # no faster than they go over the wire, lest they are lost before it
+                if number % 16 == 15:
                     cycles = board.simulator.stats()["cycles"]
                     while board.simulator.stats()["cycles"] < cycles + 16 * 600:
                         time.sleep(0.001)
@@ -197,7 +218,8 @@ def test_ten_thousand_datagrams_in_a_conversation(board, words):
 
 
 def test_old_copies_of_a_whole_conversation(board, words):
-    """Everything that the host said comes again, in order and backwards: no command runs again, and nothing moves."""
+    """Everything that the host said comes again, in order and backwards: no command runs again, and
+    nothing moves."""
     sent, send = _captured(board)
     _speaks(board, words)
     position, head = board.position, board.transport._look(MAILBOX.event_head)
@@ -212,7 +234,8 @@ def test_old_copies_of_a_whole_conversation(board, words):
 
 
 def test_the_firmware_takes_the_next_number_only(board):
-    """Without the rule of datagrams in front: an old command number, written again, is no command."""
+    """Without the rule of datagrams in front: an old command number, written again, is no
+    command."""
     link, sequence = board.transport.link, board.transport._sequence
     board._command("UNLOAD")
     board._load(_quiet)
@@ -226,20 +249,24 @@ def test_the_firmware_takes_the_next_number_only(board):
     board.info()
 
 
-# -- more than one host -----------------------------------------------------------------------------------------------------------
+# -- more than one host ----------------------------------------------------------------------------
 
 
 def test_a_stranger_reads_and_writes_nothing(board, words):
     ports = board.simulator.ports
-    with pytest.raises(BoardHeld, match=r"held by the host 192\.168\.1\.100, port \d+, for \d+ s .*--take-over"):
+    with pytest.raises(BoardHeld,
+                       match=r"held by the host 192\.168\.1\.100, port \d+, for \d+ s "
+                             r".*--take-over"):
         Link(UDPWire("127.0.0.1", ports["udp"], source="127.0.0.2"))
     with pytest.raises(BoardHeld, match=r"held by the host 192\.168\.1\.100"):
         over_serial(f"socket://127.0.0.1:{ports['tcp']}")
     token, before = board.transport.link.token, board.transport.read_ddr(0x10_0000, 2).tolist()
     with _socket("127.0.0.2") as other, _socket() as same:
         for line in (other, same):  # even with the token: the address is another
-            for operation, address in (("READ", 0), ("WRITE", MAILBOX_BASE), ("DATA", 0x10_0000), ("RELEASE", 0)):
-                question = Datagram(token, 1 << 31, OPERATIONS[operation], FLAGS["ANSWER"], address, [~before[0] & 0xFFFFFFFF] * 20)
+            for operation, address in (("READ", 0), ("WRITE", MAILBOX_BASE), ("DATA", 0x10_0000),
+                                       ("RELEASE", 0)):
+                question = Datagram(token, 1 << 31, OPERATIONS[operation], FLAGS["ANSWER"],
+                                    address, [~before[0] & 0xFFFFFFFF] * 20)
                 line.sendto(question.encode(), ("127.0.0.1", ports["udp"]))
                 answer = Datagram.decode(line.recv(2000))
                 assert (answer.flags, answer.data) == (1, []), operation
@@ -267,16 +294,19 @@ def test_uart_holds_the_network_off(image, simulator, words):
         line.send("INFO")
     line.close()
     network.close()
-    line = BoardTarget(image, over_serial(f"socket://127.0.0.1:{simulator.ports['tcp']}"), simulator)
+    line = BoardTarget(image, over_serial(f"socket://127.0.0.1:{simulator.ports['tcp']}"),
+                       simulator)
     line.prepare(_quiet)  # the model is there
     _speaks(line, words)
 
 
 def test_a_host_that_comes_back(board, words):
-    """Another host has talked meanwhile: the first is told, and starts anew; its own conversation is not gone on with."""
+    """Another host has talked meanwhile: the first is told, and starts anew; its own conversation
+    is not gone on with."""
     board.reset()
     board.generate(PROMPT, 5, Sampling(), _quiet, _quiet)
-    other = BoardTarget(board.image, over_udp("127.0.0.1", board.simulator.ports["udp"], take_over=True))
+    other = BoardTarget(board.image,
+                        over_udp("127.0.0.1", board.simulator.ports["udp"], take_over=True))
     other.prepare(_quiet)
     other.generate(PROMPT[:4], 5, Sampling(), _quiet, _quiet)
     other.close()
@@ -286,9 +316,11 @@ def test_a_host_that_comes_back(board, words):
 
 
 def test_silence_ends_a_claim(board, words):
-    """The seconds of this board are short. Whoever was away and finds it free goes on as if nothing had been."""
+    """The seconds of this board are short. Whoever was away and finds it free goes on as if nothing
+    had been."""
     link = board.transport.link
-    register = next(int(line.split(",")[2], 0) for line in (BUILD / "generated/csr.csv").read_text().splitlines()
+    register = next(int(line.split(",")[2], 0)
+                    for line in (BUILD / "generated/csr.csv").read_text().splitlines()
                     if line.startswith("csr_register,network_second,"))
     _speaks(board, words[:])
     link.write(register, [20_000])
@@ -298,7 +330,8 @@ def test_silence_ends_a_claim(board, words):
         link._heard = time.monotonic()
         time.sleep(0.1)
     with board.transport._explained():
-        assert board.transport.read_ddr(MODEL_BASE, 2).tolist() == board.image.ddr.view("<u4")[:2].tolist()
+        assert (board.transport.read_ddr(MODEL_BASE, 2).tolist()
+                == board.image.ddr.view("<u4")[:2].tolist())
     link.write(register, [soc.CLOCK_HZ])
     board._set_position(board.tokens)
     assert board.generate([9], 2, Sampling(), _quiet, _quiet).stop_reason == "length"
@@ -307,10 +340,12 @@ def test_silence_ends_a_claim(board, words):
 
 @pytest.mark.parametrize("wire", ["network", "uart"])
 def test_a_host_that_dies_at_every_step(image, simulator, words, wire):
-    """After each datagram of a whole conversation, upload included, the host is gone without a word; the next takes over."""
+    """After each datagram of a whole conversation, upload included, the host is gone without a
+    word; the next takes over."""
     def connect(take_over):
         ports = simulator.ports
-        wire_ = UDPWire("127.0.0.1", ports["udp"]) if wire == "network" else SerialWire(f"socket://127.0.0.1:{ports['tcp']}")
+        wire_ = (UDPWire("127.0.0.1", ports["udp"]) if wire == "network"
+                 else SerialWire(f"socket://127.0.0.1:{ports['tcp']}"))
         return wire_, take_over
 
     class Dead(Exception):
@@ -353,12 +388,14 @@ def test_a_host_that_dies_at_every_step(image, simulator, words, wire):
     assert steps > 20
 
 
-# -- LiteX's own tools --------------------------------------------------------------------------------------------------------------
+# -- LiteX's own tools -----------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # LiteX's server when its socket is closed
+# LiteX's server when its socket is closed
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_litex_tools(simulator):
-    """RemoteServer and RemoteClient over Etherbone: they hold a free board; beside another host's claim they get nothing."""
+    """RemoteServer and RemoteClient over Etherbone: they hold a free board; beside another host's
+    claim they get nothing."""
     comm = CommUDP("127.0.0.1", simulator.ports["etherbone"], timeout=2.0)
     with _socket() as line:
         line.settimeout(2.0)
@@ -374,9 +411,11 @@ def test_litex_tools(simulator):
         client.open()
         values = np.random.default_rng(1).integers(0, 1 << 32, 40).tolist()
         client.write(DDR_BASE + 0x40_0000, values)
-        assert client.read(DDR_BASE + 0x40_0000, 40) == values and client.read(DDR_BASE + 0x40_0004) == values[1]
+        assert (client.read(DDR_BASE + 0x40_0000, 40) == values
+                and client.read(DDR_BASE + 0x40_0004) == values[1])
         client.regs.ctrl_scratch.write(0x1234_5678)
-        assert client.regs.ctrl_scratch.read() == 0x1234_5678 and client.regs.network_source.read() == 1
+        assert (client.regs.ctrl_scratch.read() == 0x1234_5678
+                and client.regs.network_source.read() == 1)
         with pytest.raises(BoardHeld, match=r"192\.168\.1\.100"):
             Link(UDPWire("127.0.0.1", simulator.ports["udp"], source="127.0.0.2"))
         link = Link(UDPWire("127.0.0.1", simulator.ports["udp"]))  # of the same address: both may
@@ -387,7 +426,7 @@ def test_litex_tools(simulator):
         server.socket.close()
 
 
-# -- bulk data ------------------------------------------------------------------------------------------------------------------------
+# -- bulk data -------------------------------------------------------------------------------------
 
 
 def test_a_clean_line_is_used(simulator):
@@ -406,7 +445,8 @@ def test_a_clean_line_is_used(simulator):
 def test_an_upload_through_a_bad_line(simulator, tmp_path):
     """Five in a hundred of everything: no wrong byte, and at most a quarter of extra traffic."""
     data = np.random.default_rng(2).integers(0, 256, MEGABYTES << 20, np.uint8)
-    proxy = UDPProxy(("127.0.0.1", simulator.ports["udp"]), Faults(loss=0.05, duplicate=0.05, reorder=0.05, corrupt=0.05, seed=SEED))
+    proxy = UDPProxy(("127.0.0.1", simulator.ports["udp"]),
+                     Faults(loss=0.05, duplicate=0.05, reorder=0.05, corrupt=0.05, seed=SEED))
     try:
         link = Link(UDPWire("127.0.0.1", proxy.port))
         before, start = simulator.stats()["cycles"], time.monotonic()
@@ -441,15 +481,18 @@ def test_memory_that_is_away_during_an_upload(board, words):
 
 
 def test_a_bus_that_does_not_answer(board, words):
-    """The bus' own time limit ends in what looks like an answer: the network side does not wait for that."""
+    """The bus' own time limit ends in what looks like an answer: the network side does not wait for
+    that."""
     board.simulator.control("stall 1")
     before = board.simulator.stats()["cycles"]
-    for action in (lambda: board.transport.read_ddr(1 << 20, 300), lambda: board.transport.link.write(DDR_BASE + (1 << 20), [1] * 300)):
+    for action in (lambda: board.transport.read_ddr(1 << 20, 300),
+                   lambda: board.transport.link.write(DDR_BASE + (1 << 20), [1] * 300)):
         with pytest.raises(LinkError, match="the board's memory does not answer"):
             action()
     assert board.simulator.stats()["cycles"] - before < 1_000_000
     board.simulator.control("stall 0")
-    assert board.transport.read_ddr(MODEL_BASE, 2).tolist() == board.image.ddr.view("<u4")[:2].tolist()
+    assert (board.transport.read_ddr(MODEL_BASE, 2).tolist()
+            == board.image.ddr.view("<u4")[:2].tolist())
     _speaks(board, words)
 
 

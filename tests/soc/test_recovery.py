@@ -1,4 +1,5 @@
-"""The whole simulated board under what goes wrong: it says so, and the next command works. docs/reliability.md has the table."""
+"""The whole simulated board under what goes wrong: it says so, and the next command works.
+docs/reliability.md has the table."""
 
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ def board(image):
 
 
 def _speaks(board, words):
-    """The board is as good as new: the conversation from its start, word by word, and no error is left."""
+    """The board is as good as new: the conversation from its start, word by word, and no error is
+    left."""
     board.reset()
     assert board.generate(PROMPT, 4, Sampling(), _quiet, _quiet).token_ids == words
 
@@ -68,7 +70,8 @@ def test_a_conversation_with_hostile_memory(image, words):
         reference.prepare(_quiet)
         board.reset()
         for token in PROMPT:
-            np.testing.assert_array_equal(board.score(token).view(np.uint32), reference.score(token).view(np.uint32))
+            np.testing.assert_array_equal(board.score(token).view(np.uint32),
+                                          reference.score(token).view(np.uint32))
     finally:
         board.close()
 
@@ -83,7 +86,8 @@ def test_reset_button(board, image, words, when):
         press()
     with pytest.raises(UserError, match="the board restarted: its reset button"):
         if when in ("idle", "prompt"):
-            board.generate(PROMPT * 20, 3, Sampling(), _quiet, press if when == "prompt" else _quiet)
+            board.generate(PROMPT * 20, 3, Sampling(), _quiet,
+                           press if when == "prompt" else _quiet)
         elif when == "answer":
             board.generate(PROMPT, 200, Sampling(), press, _quiet)
         else:
@@ -107,7 +111,8 @@ def test_memory_that_answers_errors(board, words, ports):
 
 
 def test_memory_that_answers_nothing(board, words):
-    """Reported within 2^22 cycles and a little; what comes then is refused as fast; and when memory is back, all is well."""
+    """Reported within 2^22 cycles and a little; what comes then is refused as fast; and when memory
+    is back, all is well."""
     board.simulator.control("freeze 1")
     for _ in range(2):
         board.transport.send("RESET")
@@ -126,7 +131,8 @@ def test_position_moves_only_when_the_pass_succeeded(board, words):
     board.generate(PROMPT, 1, Sampling(), _quiet, _quiet)
     position = board.info()["position"]
     board.simulator.control("fail 2")
-    for command in ([position, 5, 0, 0, 2, 8, 9], [position, 0, 0, 0, 1, 8], [position, 0, 8, 0, 1, 8]):
+    for command in ([position, 5, 0, 0, 2, 8, 9], [position, 0, 0, 0, 1, 8],
+                    [position, 0, 8, 0, 1, 8]):
         board.transport.send("GENERATE", command)
         with pytest.raises(UserError, match="error bits"):
             board._event("STATS")
@@ -139,14 +145,16 @@ def test_position_moves_only_when_the_pass_succeeded(board, words):
     reference = ReferenceTarget(board.image)
     reference.prepare(_quiet)
     reference.generate(PROMPT, 1, Sampling(), _quiet, _quiet)
-    np.testing.assert_array_equal(board.score(9).view(np.uint32), reference.score(9).view(np.uint32))
+    np.testing.assert_array_equal(board.score(9).view(np.uint32),
+                                  reference.score(9).view(np.uint32))
 
 
 @pytest.fixture
 def impatient(image, tmp_path, monkeypatch):
     """A board whose watchdog waits 400,000 cycles, for what would take too long to simulate."""
     assert soc.WATCHDOG_CYCLES < soc.CLOCK_HZ  # a real one waits less than a second
-    folder = other_firmware(tmp_path, "soc.h", f"WATCHDOG_CYCLES {soc.WATCHDOG_CYCLES}", "WATCHDOG_CYCLES 400000")
+    folder = other_firmware(tmp_path, "soc.h", f"WATCHDOG_CYCLES {soc.WATCHDOG_CYCLES}",
+                            "WATCHDOG_CYCLES 400000")
     monkeypatch.setenv("BITNET_BUILD", str(folder))
     board = _open(image)
     board.prepare(_quiet)
@@ -165,19 +173,23 @@ def test_a_crash_of_the_firmware(impatient, words):
     with pytest.raises(BoardError, match=r"the firmware (crashed|hung)") as told:
         while True:
             board._event("PROGRESS", "TOKEN")
-    if not isinstance(told.value, BoardRestarted):  # a trap speaks first; of a hang only the restart tells
+    # a trap speaks first; of a hang only the restart tells
+    if not isinstance(told.value, BoardRestarted):
         with pytest.raises(BoardRestarted, match=r"the board restarted: the firmware crashed"):
             while board.info():
-                assert board.simulator.stats()["cycles"] - before < 4_000_000, "the watchdog did not fire"
+                cycles = board.simulator.stats()["cycles"] - before
+                assert cycles < 4_000_000, "the watchdog did not fire"
     assert board.simulator.stats()["cycles"] - before < 4_000_000
     board.prepare(_quiet)
-    assert board.info()["restarts"] == 1 and board.info()["last_error"] in (ERRORS["TRAP"][0], ERRORS["HANG"][0])
+    assert (board.info()["restarts"] == 1
+            and board.info()["last_error"] in (ERRORS["TRAP"][0], ERRORS["HANG"][0]))
     _speaks(board, words)
 
 
 @pytest.mark.parametrize("link", ["network", "uart"])
 def test_a_hang_is_told(impatient, words, link):
-    """A command that never ends: whoever waits for it hears of the restart and why, over either link."""
+    """A command that never ends: whoever waits for it hears of the restart and why, over either
+    link."""
     board = impatient
     network = board.transport
     if link == "uart":
@@ -186,7 +198,9 @@ def test_a_hang_is_told(impatient, words, link):
         board.info()
     board.transport.send("GEMV", [16384, 32, 0])
     board._event("COUNTERS")  # this is none: it feeds while it waits
-    with pytest.raises(UserError, match="the board restarted: the firmware hung in command 10 and its watchdog restarted it"):
+    with pytest.raises(UserError,
+                       match="the board restarted: the firmware hung in command 10 and its "
+                             "watchdog restarted it"):
         board.transport.send("HANG")
         board._event("DONE")
     if link == "uart":

@@ -24,7 +24,8 @@ endmodule
 module add_b (input clk, input [15:0] a, b, output reg [15:0] r);
   always @(posedge clk) r <= a + b;
 endmodule
-module top (input clk, input [15:0] a, b, c, input [8:0] at, output reg [15:0] r, output reg [35:0] word);
+module top (input clk, input [15:0] a, b, c, input [8:0] at, output reg [15:0] r,
+            output reg [35:0] word);
   wire [15:0] s, t;
   reg [35:0] memory [0:511];
   add_a  first0 (.clk(clk), .a(a), .b(b), .r(s));
@@ -55,7 +56,8 @@ def test_only_what_a_unit_consists_of():
     kept = reachable(_VERILOG, "top")
     assert kept.count("endmodule") == 3
     assert reachable(_VERILOG, "add_a").count("endmodule") == 1
-    escaped = "\n".join(["module \\a.b$1 (clk);", "  \\a.b.c$2  \\c$2  (", "  );", "endmodule", "module \\a.b.c$2 (x);", "endmodule",
+    escaped = "\n".join(["module \\a.b$1 (clk);", "  \\a.b.c$2  \\c$2  (", "  );", "endmodule",
+                         "module \\a.b.c$2 (x);", "endmodule",
                          "module \\d (x);", "endmodule", ""])
     assert reachable(escaped, "a.b$1").count("endmodule") == 2
 
@@ -66,11 +68,14 @@ def test_luts_that_only_feed_multiplexers_and_control_sets():
                 "port_directions": {port: "output" if port in "OQ" else "input" for port in pins}}
 
     cells = {
-        "a": cell("LUT2", I0=10, I1=11, O=12), "b": cell("LUT2", I0=10, I1=11, O=13), "c": cell("LUT1", I0=13, O=14),
+        "a": cell("LUT2", I0=10, I1=11, O=12), "b": cell("LUT2", I0=10, I1=11, O=13),
+        "c": cell("LUT1", I0=13, O=14),
         "m": cell("MUXF7", I0=12, I1=13, S=15, O=16),  # b drives something else, too
         "n": cell("MUXF7", I0="0", I1=17, S=15, O=18),  # a constant, and a register
-        "r": cell("FDRE", C=1, CE="1", R="0", D=16, Q=17), "s": cell("FDRE", C=1, CE="1", R="0", D=18, Q=19),
-        "t": cell("FDRE", C=1, CE=19, R="0", D=18, Q=20), "u": cell("FDRE", C=2, CE="1", R="0", D=18, Q=21),
+        "r": cell("FDRE", C=1,
+                  CE="1", R="0", D=16, Q=17), "s": cell("FDRE", C=1, CE="1", R="0", D=18, Q=19),
+        "t": cell("FDRE", C=1,
+                  CE=19, R="0", D=18, Q=20), "u": cell("FDRE", C=2, CE="1", R="0", D=18, Q=21),
     }
     netlist = Netlist({"cells": cells, "ports": {}, "netnames": {}})
     assert lut_sites_for_multiplexers(netlist) == 3 and control_sets(netlist) == 3

@@ -1,4 +1,5 @@
-"""The simulator as people use it: from the command line, with other firmware, when it dies; and its memory model."""
+"""The simulator as people use it: from the command line, with other firmware, when it dies; and its
+memory model."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ DDR_BYTES_PER_SECOND = 4 * 2 * 533.33e6
 
 def _chat(*arguments, build=None):
     env = os.environ | ({"BITNET_BUILD": str(build)} if build else {})
-    return subprocess.run([sys.executable, "-m", "bitnet_host", "chat", "--prompt", "Hello!", *arguments], capture_output=True, text=True,
+    return subprocess.run([sys.executable, "-m", "bitnet_host", "chat", "--prompt", "Hello!",
+                           *arguments], capture_output=True, text=True,
                           timeout=300, env=env)
 
 
@@ -40,15 +42,20 @@ def test_chat_command_on_the_simulator():
     done = _chat("--max-tokens", "4", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
-    reference = json.loads(_chat("--max-tokens", "4", "--json", "--target", "reference").stdout.splitlines()[-1])
+    reference = json.loads(_chat("--max-tokens", "4", "--json", "--target",
+                                 "reference").stdout.splitlines()[-1])
     assert result["token_ids"] == reference["token_ids"] and result["text"] == reference["text"]
-    assert result["clock_hz"] == soc.CLOCK_HZ and result["prefill_cycles"] > 0 and result["decode_cycles_per_token"] > 0
-    assert result["tokens_per_second"] == pytest.approx(soc.CLOCK_HZ / result["decode_cycles_per_token"])
+    assert (result["clock_hz"] == soc.CLOCK_HZ and result["prefill_cycles"] > 0
+            and result["decode_cycles_per_token"] > 0)
+    assert (result["tokens_per_second"]
+            == pytest.approx(soc.CLOCK_HZ / result["decode_cycles_per_token"]))
     assert result["operators"]["head"] > 4096  # 2048 rows of 2 words cannot take less
     assert done.stderr.count("\n") == 1  # quiet where there is no terminal: the statistics only
-    logged = subprocess.run([sys.executable, "-m", "bitnet_host", "-v", "chat", "--prompt", "Hi", "--max-tokens", "1"], text=True,
+    logged = subprocess.run([sys.executable, "-m", "bitnet_host", "-v", "chat", "--prompt", "Hi",
+                             "--max-tokens", "1"], text=True,
                             capture_output=True, timeout=300)
-    assert logged.returncode == 0 and "GENERATE" in logged.stderr and "STATS" in logged.stderr and logged.stdout.count("\n") == 1
+    assert (logged.returncode == 0 and "GENERATE" in logged.stderr and "STATS" in logged.stderr
+            and logged.stdout.count("\n") == 1)
 
 
 @pytest.mark.parametrize("preset,share", [("ug585", 0.92), ("conservative", 0.82)])
@@ -62,25 +69,31 @@ def test_gemv_uses_what_memory_grants(preset, share):
 
 
 def test_synthetic_model_equals_the_golden_one():
-    """A shape of its own: odd numbers of rows, one query head per KV head, one KV head more than are stored at once, a preloaded cache
-    that ends within a chunk."""
-    shape = "hidden=160,intermediate=424,layers=2,heads=6,kv_heads=6,head_dim=32,vocab=1000,context=700"
+    """A shape of its own: odd numbers of rows, one query head per KV head, one KV head more than
+    are stored at once, a preloaded cache that ends within a chunk."""
+    shape = ("hidden=160,intermediate=424,layers=2,heads=6,kv_heads=6,head_dim=32,vocab=1000,"
+             "context=700")
     result = check_model(BenchOptions(shape=shape, context=600, tokens=3))
     assert result["identical_logits"] == 3 * 1000
 
 
 def test_saved_work_changes_no_answer_and_counters_add_up():
-    """Rows of up_proj and columns of down_proj that count for nothing: read or not, the cycles differ and the tokens do not."""
-    checked = [measure_model(BenchOptions(shape="tiny", context=40, tokens=3, all_rows=full, all_columns=full, full_head=full))
+    """Rows of up_proj and columns of down_proj that count for nothing: read or not, the cycles
+    differ and the tokens do not."""
+    checked = [measure_model(BenchOptions(shape="tiny", context=40, tokens=3, all_rows=full,
+                                          all_columns=full, full_head=full))
                for full in (False, True)]
     for result in checked:
         for values in [*result["operators"].values(), result["total"]]:
-            assert values["cycles"] == sum(values[part] for part in PARTS) and values["bytes"] == 32 * values["moving"]
+            assert (values["cycles"] == sum(values[part] for part in PARTS)
+                    and values["bytes"] == 32 * values["moving"])
         assert 0.98 < result["total"]["cycles"] / result["cycles"] <= 1
-    saved, full = ({name: values["moving"] for name, values in result["operators"].items()} for result in checked)
+    saved, full = ({name: values["moving"] for name, values in result["operators"].items()}
+                   for result in checked)
     words = 2  # of a row of 256 base-3 weights
     assert full["gate_up"] == 4 * 2 * 512 * words and full["down_proj"] == 4 * 512 * words
-    # the synthetic gates are positive as often as they were made to be, within what 3 x 4 x 512 draws can miss
+    # the synthetic gates are positive as often as they were made to be, within what 3 x 4 x 512
+    # draws can miss
     assert abs((saved["gate_up"] - 4 * 512 * words) / (4 * 512 * words) - (1 - GATE_ZEROS)) < 0.05
     assert saved["down_proj"] < 0.5 * full["down_proj"] and saved["head"] < 0.4 * full["head"]
     assert saved["qkv"] == full["qkv"] and checked[0]["cycles"] < checked[1]["cycles"]
@@ -93,11 +106,13 @@ def test_saved_work_changes_no_answer_and_counters_add_up():
 ])
 def test_firmware_of_another_version(tmp_path, header, old, new):
     done = _chat(build=other_firmware(tmp_path, header, old, new))
-    assert done.returncode == 2 and "firmware of another version" in done.stderr and "Traceback" not in done.stderr
+    assert (done.returncode == 2 and "firmware of another version" in done.stderr
+            and "Traceback" not in done.stderr)
 
 
 def test_failed_selftest_is_reported(tmp_path):
-    done = _chat(build=other_firmware(tmp_path, "selftest.h", "selftest_expected[] = {\n    0x00000000,",
+    done = _chat(build=other_firmware(tmp_path, "selftest.h",
+                                      "selftest_expected[] = {\n    0x00000000,",
                                        "selftest_expected[] = {\n    0x00000001,"))
     assert done.returncode == 2 and "failed self-test step 1" in done.stderr
 
@@ -124,23 +139,29 @@ def test_ddr_can_be_preloaded(tmp_path):
         assert bus.read(soc.DDR_BASE, 5).tolist() == [0, 0, 0, 0, words[4]]
     finally:
         simulator.close()
-    np.testing.assert_array_equal(np.fromfile(tmp_path / "ddr.bin", np.uint32), words)  # the file itself is not written
+    # the file itself is not written
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "ddr.bin", np.uint32), words)
 
 
 def test_host_and_soc_agree_on_addresses():
     assert (transport.MAILBOX_BASE, transport.DDR_BASE) == (soc.MAILBOX_BASE, soc.DDR_BASE)
 
 
-@pytest.mark.parametrize("arguments,code", [(["--help"], 0), (["-h"], 0), (["--fast"], 2), (["--preset", "no"], 2), (["--udp"], 2),
+@pytest.mark.parametrize("arguments,code",
+                         [(["--help"], 0),
+                          (["-h"], 0), (["--fast"], 2), (["--preset", "no"], 2), (["--udp"], 2),
                                             (["--seed", "x"], 2)])
 def test_options_of_the_simulator(arguments, code):
-    done = subprocess.run([build_folder() / "sim/soc_sim", *arguments], capture_output=True, text=True, timeout=20)
+    done = subprocess.run([build_folder() / "sim/soc_sim", *arguments], capture_output=True,
+                          text=True, timeout=20)
     assert done.returncode == code and "usage: soc_sim" in (done.stderr if code else done.stdout)
 
 
 def test_ctrl_c_in_the_build(tmp_path):
-    """Into an empty folder, so that there is something to interrupt; one line, no traceback, and no stamp of a step half done."""
-    process = subprocess.Popen([sys.executable, ROOT / "soc/build.py", "--output", tmp_path], stdout=subprocess.PIPE,
+    """Into an empty folder, so that there is something to interrupt; one line, no traceback, and no
+    stamp of a step half done."""
+    process = subprocess.Popen([sys.executable, ROOT / "soc/build.py", "--output", tmp_path],
+                               stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True)
     while "[2/7]" not in process.stdout.readline():
         assert process.poll() is None

@@ -1,4 +1,5 @@
-"""No unit becomes slower unnoticed: the least slack of each by the estimate of docs/timing.md, which this table is the source of."""
+"""No unit becomes slower unnoticed: the least slack of each by the estimate of docs/timing.md,
+which this table is the source of."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from conftest import BUILD, ROOT
 sys.path.insert(0, str(ROOT / "soc"))
 from build import synthesise
 
-#: Least slack in ns at 125 and 250 MHz, by speed grade. Worse by a tenth fails; mend the path, or the table with a reason.
+#: Least slack in ns at 125 and 250 MHz, by speed grade. Worse by a tenth fails; mend the path, or
+#: the table with a reason.
 SLACK = {
     "frontend": {"-2": 0.0, "-1": 0.0},
 }
@@ -31,5 +33,6 @@ def _slack(unit):
 def test_no_unit_becomes_slower(unit):
     for grade, (found, paths) in _slack(unit).items():
         end = paths[0].endpoint
-        print(f"{unit} {grade}: {found[0].slack:.2f} of {end.budget:.0f} ns, {end.start} -> {end.end}")
+        print(f"{unit} {grade}: {found[0].slack:.2f} of {end.budget:.0f} ns, {end.start} -> "
+              f"{end.end}")
         assert found[0].slack >= SLACK[unit][grade] - 0.1, f"{end.start} -> {end.end}"

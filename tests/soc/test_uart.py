@@ -1,4 +1,5 @@
-"""The UART of the whole simulated board: bad bytes, silence, higher rates, and hosts that come and go."""
+"""The UART of the whole simulated board: bad bytes, silence, higher rates, and hosts that come and
+go."""
 
 from __future__ import annotations
 
@@ -55,10 +56,14 @@ def _speaks(board, words):
     assert board.generate(PROMPT, 20, Sampling(), _quiet, _quiet).token_ids == words
 
 
-@pytest.mark.parametrize("faults", [dict(corrupt=0.0003), dict(loss=0.0003), dict(duplicate=0.0003), dict(silence=0.0001, silent=0.2)],
+@pytest.mark.parametrize("faults",
+                         [dict(corrupt=0.0003),
+                          dict(loss=0.0003),
+                          dict(duplicate=0.0003), dict(silence=0.0001, silent=0.2)],
                          ids=["flipped", "lost", "doubled", "silent"])
 def test_bad_bytes(image, simulator, words, faults):
-    """One byte in three thousand, each way, upload included: every word is right, and all of them come."""
+    """One byte in three thousand, each way, upload included: every word is right, and all of them
+    come."""
     print(f"BITNET_SEED={SEED}")
     proxy = SerialProxy(("127.0.0.1", simulator.ports["tcp"]), Faults(**faults, seed=SEED))
     try:
@@ -71,7 +76,8 @@ def test_bad_bytes(image, simulator, words, faults):
 
 
 def test_bytes_of_half_a_datagram_do_not_wait_for_the_next(simulator):
-    """After 50 ms of silence what was begun counts no more: the very next datagram is answered, at once."""
+    """After 50 ms of silence what was begun counts no more: the very next datagram is answered, at
+    once."""
     line = SerialWire(f"socket://127.0.0.1:{simulator.ports['tcp']}")
     question = Datagram(0, 1, OPERATIONS["CLAIM"], 0, 0, [0] * 8).encode()
     while simulator.stats()["cycles"] < 2_000_000:  # it has started
@@ -86,12 +92,13 @@ def test_bytes_of_half_a_datagram_do_not_wait_for_the_next(simulator):
         assert answer is not None and answer.data[STATE.index("malformed")] == number + 1, part
     broken = bytearray(question)
     broken[-8] ^= 1
-    line.send(bytes(broken), question[:14] + b"\xff\xff" + question[16:], question)  # a CRC, and a length, that are wrong
+    # a CRC, and a length, that are wrong
+    line.send(bytes(broken), question[:14] + b"\xff\xff" + question[16:], question)
     assert Datagram.decode(line.receive(5) or b"").data[STATE.index("malformed")] == 7
     line.close()
 
 
-# -- rates ------------------------------------------------------------------------------------------------------------------------
+# -- rates -----------------------------------------------------------------------------------------
 
 
 def _wire(simulator):
@@ -177,31 +184,41 @@ def test_the_rate_is_not_for_strangers(simulator):
     link.close()
 
 
-# -- what only the firmware does ----------------------------------------------------------------------------------------------------
+# -- what only the firmware does -------------------------------------------------------------------
 
 
 def test_the_firmware_keeps_the_rules_of_the_network_side(simulator):
-    """Words once, late copies never, addresses that are not there, odd requests: as tests/gateware/test_network.py has it."""
+    """Words once, late copies never, addresses that are not there, odd requests: as
+    tests/gateware/test_network.py has it."""
     link = Link(SerialWire(f"socket://127.0.0.1:{simulator.ports['tcp']}"))
     wire, place = link.wire, DDR_BASE + 0x40_0000
 
     def ask(operation, address=0, data=(), sequence=0, flags=0):
-        wire.send(Datagram(link.token, sequence, OPERATIONS[operation], flags, address, list(data)).encode())
+        wire.send(Datagram(link.token, sequence, OPERATIONS[operation], flags, address,
+                           list(data)).encode())
         raw = wire.receive(1)
         answer = Datagram.decode(raw) if raw else None
         return answer and (answer.flags, answer.data)
 
     now = link.next_sequence() + 10
-    assert ask("WRITE", place, [1, 2], now) == (0, []) and ask("WRITE", place, [8, 9], now) == (0, [])
+    assert (ask("WRITE",
+                place, [1, 2], now) == (0, []) and ask("WRITE", place, [8, 9], now) == (0, []))
     assert ask("WRITE", place, [8, 9], now - 1) is None
-    assert ask("READ", 0, [place, place + 4, 0x2000_0000, place + 2]) == (4, [1, 2, 0xFFFFFFFF, 0xFFFFFFFF])
-    for address, count, status in ((0, 1, 4), (0x2000_0000, 1, 4), (0x9000_3FFC, 2, 4), (place + 2, 1, 6), (place, 0, 6)):
+    assert (ask("READ", 0,
+                [place, place + 4, 0x2000_0000, place + 2]) == (4, [1, 2, 0xFFFFFFFF, 0xFFFFFFFF]))
+    for address, count, status in ((0, 1, 4), (0x2000_0000, 1, 4), (0x9000_3FFC, 2, 4),
+                                   (place + 2, 1, 6), (place, 0, 6)):
         now += 1
-        assert ask("WRITE", address, [7] * count, now) == (status, []) == ask("WRITE", address, [7] * count, now)
+        assert (ask("WRITE",
+                    address, [7] * count,
+                    now) == (status, []) == ask("WRITE", address, [7] * count, now))
     assert ask("DATA", 0x40_0000, range(16), now + 5, flags=2) == (0, [now + 5, *[0] * 15])
-    assert ask("DATA", 0x40_0000, [9, 9], now + 6) is None and ask("DATA", 0x40_0000, [5, 5], now - 5, flags=2) is None
+    assert (ask("DATA",
+                0x40_0000, [9, 9],
+                now + 6) is None and ask("DATA", 0x40_0000, [5, 5], now - 5, flags=2) is None)
     assert ask("READ", 0, [place, place + 4, place + 8]) == (0, [9, 9, 2])
-    for address, count, status in ((0x40_0004, 2, 6), (0x40_0000, 3, 6), (0x40_0000, 0, 6), (1 << 30, 2, 4), ((1 << 30) - 8, 4, 4)):
+    for address, count, status in ((0x40_0004, 2, 6), (0x40_0000, 3, 6), (0x40_0000, 0, 6),
+                                   (1 << 30, 2, 4), ((1 << 30) - 8, 4, 4)):
         assert ask("DATA", address, [7] * count, now + 7, flags=2) == (status, [])
     wire.send(Datagram(link.token, 1, 77).encode())
     assert Datagram.decode(wire.receive(1)).flags == 6

@@ -20,8 +20,10 @@ def test_table_is_consistent():
 
 
 @pytest.mark.parametrize("change,words", [
-    (dict(funct7=1), "share function id"), (dict(funct7=128), "does not fit"), (dict(group=7), "no group"),
-    (dict(name="MULS", funct7=99), "defined twice"), (dict(doc=""), "no documentation"), (dict(funct7=40), "unassigned"),
+    (dict(funct7=1),
+     "share function id"), (dict(funct7=128), "does not fit"), (dict(group=7), "no group"),
+    (dict(name="MULS", funct7=99), "defined twice"), (dict(doc=""), "no documentation"),
+    (dict(funct7=40), "unassigned"),
     (dict(fields=(isa.Field("x", 1, 0, 8), isa.Field("y", 1, 7, 2))), "overlaps"),
     (dict(fields=(isa.Field("x", 1, 30, 8),)), "outside"),
 ])
@@ -46,7 +48,8 @@ def test_pack_and_unpack():
 def _gnu_words(tmp_path, source):
     (tmp_path / "t.s").write_text(source)
     subprocess.run([GNU + "as", "-march=rv32im", "-o", "t.o", "t.s"], cwd=tmp_path, check=True)
-    subprocess.run([GNU + "objcopy", "-O", "binary", "-j", ".text", "t.o", "t.bin"], cwd=tmp_path, check=True)
+    subprocess.run([GNU + "objcopy", "-O", "binary", "-j", ".text", "t.o", "t.bin"], cwd=tmp_path,
+                   check=True)
     return np.fromfile(tmp_path / "t.bin", "<u4").tolist()
 
 
@@ -62,9 +65,11 @@ def test_every_encoding_equals_gnu_as_and_riscv_assembler(tmp_path):
 
 
 def test_disassembler_names_every_instruction_in_objdump(tmp_path):
-    source = "\n".join(f".insn r 0x0B, {i.group}, {i.funct7}, a0, a1, a2" for i in isa.INSTRUCTIONS) + "\nadd a0, a1, a2\n"
+    source = ("\n".join(f".insn r 0x0B, {i.group}, {i.funct7}, a0, a1, a2"
+                        for i in isa.INSTRUCTIONS) + "\nadd a0, a1, a2\n")
     _gnu_words(tmp_path, source)
-    dump = subprocess.run([GNU + "objdump", "-d", "t.o"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    dump = subprocess.run([GNU + "objdump", "-d", "t.o"], cwd=tmp_path, capture_output=True,
+                          text=True, check=True).stdout
     text = "".join(annotate(dump.splitlines(keepends=True)))
     for ins in isa.INSTRUCTIONS:
         assert f"{mnemonic(ins)}\ta0,a1,a2" in text
@@ -74,21 +79,26 @@ def test_disassembler_names_every_instruction_in_objdump(tmp_path):
 
 
 def test_c_intrinsics_pack_as_the_table_says(tmp_path):
-    """Every intrinsic, compiled for this machine with the instruction itself replaced by a print."""
+    """Every intrinsic, compiled for this machine with the instruction itself replaced by a
+    print."""
     rng = np.random.default_rng(3)
     calls, want = [], []
     for ins in isa.INSTRUCTIONS:
         values = {f.name: int(rng.integers(0, f.mask, endpoint=True)) for f in ins.fields}
-        calls.append(f"    tvu_{ins.name.lower()}({', '.join(f'{values[f.name]}u' for f in ins.fields)});")
+        operands = ", ".join(f"{values[f.name]}u" for f in ins.fields)
+        calls.append(f"    tvu_{ins.name.lower()}({operands});")
         want.append([ins.group, ins.funct7, *ins.pack(**values)])
     header = emit.c_header()
     (tmp_path / "tvu.h").write_text(header.replace("#define TVU_INSN(", "#define REPLACED(", 1))
     (tmp_path / "t.c").write_text(
         "#include <stdio.h>\n#include <stdint.h>\n"
-        '#define TVU_INSN(f3, f7, a, b) ((uint32_t)printf("%u %u %u %u\\n", f3, f7, (uint32_t)(a), (uint32_t)(b)))\n'
+        '#define TVU_INSN(f3, f7, a, b) ((uint32_t)printf("%u %u %u %u\\n", f3, f7, (uint32_t)(a), '
+        '(uint32_t)(b)))\n'
         '#include "tvu.h"\nint main(void)\n{\n' + "\n".join(calls) + "\n    return 0;\n}\n")
-    subprocess.run(["gcc", "-Wall", "-Wextra", "-Werror", "-o", "t", "t.c"], cwd=tmp_path, check=True)
-    output = subprocess.run(["./t"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    subprocess.run(["gcc", "-Wall", "-Wextra", "-Werror", "-o", "t", "t.c"], cwd=tmp_path,
+                   check=True)
+    output = subprocess.run(["./t"], cwd=tmp_path, capture_output=True, text=True,
+                            check=True).stdout
     assert [[int(x) for x in line.split()] for line in output.splitlines()] == want
 
 

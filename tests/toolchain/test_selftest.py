@@ -1,4 +1,5 @@
-"""What the self-test would find: it uses every instruction and both signs of every slice, and shows any wrong code."""
+"""What the self-test would find: it uses every instruction and both signs of every slice, and shows
+any wrong code."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ def _machine(fault=None) -> Machine:
 
 
 def test_every_instruction_is_used():
-    text = (FIRMWARE / "selftest.c").read_text() + (FIRMWARE / "main.c").read_text() + (FIRMWARE / "fault.c").read_text()
+    text = ((FIRMWARE / "selftest.c").read_text() + (FIRMWARE / "main.c").read_text()
+            + (FIRMWARE / "fault.c").read_text())
     used = {name for name, _ in selftest.program()[1]}
     used |= {ins.name for ins in isa.INSTRUCTIONS if f"tvu_{ins.name.lower()}(" in text}
     assert used == {ins.name for ins in isa.INSTRUCTIONS}
@@ -53,11 +55,13 @@ def test_every_slice_works_with_both_signs():
     data, instructions = selftest.program()
     linear = np.frombuffer(data, np.uint8)
     for mode, columns in (("base3", 160), ("2bit", 128)):
-        address = next(o["addr"] for n, o in instructions if n == "STREAMR" and o["words"] > 1) if mode == "base3" else None
+        address = (next(o["addr"] for n, o in instructions if n == "STREAMR" and o["words"] > 1)
+                   if mode == "base3" else None)
         if address is None:
             address = [o["addr"] for n, o in instructions if n == "STREAMR"][1]
         rows = 24
-        weights = unpack_ternary(linear[address - selftest.BASE:][:32 * rows].reshape(rows, 32), columns, mode)
+        weights = unpack_ternary(linear[address - selftest.BASE:][:32 * rows].reshape(rows, 32),
+                                 columns, mode)
         assert all({-1, 1} <= set(weights[:, column]) for column in range(columns))
 
 
@@ -68,7 +72,9 @@ def test_a_wrong_code_shows():
     for vector in range(isa.VECTORS):
         for element in rng.integers(0, 160, 6).tolist():
             def damage(machine, place, name, vector=vector, element=element):
-                if name == "QUANT5" and not hasattr(machine, "damaged") and selftest.program()[1][place][1]["vector"] == isa.VECTORS - 1:
+                if (name == "QUANT5"
+                    and not hasattr(machine, "damaged")
+                    and selftest.program()[1][place][1]["vector"] == isa.VECTORS - 1):
                     machine._words_of(vector)[0, element] ^= 1
                     machine.damaged = True
             assert not np.array_equal(_machine(damage).scalars, want), (vector, element)

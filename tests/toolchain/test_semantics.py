@@ -7,14 +7,17 @@ from xtvu import semantics
 
 
 def test_quantise_rounds_half_to_even_and_clamps():
-    x = np.array([0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 126.5, 127.5, 300, -127.5, -128.5, -300], np.float32)
-    np.testing.assert_array_equal(semantics.quantise(x, np.float32(1)), [0, 2, 2, 0, -2, -2, 126, 127, 127, -127, -127, -127])
+    x = np.array([0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 126.5, 127.5, 300, -127.5, -128.5, -300],
+                 np.float32)
+    np.testing.assert_array_equal(semantics.quantise(x, np.float32(1)),
+                                  [0, 2, 2, 0, -2, -2, 126, 127, 127, -127, -127, -127])
 
 
 def test_subnormals_are_zeros_of_their_sign():
     tiny = np.float32(2.0**-126)
     np.testing.assert_array_equal(np.signbit(semantics.flush([-tiny / 2, tiny / 2])), [True, False])
-    assert semantics.multiply(tiny, np.float32(0.75)) == 0 and semantics.multiply(tiny, np.float32(1)) == tiny
+    assert (semantics.multiply(tiny, np.float32(0.75)) == 0
+            and semantics.multiply(tiny, np.float32(1)) == tiny)
     assert semantics.add(np.float32(1.5) * tiny, -tiny) == 0
 
 

@@ -1,3 +1,4 @@
-"""Instruction set of the ternary vector unit (TVU): one definition, and what is generated from it."""
+"""Instruction set of the ternary vector unit (TVU): one definition, and what is generated from
+it."""
 
 __all__ = ["isa", "semantics"]

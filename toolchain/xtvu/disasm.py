@@ -1,7 +1,7 @@
 """Disassembler: names TVU instructions in the output of ``objdump -d``.
 
-objdump prints custom-0 words as ``.insn`` or ``.4byte``; this replaces that by the mnemonic, its registers and meaning.
-Use: riscv64-unknown-elf-objdump -d firmware.elf | python -m xtvu.disasm
+objdump prints custom-0 words as ``.insn`` or ``.4byte``; this replaces that by the mnemonic, its
+registers and meaning. Use: riscv64-unknown-elf-objdump -d firmware.elf | python -m xtvu.disasm
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from .isa import CUSTOM0, by_function_id
 __all__ = ["annotate", "disassemble"]
 
 _LINE = re.compile(r"^(\s*[0-9a-f]+:\s+)([0-9a-f]{8})(\s+)(\S.*)$")
-_REGISTERS = ("zero ra sp gp tp t0 t1 t2 s0 s1 a0 a1 a2 a3 a4 a5 a6 a7 s2 s3 s4 s5 s6 s7 s8 s9 s10 s11 t3 t4 t5 t6").split()
+_REGISTERS = ("zero ra sp gp tp t0 t1 t2 s0 s1 a0 a1 a2 a3 a4 a5 a6 a7 s2 s3 s4 s5 s6 s7 s8 s9 s10 "
+              "s11 t3 t4 t5 t6").split()
 
 
 def disassemble(word: int) -> str | None:
     """Text of a custom-0 instruction word, or None for any other word."""
     if word & 0x7F != CUSTOM0:
         return None
-    rd, funct3, rs1, rs2, funct7 = (word >> lo & mask for lo, mask in ((7, 31), (12, 7), (15, 31), (20, 31), (25, 127)))
+    rd, funct3, rs1, rs2, funct7 = (word >> lo & mask
+                                    for lo, mask in ((7,
+                                                      31), (12, 7), (15, 31), (20, 31), (25, 127)))
     instruction = by_function_id(funct7 << 3 | funct3)
     operands = f"{_REGISTERS[rd]},{_REGISTERS[rs1]},{_REGISTERS[rs2]}"
     if instruction is None:

@@ -1,12 +1,12 @@
 """How bytes lie in DDR: striping over the four ports, and weight packings.
 
-The TVU reads 32-byte *stream words*, 8 bytes from each of four AXI ports. So that a 512-byte block is one
-16-beat burst on every port, word ``w`` of a block keeps its 8-byte piece ``p`` at byte ``128 p + 8 w``.
-Addresses in TVU instructions are *linear*: they count as if words lay one after another. ``physical_address``
-maps them to where the byte is in DDR; only whole 512-byte blocks are permuted.
+The TVU reads 32-byte *stream words*, 8 bytes from each of four AXI ports. So that a 512-byte block
+is one 16-beat burst on every port, word ``w`` of a block keeps its 8-byte piece ``p`` at byte ``128
+p + 8 w``. Addresses in TVU instructions are *linear*: they count as if words lay one after another.
+``physical_address`` maps them to where the byte is in DDR; only whole 512-byte blocks are permuted.
 
-Element ``e`` of a matrix row sits in word ``e // P`` with P = 160 (base3), 128 (2bit) or 32 (int8), and there in
-byte lane ``e % 32`` at digit ``e % P // 32``.
+Element ``e`` of a matrix row sits in word ``e // P`` with P = 160 (base3), 128 (2bit) or 32 (int8),
+and there in byte lane ``e % 32`` at digit ``e % P // 32``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from .isa import WORD_BYTES
 
 __all__ = [
-    "BLOCK_BYTES", "WEIGHTS_PER_WORD", "pack_ternary", "physical_address", "row_words", "stripe", "unpack_ternary", "unstripe",
+    "BLOCK_BYTES", "WEIGHTS_PER_WORD", "pack_ternary", "physical_address", "row_words", "stripe",
+    "unpack_ternary", "unstripe",
 ]
 
 BLOCK_BYTES = 512
@@ -36,7 +37,8 @@ def physical_address(linear: int) -> int:
 
 
 def stripe(data: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Linear bytes to DDR order; zero-padded to whole 512-byte blocks. uint8 [n] -> uint8 [ceil(n / 512) * 512]."""
+    """Linear bytes to DDR order; zero-padded to whole 512-byte blocks. uint8 [n] -> uint8 [ceil(n /
+    512) * 512]."""
     flat = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data.reshape(-1)
     padded = np.zeros(-(-flat.size // BLOCK_BYTES) * BLOCK_BYTES, np.uint8)
     padded[:flat.size] = flat
@@ -77,6 +79,7 @@ def unpack_ternary(packed: NDArray[np.uint8], columns: int, mode: str) -> NDArra
     table, words = weights.view(np.uint64).reshape(-1), packed.reshape(rows, -1, WORD_BYTES)
     out = np.empty((rows, words.shape[1], digits, WORD_BYTES), np.int8)
     for start in range(0, rows, 64):  # so that what is looked up stays in the processor's cache
-        found = table[words[start:start + 64]].view(np.int8).reshape(-1, words.shape[1], WORD_BYTES, 8)
+        found = table[words[start:start + 64]].view(np.int8).reshape(-1, words.shape[1],
+                WORD_BYTES, 8)
         out[start:start + 64] = found[..., :digits].transpose(0, 1, 3, 2)
     return np.ascontiguousarray(out.reshape(rows, -1)[:, :columns])

@@ -1,4 +1,5 @@
-"""An executable model of the TVU: what every instruction does to scratchpad, scalars, activations and memory.
+"""An executable model of the TVU: what every instruction does to scratchpad, scalars, activations
+and memory.
 
 This is the meaning that gateware must equal bit for bit; it knows nothing of time.
 """
@@ -40,14 +41,17 @@ _MODE_NAMES = {value: name for name, value in MODES.items()}
 _PER_WORD = {QUANTISERS[mode]: count for mode, count in WEIGHTS_PER_WORD.items()}
 _FACTOR_NAMES = {value: name for name, value in FACTORS.items()}
 _MAX_ROWS = 32768  # of DOT and DOTA
-#: Operations that REP refuses if a run reads rows that another one writes, with the operands that they read.
-_ROW_OPERANDS = {"MULS": ("a",), "MULV": ("a", "b"), "ADDV": ("a", "b"), "AXPY": ("a", "b"), "EXP2": ("a",)}
+#: Operations that REP refuses if a run reads rows that another one writes, with the operands that
+#: they read.
+_ROW_OPERANDS = {"MULS": ("a",), "MULV": ("a", "b"), "ADDV": ("a", "b"), "AXPY": ("a", "b"),
+                 "EXP2": ("a",)}
 _STORE_ALIGNMENT = {"STOREF": WORD_BYTES, "STOREQ": WORD_BYTES, "STOREQT": 1, "STORES": 4}
 
 
 class Machine:
-    """State: ``scratch`` float32 [rows * 8], ``scalars`` uint32 [32], ``activations`` int8 [4, 32, 160], ``pick`` int8 [16384],
-    ``ranking`` (numbers of the largest values, best first), ``memory`` uint8 (physical order), ``errors`` (set of names)."""
+    """State: ``scratch`` float32 [rows * 8], ``scalars`` uint32 [32], ``activations`` int8 [4, 32,
+    160], ``pick`` int8 [16384], ``ranking`` (numbers of the largest values, best first), ``memory``
+    uint8 (physical order), ``errors`` (set of names)."""
 
     def __init__(self, memory: NDArray[np.uint8], rows: int = SCRATCH_ROWS) -> None:
         self.memory = memory
@@ -58,7 +62,8 @@ class Machine:
         self.ranking: list[tuple[int, int]] = []  # key and complement of the number, largest first
         self.errors: set[str] = set()
         self._kept = 0
-        self._picked: deque[NDArray[np.int64]] = deque()  # rows of the picked streams that nothing has consumed yet
+        # rows of the picked streams that nothing has consumed yet
+        self._picked: deque[NDArray[np.int64]] = deque()
         self._stream: deque[NDArray[np.uint8]] = deque()
         self._reset()
 
@@ -70,7 +75,8 @@ class Machine:
         self._epilogue: dict[str, int] = {}
 
     def execute(self, name: str, **operands: int) -> int:
-        """Runs one instruction; returns its response. Raises KeyError for an unknown one, ValueError for bad operands."""
+        """Runs one instruction; returns its response. Raises KeyError for an unknown one,
+        ValueError for bad operands."""
         instruction = by_name(name)
         instruction.pack(**operands)
         if name == "RESET":
@@ -87,7 +93,7 @@ class Machine:
             self._run(name, dict(operands))
         return 0
 
-    # -- helpers ---------------------------------------------------------------------------------------------------
+    # -- helpers -----------------------------------------------------------------------------------
 
     def scalar(self, index: int) -> np.float32:
         """A scalar register as an operand."""
@@ -96,7 +102,8 @@ class Machine:
         return value
 
     def _finite(self, *values: ArrayLike) -> None:
-        """An infinity or NaN among operands, or what comes of them, is the overflow error, and results mean nothing then."""
+        """An infinity or NaN among operands, or what comes of them, is the overflow error, and
+        results mean nothing then."""
         if not all(np.all(np.isfinite(value)) for value in values):
             self.errors.add("overflow")
 
@@ -128,7 +135,8 @@ class Machine:
         return 0
 
     def _word(self, linear: int) -> NDArray[np.uint8]:
-        return np.concatenate([self.memory[physical_address(linear + 8 * p):][:8] for p in range(4)])
+        return np.concatenate([self.memory[physical_address(linear + 8 * p):][:8]
+                               for p in range(4)])
 
     def _fetch(self, name: str, o: dict[str, int]) -> None:
         rows, stride = (o["rows"], o["stride"]) if name == "STREAMR" else (o.get("groups", 1), 0)
@@ -136,7 +144,8 @@ class Machine:
         self._refuse(empty or o["addr"] & 0x1E)
         base = o["addr"] & ~0x1F
         if name == "STREAMP":
-            picked = np.arange(LANES * rows) if o["addr"] & 1 else np.flatnonzero(self.pick[:LANES * rows])
+            picked = (np.arange(LANES * rows) if o["addr"]
+                      & 1 else np.flatnonzero(self.pick[:LANES * rows]))
             picked = picked[:0] if empty else picked
             self._picked.append(picked)
             for place in picked.tolist():
@@ -154,7 +163,7 @@ class Machine:
         for i, byte in enumerate(data):
             self.memory[physical_address(linear + i)] = byte
 
-    # -- queued operations -----------------------------------------------------------------------------------------
+    # -- queued operations -------------------------------------------------------------------------
 
     def _run(self, name: str, o: dict[str, int]) -> None:
         repeat, self._repeat = self._repeat, None
@@ -162,7 +171,9 @@ class Machine:
         epilogue, self._epilogue = self._epilogue, {}
         repeatable = group == 3 or (group == 2 and name not in ("DOT", "DOTA", "COLS", "CHECK"))
         r = repeat if repeat and repeatable else {"count": 1}
-        if self._refuse(r["count"] > 1 and any(not _independent(o, r, operand) for operand in _ROW_OPERANDS.get(name, ()))):
+        if (self._refuse(r["count"] > 1
+                         and any(not _independent(o, r, operand)
+                                 for operand in _ROW_OPERANDS.get(name, ())))):
             return
         for turn in range(max(1, r["count"])):
             if turn:
@@ -182,7 +193,8 @@ class Machine:
 
     @staticmethod
     def _step(name: str, o: dict[str, int], r: dict[str, int]) -> None:
-        steps = {"dst": r["stride_dst"], "vector": r["stride_dst"], "a": r["stride_a"], "b": r["stride_b"], "c": r["stride_b"],
+        steps = {"dst": r["stride_dst"], "vector": r["stride_dst"], "a": r["stride_a"],
+                 "b": r["stride_b"], "c": r["stride_b"],
                  "s": r["step_s"], "t": r["step_t"]}
         if by_name(name).group == 3:
             steps = {"d": 1, "a": r["step_s"], "b": r["step_t"]}
@@ -202,8 +214,10 @@ class Machine:
         a = self.scalar(o["a"])
         b = self.scalar(o["b"]) if "b" in o else np.float32(0)
         functions: dict[str, Callable[[], Any]] = {
-            "SADD": lambda: sem.add(a, b), "SMUL": lambda: sem.multiply(a, b), "SDIV": lambda: sem.divide(a, b),
-            "SSQRT": lambda: sem.sqrt(a), "SMAX": lambda: a if sem.float_key(a) >= sem.float_key(b) else b,
+            "SADD": lambda: sem.add(a, b), "SMUL": lambda: sem.multiply(a, b),
+            "SDIV": lambda: sem.divide(a, b),
+            "SSQRT": lambda: sem.sqrt(a),
+            "SMAX": lambda: a if sem.float_key(a) >= sem.float_key(b) else b,
         }
         self._set_float(o["d"], np.float32(functions[name]()))
 
@@ -238,7 +252,8 @@ class Machine:
             return
         if name in ("SUM", "SUMSQ", "MAX", "ABSMAX"):
             value = {
-                "SUM": lambda: sem.reduce_sum(sem.flush(a)), "SUMSQ": lambda: sem.reduce_sum(sem.multiply(a, a)),
+                "SUM": lambda: sem.reduce_sum(sem.flush(a)),
+                "SUMSQ": lambda: sem.reduce_sum(sem.multiply(a, a)),
                 "MAX": lambda: sem.maximum(a), "ABSMAX": lambda: sem.absmax(a),
             }[name]()
             self._set_float(o["t"], value)
@@ -248,7 +263,8 @@ class Machine:
         result = {
             "MULS": lambda: sem.multiply(a, s), "MULV": lambda: sem.multiply(sem.multiply(a, s), b),
             "MULM": lambda: sem.multiply(sem.multiply(a, s), b),
-            "ADDV": lambda: sem.add(a, b), "AXPY": lambda: sem.add(sem.multiply(a, s), b), "AXPYM": lambda: sem.add(sem.multiply(a, s), b),
+            "ADDV": lambda: sem.add(a, b), "AXPY": lambda: sem.add(sem.multiply(a, s), b),
+            "AXPYM": lambda: sem.add(sem.multiply(a, s), b),
             "EXP2": lambda: sem.exp2(sem.add(sem.multiply(a, s), -self.scalar(o["c"]))),
             "LOADF": lambda: sem.flush(b), "LOADB": lambda: sem.multiply(b, s),
         }[name]()
@@ -271,8 +287,8 @@ class Machine:
         words = -(-codes.size // per_word)
         grid = np.zeros(words * per_word, np.int8)
         grid[:codes.size] = codes
-        # The fifth digit of a word of 128 keeps what was there, as no weight uses it. An int8 code stands in four digits, one for
-        # each bit of half a byte.
+        # The fifth digit of a word of 128 keeps what was there, as no weight uses it. An int8 code
+        # stands in four digits, one for each bit of half a byte.
         copies = 4 if per_word == WORD_BYTES else 1
         places = self._words_of(vector)[:words]
         places[:, :per_word * copies] = np.tile(grid.reshape(words, per_word), copies)
@@ -287,11 +303,14 @@ class Machine:
         base, digits = (3, 5) if mode == "base3" else (4, 4)
         data = matrix.reshape(-1, words, WORD_BYTES).astype(np.int32)
         valid = data < base**digits
-        weights = np.stack([np.where(valid, data // base**d % base, 1) - 1 for d in range(digits)], axis=2)
+        weights = np.stack([np.where(valid, data // base**d % base, 1) - 1 for d in range(digits)],
+                           axis=2)
         return np.where(weights > 1, 0, weights).reshape(-1, words * WORD_BYTES * digits)
 
     def _take_rows(self, rows: int, words: int) -> NDArray[np.uint8]:
-        return np.concatenate([np.zeros(0, np.uint8), *(self._take(words) for _ in range(rows))]).reshape(rows, words * WORD_BYTES)
+        return np.concatenate([np.zeros(0, np.uint8),
+                               *(self._take(words) for _ in range(rows))]).reshape(rows,
+                                       words * WORD_BYTES)
 
     def _dot(self, name: str, o: dict[str, int], epilogue: dict[str, int]) -> None:
         mode = _MODE_NAMES.get(o["mode"])
@@ -299,11 +318,13 @@ class Machine:
             fits = o["vectors"] == 0 or (o["vectors"] < BYTE_VECTORS and o["words"] <= ACT_WORDS)
         else:
             fits = o["words"] <= (ACT_WORDS if o["vectors"] < BYTE_VECTORS else SHARED_WORDS)
-        if self._refuse(mode is None or not o["rows"] or o["rows"] > _MAX_ROWS or not o["words"] or not fits):
+        if (self._refuse(mode is None or not o["rows"] or o["rows"] > _MAX_ROWS or not o["words"]
+                         or not fits)):
             return
         assert mode is not None
         pick = epilogue.get("pick", 0)
-        places = self._picked.popleft() if pick == PICKS["picked"] and name == "DOT" else np.arange(o["rows"])
+        places = (self._picked.popleft() if pick == PICKS["picked"] and name == "DOT"
+                  else np.arange(o["rows"]))
         matrix = self._take_rows(places.size, o["words"])
         if mode == "int8":
             weights = matrix.view(np.int8).astype(np.int32)
@@ -315,7 +336,8 @@ class Machine:
                 codes.append(used[:, 0].reshape(-1))
         else:
             weights = self._ternary(matrix, o["words"], mode)
-            codes = [self._words_of(v)[:o["words"], :WEIGHTS_PER_WORD[mode]].reshape(-1) for v in range(o["vectors"] + 1)]
+            codes = [self._words_of(v)[:o["words"], :WEIGHTS_PER_WORD[mode]].reshape(-1)
+                     for v in range(o["vectors"] + 1)]
         for v in range(o["vectors"] + 1):
             sums = (weights @ codes[v].astype(np.int32)).astype(np.float32)
             result = sem.multiply(sums, self.scalar(o["s"] + v * o["step_s"] & 31))
@@ -332,11 +354,13 @@ class Machine:
                 continue
             self.scratch[index] = result
 
-    def _finish(self, result: NDArray[np.float32], index: NDArray[np.int64], places: NDArray[np.int64], epilogue: dict[str, int],
+    def _finish(self, result: NDArray[np.float32], index: NDArray[np.int64],
+                places: NDArray[np.int64], epilogue: dict[str, int],
                 vector: int) -> NDArray[np.float32]:
         factor = _FACTOR_NAMES[epilogue.get("factor", 0)]
         if factor in ("b", "dst"):
-            other = self.scratch[index if factor == "dst" else (epilogue["b"] * LANES + places) % self.scratch.size]
+            other = self.scratch[index if factor == "dst" else (epilogue["b"] * LANES + places)
+                                 % self.scratch.size]
             self._finite(other)
             result = sem.multiply(result, other)
         elif factor == "relu2":
@@ -357,11 +381,15 @@ class Machine:
 
     def _columns(self, o: dict[str, int]) -> None:
         mode = _MODE_NAMES.get(o["mode"], "int8")
-        if self._refuse(not 0 < o["rows"] <= o["words"] * WEIGHTS_PER_WORD[mode] or o["words"] > COLUMN_WORDS or mode == "int8"):
+        if (self._refuse(not 0
+                         < o["rows"]
+                         <= o["words"]
+                         * WEIGHTS_PER_WORD[mode] or o["words"] > COLUMN_WORDS or mode == "int8")):
             return
         places = self._picked.popleft()
         self.activations[:, SHARED_WORDS:] = 0  # the hardware works there
-        columns = self._ternary(self._take_rows(places.size, o["words"]), o["words"], mode)[:, :o["rows"]]
+        columns = self._ternary(self._take_rows(places.size, o["words"]), o["words"], mode)[:,
+                :o["rows"]]
         sums = (self.pick[places].astype(np.int32) @ columns).astype(np.float32)
         products, before = sem.multiply(sums, self.scalar(o["s"])), self._rows(o["dst"], o["rows"])
         self._finite(products, before)
@@ -392,9 +420,11 @@ class Machine:
 
 
 def _independent(o: dict[str, int], r: dict[str, int], operand: str) -> bool:
-    """Whether no run of a REP reads rows from ``operand`` on that another run writes (isa.py says when it is refused)."""
+    """Whether no run of a REP reads rows from ``operand`` on that another run writes (isa.py says
+    when it is refused)."""
     rows, runs = -(-o["n"] // LANES), r["count"] - 1
     written, read = runs * r["stride_dst"] + rows, runs * r[f"stride_{operand}"] + rows
     distance = (o[operand] - o["dst"]) % SCRATCH_ROWS
-    same = distance == 0 and r[f"stride_{operand}"] == r["stride_dst"] >= rows and written <= SCRATCH_ROWS
+    same = (distance == 0 and r[f"stride_{operand}"] == r["stride_dst"] >= rows
+            and written <= SCRATCH_ROWS)
     return same or (written <= distance and read + distance <= SCRATCH_ROWS)

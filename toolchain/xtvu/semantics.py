@@ -1,8 +1,9 @@
 """The exact arithmetic of the TVU, in NumPy.
 
-float32, round to nearest even, no fused operations. Subnormals do not exist: a subnormal operand counts as a zero of
-its sign, and a result whose exact value is smaller in magnitude than 2^-126 becomes a zero of its sign. NaN does
-not occur: what would make one or an infinity sets the sticky ``overflow`` error.
+float32, round to nearest even, no fused operations. Subnormals do not exist: a subnormal operand
+counts as a zero of its sign, and a result whose exact value is smaller in magnitude than 2^-126
+becomes a zero of its sign. NaN does not occur: what would make one or an infinity sets the sticky
+``overflow`` error.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from .isa import LANES, WORD_BYTES
 
 __all__ = [
     "RunningChecksum",
-    "EXP2_BITS", "EXP2_SLOPE", "EXP2_TABLE", "SLOTS", "add", "argmax", "absmax", "checksum", "divide", "exp2", "float_key", "flush",
+    "EXP2_BITS", "EXP2_SLOPE", "EXP2_TABLE", "SLOTS", "add", "argmax", "absmax", "checksum",
+    "divide", "exp2", "float_key", "flush",
     "maximum", "multiply", "quantise", "reduce_sum", "sqrt",
 ]
 
@@ -46,7 +48,8 @@ def multiply(a: ArrayLike, b: ArrayLike) -> F32:
 
 
 def add(a: ArrayLike, b: ArrayLike) -> F32:
-    """a + b. A subnormal sum of two normal numbers is exact, so it can be flushed after rounding."""
+    """a + b. A subnormal sum of two normal numbers is exact, so it can be flushed after
+    rounding."""
     with np.errstate(over="ignore"):
         return flush(flush(a) + flush(b))
 
@@ -58,8 +61,12 @@ def divide(a: ArrayLike, b: ArrayLike) -> F32:
         exact = x.astype(np.float64) / y.astype(np.float64)
         # The float64 quotient, rounded again, equals the correctly rounded one (53 >= 2 * 24 + 2).
         rounded = exact.astype(np.float32)
-        infinity = np.copysign(np.float32(np.inf), np.copysign(np.float32(1), x) * np.copysign(np.float32(1), y))
-    return np.where(y == 0, infinity, np.where(np.abs(exact) < float(_TINY), np.copysign(np.float32(0), rounded), rounded))
+        infinity = np.copysign(np.float32(np.inf),
+                               np.copysign(np.float32(1), x) * np.copysign(np.float32(1), y))
+    return np.where(y == 0,
+                    infinity,
+                    np.where(np.abs(exact) < float(_TINY), np.copysign(np.float32(0), rounded),
+                             rounded))
 
 
 def sqrt(a: ArrayLike) -> F32:
@@ -92,8 +99,8 @@ def absmax(x: F32) -> np.float32:
 def reduce_sum(x: F32) -> np.float32:
     """Sum of float32 [n] in the unit's order.
 
-    Row r holds elements 8r..8r+7. Each lane keeps SLOTS running sums, row r going to slot r % SLOTS, all starting
-    at +0. Then slots are added j with j + 4, j + 2, j + 1, and lanes likewise.
+    Row r holds elements 8r..8r+7. Each lane keeps SLOTS running sums, row r going to slot r %
+    SLOTS, all starting at +0. Then slots are added j with j + 4, j + 2, j + 1, and lanes likewise.
     """
     rows = -(-x.size // LANES)
     groups = -(-rows // SLOTS)
@@ -112,12 +119,14 @@ def reduce_sum(x: F32) -> np.float32:
 
 
 def quantise(x: ArrayLike, scale: ArrayLike) -> NDArray[np.int8]:
-    """clamp(round_half_even(x * scale), -127, 127). Scales of 127 / absmax never reach -128, which the hardware does without."""
+    """clamp(round_half_even(x * scale), -127, 127). Scales of 127 / absmax never reach -128, which
+    the hardware does without."""
     return np.clip(np.rint(multiply(x, scale)), -127, 127).astype(np.int8)
 
 
 def exp2(t: ArrayLike) -> F32:
-    """2^t: t is cut to 16 fraction bits (floor), 2^fraction is a 128-entry table with linear interpolation.
+    """2^t: t is cut to 16 fraction bits (floor), 2^fraction is a 128-entry table with linear
+    interpolation.
 
     Below 2^-126 the result is 0; from 2^128 on it is an infinity (and the overflow error).
     """
@@ -126,15 +135,16 @@ def exp2(t: ArrayLike) -> F32:
     exponent, index, rest = fixed >> 16, fixed >> 9 & 127, fixed & 511
     fraction = EXP2_TABLE[index] + (EXP2_SLOPE[index] * rest >> 9)
     biased = exponent + 127
-    bits = np.where(biased < 1, 0, np.where(biased > 254, 0x7F800000, np.clip(biased, 0, 255) << 23 | fraction))
+    bits = np.where(biased < 1, 0,
+                    np.where(biased > 254, 0x7F800000, np.clip(biased, 0, 255) << 23 | fraction))
     return bits.astype(np.uint32).view(np.float32)
 
 
 class RunningChecksum:
     """Checksum of stream words that come in pieces.
 
-    Each of 8 32-bit lanes keeps s1 += w and s2 += s1; ``value`` is the XOR over the lanes l of rotate_left(s1, 4 l + 2) and
-    rotate_left(s2, 4 l), all modulo 2^32.
+    Each of 8 32-bit lanes keeps s1 += w and s2 += s1; ``value`` is the XOR over the lanes l of
+    rotate_left(s1, 4 l + 2) and rotate_left(s2, 4 l), all modulo 2^32.
     """
 
     def __init__(self) -> None:
@@ -148,14 +158,16 @@ class RunningChecksum:
             words = all_words[start:start + (1 << 16)].astype(np.uint64)
             n = words.shape[0]  # below 2^17, so that no product or sum passes 2^64
             weights = np.arange(n, 0, -1, dtype=np.uint64)[:, None]
-            self._s2 = (self._s2 + np.uint64(n) * self._s1 + (words * weights).sum(axis=0)) & np.uint64(_MASK)
+            self._s2 = ((self._s2 + np.uint64(n) * self._s1 + (words * weights).sum(axis=0))
+                        & np.uint64(_MASK))
             self._s1 = (self._s1 + words.sum(axis=0)) & np.uint64(_MASK)
 
     @property
     def value(self) -> int:
         result = 0
         for lane in range(LANES):
-            for total, turn in ((int(self._s1[lane]), 4 * lane + 2), (int(self._s2[lane]), 4 * lane)):
+            for total, turn in ((int(self._s1[lane]), 4 * lane + 2),
+                                (int(self._s2[lane]), 4 * lane)):
                 turn %= 32
                 result ^= (total << turn | total >> (32 - turn)) & _MASK
         return result

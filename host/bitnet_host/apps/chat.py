@@ -56,12 +56,14 @@ def statistics(reply: Reply) -> str:
     """One line for people."""
     usage, answer = reply.usage, reply.answer
     cached = f" ({usage.cached} of them kept)" if usage.cached else ""
-    parts = [f"{usage.prompt} prompt tokens{cached}, {usage.completion} tokens ({reply.stop_reason})"]
+    parts = [f"{usage.prompt} prompt tokens{cached}, {usage.completion} tokens "
+             f"({reply.stop_reason})"]
     if answer.prefill_cycles is not None:
         parts.append(f"prefill {answer.prefill_cycles:,} cycles")
     if answer.decode_cycles_per_token:
         rate = (answer.clock_hz or 0) / answer.decode_cycles_per_token
-        parts.append(f"decode {answer.decode_cycles_per_token:,.0f} cycles per token = {rate:,.1f} tokens/s at "
+        parts.append(f"decode {answer.decode_cycles_per_token:,.0f} cycles per token = {rate:,.1f} "
+                     f"tokens/s at "
                      f"{(answer.clock_hz or 0) / 1e6:.0f} MHz")
     return "; ".join(parts)
 
@@ -71,9 +73,12 @@ def as_json(reply: Reply) -> str:
     answer: Answer = reply.answer
     per_token = answer.decode_cycles_per_token
     values: dict[str, Any] = {
-        "text": reply.text, "token_ids": answer.token_ids, "prompt_tokens": reply.usage.prompt, "cached_tokens": reply.usage.cached,
-        "stop_reason": reply.stop_reason, "prefill_cycles": answer.prefill_cycles, "decode_cycles_per_token": per_token,
-        "clock_hz": answer.clock_hz, "tokens_per_second": answer.clock_hz / per_token if answer.clock_hz and per_token else None,
+        "text": reply.text, "token_ids": answer.token_ids, "prompt_tokens": reply.usage.prompt,
+        "cached_tokens": reply.usage.cached,
+        "stop_reason": reply.stop_reason, "prefill_cycles": answer.prefill_cycles,
+        "decode_cycles_per_token": per_token,
+        "clock_hz": answer.clock_hz,
+        "tokens_per_second": answer.clock_hz / per_token if answer.clock_hz and per_token else None,
         "operators": answer.operators,
     }
     return json.dumps(values)
@@ -94,13 +99,16 @@ def show(stream: Stream, display: ProgressDisplay, visible: bool = True) -> Repl
 class Conversation:
     """The interactive chat: what was said so far, and how answers are made."""
 
-    def __init__(self, session: Session, system: str | None, max_tokens: int, sampling: Sampling, display: ProgressDisplay) -> None:
+    def __init__(self, session: Session, system: str | None, max_tokens: int, sampling: Sampling,
+                 display: ProgressDisplay) -> None:
         self._session, self._display = session, display
         self._system, self._max_tokens, self._sampling = system, max_tokens, sampling
         self._messages: list[Message] = []
         self._last: Reply | None = None
-        self._commands = {"/help": self._help, "/reset": self._reset, "/retry": self._retry, "/system": self._change_system,
-                          "/set": self._set, "/save": self._save, "/load": self._load, "/stats": self._stats}
+        self._commands = {"/help": self._help, "/reset": self._reset, "/retry": self._retry,
+                          "/system": self._change_system,
+                          "/set": self._set,
+                          "/save": self._save, "/load": self._load, "/stats": self._stats}
 
     def run(self, prompt: Prompt) -> None:
         """Reads messages until the end of input or /quit."""
@@ -125,7 +133,8 @@ class Conversation:
     def _answer(self, messages: list[Message]) -> None:
         system = [{"role": "system", "content": self._system}] if self._system else []
         with interruptible() as cancel:
-            reply = show(self._session.chat([*system, *messages], max_tokens=self._max_tokens, sampling=self._sampling, cancel=cancel,
+            reply = show(self._session.chat([*system, *messages], max_tokens=self._max_tokens,
+                                            sampling=self._sampling, cancel=cancel,
                                             progress=self._display), self._display)
         if reply.dropped:
             print(f"({reply.dropped} old messages no longer fit the context and were left out.)")
@@ -133,9 +142,10 @@ class Conversation:
             print(f"({_CUT[reply.stop_reason]})")
         self._last = reply
         kept = [message for message in reply.kept if message not in system]
-        self._messages = [*kept, {"role": "assistant", "content": reply.text}] if reply.text else messages[:-1]
+        self._messages = ([*kept, {"role": "assistant", "content": reply.text}] if reply.text
+                          else messages[:-1])
 
-    # -- commands ------------------------------------------------------------------------------------------------------
+    # -- commands ----------------------------------------------------------------------------------
 
     def _help(self, _: str) -> None:
         print(_HELP)
@@ -163,12 +173,14 @@ class Conversation:
         name, _, value = text.partition(" ")
         known = {f.name for f in fields(Sampling)} - {"logit_bias", "full_head", "logprobs"}
         if not text:
-            print(f"max_tokens {self._max_tokens}", *(f"{n} {getattr(self._sampling, n)}" for n in sorted(known)), sep="\n")
+            print(f"max_tokens {self._max_tokens}",
+                  *(f"{n} {getattr(self._sampling, n)}" for n in sorted(known)), sep="\n")
         elif name == "max_tokens" and value.isdecimal() and len(value) < 10 and int(value) > 0:
             self._max_tokens = int(value)
         elif name in known:
             try:
-                number: Any = None if value == "none" else int(value) if name in ("top_k", "seed") else float(value)
+                number: Any = (None if value == "none" else int(value) if name in ("top_k", "seed")
+                               else float(value))
                 self._sampling = replace(self._sampling, **{name: number})
             except ValueError:
                 raise BadArgument(f"{name} must be a number, not {value!r}") from None
@@ -176,7 +188,8 @@ class Conversation:
             raise BadArgument(f"/set takes max_tokens N or one of {', '.join(sorted(known))}")
 
     def _save(self, name: str) -> None:
-        text = json.dumps({"system": self._system, "messages": self._messages}, ensure_ascii=False, indent=1)
+        text = json.dumps({"system": self._system, "messages": self._messages}, ensure_ascii=False,
+                          indent=1)
         with replacing(Path(name)) as file:
             file.write(text.encode(errors="replace"))
         print(f"Saved {len(self._messages)} messages in {name}.")
@@ -185,7 +198,9 @@ class Conversation:
         saved = read_json(Path(name))
         messages, system = saved.get("messages"), saved.get("system")
         if not isinstance(messages, list) or not isinstance(system, (str, type(None))) or not all(
-                isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in messages):
+                isinstance(m, dict)
+            and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+            for m in messages):
             raise BadArgument(f"{name} holds no saved conversation")
         self._messages, self._system = messages, system
         print(f"{len(messages)} messages.")

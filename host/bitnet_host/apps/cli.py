@@ -20,7 +20,14 @@ import bitnet_host
 from bitnet_host.apps.chat import Conversation, as_json, interruptible, show, statistics
 from bitnet_host.apps.progress import ProgressDisplay
 from bitnet_host.apps.prompt import Prompt
-from bitnet_host.bench.measure import CLOCK_HZ, BenchOptions, check_model, measure_gemv, measure_model, print_measurement
+from bitnet_host.bench.measure import (
+    CLOCK_HZ,
+    BenchOptions,
+    check_model,
+    measure_gemv,
+    measure_model,
+    print_measurement,
+)
 from bitnet_host.errors import BadArgument, UserError
 from bitnet_host.files import read_text, replacing
 from bitnet_host.model.convert import convert_file, longest_fast_context, shorten
@@ -37,7 +44,8 @@ from bitnet_host.run.target import Target
 
 __all__ = ["main"]
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False,
+                  context_settings={"help_option_names": ["-h", "--help"]},
                   help="Talk to a BitNet b1.58 model on a Zynq-7020 board or its simulation.")
 _TARGET = typer.Option(help="sim, reference, udp://HOST[:PORT] or serial:DEVICE")
 _TAKE_OVER = typer.Option("--take-over", help="even if another host holds the board")
@@ -54,13 +62,18 @@ def _version(wanted: bool) -> None:
 
 def _log_if(wanted: bool) -> None:
     if wanted:
-        logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+        logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(name)s: %(message)s",
+                            stream=sys.stderr)
 
 
 @app.callback()
 def _main(
-    version: Annotated[bool, typer.Option("--version", help="print the version", callback=_version, is_eager=True)] = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="log what goes over the link on stderr")] = False,
+    version: Annotated[bool, typer.Option("--version", help="print the version", callback=_version,
+                                          is_eager=True)] = False,
+    verbose: Annotated[bool,
+                       typer.Option("-v",
+                                    "--verbose",
+                                    help="log what goes over the link on stderr")] = False,
 ) -> None:
     _log_if(verbose)
 
@@ -72,7 +85,8 @@ def _full_head(head: str) -> bool:
 
 
 @contextmanager
-def _opened(target: str, model: Path | None, display: ProgressDisplay, take_over: bool, slow_upload: bool) -> Iterator[Target]:
+def _opened(target: str, model: Path | None, display: ProgressDisplay, take_over: bool,
+            slow_upload: bool) -> Iterator[Target]:
     """The target, not prepared yet, so that bad prompts are refused before a model is uploaded."""
     try:
         with open_target(target, open_model(model, progress=display), take_over=take_over) as board:
@@ -109,32 +123,65 @@ def chat(
     context: typer.Context,
     target: Annotated[str, _TARGET] = "sim",
     model: Annotated[Path | None, _MODEL] = None,
-    prompt: Annotated[str | None, typer.Option(help="answer this once and exit; - reads it from standard input")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="answer each line of a file, or of standard input (-)")] = None,
+    prompt: Annotated[str
+                      | None,
+                      typer.Option(help="answer this once and exit; - reads it from standard "
+                                        "input")] = None,
+    prompts: Annotated[Path
+                       | None,
+                       typer.Option(help="answer each line of a file, or of standard "
+                                         "input (-)")] = None,
     system: Annotated[str | None, typer.Option(help="system message")] = None,
     max_tokens: Annotated[int, typer.Option(help="most tokens per answer")] = 256,
     temperature: Annotated[float, typer.Option(help="0: greedy")] = 0.0,
     top_k: Annotated[int, typer.Option(help="0: no limit but the 64 best")] = 0,
     top_p: Annotated[float, typer.Option(help="share of the probability kept")] = 1.0,
-    min_p: Annotated[float, typer.Option(help="least probability, relative to the best token's")] = 0.0,
-    repetition_penalty: Annotated[float, typer.Option(help="above 1: tokens that were there already are less likely")] = 1.0,
-    presence_penalty: Annotated[float, typer.Option(help="taken from the logit of a token that the answer has")] = 0.0,
-    frequency_penalty: Annotated[float, typer.Option(help="the same, times how often it has it")] = 0.0,
-    seed: Annotated[int | None, typer.Option(help="of the random choice (default: another one each time)")] = None,
-    model_defaults: Annotated[bool, typer.Option("--model-defaults", help="sample as the model's generation_config.json says")] = False,
-    stop: Annotated[list[str] | None, typer.Option(help="end the answer before this text; may be given several times")] = None,
-    head: Annotated[str, typer.Option(help="screened: int8 logits of the best tokens only; full: of all")] = "screened",
-    raw: Annotated[bool, typer.Option("--raw", help="the prompt is plain text, without the chat template")] = False,
-    as_object: Annotated[bool, typer.Option("--json", help="print a JSON object for each prompt")] = False,
+    min_p: Annotated[float,
+                     typer.Option(help="least probability, relative to the best token's")] = 0.0,
+    repetition_penalty: Annotated[float,
+                                  typer.Option(help="above 1: tokens that were there already are "
+                                                    "less likely")] = 1.0,
+    presence_penalty: Annotated[float,
+                                typer.Option(help="taken from the logit of a token that the "
+                                                  "answer has")] = 0.0,
+    frequency_penalty: Annotated[float,
+                                 typer.Option(help="the same, times how often it has it")] = 0.0,
+    seed: Annotated[int
+                    | None,
+                    typer.Option(help="of the random choice (default: another one each "
+                                      "time)")] = None,
+    model_defaults: Annotated[bool,
+                              typer.Option("--model-defaults",
+                                           help="sample as the model's generation_config.json "
+                                                "says")] = False,
+    stop: Annotated[list[str] | None,
+                    typer.Option(help="end the answer before this text; may be given several "
+                                      "times")] = None,
+    head: Annotated[str,
+                    typer.Option(help="screened: int8 logits of the best tokens only; full: "
+                                      "of all")] = "screened",
+    raw: Annotated[bool,
+                   typer.Option("--raw",
+                                help="the prompt is plain text, without the chat "
+                                     "template")] = False,
+    as_object: Annotated[bool,
+                         typer.Option("--json",
+                                      help="print a JSON object for each prompt")] = False,
     take_over: Annotated[bool, _TAKE_OVER] = False,
     slow_upload: Annotated[bool, _SLOW_UPLOAD] = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="log what goes over the link on stderr")] = False,
+    verbose: Annotated[bool,
+                       typer.Option("-v",
+                                    "--verbose",
+                                    help="log what goes over the link on stderr")] = False,
 ) -> None:
     """Chat with a model."""
     _log_if(verbose)
-    given = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, seed=seed,
+    given = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty,
+                     frequency_penalty, seed=seed,
                      full_head=_full_head(head))
-    said = {f.name for f in fields(Sampling) if getattr(context.get_parameter_source(f.name), "name", "") == "COMMANDLINE"}
+    said = {f.name
+            for f in fields(Sampling) if getattr(context.get_parameter_source(f.name), "name",
+                                                 "") == "COMMANDLINE"}
     own = {name: getattr(given, name) for name in said} | {"full_head": given.full_head}
     if not 1 <= max_tokens <= _MOST_TOKENS:
         raise BadArgument(f"--max-tokens must lie between 1 and {_MOST_TOKENS}, not {max_tokens}")
@@ -143,9 +190,11 @@ def chat(
         raise BadArgument(f"{'--raw' if raw else '--json'} needs --prompt TEXT or --prompts FILE")
     display = ProgressDisplay()
     with _opened(target, model, display, take_over, slow_upload) as board:
-        session, sampling = Session(board), Sampling.of_model(board.image, **own) if model_defaults else given
+        session, sampling = (Session(board),
+                             Sampling.of_model(board.image, **own) if model_defaults else given)
         before: list[Any] = [{"role": "system", "content": system}] if system else []
-        options: dict[str, Any] = {"max_tokens": max_tokens, "sampling": sampling, "stop": stop or (), "progress": display}
+        options: dict[str, Any] = {"max_tokens": max_tokens, "sampling": sampling,
+                                   "stop": stop or (), "progress": display}
 
         def answer(text: str, **more: Any) -> Any:
             if raw:
@@ -153,7 +202,8 @@ def chat(
             return session.chat([*before, {"role": "user", "content": text}], **options, **more)
 
         for text in asked:
-            answer(text).close()  # what is too long, or refused by the template, shows before the model is uploaded
+            # what is too long, or refused by the template, shows before the model is uploaded
+            answer(text).close()
             if raw:
                 board.check_prompt(session.text.encode_raw(text))
         board.prepare(display)
@@ -170,10 +220,13 @@ def chat(
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="folder of a Hugging Face checkpoint", metavar="SRC")],
+    source: Annotated[Path,
+                      typer.Argument(help="folder of a Hugging Face checkpoint", metavar="SRC")],
     output: Annotated[Path, typer.Option("-o", "--output", help="image to write")],
     weights: Annotated[str, typer.Option(help="base3 (1.6 bit) or 2bit")] = "base3",
-    context: Annotated[int, typer.Option(help="tokens in the KV cache; 0: as many as the checkpoint was made for")] = 0,
+    context: Annotated[int,
+                       typer.Option(help="tokens in the KV cache; 0: as many as the checkpoint was "
+                                         "made for")] = 0,
 ) -> None:
     """Convert a packed Hugging Face checkpoint to a model image."""
     if weights not in WEIGHT_MODES:
@@ -199,7 +252,9 @@ def convert(
 @app.command()
 def score(
     tokens: Annotated[Path, typer.Option(help="JSON list of token ids")],
-    output: Annotated[Path, typer.Option("-o", "--output", help=".npy to write: float32 [tokens, vocab]")],
+    output: Annotated[Path,
+                      typer.Option("-o",
+                                   "--output", help=".npy to write: float32 [tokens, vocab]")],
     target: Annotated[str, _TARGET] = "sim",
     model: Annotated[Path | None, _MODEL] = None,
     take_over: Annotated[bool, _TAKE_OVER] = False,
@@ -210,7 +265,9 @@ def score(
         ids = json.loads(read_text(tokens))
     except (ValueError, RecursionError):
         raise BadArgument(f"{tokens} is not JSON: it must hold a list of token ids") from None
-    if not isinstance(ids, list) or not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
+    if (not isinstance(ids,
+                       list)
+        or not all(isinstance(i, int) and not isinstance(i, bool) for i in ids)):
         raise BadArgument(f"{tokens} must hold a JSON list of token ids")
     display = ProgressDisplay()
     with _opened(target, model, display, take_over, slow_upload) as board:
@@ -233,9 +290,12 @@ def info(
     model = read_image(image)
     header = model.header
     values = {
-        "name": model.meta.get("name"), "weights": model.meta.get("weights"), "layers": header.layers, "hidden": header.hidden,
-        "intermediate": header.intermediate, "heads": header.heads, "kv_heads": header.kv_heads, "head_dim": header.head_dim,
-        "vocab": header.vocab, "context": header.context, "tensors": header.tensors, "model_id": f"{header.model_id:08x}",
+        "name": model.meta.get("name"), "weights": model.meta.get("weights"),
+        "layers": header.layers, "hidden": header.hidden,
+        "intermediate": header.intermediate, "heads": header.heads, "kv_heads": header.kv_heads,
+        "head_dim": header.head_dim,
+        "vocab": header.vocab, "context": header.context, "tensors": header.tensors,
+        "model_id": f"{header.model_id:08x}",
         "ddr_bytes": header.ddr_bytes, "total_bytes": header.total_bytes,
     }
     if as_object:
@@ -248,28 +308,50 @@ def info(
 
 @app.command()
 def bench(
-    shape: Annotated[str, typer.Option(help="bundled, 2b4t, tiny, or explicit dimensions (hidden=..., 2b4t,layers=2)")] = "bundled",
-    context: Annotated[int, typer.Option(help="tokens in the KV cache, the decoded one included")] = 64,
+    shape: Annotated[str,
+                     typer.Option(help="bundled, 2b4t, tiny, or explicit dimensions (hidden=..., "
+                                       "2b4t,layers=2)")] = "bundled",
+    context: Annotated[int,
+                       typer.Option(help="tokens in the KV cache, the decoded one included")] = 64,
     tokens: Annotated[int, typer.Option(help="tokens to decode")] = 1,
-    prefill: Annotated[int, typer.Option(help="measure a prompt of so many tokens instead of decoding")] = 0,
-    gemv: Annotated[str | None, typer.Option(help="measure only a matrix-vector product of ROWSxCOLUMNS")] = None,
+    prefill: Annotated[int,
+                       typer.Option(help="measure a prompt of so many tokens instead of "
+                                         "decoding")] = 0,
+    gemv: Annotated[str
+                    | None,
+                    typer.Option(help="measure only a matrix-vector product of "
+                                      "ROWSxCOLUMNS")] = None,
     weights: Annotated[str, typer.Option(help="base3 or 2bit")] = "base3",
     ddr: Annotated[str, typer.Option(help="memory model: ug585 or conservative")] = "ug585",
     clock: Annotated[float, typer.Option(help="Hz that seconds are reckoned with")] = CLOCK_HZ,
     head: Annotated[str, typer.Option(help="screened or full")] = "screened",
-    all_rows: Annotated[bool, typer.Option("--all-rows", help="read rows of up_proj whose gate is not positive, too")] = False,
-    all_columns: Annotated[bool, typer.Option("--all-columns", help="read columns of down_proj whose code is zero, too")] = False,
-    gate_zeros: Annotated[float, typer.Option(help="share of gates that are not positive, of synthetic shapes")] = GATE_ZEROS,
+    all_rows: Annotated[bool,
+                        typer.Option("--all-rows",
+                                     help="read rows of up_proj whose gate is not "
+                                          "positive, too")] = False,
+    all_columns: Annotated[bool,
+                           typer.Option("--all-columns",
+                                        help="read columns of down_proj whose code is "
+                                             "zero, too")] = False,
+    gate_zeros: Annotated[float,
+                          typer.Option(help="share of gates that are not positive, of synthetic "
+                                            "shapes")] = GATE_ZEROS,
     seed: Annotated[int, typer.Option(help="of synthetic weights")] = 1,
-    compare: Annotated[bool, typer.Option("--compare", help="print the roofline beside the measurement")] = False,
-    check: Annotated[bool, typer.Option("--check", help="instead of measuring, compare with the golden model bit for bit")] = False,
+    compare: Annotated[bool,
+                       typer.Option("--compare",
+                                    help="print the roofline beside the measurement")] = False,
+    check: Annotated[bool,
+                     typer.Option("--check",
+                                  help="instead of measuring, compare with the golden model bit "
+                                       "for bit")] = False,
     as_object: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Measure cycles on the simulated board."""
     if gemv is not None:
         result = measure_gemv(gemv, weights, ddr)
     else:
-        options = BenchOptions(shape, context, tokens, prefill, weights, ddr, clock, _full_head(head), all_rows, all_columns,
+        options = BenchOptions(shape, context, tokens, prefill, weights, ddr, clock,
+                               _full_head(head), all_rows, all_columns,
                                gate_zeros, seed)
         display = ProgressDisplay()
         try:
@@ -329,6 +411,7 @@ def main() -> None:
     except OSError as error:
         if not isinstance(error, BrokenPipeError):
             _say(f"cannot write the output: {error.strerror}")
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python does not try again at its end
+        # so that Python does not try again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = code or 2
     sys.exit(code)

@@ -1,4 +1,5 @@
-"""Shows long steps on stderr: a bar with speed and time left on a terminal, quiet lines elsewhere."""
+"""Shows long steps on stderr: a bar with speed and time left on a terminal, quiet lines
+elsewhere."""
 
 from __future__ import annotations
 
@@ -43,8 +44,10 @@ class ProgressDisplay:
             self._what, self._next = what, time.monotonic() + _PAUSE
             if self._console.is_terminal:
                 in_bytes = what.partition(",")[0] in _BYTES
-                counts: list[ProgressColumn] = [DownloadColumn(), TransferSpeedColumn()] if in_bytes else [MofNCompleteColumn()]
-                self._bar = Bar(TextColumn("{task.description}"), BarColumn(), *counts, TimeRemainingColumn(), console=self._console,
+                counts: list[ProgressColumn] = ([DownloadColumn(), TransferSpeedColumn()]
+                                                if in_bytes else [MofNCompleteColumn()])
+                self._bar = Bar(TextColumn("{task.description}"), BarColumn(), *counts,
+                                TimeRemainingColumn(), console=self._console,
                                 transient=True)
                 self._bar.start()
                 self._task = self._bar.add_task(what, total=total)

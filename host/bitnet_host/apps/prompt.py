@@ -24,7 +24,8 @@ def _history() -> History:
 
 
 class Prompt:
-    """Messages until the end of input. What is pasted is one message, whatever lines it has; Ctrl-C clears what was typed."""
+    """Messages until the end of input. What is pasted is one message, whatever lines it has; Ctrl-C
+    clears what was typed."""
 
     def __iter__(self) -> Iterator[str]:
         if sys.stdin is None:

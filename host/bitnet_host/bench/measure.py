@@ -1,4 +1,5 @@
-"""Measurements on the simulated board: cycles, stream words and beats from hardware counters; no wall-clock time."""
+"""Measurements on the simulated board: cycles, stream words and beats from hardware counters; no
+wall-clock time."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ from bitnet_host.run.protocol import PARTS
 from bitnet_host.run.sampling import Sampling
 from bitnet_host.run.target import Answer
 
-__all__ = ["CLOCK_HZ", "DDR_PEAK", "PRESETS", "BenchOptions", "check_model", "measure_gemv", "measure_model", "print_measurement"]
+__all__ = ["CLOCK_HZ", "DDR_PEAK", "PRESETS", "BenchOptions", "check_model", "measure_gemv",
+           "measure_model", "print_measurement"]
 
 CLOCK_HZ = 125_000_000
 DDR_PEAK = 4_266_640_000  # bytes per second of 32-bit DDR3-1066
@@ -40,8 +42,9 @@ PRESETS = {"ug585": 0.92, "conservative": 0.82}
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What to measure. ``shape``: ``bundled`` or what ``parse_shape`` takes; ``context``: tokens in the KV cache with the decoded
-    one; ``tokens``: passes to average over; ``prefill``: tokens of a prompt to measure instead of decoding, 0 for none."""
+    """What to measure. ``shape``: ``bundled`` or what ``parse_shape`` takes; ``context``: tokens in
+    the KV cache with the decoded one; ``tokens``: passes to average over; ``prefill``: tokens of a
+    prompt to measure instead of decoding, 0 for none."""
 
     shape: str = "2b4t"
     context: int = 128
@@ -66,7 +69,8 @@ class BenchOptions:
             raise UserError("--tokens must lie between 1 and 1000, --clock between 0 and 1e12")
         longest = self.prefill if self.prefill else self.context + self.tokens
         if self.prefill < 0 or longest > model_context or (not self.prefill and self.context < 2):
-            raise UserError(f"the model has a context of {model_context} tokens: choose a --context of 2 or more, and --tokens or "
+            raise UserError(f"the model has a context of {model_context} tokens: choose a "
+                            f"--context of 2 or more, and --tokens or "
                             "--prefill, that fit in it")
 
 
@@ -86,25 +90,30 @@ def _board(preset: str, image: Image, path: Path | None) -> Iterator[BoardTarget
 def _synthetic(options: BenchOptions) -> Bench:
     config = parse_shape(options.shape)
     options.check(config.context)
-    return prepare(config, build_folder() / "bench", options.weights, options.gate_zeros, options.seed)
+    return prepare(config, build_folder() / "bench", options.weights, options.gate_zeros,
+                   options.seed)
 
 
-def _measured(board: BoardTarget, prompt: list[int], tokens: int, options: BenchOptions, progress: Progress) -> tuple[Answer, int, int]:
+def _measured(board: BoardTarget, prompt: list[int], tokens: int, options: BenchOptions,
+              progress: Progress) -> tuple[Answer, int, int]:
     """The answer, and 64-bit beats granted and used meanwhile."""
     assert board.simulator is not None
     before = board.simulator.stats()
     board.all_rows, board.all_columns = options.all_rows, options.all_columns
-    answer = board.generate(prompt, tokens, Sampling(full_head=options.full_head), progress=progress)
+    answer = board.generate(prompt, tokens, Sampling(full_head=options.full_head),
+                            progress=progress)
     after = board.simulator.stats()
     return answer, after["granted"] - before["granted"], after["used"] - before["used"]
 
 
 def measure_model(options: BenchOptions, progress: Progress = lambda *_: None) -> dict[str, Any]:
-    """Decodes (or prefills) with a synthetic model of the shape, or the bundled one, on the simulated board.
+    """Decodes (or prefills) with a synthetic model of the shape, or the bundled one, on the
+    simulated board.
 
-    ``operators`` has, per pass: cycles = moving + stall_memory + stall_compute + stall_control (each cycle is one of these),
-    ``bytes`` consumed from the stream, and ``exposed`` = stall_compute + stall_control. ``beats_granted`` are the 64-bit beats
-    that the memory model could have moved during all passes. Raises UserError.
+    ``operators`` has, per pass: cycles = moving + stall_memory + stall_compute + stall_control
+    (each cycle is one of these), ``bytes`` consumed from the stream, and ``exposed`` =
+    stall_compute + stall_control. ``beats_granted`` are the 64-bit beats that the memory model
+    could have moved during all passes. Raises UserError.
     """
     path = None
     if options.shape == "bundled":
@@ -124,75 +133,95 @@ def measure_model(options: BenchOptions, progress: Progress = lambda *_: None) -
         if options.prefill:
             passes, prompt, tokens = options.prefill, words[:options.prefill], 1
         elif path is None:
-            passes, prompt, tokens = options.tokens, [0, *words[:options.context - 2]], options.tokens + 1
+            passes, prompt, tokens = (options.tokens, [0, *words[:options.context - 2]],
+                                      options.tokens + 1)
         else:
             # One pass is measured as a prompt of one token, more as what follows one.
             board.fill_cache(options.context - 1 - (options.tokens > 1))
-            passes, prompt, tokens = options.tokens, words[:1], options.tokens + (options.tokens > 1)
+            passes, prompt, tokens = (options.tokens, words[:1],
+                                      options.tokens + (options.tokens > 1))
         answer, granted, used = _measured(board, prompt, tokens, options, progress)
     if len(answer.token_ids) != tokens:
         raise UserError("the model ended its answer at once; choose another context")
     decoded = not options.prefill and tokens > 1
     assert answer.prefill_cycles is not None
-    cycles = round(answer.decode_cycles_per_token or 0) if decoded else round(answer.prefill_cycles / len(prompt))
+    cycles = (round(answer.decode_cycles_per_token or 0) if decoded
+              else round(answer.prefill_cycles / len(prompt)))
     operators = {
         name: {"cycles": sum(parts.values()), "bytes": WORD_BYTES * parts["moving"], **parts,
-               "exposed": parts["stall_compute"] + parts["stall_control"]} for name, parts in answer.counters.items()}
-    total = {key: sum(parts[key] for parts in operators.values()) for key in next(iter(operators.values()))}
+               "exposed": parts["stall_compute"] + parts["stall_control"]}
+        for name, parts in answer.counters.items()}
+    total = {key: sum(parts[key] for parts in operators.values())
+             for key in next(iter(operators.values()))}
     result: dict[str, Any] = {
-        "shape": options.shape, "context": options.context, "prefill": options.prefill, "weights": options.weights, "ddr": options.ddr,
-        "head": "full" if options.full_head else "screened", "all_rows": options.all_rows, "all_columns": options.all_columns,
+        "shape": options.shape, "context": options.context, "prefill": options.prefill,
+        "weights": options.weights, "ddr": options.ddr,
+        "head": "full" if options.full_head else "screened", "all_rows": options.all_rows,
+        "all_columns": options.all_columns,
         "clock_hz": options.clock, "passes": passes, "tokens": answer.token_ids, "cycles": cycles,
-        "tokens_per_second": round(options.clock / cycles, 2), "operators": operators, "total": total,
+        "tokens_per_second": round(options.clock / cycles, 2), "operators": operators,
+        "total": total,
         "exposed_share": round(total["exposed"] / total["cycles"], 4),
         "ddr_peak_share": round(total["bytes"] * options.clock / cycles / DDR_PEAK, 4),
     }
     if not decoded or path is not None:  # else the counters of memory also cover the prompt
-        result |= {"beats_granted": granted, "beats_used": used, "share_of_granted": round(used / granted, 4)}
+        result |= {"beats_granted": granted, "beats_used": used,
+                   "share_of_granted": round(used / granted, 4)}
     bytes_per_cycle = min(4 * 8.0, PRESETS[options.ddr] * DDR_PEAK / options.clock)
     result["roofline"] = {
-        "bytes_per_cycle": round(bytes_per_cycle, 2), "cycles": round(total["bytes"] / bytes_per_cycle),
+        "bytes_per_cycle": round(bytes_per_cycle, 2),
+        "cycles": round(total["bytes"] / bytes_per_cycle),
         "tokens_per_second": round(options.clock * bytes_per_cycle / total["bytes"], 2),
     }
     return result
 
 
 def check_model(options: BenchOptions, progress: Progress = lambda *_: None) -> dict[str, Any]:
-    """Decodes ``options.tokens`` tokens of a synthetic shape on the simulated board and on the golden model.
+    """Decodes ``options.tokens`` tokens of a synthetic shape on the simulated board and on the
+    golden model.
 
-    Compared are the tokens that the screened head chooses and, for the same tokens, every bit of the full head's logits. Raises
-    UserError where they differ.
+    Compared are the tokens that the screened head chooses and, for the same tokens, every bit of
+    the full head's logits. Raises UserError where they differ.
     """
-    if options.shape == "bundled" or options.prefill or options.full_head or options.all_rows or options.all_columns:
-        raise UserError("--check takes a synthetic --shape, --context and --tokens, and compares the screened and the full head")
+    if (options.shape == "bundled" or options.prefill or options.full_head or options.all_rows
+        or options.all_columns):
+        raise UserError("--check takes a synthetic --shape, --context and --tokens, and compares "
+                        "the screened and the full head")
     bench = _synthetic(options)
-    reference, before, token = ReferenceModel(bench.image), options.context - 1, 400 % bench.image.header.vocab
+    reference, before, token = (ReferenceModel(bench.image), options.context - 1,
+                                400 % bench.image.header.vocab)
     reference.fill_cache(bench.codes[:, :, :, :before], bench.scales[:, :, :, :before])
     with _board(options.ddr, bench.image, bench.path) as board:
         board.trust()
         board.fill_cache(before)
-        chosen = board.generate([token], options.tokens, Sampling(), lambda token: None, progress).token_ids
+        chosen = board.generate([token], options.tokens, Sampling(), lambda token: None,
+                                progress).token_ids
         board.fill_cache(before)
         same = 0
         for place, input_token in enumerate([token, *chosen[:-1]]):
             x = reference.advance(input_token)
             tokens, logits = reference.candidates(x)
             if int(tokens[argmax(logits)]) != chosen[place]:
-                raise UserError(f"token {place}: the board chose {chosen[place]}, the golden model {int(tokens[argmax(logits)])}")
-            theirs, ours = board.score(input_token).view(np.uint32), reference.logits(x).view(np.uint32)
+                raise UserError(f"token {place}: the board chose {chosen[place]}, the golden model "
+                                f"{int(tokens[argmax(logits)])}")
+            theirs, ours = (board.score(input_token).view(np.uint32),
+                            reference.logits(x).view(np.uint32))
             if not np.array_equal(theirs, ours):
-                raise UserError(f"token {place}: {np.count_nonzero(theirs != ours)} of {ours.size} logits differ from the golden model's")
+                raise UserError(f"token {place}: {np.count_nonzero(theirs != ours)} of {ours.size} "
+                                f"logits differ from the golden model's")
             same += ours.size
             progress("check", place + 1, options.tokens)
-    return {"shape": options.shape, "context": options.context, "weights": options.weights, "ddr": options.ddr, "tokens": chosen,
+    return {"shape": options.shape, "context": options.context, "weights": options.weights,
+            "ddr": options.ddr, "tokens": chosen,
             "identical_logits": same}
 
 
 def measure_gemv(shape: str, weights: str = "base3", preset: str = "ug585") -> dict[str, Any]:
     """Streams a matrix of ``ROWSxCOLUMNS`` once through the dot lanes and reads the counters.
 
-    ``beats_granted`` are the 64-bit beats that the memory model could have moved while the unit was awake: beats moved plus
-    what its data bus was idle for want of a request. Raises UserError for a shape that the lanes do not take.
+    ``beats_granted`` are the 64-bit beats that the memory model could have moved while the unit was
+    awake: beats moved plus what its data bus was idle for want of a request. Raises UserError for a
+    shape that the lanes do not take.
     """
     match = re.fullmatch(r"(\d+)x(\d+)", shape)
     if not match:
@@ -204,7 +233,8 @@ def measure_gemv(shape: str, weights: str = "base3", preset: str = "ug585") -> d
     rows, columns = int(match[1]), int(match[2])
     words = row_words(columns, weights)
     if not (1 <= rows <= 16384 and 1 <= words <= ACT_WORDS):
-        raise UserError(f"--gemv takes 1 to 16384 rows and 1 to {ACT_WORDS * WEIGHTS_PER_WORD[weights]} columns in {weights}")
+        raise UserError(f"--gemv takes 1 to 16384 rows and 1 to "
+                        f"{ACT_WORDS * WEIGHTS_PER_WORD[weights]} columns in {weights}")
     simulator = Simulator(preset)
     try:
         transport = over_udp("127.0.0.1", simulator.ports["udp"])
@@ -214,30 +244,41 @@ def measure_gemv(shape: str, weights: str = "base3", preset: str = "ug585") -> d
         after = simulator.stats()
         transport.close()
         if name != "COUNTERS":
-            raise UserError(f"the board answered {name} {payload.tolist()} to the GEMV command: run `make build` again")
+            raise UserError(f"the board answered {name} {payload.tolist()} to the GEMV command: "
+                            f"run `make build` again")
     finally:
         simulator.close()
     counters = dict(zip(COUNTERS, (int(c) for c in payload), strict=True))
     granted, used = (after[key] - before[key] for key in ("granted", "used"))
     return {"gemv": shape, "weights": weights, "ddr": preset,
-            "cycles": sum(counters[part] for part in PARTS), **counters, "beats_granted": granted, "beats_used": used,
+            "cycles": sum(counters[part] for part in PARTS), **counters, "beats_granted": granted,
+            "beats_used": used,
             "share_of_granted": round(used / granted, 4) if granted else None}
 
 
 def print_measurement(result: dict[str, Any], compare: bool = False) -> None:
-    """Prints what ``measure_model`` gave as a table; ``compare`` adds the cycles that memory alone would take."""
-    what = f"prefill of {result['prefill']} tokens" if result["prefill"] else f"decode at context {result['context']}"
-    print(f"{result['shape']}, {what}, {result['weights']} weights, {result['head']} head, DDR {result['ddr']}; per token:")
-    columns = ["cycles", "bytes", "moving", "stall_memory", "stall_compute", "stall_control", "exposed"]
-    print(f"{'':<12}" + "".join(f"{name:>15}" for name in columns) + (f"{'roofline':>15}" if compare else ""))
+    """Prints what ``measure_model`` gave as a table; ``compare`` adds the cycles that memory alone
+    would take."""
+    what = (f"prefill of {result['prefill']} tokens" if result["prefill"]
+            else f"decode at context {result['context']}")
+    print(f"{result['shape']}, {what}, {result['weights']} weights, {result['head']} head, DDR "
+          f"{result['ddr']}; per token:")
+    columns = ["cycles", "bytes", "moving", "stall_memory", "stall_compute", "stall_control",
+               "exposed"]
+    print(f"{'':<12}"
+          + "".join(f"{name:>15}" for name in columns) + (f"{'roofline':>15}" if compare else ""))
     rate = result["roofline"]["bytes_per_cycle"]
     for name, values in [*result["operators"].items(), ("total", result["total"])]:
         roofline = f"{round(values['bytes'] / rate):>15,}" if compare else ""
         print(f"{name:<12}" + "".join(f"{values[column]:>15,}" for column in columns) + roofline)
-    print(f"{result['cycles']:,} cycles = {result['tokens_per_second']} tokens/s at {result['clock_hz'] / 1e6:g} MHz, "
-          f"{100 * result['ddr_peak_share']:.1f} % of the DDR peak, {100 * result['exposed_share']:.2f} % exposed")
+    print(f"{result['cycles']:,} cycles = {result['tokens_per_second']} tokens/s at "
+          f"{result['clock_hz'] / 1e6:g} MHz, "
+          f"{100 * result['ddr_peak_share']:.1f} % of the DDR peak, "
+          f"{100 * result['exposed_share']:.2f} % exposed")
     if "share_of_granted" in result:
-        print(f"beats granted {result['beats_granted']:,}, used {result['beats_used']:,}: {100 * result['share_of_granted']:.1f} %")
+        print(f"beats granted {result['beats_granted']:,}, used {result['beats_used']:,}: "
+              f"{100 * result['share_of_granted']:.1f} %")
     if compare:
         line = result["roofline"]
-        print(f"roofline: {line['bytes_per_cycle']} bytes per cycle, {line['cycles']:,} cycles, {line['tokens_per_second']} tokens/s")
+        print(f"roofline: {line['bytes_per_cycle']} bytes per cycle, {line['cycles']:,} cycles, "
+              f"{line['tokens_per_second']} tokens/s")

@@ -1,4 +1,5 @@
-"""Runs the whole table of measurements and writes it between the marks of docs/performance.md: ``make bench``."""
+"""Runs the whole table of measurements and writes it between the marks of docs/performance.md:
+``make bench``."""
 
 from __future__ import annotations
 
@@ -29,22 +30,30 @@ _TECHNIQUES: list[tuple[str, BenchOptions]] = [
     ("without skipping columns of down_proj", replace(_FULL, all_columns=True)),
     ("with the full int8 head", replace(_FULL, full_head=True)),
     ("2-bit instead of base-3 weights", replace(_FULL, weights="2bit")),
-    ("none of these", replace(_FULL, weights="2bit", all_rows=True, all_columns=True, full_head=True)),
+    ("none of these",
+     replace(_FULL, weights="2bit", all_rows=True, all_columns=True, full_head=True)),
 ]
-_BUNDLED_RUNS = [_BUNDLED, replace(_BUNDLED, ddr="conservative"), replace(_BUNDLED, weights="2bit"), replace(_BUNDLED, context=250)]
-_COLUMNS = ("cycles", "bytes", "moving", "stall_memory", "stall_compute", "stall_control", "exposed")
+_BUNDLED_RUNS = [_BUNDLED, replace(_BUNDLED, ddr="conservative"),
+                 replace(_BUNDLED, weights="2bit"), replace(_BUNDLED, context=250)]
+_COLUMNS = ("cycles", "bytes", "moving", "stall_memory", "stall_compute", "stall_control",
+            "exposed")
 
 
 def _command(o: BenchOptions) -> str:
     words = ["bitnet-host bench", f"--shape {o.shape}" if o.shape != "bundled" else ""]
-    words += [f"--prefill {o.prefill}" if o.prefill else f"--context {o.context}", f"--tokens {o.tokens}" if o.tokens > 1 else ""]
-    words += [f"--weights {o.weights}" if o.weights != "base3" else "", f"--ddr {o.ddr}" if o.ddr != "ug585" else ""]
-    words += ["--head full" if o.full_head else "", "--all-rows" if o.all_rows else "", "--all-columns" if o.all_columns else ""]
+    words += [f"--prefill {o.prefill}" if o.prefill else f"--context {o.context}",
+              f"--tokens {o.tokens}" if o.tokens > 1 else ""]
+    words += [f"--weights {o.weights}" if o.weights != "base3" else "",
+              f"--ddr {o.ddr}" if o.ddr != "ug585" else ""]
+    words += ["--head full" if o.full_head else "", "--all-rows" if o.all_rows else "",
+              "--all-columns" if o.all_columns else ""]
     return f"`{' '.join(filter(None, words))}`"
 
 
 def _row(*cells: object) -> str:
-    return "| " + " | ".join(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells) + " |"
+    return ("| "
+            + " | ".join(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells)
+            + " |")
 
 
 def _share(value: float) -> str:
@@ -68,33 +77,48 @@ class _Runs:
 def table(run: Callable[[BenchOptions], dict[str, Any]]) -> str:
     """All measurements as Markdown; ``run`` makes one. Raises UserError."""
     lines = ["## Full size: 2b4t", "", "Per token, at 125 MHz.", "",
-             "| | preset | cycles | tokens/s | roofline | granted beats used | DDR peak | exposed | command |",
+             "| | preset | cycles | tokens/s | roofline | granted beats used | DDR peak | exposed "
+             "| command |",
              "|---|---|---|---|---|---|---|---|---|"]
     for label, options in _FULL_RUNS:
         r = run(options)
-        lines.append(_row(label, options.ddr, r["cycles"], r["tokens_per_second"], r["roofline"]["tokens_per_second"],
-                          _share(r["share_of_granted"]), _share(r["ddr_peak_share"]), _share(r["exposed_share"]), _command(options)))
+        lines.append(_row(label, options.ddr, r["cycles"], r["tokens_per_second"],
+                          r["roofline"]["tokens_per_second"],
+                          _share(r["share_of_granted"]), _share(r["ddr_peak_share"]),
+                          _share(r["exposed_share"]), _command(options)))
     for label, options in (_FULL_RUNS[0], _FULL_RUNS[1], _FULL_RUNS[3]):
         r = run(options)
         lines += ["", f"### By operator: {label}, {options.ddr}", "", _row("operator", *_COLUMNS)]
         lines.append("|---" * (1 + len(_COLUMNS)) + "|")
-        lines += [_row(name, *(values[c] for c in _COLUMNS)) for name, values in [*r["operators"].items(), ("total", r["total"])]]
-    lines += ["", "## What each technique gives", "", "Decode of 2b4t at context 128, ug585; each row leaves out one technique.", "",
+        lines += [_row(name, *(values[c] for c in _COLUMNS))
+                  for name, values in [*r["operators"].items(), ("total", r["total"])]]
+    lines += ["",
+              "## What each technique gives", "",
+              "Decode of 2b4t at context 128, ug585; each row leaves out one technique.", "",
               "| | cycles | tokens/s | bytes read | command |", "|---|---|---|---|---|"]
     for label, options in _TECHNIQUES:
         r = run(options)
-        lines.append(_row(label, r["cycles"], r["tokens_per_second"], r["total"]["bytes"], _command(options)))
-    lines += ["", "## The bundled model", "", "| preset | weights | context | cycles per token | tokens/s | exposed | command |",
+        lines.append(_row(label, r["cycles"], r["tokens_per_second"], r["total"]["bytes"],
+                          _command(options)))
+    lines += ["",
+              "## The bundled model",
+              "",
+              "| preset | weights | context | cycles per token | tokens/s | exposed | command |",
               "|---|---|---|---|---|---|---|"]
     for options in _BUNDLED_RUNS:
         r = run(options)
-        lines.append(_row(options.ddr, options.weights, options.context, r["cycles"], r["tokens_per_second"], _share(r["exposed_share"]),
+        lines.append(_row(options.ddr, options.weights, options.context, r["cycles"],
+                          r["tokens_per_second"], _share(r["exposed_share"]),
                           _command(options)))
-    lines += ["", "## Stream", "", "One 2560 x 2560 GEMV, base-3 weights: 40,960 stream words of 32 bytes.", "",
-              "| preset | cycles | stalled on memory | 64-bit beats granted | used | share | command |", "|---|---|---|---|---|---|---|"]
+    lines += ["",
+              "## Stream", "",
+              "One 2560 x 2560 GEMV, base-3 weights: 40,960 stream words of 32 bytes.", "",
+              "| preset | cycles | stalled on memory | 64-bit beats granted | used | share | "
+              "command |", "|---|---|---|---|---|---|---|"]
     for preset in ("ug585", "conservative"):
         r = measure_gemv("2560x2560", "base3", preset)
-        lines.append(_row(preset, r["cycles"], r["stall_memory"], r["beats_granted"], r["beats_used"], _share(r["share_of_granted"]),
+        lines.append(_row(preset, r["cycles"], r["stall_memory"], r["beats_granted"],
+                          r["beats_used"], _share(r["share_of_granted"]),
                           f"`bitnet-host bench --gemv 2560x2560 --ddr {preset}`"))
     return "\n".join(lines) + "\n"
 

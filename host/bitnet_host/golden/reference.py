@@ -1,7 +1,7 @@
 """The golden model: runs an image in NumPy with exactly the hardware's arithmetic.
 
-It follows the numeric contract, not the firmware's instructions: every formula here is stated on whole vectors with the
-functions of ``xtvu.semantics``. Board and golden model agree bit for bit.
+It follows the numeric contract, not the firmware's instructions: every formula here is stated on
+whole vectors with the functions of ``xtvu.semantics``. Board and golden model agree bit for bit.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ from xtvu.layout import row_words, unpack_ternary, unstripe
 from bitnet_host.model.header import CHUNK_TOKENS, KINDS, WEIGHT_MODES, Tensor
 from bitnet_host.model.image import Image
 
-__all__ = ["Quantised", "ReferenceModel", "bitlinear", "inverse_scale", "quantise_vector", "rms_norm", "rope"]
+__all__ = ["Quantised", "ReferenceModel", "bitlinear", "inverse_scale", "quantise_vector",
+           "rms_norm", "rope"]
 
 F32 = NDArray[np.float32]
 I8 = NDArray[np.int8]
-ONE, MAX_CODE, SMALLEST, MAX_CODE_INVERSE = np.float32(1), np.float32(127), np.float32(1e-5), np.float32(1 / 127)
+ONE, MAX_CODE, SMALLEST, MAX_CODE_INVERSE = (np.float32(1), np.float32(127), np.float32(1e-5),
+                                             np.float32(1 / 127))
 _CACHED_WEIGHTS = 200_000_000  # models with more are kept as int8, not as float32
-_BLOCK = 128  # rows that are converted to float32 at once, so that they stay in the processor's cache
+# rows that are converted to float32 at once, so that they stay in the processor's cache
+_BLOCK = 128
 _EXACT = 1024  # products of two int8 codes whose sum is exact in float32: 1024 * 127^2 < 2^24
 
 
@@ -50,7 +53,8 @@ def quantise_vector(x: F32) -> Quantised:
 
 
 def inverse_scale(x: F32) -> np.float32:
-    """max(absmax, 1e-5) * (1 / 127): what a code of ``quantise_vector`` is worth, without a division."""
+    """max(absmax, 1e-5) * (1 / 127): what a code of ``quantise_vector`` is worth, without a
+    division."""
     return np.float32(sem.multiply(np.maximum(sem.absmax(x), SMALLEST), MAX_CODE_INVERSE))
 
 
@@ -66,8 +70,9 @@ def integer_products(matrix: NDArray[np.int8], codes: I8) -> NDArray[np.int32]:
 
 
 def ternary_products(weights: NDArray[np.int8] | F32, codes: I8) -> F32:
-    """Ternary [out, in], as int8 or float32, times int8 [in], exact; float32 [out]. Sums of integers below 2^24 are exact in float32
-    in any order; an int8 matrix that is stored by columns is read only where ``codes`` is not zero."""
+    """Ternary [out, in], as int8 or float32, times int8 [in], exact; float32 [out]. Sums of
+    integers below 2^24 are exact in float32 in any order; an int8 matrix that is stored by columns
+    is read only where ``codes`` is not zero."""
     vector = codes.astype(np.float32)
     if weights.dtype == np.float32:
         return weights @ vector
@@ -106,14 +111,18 @@ class ReferenceModel:
         self.header = h
         self._mode = next(name for name, code in WEIGHT_MODES.items() if code == h.weight_mode)
         ternary = [t for t in image.tensors if KINDS[t.kind] in _MATRICES]
-        self._dtype = np.float32 if sum(t.rows * t.columns for t in ternary) <= _CACHED_WEIGHTS else np.int8
+        self._dtype = (np.float32 if sum(t.rows * t.columns for t in ternary) <= _CACHED_WEIGHTS
+                       else np.int8)
         self._matrices: dict[tuple[int, int], NDArray[Any]] = {}
-        if self._dtype == np.int8:  # what a large model needs at once anyway; NumPy lets threads run beside each other here
+        # what a large model needs at once anyway; NumPy lets threads run beside each other here
+        if self._dtype == np.int8:
             with ThreadPoolExecutor() as pool:
                 list(pool.map(lambda tensor: self.matrix(tensor.kind, tensor.layer), ternary))
-        self._embedding = self._linear("EMBEDDING").view(np.int8)[:h.vocab * h.hidden].reshape(h.vocab, h.hidden)
+        self._embedding = self._linear("EMBEDDING").view(np.int8)[:h.vocab
+                * h.hidden].reshape(h.vocab, h.hidden)
         self._row_scales = self.floats("EMBEDDING_SCALE", h.vocab)
-        self._rope: F32 = self.floats("ROPE", h.context * 2 * h.head_dim).reshape(h.context, 2, h.head_dim)
+        self._rope: F32 = self.floats("ROPE", h.context * 2 * h.head_dim).reshape(h.context, 2,
+                h.head_dim)
         self.reset()
 
     def _linear(self, kind: str, layer: int = 0) -> NDArray[np.uint8]:
@@ -137,7 +146,8 @@ class ReferenceModel:
     def _unpack(self, tensor: Tensor) -> NDArray[Any]:
         size = tensor.rows * row_words(tensor.columns, self._mode) * 32
         packed = unstripe(self.image.data(tensor))[:size].reshape(tensor.rows, -1)
-        weights: NDArray[Any] = unpack_ternary(packed, tensor.columns, self._mode).astype(self._dtype, copy=False)
+        weights: NDArray[Any] = unpack_ternary(packed, tensor.columns,
+                                               self._mode).astype(self._dtype, copy=False)
         return weights.T if KINDS[tensor.kind] == "DOWN" else weights
 
     @staticmethod
@@ -159,14 +169,17 @@ class ReferenceModel:
         return bitlinear(self.matrix(KINDS.index(kind), layer), x, np.float32(tensor.scale))
 
     def _norm(self, kind: str, layer: int, x: F32, inverse_bits: int) -> F32:
-        return rms_norm(x, self.floats(kind, x.size, layer), self._bits(inverse_bits), self._bits(self.header.eps_bits))
+        return rms_norm(x, self.floats(kind, x.size, layer), self._bits(inverse_bits),
+                        self._bits(self.header.eps_bits))
 
     def _attend(self, layer: int, head: int, queries: F32) -> F32:
-        """float32 [group, head_dim] -> float32 [group, head_dim], over the cached tokens including the current one."""
+        """float32 [group, head_dim] -> float32 [group, head_dim], over the cached tokens including
+        the current one."""
         tokens = self.position + 1
         q = quantise_vector(queries.reshape(-1))
         codes = q.codes.reshape(queries.shape)
-        back = sem.multiply(inverse_scale(queries.reshape(-1)), self._bits(self.header.score_scale_bits))
+        back = sem.multiply(inverse_scale(queries.reshape(-1)),
+                            self._bits(self.header.score_scale_bits))
         out = []
         for query in codes:
             sums = integer_products(self._k[layer, head, :tokens], query).astype(np.float32)
@@ -179,15 +192,17 @@ class ReferenceModel:
             result = np.zeros(0, np.float32)
             for start in range(0, tokens, CHUNK_TOKENS):
                 part = slice(start, min(start + CHUNK_TOKENS, tokens))
-                mixed = integer_products(self._v[layer, head, part].T, sem.quantise(weights[part], scale))
+                mixed = integer_products(self._v[layer, head, part].T,
+                                         sem.quantise(weights[part], scale))
                 product = sem.multiply(mixed.astype(np.float32), factor)
                 result = sem.add(product, result) if start else product
             out.append(result)
         return np.stack(out)
 
     def attend_once(self, q: F32, k: F32, v: F32) -> F32:
-        """Attention of layer 0 over given keys and values, float32 [kv_heads, tokens, head_dim], for the queries of the last
-        token, float32 [heads, head_dim]. Overwrites the cache; for comparisons with other implementations."""
+        """Attention of layer 0 over given keys and values, float32 [kv_heads, tokens, head_dim],
+        for the queries of the last token, float32 [heads, head_dim]. Overwrites the cache; for
+        comparisons with other implementations."""
         self.reset()
         group = self.header.heads // self.header.kv_heads
         for self.position in range(k.shape[1]):
@@ -216,18 +231,21 @@ class ReferenceModel:
             self._remember(layer, head, k[head], v[head])
             mixed.append(self._attend(layer, head, q[head * group:(head + 1) * group]))
         attended = np.concatenate(mixed).reshape(-1)
-        x = sem.add(self._project("O", layer, quantise_vector(self._norm("ATTN_SUB_NORM", layer, attended, h.inverse_query_bits))), x)
+        x = sem.add(self._project("O", layer,
+                                  quantise_vector(self._norm("ATTN_SUB_NORM", layer, attended,
+                                          h.inverse_query_bits))), x)
 
         normed = quantise_vector(self._norm("POST_NORM", layer, x, h.inverse_hidden_bits))
         gate, up = self._project("GATE", layer, normed), self._project("UP", layer, normed)
         positive = np.where(gate.view(np.int32) < 0, np.float32(0), gate)
         activated = sem.multiply(sem.multiply(positive, positive), up)
-        down = quantise_vector(self._norm("FFN_SUB_NORM", layer, activated, h.inverse_intermediate_bits))
+        down = quantise_vector(self._norm("FFN_SUB_NORM", layer, activated,
+                                          h.inverse_intermediate_bits))
         return sem.add(self._project("DOWN", layer, down), x)
 
     def fill_cache(self, codes: NDArray[np.int8], scales: F32) -> None:
-        """Makes the cache hold tokens: codes int8 [2, layers, kv_heads, tokens, head_dim] and scales float32 [2, layers, kv_heads,
-        tokens] of keys and of values."""
+        """Makes the cache hold tokens: codes int8 [2, layers, kv_heads, tokens, head_dim] and
+        scales float32 [2, layers, kv_heads, tokens] of keys and of values."""
         self.position = codes.shape[3]
         for place, (cache, cached_scales) in enumerate(((self._k, self._ks), (self._v, self._vs))):
             cache[:, :, :self.position] = codes[place]
@@ -244,7 +262,8 @@ class ReferenceModel:
     def _head(self, x: F32, tokens: NDArray[np.int64] | slice) -> F32:
         normed = quantise_vector(self._norm("FINAL_NORM", 0, x, self.header.inverse_hidden_bits))
         sums = integer_products(self._embedding[tokens], normed.codes).astype(np.float32)
-        return sem.multiply(sem.multiply(sums, sem.divide(ONE, normed.scale)), self._row_scales[tokens])
+        return sem.multiply(sem.multiply(sums, sem.divide(ONE, normed.scale)),
+                            self._row_scales[tokens])
 
     def logits(self, x: F32) -> F32:
         """The full head: int8 logits of all tokens, float32 [vocab]."""
@@ -253,11 +272,13 @@ class ReferenceModel:
     def sketch_scores(self, x: F32) -> F32:
         """What the ternary sketch of the head says of all tokens, float32 [vocab]."""
         normed = quantise_vector(self._norm("FINAL_NORM", 0, x, self.header.inverse_hidden_bits))
-        sketch, scales = self.matrix(KINDS.index("SKETCH"), 0), self.floats("SKETCH_SCALE", self.header.vocab)
+        sketch, scales = (self.matrix(KINDS.index("SKETCH"), 0),
+                          self.floats("SKETCH_SCALE", self.header.vocab))
         return sem.multiply(bitlinear(sketch, normed, ONE), scales)
 
     def candidates(self, x: F32) -> tuple[NDArray[np.int64], F32]:
-        """The screened head: the tokens that the ternary sketch ranks highest, rising, and their int8 logits."""
+        """The screened head: the tokens that the ternary sketch ranks highest, rising, and their
+        int8 logits."""
         kept = (1 << self.header.rank_levels) - 1
         tokens = np.sort(np.argsort(-sem.float_key(self.sketch_scores(x)), kind="stable")[:kept])
         return tokens, self._head(x, tokens)

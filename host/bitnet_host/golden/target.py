@@ -22,7 +22,8 @@ class ReferenceTarget(Target):
         self.tokens = []
 
     def _advance(self, token: int) -> NDArray[np.float32]:
-        """The last layer's output for one more token. An earlier one that was interrupted leaves no trace."""
+        """The last layer's output for one more token. An earlier one that was interrupted leaves no
+        trace."""
         self._model.position = len(self.tokens)
         x = self._model.advance(token)
         self.tokens.append(token)
@@ -38,7 +39,8 @@ class ReferenceTarget(Target):
     def _score(self, token: int) -> NDArray[np.float32]:
         return self._model.logits(self._advance(token))
 
-    def _append(self, prompt: list[int], answer: Answer, cancel: Cancel, progress: Progress) -> NDArray[np.float32]:
+    def _append(self, prompt: list[int], answer: Answer, cancel: Cancel,
+                progress: Progress) -> NDArray[np.float32]:
         """The last layer's output after the prompt, empty if it was cancelled before its end."""
         x = np.zeros(0, np.float32)
         for place, token in enumerate(prompt):
@@ -50,13 +52,15 @@ class ReferenceTarget(Target):
             progress("prefill", place + 1, len(prompt))
         return x
 
-    def _ranked(self, x: NDArray[np.float32], full_head: bool) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def _ranked(self, x: NDArray[np.float32], full_head: bool) -> tuple[NDArray[np.int64],
+            NDArray[np.float32]]:
         if full_head:
             logits = self._model.logits(x)
             return np.arange(logits.size), logits
         return self._model.candidates(x)
 
-    def _greedy(self, prompt: list[int], max_tokens: int, sampling: Sampling, cancel: Cancel, progress: Progress) -> Steps:
+    def _greedy(self, prompt: list[int], max_tokens: int, sampling: Sampling, cancel: Cancel,
+                progress: Progress) -> Steps:
         answer = Answer()
         x = self._append(prompt, answer, cancel, progress)
         while answer.stop_reason == "length" and len(answer.token_ids) < max_tokens:
@@ -74,7 +78,8 @@ class ReferenceTarget(Target):
                 x = self._advance(token)
         return answer
 
-    def _candidates(self, prompt: list[int], sampling: Sampling, cancel: Cancel, progress: Progress) -> tuple[Answer, Choices]:
+    def _candidates(self, prompt: list[int], sampling: Sampling, cancel: Cancel,
+                    progress: Progress) -> tuple[Answer, Choices]:
         answer = Answer()
         x = self._append(prompt, answer, cancel, progress)
         if not x.size:

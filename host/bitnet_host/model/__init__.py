@@ -1,3 +1,4 @@
-"""What a model is: checkpoints read from their sources, the image made of them, its plan and its text."""
+"""What a model is: checkpoints read from their sources, the image made of them, its plan and its
+text."""
 
 __all__: list[str] = []

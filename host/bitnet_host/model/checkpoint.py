@@ -49,14 +49,16 @@ class Rows(Protocol):
     def __getitem__(self, rows: slice, /) -> F32: ...
 
 
-#: q, k, v, o, gate, up and down are Linear; input_norm, attn_sub_norm, post_norm and ffn_sub_norm float32 vectors.
+#: q, k, v, o, gate, up and down are Linear; input_norm, attn_sub_norm, post_norm and ffn_sub_norm
+#: float32 vectors.
 Layer = dict[str, Any]
 
 
 @dataclass
 class Checkpoint:
-    """A model on its way into an image. ``layers`` may read each Layer when it is asked for. ``files`` are what it was read from;
-    ``defaults`` what its generation_config.json says of sampling."""
+    """A model on its way into an image. ``layers`` may read each Layer when it is asked for.
+    ``files`` are what it was read from; ``defaults`` what its generation_config.json says of
+    sampling."""
 
     config: ModelConfig
     embedding: Rows

@@ -1,4 +1,5 @@
-"""Checkpoint to image: packs weights, quantises the embedding, builds the RoPE table, a piece at a time."""
+"""Checkpoint to image: packs weights, quantises the embedding, builds the RoPE table, a piece at a
+time."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ from bitnet_host.model.writer import FileStore, ImageWriter, MemoryStore
 from bitnet_host.reporting import Progress, quiet
 
 __all__ = [
-    "check_shape", "convert", "convert_file", "longest_fast_context", "make_header", "quantise_rows", "rope_table", "shorten",
+    "check_shape", "convert", "convert_file", "longest_fast_context", "make_header",
+    "quantise_rows", "rope_table", "shorten",
     "sketch_rows",
 ]
 
@@ -48,16 +50,19 @@ def check_shape(config: ModelConfig, weights: str) -> None:
 
 
 def quantise_rows(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Symmetric int8 per row: float32 [r, c] to codes int8 [r, c] and scales float32 [r] with row = codes * scale."""
+    """Symmetric int8 per row: float32 [r, c] to codes int8 [r, c] and scales float32 [r] with row =
+    codes * scale."""
     scales = np.maximum(np.abs(matrix).max(axis=1), np.float32(1e-8)) / np.float32(127)
     return np.rint(matrix / scales[:, None]).astype(np.int8), scales.astype(np.float32)
 
 
-def sketch_rows(codes: NDArray[np.int8], scales: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Ternary sketch of an int8 matrix: signs int8 [r, c] and factors float32 [r] with codes * scale close to signs * factor.
+def sketch_rows(codes: NDArray[np.int8], scales: NDArray[np.float32]) -> tuple[NDArray[np.int8],
+        NDArray[np.float32]]:
+    """Ternary sketch of an int8 matrix: signs int8 [r, c] and factors float32 [r] with codes *
+    scale close to signs * factor.
 
-    Codes below 0.7 of the row's mean magnitude become zero; the factor is the mean magnitude of the others (Li, Liu: Ternary
-    Weight Networks, arXiv 1605.04711).
+    Codes below 0.7 of the row's mean magnitude become zero; the factor is the mean magnitude of the
+    others (Li, Liu: Ternary Weight Networks, arXiv 1605.04711).
     """
     signs, factors = np.zeros(codes.shape, np.int8), np.zeros(codes.shape[0], np.float32)
     for start in range(0, codes.shape[0], 8192):
@@ -70,9 +75,11 @@ def sketch_rows(codes: NDArray[np.int8], scales: NDArray[np.float32]) -> tuple[N
 
 
 def rope_table(config: ModelConfig) -> NDArray[np.float32]:
-    """float32 [context, 2 * head_dim]: the cosines for all dimensions, then the sines, negated for the first half.
+    """float32 [context, 2 * head_dim]: the cosines for all dimensions, then the sines, negated for
+    the first half.
 
-    Angles as transformers' BitNetRotaryEmbedding computes them: float32 position times float32 inverse frequency.
+    Angles as transformers' BitNetRotaryEmbedding computes them: float32 position times float32
+    inverse frequency.
     """
     half = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
     inverse = (1.0 / np.power(np.float32(config.rope_theta), half)).astype(np.float32)
@@ -82,16 +89,23 @@ def rope_table(config: ModelConfig) -> NDArray[np.float32]:
 
 
 def make_header(config: ModelConfig, weights: str) -> DdrHeader:
-    """What the image's header says of a model; ``lay_out`` adds where things lie. The vocabulary is padded to a multiple of eight."""
+    """What the image's header says of a model; ``lay_out`` adds where things lie. The vocabulary is
+    padded to a multiple of eight."""
     hidden, queries, intermediate, head_dim = (
-        max(1, n) for n in (config.hidden, config.heads * config.head_dim, config.intermediate, config.head_dim))  # limits come later
+        # limits come later
+        max(1, n)
+        for n in (config.hidden, config.heads * config.head_dim, config.intermediate,
+                  config.head_dim))
     header = DdrHeader(
-        layers=config.layers, hidden=config.hidden, intermediate=config.intermediate, heads=config.heads,
-        kv_heads=config.kv_heads, head_dim=config.head_dim, vocab=-(-config.vocab // LANES) * LANES, context=config.context,
+        layers=config.layers, hidden=config.hidden, intermediate=config.intermediate,
+        heads=config.heads,
+        kv_heads=config.kv_heads, head_dim=config.head_dim,
+        vocab=-(-config.vocab // LANES) * LANES, context=config.context,
         weight_mode=WEIGHT_MODES[weights], eps_bits=float_bits(config.eps),
         inverse_hidden_bits=float_bits(1 / hidden), inverse_query_bits=float_bits(1 / queries),
         inverse_intermediate_bits=float_bits(1 / intermediate),
-        score_scale_bits=float_bits(math.log2(math.e) / math.sqrt(head_dim)), stop_count=len(config.stop_tokens),
+        score_scale_bits=float_bits(math.log2(math.e) / math.sqrt(head_dim)),
+        stop_count=len(config.stop_tokens),
         rank_levels=SMALL_LEVELS)
     if header.vocab >= LARGE_VOCABULARY:
         header.rank_levels = RANK_LEVELS
@@ -104,12 +118,14 @@ def shorten(checkpoint: Checkpoint, context: int) -> Checkpoint:
     """The checkpoint with a KV cache for ``context`` tokens. Raises BadArgument."""
     longest = checkpoint.config.context
     if not 0 < context <= longest:
-        raise BadArgument(f"the context must lie between 1 and {longest}, as many as the checkpoint was made for")
+        raise BadArgument(f"the context must lie between 1 and {longest}, as many as the "
+                          f"checkpoint was made for")
     return replace(checkpoint, config=replace(checkpoint.config, context=context))
 
 
 def longest_fast_context(checkpoint: Checkpoint, weights: str) -> Plan | None:
-    """The plan with the longest context, in steps of 256 tokens, in which down_proj is stored by rows too, for fast prompts."""
+    """The plan with the longest context, in steps of 256 tokens, in which down_proj is stored by
+    rows too, for fast prompts."""
     for context in range(checkpoint.config.context // 256 * 256, 0, -256):
         plan = make_plan(make_header(replace(checkpoint.config, context=context), weights))
         if plan.down_rows:
@@ -120,25 +136,31 @@ def longest_fast_context(checkpoint: Checkpoint, weights: str) -> Plan | None:
 def _finite(name: str, values: Any) -> None:
     """Raises BadModel if a weight, or a scale that divides or multiplies, is no finite number."""
     if not np.all(np.isfinite(np.asarray(values, np.float32))):
-        raise BadModel(f"the checkpoint's {name} holds an infinity or NaN: it is damaged or was not trained to its end")
+        raise BadModel(f"the checkpoint's {name} holds an infinity or NaN: it is damaged or was "
+                       f"not trained to its end")
 
 
 def _by_rows(matrix: NDArray[np.int8], weights: str) -> NDArray[np.uint8]:
     """The chunks of DOWN_ROWS, one behind the other."""
     ends = np.cumsum(down_chunks(matrix.shape[1], weights))
-    return np.concatenate([pack_ternary(chunk, weights).reshape(-1) for chunk in np.split(matrix, ends[:-1], axis=1)])
+    return np.concatenate([pack_ternary(chunk, weights).reshape(-1)
+                           for chunk in np.split(matrix, ends[:-1], axis=1)])
 
 
-def _put_embedding(checkpoint: Checkpoint, weights: str, writer: ImageWriter, progress: Progress) -> None:
-    """The embedding in int8 and its ternary sketch. Rows that pad the vocabulary repeat the last one: the machine prefers the
-    smaller of tokens that are alike, so they are never chosen."""
+def _put_embedding(checkpoint: Checkpoint, weights: str, writer: ImageWriter,
+                   progress: Progress) -> None:
+    """The embedding in int8 and its ternary sketch. Rows that pad the vocabulary repeat the last
+    one: the machine prefers the smaller of tokens that are alike, so they are never chosen."""
     embedding, rows = checkpoint.embedding, writer.header.vocab
     scales, factors = np.zeros(rows, np.float32), np.zeros(rows, np.float32)
     for start in range(0, rows, _PIECE):
         part = embedding[start:min(start + _PIECE, checkpoint.config.vocab)]
         _finite("embed_tokens.weight", part)
         missing = min(start + _PIECE, rows) - start - part.shape[0]
-        part = np.concatenate([part, np.repeat(part[-1:] if len(part) else embedding[-1:], missing, axis=0)]) if missing else part
+        part = (np.concatenate([part,
+                                np.repeat(part[-1:]
+                                          if len(part) else embedding[-1:], missing, axis=0)])
+                if missing else part)
         end = start + part.shape[0]
         codes, scales[start:end] = quantise_rows(part)
         signs, factors[start:end] = sketch_rows(codes, scales[start:end])
@@ -149,14 +171,18 @@ def _put_embedding(checkpoint: Checkpoint, weights: str, writer: ImageWriter, pr
     writer.put("SKETCH_SCALE", 0, factors)
 
 
-def _put_layers(checkpoint: Checkpoint, weights: str, writer: ImageWriter, down_rows: bool, progress: Progress) -> None:
+def _put_layers(checkpoint: Checkpoint, weights: str, writer: ImageWriter, down_rows: bool,
+                progress: Progress) -> None:
     for index in range(checkpoint.config.layers):
         for key, value in checkpoint.layers[index].items():
             _finite(f"layers.{index}.{key}", value if key.endswith("norm") else value.scale)
             if key.endswith("norm"):
                 writer.put(key.upper(), index, value)
                 continue
-            writer.put(key.upper(), index, pack_ternary(value.weights.T if key == "down" else value.weights, weights), value.scale)
+            writer.put(key.upper(),
+                       index,
+                       pack_ternary(value.weights.T if key == "down" else value.weights, weights),
+                       value.scale)
             if key == "down" and down_rows:
                 writer.put("DOWN_ROWS", index, _by_rows(value.weights, weights), value.scale)
         progress("layers", index + 1, checkpoint.config.layers)
@@ -169,12 +195,14 @@ def _prepare(checkpoint: Checkpoint, weights: str) -> tuple[DdrHeader, Plan]:
     header = make_header(checkpoint.config, weights)
     plan = make_plan(header)
     if not plan.fits:
-        raise BadModel(f"the model needs {(MODEL_BASE + plan.total_bytes) / 2**20:.0f} MB of the board's {MEMORY_BYTES / 2**20:.0f} MB: "
+        raise BadModel(f"the model needs {(MODEL_BASE + plan.total_bytes) / 2**20:.0f} MB of the "
+                       f"board's {MEMORY_BYTES / 2**20:.0f} MB: "
                        "choose a smaller model, base3 weights or a shorter context")
     return header, plan
 
 
-def _fill(checkpoint: Checkpoint, weights: str, writer: ImageWriter, plan: Plan, progress: Progress) -> int:
+def _fill(checkpoint: Checkpoint, weights: str, writer: ImageWriter, plan: Plan,
+          progress: Progress) -> int:
     _put_embedding(checkpoint, weights, writer, progress)
     writer.put("ROPE", 0, rope_table(checkpoint.config))
     _finite("norm.weight", checkpoint.final_norm)
@@ -185,12 +213,16 @@ def _fill(checkpoint: Checkpoint, weights: str, writer: ImageWriter, plan: Plan,
 
 def _meta(checkpoint: Checkpoint, weights: str, name: str) -> dict[str, Any]:
     config = vars(checkpoint.config) | {"stop_tokens": list(checkpoint.config.stop_tokens)}
-    return {"name": name, "tokenizer": checkpoint.tokenizer, "chat_template": checkpoint.chat_template, "special": checkpoint.special,
+    return {"name": name,
+            "tokenizer": checkpoint.tokenizer, "chat_template": checkpoint.chat_template,
+            "special": checkpoint.special,
             "defaults": checkpoint.defaults, "config": config, "weights": weights}
 
 
-def convert(checkpoint: Checkpoint, weights: str = "base3", name: str = "model", progress: Progress = quiet) -> Image:
-    """The image, in memory, with ``weights`` packed as base3 or 2bit. Raises BadModel if the machine cannot run the model."""
+def convert(checkpoint: Checkpoint, weights: str = "base3", name: str = "model",
+            progress: Progress = quiet) -> Image:
+    """The image, in memory, with ``weights`` packed as base3 or 2bit. Raises BadModel if the
+    machine cannot run the model."""
     header, plan = _prepare(checkpoint, weights)
     tensors = lay_out(header, plan.down_rows)
     store = MemoryStore(header.ddr_bytes)
@@ -198,14 +230,17 @@ def convert(checkpoint: Checkpoint, weights: str = "base3", name: str = "model",
     return Image(header, tensors, store.ddr, _meta(checkpoint, weights, name))
 
 
-def convert_file(checkpoint: Checkpoint, path: Path, weights: str = "base3", name: str = "model", progress: Progress = quiet) -> Plan:
-    """Writes the image to a file, whole or not at all, in some hundred megabytes of memory whatever the model's size. Raises BadModel,
-    BadArgument for a path that must not be written, BadFile if the disk does not take it."""
+def convert_file(checkpoint: Checkpoint, path: Path, weights: str = "base3", name: str = "model",
+                 progress: Progress = quiet) -> Plan:
+    """Writes the image to a file, whole or not at all, in some hundred megabytes of memory whatever
+    the model's size. Raises BadModel, BadArgument for a path that must not be written, BadFile if
+    the disk does not take it."""
     header, plan = _prepare(checkpoint, weights)
     tensors = lay_out(header, plan.down_rows)
     text = json.dumps(_meta(checkpoint, weights, name)).encode()
     start = FILE_HEAD.size + len(text)
     with replacing(path, start + header.ddr_bytes, checkpoint.files) as file:
-        crc = _fill(checkpoint, weights, ImageWriter(header, tensors, FileStore(file, start)), plan, progress)
+        crc = _fill(checkpoint, weights, ImageWriter(header, tensors, FileStore(file, start)),
+                    plan, progress)
         file.write(file_head(text, header.ddr_bytes, crc) + text)
     return plan

@@ -1,6 +1,8 @@
-"""The binary header that board and host share: hyper-parameters, where things lie in DDR, and which tensors a model has.
+"""The binary header that board and host share: hyper-parameters, where things lie in DDR, and which
+tensors a model has.
 
-What is stated here once is emitted as C for the firmware (``c_header``), which holds every image against it.
+What is stated here once is emitted as C for the firmware (``c_header``), which holds every image
+against it.
 """
 
 from __future__ import annotations
@@ -15,9 +17,12 @@ from xtvu.isa import RANK_LEVELS, SHARED_WORDS, VECTORS, WORD_BYTES
 from xtvu.layout import BLOCK_BYTES, WEIGHTS_PER_WORD, row_words
 
 __all__ = [
-    "BLOCK_BYTES", "CHUNK_TOKENS", "DDR_MAGIC", "FORMAT_VERSION", "HEAD_BYTES", "KINDS", "LARGE_VOCABULARY", "MAX_LAYERS", "MAX_STOPS",
-    "MEMORY_BYTES", "MODEL_BASE", "RESERVED", "SHAPES", "SMALL_LEVELS", "TENSOR_BYTES", "WEIGHT_MODES", "DdrHeader", "Tensor", "c_header",
-    "down_chunks", "expected_words", "float_bits", "head_bytes", "header_sum", "lay_out", "pack_head", "shape_of", "start_of_id",
+    "BLOCK_BYTES", "CHUNK_TOKENS", "DDR_MAGIC", "FORMAT_VERSION", "HEAD_BYTES", "KINDS",
+    "LARGE_VOCABULARY", "MAX_LAYERS", "MAX_STOPS",
+    "MEMORY_BYTES", "MODEL_BASE", "RESERVED", "SHAPES", "SMALL_LEVELS", "TENSOR_BYTES",
+    "WEIGHT_MODES", "DdrHeader", "Tensor", "c_header",
+    "down_chunks", "expected_words", "float_bits", "head_bytes", "header_sum", "lay_out",
+    "pack_head", "shape_of", "start_of_id",
     "tensor_list",
 ]
 
@@ -28,46 +33,59 @@ MEMORY_BYTES = 0x4000_0000
 WEIGHT_MODES = {"base3": 0, "2bit": 1}
 MAX_LAYERS = 64  # of the firmware's tensor table
 MAX_STOPS = 4  # stop0 to stop3 of the header
-CHUNK_TOKENS = 512  # tokens of one chunk of the transposed V cache: a row of it is one 512-byte block
+# tokens of one chunk of the transposed V cache: a row of it is one 512-byte block
+CHUNK_TOKENS = 512
 
-#: Tensor kinds. Per layer from INPUT_NORM on. Columns of a matrix are its inputs, but DOWN is stored transposed: a row of it
-#: holds what one input gives to all outputs, so that inputs of zero need not be read. DOWN_ROWS is the same matrix by rows, for passes
-#: of several tokens: chunks of columns, one behind the other, that fit the activation memory (``down_chunks``).
-KINDS = ("EMBEDDING", "EMBEDDING_SCALE", "SKETCH", "SKETCH_SCALE", "ROPE", "FINAL_NORM", "INPUT_NORM", "Q", "K", "V", "O", "ATTN_SUB_NORM",
+#: Tensor kinds. Per layer from INPUT_NORM on. Columns of a matrix are its inputs, but DOWN is
+#: stored transposed: a row of it holds what one input gives to all outputs, so that inputs of zero
+#: need not be read. DOWN_ROWS is the same matrix by rows, for passes of several tokens: chunks of
+#: columns, one behind the other, that fit the activation memory (``down_chunks``).
+KINDS = ("EMBEDDING", "EMBEDDING_SCALE", "SKETCH", "SKETCH_SCALE", "ROPE", "FINAL_NORM",
+         "INPUT_NORM", "Q", "K", "V", "O", "ATTN_SUB_NORM",
          "POST_NORM", "GATE", "UP", "FFN_SUB_NORM", "DOWN", "DOWN_ROWS")
 
-#: Elements of each kind's tensor: rows, columns (products of header fields), and how they are stored. The board holds an image
-#: against this before it believes it (``expected_words``, and the same in the firmware's header).
+#: Elements of each kind's tensor: rows, columns (products of header fields), and how they are
+#: stored. The board holds an image against this before it believes it (``expected_words``, and the
+#: same in the firmware's header).
 SHAPES: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
     "EMBEDDING": (("vocab",), ("hidden",), "int8"), "EMBEDDING_SCALE": ((), ("vocab",), "float"),
     "SKETCH": (("vocab",), ("hidden",), "ternary"), "SKETCH_SCALE": ((), ("vocab",), "float"),
     "ROPE": (("context",), ("head_dim", "2"), "float"), "FINAL_NORM": ((), ("hidden",), "float"),
     "INPUT_NORM": ((), ("hidden",), "float"), "Q": (("heads", "head_dim"), ("hidden",), "ternary"),
-    "K": (("kv_heads", "head_dim"), ("hidden",), "ternary"), "V": (("kv_heads", "head_dim"), ("hidden",), "ternary"),
-    "O": (("hidden",), ("heads", "head_dim"), "ternary"), "ATTN_SUB_NORM": ((), ("heads", "head_dim"), "float"),
+    "K": (("kv_heads", "head_dim"), ("hidden",), "ternary"),
+    "V": (("kv_heads", "head_dim"), ("hidden",), "ternary"),
+    "O": (("hidden",), ("heads", "head_dim"), "ternary"),
+    "ATTN_SUB_NORM": ((), ("heads", "head_dim"), "float"),
     "POST_NORM": ((), ("hidden",), "float"), "GATE": (("intermediate",), ("hidden",), "ternary"),
-    "UP": (("intermediate",), ("hidden",), "ternary"), "FFN_SUB_NORM": ((), ("intermediate",), "float"),
-    "DOWN": (("intermediate",), ("hidden",), "ternary"), "DOWN_ROWS": (("hidden",), ("intermediate",), "ternary"),
+    "UP": (("intermediate",), ("hidden",), "ternary"),
+    "FFN_SUB_NORM": ((), ("intermediate",), "float"),
+    "DOWN": (("intermediate",), ("hidden",), "ternary"),
+    "DOWN_ROWS": (("hidden",), ("intermediate",), "ternary"),
 }
-#: Memory behind the tensors, in this order: the field with its address, and its bytes as a C and Python expression of the others.
+#: Memory behind the tensors, in this order: the field with its address, and its bytes as a C and
+#: Python expression of the others.
 RESERVED: dict[str, str] = {
     "k_base": "layers * kv_heads * k_head_bytes", "v_base": "layers * kv_heads * v_head_bytes",
     "ks_base": "layers * kv_heads * s_head_bytes", "vs_base": "layers * kv_heads * s_head_bytes",
-    "logits_base": "vocab * 4", "candidates_base": f"{2 * (4 << RANK_LEVELS)}", "residual_base": f"{VECTORS} * hidden * 4",
+    "logits_base": "vocab * 4", "candidates_base": f"{2 * (4 << RANK_LEVELS)}",
+    "residual_base": f"{VECTORS} * hidden * 4",
 }
 #: What one KV head takes of the first four.
 HEAD_BYTES: dict[str, str] = {
-    "k_head_bytes": f"(context * ((head_dim + 31) // 32) * 32 + {BLOCK_BYTES - 1}) // {BLOCK_BYTES} * {BLOCK_BYTES}",
+    "k_head_bytes": f"(context * ((head_dim + 31) // 32) * 32 + {BLOCK_BYTES - 1}) // "
+                    f"{BLOCK_BYTES} * {BLOCK_BYTES}",
     "v_head_bytes": f"(context + {CHUNK_TOKENS - 1}) // {CHUNK_TOKENS} * head_dim * {BLOCK_BYTES}",
     "s_head_bytes": f"(context * 4 + {BLOCK_BYTES - 1}) // {BLOCK_BYTES} * {BLOCK_BYTES}",
 }
-# Rows of the head that the ternary sketch leaves for rescoring: 63, or 255 of a large vocabulary. The row that the full head
-# would choose was never seen below rank 25 of 2,048 (DESIGN.md) and 56 of 128,256 (bitnet-kv260, as DESIGN.md cites it).
+# Rows of the head that the ternary sketch leaves for rescoring: 63, or 255 of a large vocabulary.
+# The row that the full head would choose was never seen below rank 25 of 2,048 (DESIGN.md) and 56
+# of 128,256 (bitnet-kv260, as DESIGN.md cites it).
 LARGE_VOCABULARY, SMALL_LEVELS = 16384, 6
 
 @dataclass
 class DdrHeader:
-    """The binary header, 32-bit words in this order; ``_bits`` fields hold float32 bits, ``_base`` fields DDR addresses."""
+    """The binary header, 32-bit words in this order; ``_bits`` fields hold float32 bits, ``_base``
+    fields DDR addresses."""
 
     magic: int = DDR_MAGIC
     version: int = FORMAT_VERSION
@@ -114,7 +132,8 @@ class DdrHeader:
 
 @dataclass
 class Tensor:
-    """One tensor of the table. ``offset`` from MODEL_BASE; ``words`` stream words; ``scale`` of a ternary matrix."""
+    """One tensor of the table. ``offset`` from MODEL_BASE; ``words`` stream words; ``scale`` of a
+    ternary matrix."""
 
     kind: int
     layer: int
@@ -126,7 +145,8 @@ class Tensor:
     checksum: int
 
     def pack(self) -> bytes:
-        return struct.pack("<IIIIIIfI", self.kind, self.layer, self.offset, self.words, self.rows, self.columns, self.scale,
+        return struct.pack("<IIIIIIfI", self.kind, self.layer, self.offset, self.words, self.rows,
+                           self.columns, self.scale,
                            self.checksum)
 
     @classmethod
@@ -154,27 +174,33 @@ def _blocks(size: int) -> int:
 def tensor_list(layers: int, down_rows: bool) -> list[tuple[str, int]]:
     """(kind, layer) of every tensor, in the order in which they lie in an image."""
     first = KINDS.index("INPUT_NORM")
-    matrices = [kind for kind in KINDS[first:] if SHAPES[kind][2] == "ternary" and kind != "DOWN_ROWS"]
+    matrices = [kind
+                for kind in KINDS[first:] if SHAPES[kind][2] == "ternary" and kind != "DOWN_ROWS"]
     norms = [kind for kind in KINDS[first:] if SHAPES[kind][2] == "float"]
     each = [*matrices, *norms, *(["DOWN_ROWS"] if down_rows else [])]
-    return [(kind, 0) for kind in KINDS[:first]] + [(kind, layer) for layer in range(layers) for kind in each]
+    return ([(kind, 0)
+             for kind in KINDS[:first]]
+            + [(kind, layer) for layer in range(layers) for kind in each])
 
 
 def shape_of(header: DdrHeader, kind: str) -> tuple[int, int]:
     """Rows and columns of a model's tensor of that kind."""
-    rows, columns = (math.prod(int(name) if name.isdigit() else getattr(header, name) for name in names)
+    rows, columns = (math.prod(int(name) if name.isdigit() else getattr(header, name)
+                               for name in names)
                      for names in SHAPES[kind][:2])
     return rows, columns
 
 
 def lay_out(header: DdrHeader, down_rows: bool) -> list[Tensor]:
-    """Places every tensor and what is reserved behind them; fills in ``header``. Scales and checksums are still to come."""
+    """Places every tensor and what is reserved behind them; fills in ``header``. Scales and
+    checksums are still to come."""
     names = tensor_list(header.layers, down_rows)
     header.tensors, header.header_bytes = len(names), head_bytes(len(names))
     offset, tensors = header.header_bytes, []
     for kind, layer in names:
         words = expected_words(header, kind)
-        tensors.append(Tensor(KINDS.index(kind), layer, offset, words, *shape_of(header, kind), 1.0, 0))
+        tensors.append(Tensor(KINDS.index(kind), layer, offset, words, *shape_of(header, kind),
+                              1.0, 0))
         offset += _blocks(words * WORD_BYTES)
     header.ddr_bytes = offset
     for name, size in (*HEAD_BYTES.items(), *RESERVED.items()):
@@ -189,16 +215,19 @@ def lay_out(header: DdrHeader, down_rows: bool) -> list[Tensor]:
 
 
 def _raw(header: DdrHeader, tensors: list[Tensor]) -> bytes:
-    return struct.pack(f"<{len(header.words())}I", *header.words()) + b"".join(tensor.pack() for tensor in tensors)
+    return (struct.pack(f"<{len(header.words())}I", *header.words())
+            + b"".join(tensor.pack() for tensor in tensors))
 
 
 def start_of_id(header: DdrHeader, tensors: list[Tensor]) -> int:
-    """CRC-32 of header and table; going on over the tensors' bytes, all that changes an answer, it becomes ``model_id``."""
+    """CRC-32 of header and table; going on over the tensors' bytes, all that changes an answer, it
+    becomes ``model_id``."""
     return zlib.crc32(_raw(replace(header, model_id=0, header_checksum=0), tensors))
 
 
 def header_sum(header: DdrHeader, tensors: list[Tensor]) -> int:
-    """What ``header_checksum`` has to be: all words of header and table but itself, each rotated in."""
+    """What ``header_checksum`` has to be: all words of header and table but itself, each rotated
+    in."""
     words = 4 * (len(header.words()) - 1)
     raw, total = _raw(header, tensors), 0
     for (word,) in struct.iter_unpack("<I", raw[:words] + raw[words + 4:]):
@@ -212,12 +241,15 @@ def pack_head(header: DdrHeader, tensors: list[Tensor]) -> bytes:
 
 
 def expected_words(header: DdrHeader, kind: str) -> int:
-    """Stream words of a model's tensor of that kind. Raises KeyError for a kind or weight mode that does not exist."""
+    """Stream words of a model's tensor of that kind. Raises KeyError for a kind or weight mode that
+    does not exist."""
     rows, columns = shape_of(header, kind)
     storage = SHAPES[kind][2]
     if storage == "float":
         return -(-rows * columns * 4 // WORD_BYTES)
-    mode = "int8" if storage == "int8" else {value: name for name, value in WEIGHT_MODES.items()}[header.weight_mode]
+    mode = ("int8"
+            if storage == "int8"
+            else {value: name for name, value in WEIGHT_MODES.items()}[header.weight_mode])
     if kind == "DOWN_ROWS":
         return rows * sum(row_words(chunk, mode) for chunk in down_chunks(columns, mode))
     return rows * row_words(columns, mode)
@@ -231,50 +263,69 @@ def down_chunks(columns: int, mode: str) -> list[int]:
 
 def c_header() -> str:
     """The firmware's view of the DDR part."""
-    lines = ["// Generated from host/bitnet_host/model/header.py.", "#pragma once", "#include <stdint.h>", ""]
+    lines = ["// Generated from host/bitnet_host/model/header.py.", "#pragma once",
+             "#include <stdint.h>", ""]
     lines += [f"#define IMAGE_MAGIC 0x{DDR_MAGIC:x}u", f"#define IMAGE_VERSION {FORMAT_VERSION}u",
               f"#define MODEL_BASE 0x{MODEL_BASE:x}u", f"#define IMAGE_MAX_LAYERS {MAX_LAYERS}u",
               f"#define CHUNK_TOKENS {CHUNK_TOKENS}u", ""]
-    lines += ["struct image_header {", *(f"    uint32_t {f.name};" for f in fields(DdrHeader)), "};", ""]
+    lines += ["struct image_header {", *(f"    uint32_t {f.name};" for f in fields(DdrHeader)),
+              "};", ""]
     lines += ["struct image_tensor {"]
-    lines += [f"    {'float' if f.name == 'scale' else 'uint32_t'} {f.name};" for f in fields(Tensor)]
-    lines += ["};", "", "enum image_kind {", *(f"    KIND_{kind}," for kind in KINDS), "    KIND_COUNT", "};", ""]
-    lines += [f"#define IMAGE_RANK_LEVELS(vocab) ((vocab) < {LARGE_VOCABULARY}u ? {SMALL_LEVELS}u : {RANK_LEVELS}u)",
-              f"#define IMAGE_BLOCKS(bytes) (((uint64_t)(bytes) + {BLOCK_BYTES - 1}) / {BLOCK_BYTES} * {BLOCK_BYTES})", ""]
+    lines += [f"    {'float' if f.name == 'scale' else 'uint32_t'} {f.name};"
+              for f in fields(Tensor)]
+    lines += ["};", "", "enum image_kind {", *(f"    KIND_{kind}," for kind in KINDS),
+              "    KIND_COUNT", "};", ""]
+    lines += [f"#define IMAGE_RANK_LEVELS(vocab) ((vocab) < {LARGE_VOCABULARY}u ? {SMALL_LEVELS}u "
+              f": {RANK_LEVELS}u)",
+              f"#define IMAGE_BLOCKS(bytes) (((uint64_t)(bytes) + {BLOCK_BYTES - 1}) / "
+              f"{BLOCK_BYTES} * {BLOCK_BYTES})", ""]
     return "\n".join(lines + _c_expected_words() + _c_reserved()) + "\n"
 
 
 def _c_expected_words() -> list[str]:
-    """``image_expected_words``: as ``expected_words``, for a header whose fields are within the firmware's limits."""
+    """``image_expected_words``: as ``expected_words``, for a header whose fields are within the
+    firmware's limits."""
     lines = ["// Stream words of the model's tensor of a kind.",
-             "static inline uint64_t image_expected_words(const struct image_header *h, uint32_t kind)", "{",
-             f"    uint64_t per_word = h->weight_mode ? {WEIGHTS_PER_WORD['2bit']} : {WEIGHTS_PER_WORD['base3']};",
-             f"    uint64_t chunk = {SHARED_WORDS} * per_word, rest = h->intermediate % chunk;", "    switch (kind) {"]
+             "static inline uint64_t image_expected_words(const struct image_header *h, uint32_t "
+             "kind)", "{",
+             f"    uint64_t per_word = h->weight_mode ? {WEIGHTS_PER_WORD['2bit']} : "
+             f"{WEIGHTS_PER_WORD['base3']};",
+             f"    uint64_t chunk = {SHARED_WORDS} * per_word, rest = h->intermediate % chunk;",
+             "    switch (kind) {"]
 
     def product(names: tuple[str, ...]) -> str:
-        return " * ".join(["(uint64_t)1", *(name if name.isdigit() else f"h->{name}" for name in names)])
+        return (" * ".join(["(uint64_t)1",
+                            *(name if name.isdigit() else f"h->{name}" for name in names)]))
 
     for kind, (rows, columns, storage) in SHAPES.items():
-        per_word = {"int8": str(WEIGHTS_PER_WORD["int8"]), "ternary": "per_word", "float": str(WORD_BYTES // 4)}[storage]
+        per_word = {"int8": str(WEIGHTS_PER_WORD["int8"]), "ternary": "per_word",
+                    "float": str(WORD_BYTES // 4)}[storage]
         value = f"{product(rows)} * (({product(columns)} + {per_word} - 1) / {per_word})"
         if storage == "float":
             value = f"({product(rows + columns)} + {per_word} - 1) / {per_word}"
         if kind == "DOWN_ROWS":
-            value = f"{product(rows)} * (h->intermediate / chunk * {SHARED_WORDS} + (rest + per_word - 1) / per_word)"
+            value = (f"{product(rows)} * (h->intermediate / chunk * {SHARED_WORDS}"
+                     " + (rest + per_word - 1) / per_word)")
         lines += [f"    case KIND_{kind}:", f"        return {value};"]
     return [*lines, "    default:", "        return 0;", "    }", "}", ""]
 
 
 def _c_reserved() -> list[str]:
-    """``image_layout``: the fields that say where memory behind the tensors lies, from the others."""
+    """``image_layout``: the fields that say where memory behind the tensors lies, from the
+    others."""
     names = [f.name for f in fields(DdrHeader)]
 
     def expression(text: str) -> str:
-        return re.sub(r"[a-z_]+", lambda m: f"h->{m[0]}" if m[0] in names else m[0], text.replace("//", "/"))
+        return re.sub(r"[a-z_]+", lambda m: f"h->{m[0]}" if m[0] in names else m[0],
+                      text.replace("//", "/"))
 
-    lines = ["// Fills in where KV cache, logits and the firmware's own memory lie behind ddr_bytes; returns where they end.",
-             "static inline uint64_t image_layout(struct image_header *h)", "{", "    uint64_t offset = h->ddr_bytes;"]
-    lines += [f"    h->{name} = (uint32_t)({expression(size)});" for name, size in HEAD_BYTES.items()]
+    lines = ["// Fills in where KV cache, logits and the firmware's own memory lie behind "
+             "ddr_bytes; returns where they end.",
+             "static inline uint64_t image_layout(struct image_header *h)", "{",
+             "    uint64_t offset = h->ddr_bytes;"]
+    lines += [f"    h->{name} = (uint32_t)({expression(size)});"
+              for name, size in HEAD_BYTES.items()]
     for name, size in RESERVED.items():
-        lines += [f"    h->{name} = MODEL_BASE + (uint32_t)offset;", f"    offset += IMAGE_BLOCKS((uint64_t)1 * {expression(size)});"]
+        lines += [f"    h->{name} = MODEL_BASE + (uint32_t)offset;",
+                  f"    offset += IMAGE_BLOCKS((uint64_t)1 * {expression(size)});"]
     return [*lines, "    return offset;", "}"]

@@ -1,9 +1,10 @@
 """The model image: one file that holds all a board and its host need to run a model.
 
-File: a 64-byte head, a JSON part for the host (tokenizer, chat template, origin), and the DDR part, which is uploaded
-as it is to ``MODEL_BASE``. The DDR part starts with a binary header (``header``) that the firmware reads; tensors follow, striped
-over the four ports (``xtvu.layout``), each at a multiple of 512 bytes. Behind them the header reserves memory for the KV
-cache and the logits. A file is mapped, not read: only what is used is ever in memory.
+File: a 64-byte head, a JSON part for the host (tokenizer, chat template, origin), and the DDR part,
+which is uploaded as it is to ``MODEL_BASE``. The DDR part starts with a binary header (``header``)
+that the firmware reads; tensors follow, striped over the four ports (``xtvu.layout``), each at a
+multiple of 512 bytes. Behind them the header reserves memory for the KV cache and the logits. A
+file is mapped, not read: only what is used is ever in memory.
 """
 
 from __future__ import annotations
@@ -47,14 +48,16 @@ from bitnet_host.model.plan import broken_limit
 __all__ = ["FILE_HEAD", "Image", "check_image", "file_head", "read_image", "write_image"]
 
 _FILE_MAGIC = b"BITNETFW"
-FILE_HEAD = struct.Struct("<8sIIQIIII24x")  # magic, version, JSON bytes, DDR bytes, CRCs of JSON and DDR, head CRC, 0
+# magic, version, JSON bytes, DDR bytes, CRCs of JSON and DDR, head CRC, 0
+FILE_HEAD = struct.Struct("<8sIIQIIII24x")
 _MAX_TEXT = 256 << 20  # bytes of the JSON part
 _CHUNK = 4 << 20
 
 
 @dataclass
 class Image:
-    """A model image: ``header``, ``tensors``, ``ddr`` (uint8, the DDR part, possibly mapped), ``meta`` (the JSON part)."""
+    """A model image: ``header``, ``tensors``, ``ddr`` (uint8, the DDR part, possibly mapped),
+    ``meta`` (the JSON part)."""
 
     header: DdrHeader
     tensors: list[Tensor]
@@ -112,14 +115,19 @@ def _read_head(file: BinaryIO, path: Path, size: int) -> tuple[bytes, int, int]:
     """The JSON part, verified, and size and checksum of the DDR part."""
     head = file.read(FILE_HEAD.size)
     if head[:8] != _FILE_MAGIC or len(head) < FILE_HEAD.size:
-        raise BadModel(f"{path} is not a model image: make one with `bitnet-host convert CHECKPOINT -o IMAGE`")
+        raise BadModel(f"{path} is not a model image: make one with `bitnet-host convert "
+                       f"CHECKPOINT -o IMAGE`")
     magic, version, text_size, ddr_size, text_crc, ddr_crc, head_crc, _ = FILE_HEAD.unpack(head)
-    if zlib.crc32(FILE_HEAD.pack(magic, version, text_size, ddr_size, text_crc, ddr_crc, 0, 0)) != head_crc:
-        raise BadModel(f"{path} is damaged (its head does not match its checksum): convert the model again")
+    if (zlib.crc32(FILE_HEAD.pack(magic, version, text_size, ddr_size, text_crc, ddr_crc, 0, 0))
+        != head_crc):
+        raise BadModel(f"{path} is damaged (its head does not match its checksum): convert the "
+                       f"model again")
     if version != FORMAT_VERSION:
-        raise BadModel(f"{path} has image format {version}, this tool reads {FORMAT_VERSION}: convert the model again")
+        raise BadModel(f"{path} has image format {version}, this tool reads {FORMAT_VERSION}: "
+                       f"convert the model again")
     if size != FILE_HEAD.size + text_size + ddr_size or text_size > _MAX_TEXT:
-        raise BadModel(f"{path} is truncated or too long ({size} bytes, its head says {FILE_HEAD.size + text_size + ddr_size}): "
+        raise BadModel(f"{path} is truncated or too long ({size} bytes, its head says "
+                       f"{FILE_HEAD.size + text_size + ddr_size}): "
                        "copy or convert it again")
     text = file.read(text_size)
     if zlib.crc32(text) != text_crc:
@@ -127,27 +135,35 @@ def _read_head(file: BinaryIO, path: Path, size: int) -> tuple[bytes, int, int]:
     return text, ddr_size, ddr_crc
 
 
-def _read_tensors(file: BinaryIO, path: Path, ddr_size: int, ddr_crc: int) -> tuple[DdrHeader, list[Tensor]]:
-    """Header and table; every byte of the DDR part is held against the file's checksum and the model's id."""
+def _read_tensors(file: BinaryIO, path: Path, ddr_size: int, ddr_crc: int) -> tuple[DdrHeader,
+        list[Tensor]]:
+    """Header and table; every byte of the DDR part is held against the file's checksum and the
+    model's id."""
     count = len(fields(DdrHeader))
     first = file.read(min(4 * count, ddr_size))
-    header = DdrHeader(*struct.unpack(f"<{count}I", first)) if len(first) == 4 * count else DdrHeader()
-    rest = file.read(max(0, min(header.header_bytes, head_bytes(MAX_LAYERS * len(KINDS)), ddr_size) - len(first)))
+    header = (DdrHeader(*struct.unpack(f"<{count}I", first)) if len(first) == 4 * count
+              else DdrHeader())
+    rest = file.read(max(0,
+                         min(header.header_bytes, head_bytes(MAX_LAYERS * len(KINDS)), ddr_size)
+                         - len(first)))
     table = rest[:header.tensors * TENSOR_BYTES]
-    tensors = [Tensor.unpack(table[i:i + TENSOR_BYTES]) for i in range(0, len(table) // TENSOR_BYTES * TENSOR_BYTES, TENSOR_BYTES)]
+    tensors = [Tensor.unpack(table[i:i + TENSOR_BYTES])
+               for i in range(0, len(table) // TENSOR_BYTES * TENSOR_BYTES, TENSOR_BYTES)]
     crc, model_id = zlib.crc32(first + rest), start_of_id(header, tensors)
     for piece in _pieces(file, ddr_size - len(first) - len(rest)):
         crc, model_id = zlib.crc32(piece, crc), zlib.crc32(piece, model_id)
     if crc != ddr_crc:
         raise BadModel(f"{path} is damaged (checksum mismatch): copy or convert it again")
-    if len(tensors) != header.tensors or model_id != header.model_id or header_sum(header, tensors) != header.header_checksum:
-        raise BadModel(f"{path} contradicts itself (its id or its table of {header.tensors} tensors): convert the model again")
+    if (len(tensors) != header.tensors or model_id != header.model_id
+        or header_sum(header, tensors) != header.header_checksum):
+        raise BadModel(f"{path} contradicts itself (its id or its table of {header.tensors} "
+                       f"tensors): convert the model again")
     return header, tensors
 
 
 def read_image(path: Path) -> Image:
-    """Maps and verifies an image. Raises BadFile or BadModel if it is no image, truncated, damaged or of another version, or
-    if what it says cannot be."""
+    """Maps and verifies an image. Raises BadFile or BadModel if it is no image, truncated, damaged
+    or of another version, or if what it says cannot be."""
     size = regular_size(path)
     try:
         with path.open("rb") as file:
@@ -181,15 +197,18 @@ def check_image(image: Image) -> str:
     laid = replace(header)
     expected = lay_out(laid, down_rows)
     for name in (f.name for f in fields(DdrHeader)):
-        if name not in ("model_id", "header_checksum") and getattr(laid, name) != getattr(header, name):
+        if (name not in ("model_id", "header_checksum")
+            and getattr(laid, name) != getattr(header, name)):
             return f"{name} is {getattr(header, name)}, not {getattr(laid, name)}"
     if header.ddr_bytes != image.ddr.size or header.header_bytes != head_bytes(len(tensors)):
         return f"{image.ddr.size} bytes of tensors, not {header.ddr_bytes}"
     for tensor, wanted in zip(tensors, expected, strict=True):
         if replace(wanted, scale=tensor.scale, checksum=tensor.checksum) != tensor:
-            return f"tensor {KINDS[wanted.kind]} of layer {wanted.layer} is not where or what it has to be"
+            return (f"tensor {KINDS[wanted.kind]} of layer {wanted.layer} is not where or what it "
+                    f"has to be")
         if not math.isfinite(tensor.scale) or tensor.scale == 0:
-            return f"tensor {KINDS[wanted.kind]} of layer {wanted.layer} has the scale {tensor.scale}"
+            return (f"tensor {KINDS[wanted.kind]} of layer {wanted.layer} has the scale "
+                    f"{tensor.scale}")
     return _check_constants(header) or _check_meta(image)
 
 
@@ -197,7 +216,8 @@ def _check_constants(header: DdrHeader) -> str:
     """Fields that follow from others."""
     head = header.heads * header.head_dim
     constants = {
-        "inverse_hidden_bits": 1 / header.hidden, "inverse_query_bits": 1 / head, "inverse_intermediate_bits": 1 / header.intermediate,
+        "inverse_hidden_bits": 1 / header.hidden, "inverse_query_bits": 1 / head,
+        "inverse_intermediate_bits": 1 / header.intermediate,
         "score_scale_bits": math.log2(math.e) / math.sqrt(header.head_dim)}
     for name, value in constants.items():
         if getattr(header, name) != float_bits(value):
@@ -208,7 +228,8 @@ def _check_constants(header: DdrHeader) -> str:
     if header.rank_levels != (RANK_LEVELS if header.vocab >= LARGE_VOCABULARY else SMALL_LEVELS):
         return f"rank_levels is {header.rank_levels}"
     stops = [getattr(header, f"stop{i}") for i in range(MAX_STOPS)]
-    if any(stop >= header.vocab for stop in stops[:header.stop_count]) or any(stops[header.stop_count:]):
+    if (any(stop >= header.vocab for stop in stops[:header.stop_count])
+        or any(stops[header.stop_count:])):
         return "stop tokens outside of the vocabulary"
     return ""
 
@@ -216,14 +237,17 @@ def _check_constants(header: DdrHeader) -> str:
 def _check_meta(image: Image) -> str:
     """The description's numbers are the header's."""
     header, meta = image.header, image.meta
-    for name, kinds in (("name", (str,)), ("tokenizer", (dict, type(None))), ("chat_template", (str, type(None))),
-                        ("special", (dict, type(None))), ("defaults", (dict, type(None))), ("config", (dict,))):
+    for name, kinds in (("name", (str,)), ("tokenizer", (dict, type(None))),
+                        ("chat_template", (str, type(None))),
+                        ("special", (dict, type(None))), ("defaults", (dict, type(None))),
+                        ("config", (dict,))):
         if not isinstance(meta.get(name), kinds):
             return f"{name} of the description is {str(meta.get(name))[:40]!r}"
     config = meta["config"]
     for name in ("layers", "hidden", "intermediate", "heads", "kv_heads", "head_dim", "context"):
         if config.get(name) != getattr(header, name):
-            return f"{name} is {config.get(name)!r} in the description and {getattr(header, name)} on the board"
+            return (f"{name} is {config.get(name)!r} in the description and "
+                    f"{getattr(header, name)} on the board")
     vocab, eps = config.get("vocab"), config.get("eps")
     if not isinstance(vocab, int) or not 0 <= header.vocab - vocab < 8:
         return f"vocab is {vocab!r} in the description and {header.vocab} on the board"

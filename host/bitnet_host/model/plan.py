@@ -1,10 +1,12 @@
-"""What fits the machine: limits of a model's shape, rows of the scratchpad, tokens per pass, memory, and the rates to expect.
+"""What fits the machine: limits of a model's shape, rows of the scratchpad, tokens per pass,
+memory, and the rates to expect.
 
-Limits and rows are stated once, as expressions that are valid in Python and in C. The firmware gets them as a generated header
-(``c_header``) and lays out its passes with it; the host refuses a model before it is converted.
+Limits and rows are stated once, as expressions that are valid in Python and in C. The firmware gets
+them as a generated header (``c_header``) and lays out its passes with it; the host refuses a model
+before it is converted.
 
-In an expression stand fields of the image's header, constants of the machine, names of rows above it, and the functions of
-``_FUNCTIONS``. All values are unsigned and below 2^32.
+In an expression stand fields of the image's header, constants of the machine, names of rows above
+it, and the functions of ``_FUNCTIONS``. All values are unsigned and below 2^32.
 """
 
 from __future__ import annotations
@@ -28,54 +30,71 @@ from bitnet_host.model.header import (
     lay_out,
 )
 
-__all__ = ["LIMITS", "ROWS", "Plan", "broken_limit", "c_header", "make_plan", "scratch_rows", "tokens_per_pass"]
+__all__ = ["LIMITS", "ROWS", "Plan", "broken_limit", "c_header", "make_plan", "scratch_rows",
+           "tokens_per_pass"]
 
 _CONSTANTS = {
-    "LANES": isa.LANES, "VECTORS": isa.VECTORS, "BYTE_VECTORS": isa.BYTE_VECTORS, "SCRATCH_ROWS": isa.SCRATCH_ROWS,
+    "LANES": isa.LANES, "VECTORS": isa.VECTORS, "BYTE_VECTORS": isa.BYTE_VECTORS,
+    "SCRATCH_ROWS": isa.SCRATCH_ROWS,
     "ACT_WORDS": isa.ACT_WORDS, "SHARED_WORDS": isa.SHARED_WORDS, "COLUMN_WORDS": isa.COLUMN_WORDS,
-    "ROW_WORDS": isa.largest("DOT", "words"), "ELEMENTS": isa.largest("MULS", "n"), "REPEATS": isa.largest("REP", "count"),
+    "ROW_WORDS": isa.largest("DOT", "words"), "ELEMENTS": isa.largest("MULS", "n"),
+    "REPEATS": isa.largest("REP", "count"),
     "NUMBERS": isa.largest("EPI", "base") + 1, "LAYERS": MAX_LAYERS, "STOPS": MAX_STOPS,
     "BASE3": WEIGHTS_PER_WORD["base3"], "TWO_BIT": WEIGHTS_PER_WORD["2bit"], "LOGITS": 8192,
 }
 #: name: parameters, and the body in Python and in C.
 _FUNCTIONS = {
-    "even": ("a", "a + a % 2", "a + a % 2"), "words": ("a, n", "(a + n - 1) // n", "(a + n - 1) / n"),
-    "larger": ("a, b", "max(a, b)", "a > b ? a : b"), "smaller": ("a, b", "min(a, b)", "a < b ? a : b"),
+    "even": ("a",
+             "a + a % 2", "a + a % 2"), "words": ("a, n", "(a + n - 1) // n", "(a + n - 1) / n"),
+    "larger": ("a, b", "max(a, b)", "a > b ? a : b"),
+    "smaller": ("a, b", "min(a, b)", "a < b ? a : b"),
     "choose": ("c, a, b", "a if c else b", "c ? a : b"),
 }
 
-#: What has to hold, in this order, and what is said if it does not. Everything that a line computes is kept small by those above.
+#: What has to hold, in this order, and what is said if it does not. Everything that a line computes
+#: is kept small by those above.
 LIMITS: tuple[tuple[str, str], ...] = (
     ("(layers >= 1) & (layers <= LAYERS)", "{layers} layers: this machine takes 1 to {LAYERS}"),
     ("(kv_heads >= 1) & (heads >= kv_heads) & (heads <= REPEATS) & (heads + kv_heads <= REPEATS)",
      "{heads} query and {kv_heads} key/value heads: this machine takes {REPEATS} in all"),
     ("(heads % kv_heads == 0) & (heads // kv_heads <= BYTE_VECTORS)",
-     "{heads} query heads on {kv_heads} key/value heads: this machine needs 1 to {BYTE_VECTORS} query heads per key/value head"),
-    ("(hidden >= 32) & (hidden % 32 == 0)", "hidden_size is {hidden}; this machine needs a positive multiple of 32"),
-    ("(head_dim >= 32) & (head_dim % 32 == 0)", "head_dim is {head_dim}; this machine needs a positive multiple of 32"),
+     "{heads} query heads on {kv_heads} key/value heads: this machine needs 1 to {BYTE_VECTORS} "
+     "query heads per key/value head"),
+    ("(hidden >= 32) & (hidden % 32 == 0)",
+     "hidden_size is {hidden}; this machine needs a positive multiple of 32"),
+    ("(head_dim >= 32) & (head_dim % 32 == 0)",
+     "head_dim is {head_dim}; this machine needs a positive multiple of 32"),
     ("(intermediate >= LANES) & (intermediate % LANES == 0)",
      "intermediate_size is {intermediate}; this machine needs a positive multiple of {LANES}"),
-    ("(vocab >= LANES) & (vocab % LANES == 0) & (vocab <= NUMBERS)", "vocab_size is {vocab}; this machine ranks 1 to {NUMBERS} tokens"),
-    ("(weight_mode <= 1) & (stop_count <= STOPS)", "{stop_count} stop tokens or weights of kind {weight_mode}: this machine takes "
+    ("(vocab >= LANES) & (vocab % LANES == 0) & (vocab <= NUMBERS)",
+     "vocab_size is {vocab}; this machine ranks 1 to {NUMBERS} tokens"),
+    ("(weight_mode <= 1) & (stop_count <= STOPS)",
+     "{stop_count} stop tokens or weights of kind {weight_mode}: this machine takes "
      "{STOPS} and two kinds"),
     ("(hidden <= ROW_WORDS * 32) & (head_dim <= ACT_WORDS * 32)",
-     "hidden_size {hidden} or head_dim {head_dim} is too large: int8 products take rows of {ROW_WORDS} and {ACT_WORDS} times 32"),
-    ("intermediate <= ELEMENTS", "intermediate_size is {intermediate}; this machine takes {ELEMENTS}"),
+     "hidden_size {hidden} or head_dim {head_dim} is too large: int8 products take rows of "
+     "{ROW_WORDS} and {ACT_WORDS} times 32"),
+    ("intermediate <= ELEMENTS",
+     "intermediate_size is {intermediate}; this machine takes {ELEMENTS}"),
     ("(context >= 1) & (context <= ELEMENTS)",
-     "the context is {context} tokens; this machine takes 1 to {ELEMENTS}: choose a shorter context"),
+     "the context is {context} tokens; this machine takes 1 to {ELEMENTS}: choose a shorter "
+     "context"),
     ("words(larger(hidden, heads * head_dim), choose(weight_mode, TWO_BIT, BASE3)) <= ACT_WORDS",
-     "rows of hidden_size {hidden} or {heads} heads of {head_dim} do not fit the activation memory: {ACT_WORDS} words of {BASE3} "
+     "rows of hidden_size {hidden} or {heads} heads of {head_dim} do not fit the activation "
+     "memory: {ACT_WORDS} words of {BASE3} "
      "base-3 or {TWO_BIT} two-bit weights"),
     ("words(hidden, choose(weight_mode, TWO_BIT, BASE3)) <= COLUMN_WORDS",
      "hidden_size {hidden} is too large for columns of {COLUMN_WORDS} words"),
 )
 
-#: Where vectors stand in the scratchpad during a pass of ``batch`` tokens from ``position`` on, in rows; ``by_rows``: the image has
-#: DOWN_ROWS. Operands that are read together lie in different banks: one starts at an even, the other at an odd row.
+#: Where vectors stand in the scratchpad during a pass of ``batch`` tokens from ``position`` on, in
+#: rows; ``by_rows``: the image has DOWN_ROWS. Operands that are read together lie in different
+#: banks: one starts at an even, the other at an odd row.
 ROWS: dict[str, str] = {
     "per_word": "choose(weight_mode, TWO_BIT, BASE3)",
     "head_rows": "head_dim // LANES",
-    # a pass of several tokens needs room, so it has scores for the context that there is, not for all that there may be
+    # a pass of several tokens needs room, so it has scores for the context that there is, not for
+    # all that there may be
     "context_rows": "even(words(choose(batch > 1, position + batch, context), LANES))",
     "hidden_words": "words(hidden, per_word)",
     "query_words": "words(heads * head_dim, per_word)",
@@ -91,15 +110,19 @@ ROWS: dict[str, str] = {
     "cached": "scores + heads // kv_heads * context_rows + 1",
     "direct": "scores",
     "swapped": "direct + (heads + kv_heads) * head_rows + 1",
-    # down_proj by rows, for all tokens at once: its products overwrite inner vectors that are already quantised
-    "down_rows": "(batch > 1) & by_rows & (x_rows <= smaller(SHARED_WORDS * per_word // LANES, gate_rows))",
+    # down_proj by rows, for all tokens at once: its products overwrite inner vectors that are
+    # already quantised
+    "down_rows": "(batch > 1) & by_rows & (x_rows <= smaller(SHARED_WORDS * per_word // LANES, "
+                 "gate_rows))",
     # if inner vectors need the room, the residual vectors of later tokens are kept in DDR meanwhile
-    "gate": "choose(down_rows & (qkv + batch * gate_rows > SCRATCH_ROWS) & (batch * gate_rows + x_rows <= SCRATCH_ROWS),"
+    "gate": "choose(down_rows & (qkv + batch * gate_rows > SCRATCH_ROWS) & (batch * gate_rows + "
+            "x_rows <= SCRATCH_ROWS),"
             " SCRATCH_ROWS - batch * gate_rows, qkv)",
     "kept": "smaller(gate // x_rows, batch)",  # tokens whose residual vectors stay
     "logits": "qkv",
     "logits_chunk": "smaller((SCRATCH_ROWS - logits) * LANES, LOGITS)",
-    "end": "larger(larger(cached + context_rows, swapped + (heads + kv_heads) * head_rows), gate + batch * gate_rows)",
+    "end": "larger(larger(cached + context_rows, swapped + (heads + kv_heads) * head_rows), gate + "
+           "batch * gate_rows)",
 }
 
 Words = Mapping[str, int]
@@ -112,11 +135,13 @@ def _evaluate(text: str, values: dict[str, Any]) -> int:
 
 def _scope(header: Words) -> dict[str, Any]:
     functions: dict[str, Any] = {
-        name: eval(f"lambda {parameters}: {body}", {"max": max, "min": min}) for name, (parameters, body, _) in _FUNCTIONS.items()}
+        name: eval(f"lambda {parameters}: {body}", {"max": max, "min": min})
+        for name, (parameters, body, _) in _FUNCTIONS.items()}
     return {**functions, **_CONSTANTS, **header}
 
 
-def scratch_rows(header: Words, batch: int = 1, position: int = 0, by_rows: bool = False) -> dict[str, int]:
+def scratch_rows(header: Words, batch: int = 1, position: int = 0,
+                 by_rows: bool = False) -> dict[str, int]:
     """ROWS, worked out for a header that keeps LIMITS."""
     values = _scope(header) | {"batch": batch, "position": position, "by_rows": int(by_rows)}
     for name, expression in ROWS.items():
@@ -132,7 +157,8 @@ def broken_limit(header: Words) -> str:
             return sentence.format(**values)
     end = scratch_rows(header)["end"]
     if end > isa.SCRATCH_ROWS:
-        return f"the model needs {end} of {isa.SCRATCH_ROWS} scratchpad rows: choose a shorter context"
+        return (f"the model needs {end} of {isa.SCRATCH_ROWS} scratchpad rows: choose a shorter "
+                f"context")
     return ""
 
 
@@ -148,8 +174,8 @@ def tokens_per_pass(header: Words, by_rows: bool, position: int = 0) -> int:
 
 @dataclass(frozen=True)
 class Plan:
-    """What becomes of a model: whether down_proj is also stored by rows (fast prompts), memory in bytes, tokens per pass of a
-    prompt, and estimates of tokens per second."""
+    """What becomes of a model: whether down_proj is also stored by rows (fast prompts), memory in
+    bytes, tokens per pass of a prompt, and estimates of tokens per second."""
 
     context: int
     down_rows: bool
@@ -165,18 +191,21 @@ class Plan:
 
     def __str__(self) -> str:
         rows = "down_proj by rows too" if self.down_rows else "down_proj by columns only"
-        return (f"context {self.context:,}: {(MODEL_BASE + self.total_bytes) / 2**20:.0f} MB of {MEMORY_BYTES / 2**20:.0f}, {rows}, "
-                f"about {self.prefill:.1f} tokens/s of prompt and {self.decode:.1f} of answer (estimated, 125 MHz)")
+        return (f"context {self.context:,}: {(MODEL_BASE + self.total_bytes) / 2**20:.0f} MB of "
+                f"{MEMORY_BYTES / 2**20:.0f}, {rows}, "
+                f"about {self.prefill:.1f} tokens/s of prompt and {self.decode:.1f} of answer "
+                f"(estimated, 125 MHz)")
 
 
-# Of the 2B model on the simulated board (docs/performance.md): bytes per cycle in decode at context 128, cycles of a prompt's token
-# beyond those of its share of the weights, and shares of rows and columns that are read though activations are zero.
+# Of the 2B model on the simulated board (docs/performance.md): bytes per cycle in decode at context
+# 128, cycles of a prompt's token beyond those of its share of the weights, and shares of rows and
+# columns that are read though activations are zero.
 _BYTES_PER_CYCLE, _PROMPT_OVERHEAD, _READ_UP, _READ_DOWN, _CLOCK = 29.6, 1.41, 0.40, 0.42, 125e6
 
 
 def make_plan(header: DdrHeader, down_rows: bool | None = None) -> Plan:
-    """The plan for a header that keeps the limits. By default down_proj by rows is stored if the firmware would use it and it fits.
-    The header stays as it is."""
+    """The plan for a header that keeps the limits. By default down_proj by rows is stored if the
+    firmware would use it and it fits. The header stays as it is."""
     laid = replace(header)
     rows = scratch_rows(vars(laid), 2, 0, True)
     if down_rows is None:
@@ -189,10 +218,13 @@ def make_plan(header: DdrHeader, down_rows: bool | None = None) -> Plan:
     whole = sum(words[kind] for kind in ("Q", "K", "V", "O", "GATE"))
     batch = tokens_per_pass(vars(laid), down_rows)
     head = words["SKETCH"] + 63 * words["EMBEDDING"] // laid.vocab
-    decode = 32 * (whole + _READ_UP * words["UP"] + _READ_DOWN * words["DOWN"] + head) / _BYTES_PER_CYCLE
+    decode = (32 * (whole
+                    + _READ_UP
+                    * words["UP"] + _READ_DOWN * words["DOWN"] + head) / _BYTES_PER_CYCLE)
     down = words["DOWN_ROWS"] / batch if down_rows else _READ_DOWN * words["DOWN"]
     prompt = _PROMPT_OVERHEAD * ((whole + words["UP"]) / batch + down)
-    return Plan(laid.context, down_rows, laid.ddr_bytes, laid.total_bytes, batch, _CLOCK / max(prompt, 1), _CLOCK / max(decode, 1))
+    return Plan(laid.context, down_rows, laid.ddr_bytes, laid.total_bytes, batch,
+                _CLOCK / max(prompt, 1), _CLOCK / max(decode, 1))
 
 
 def _c_expression(text: str, prefix: Mapping[str, str]) -> str:
@@ -208,18 +240,25 @@ def _c_expression(text: str, prefix: Mapping[str, str]) -> str:
 def c_header() -> str:
     """The firmware's view: ``struct plan``, the function that lays one out, and the limits."""
     header = {f.name: f"h->{f.name}" for f in fields(DdrHeader)}
-    lines = ["// Generated from host/bitnet_host/model/plan.py.", "#pragma once", "#include <generated/image.h>", ""]
+    lines = ["// Generated from host/bitnet_host/model/plan.py.", "#pragma once",
+             "#include <generated/image.h>", ""]
     for name, (parameters, _, body) in _FUNCTIONS.items():
         signature = ", ".join(f"uint32_t {p.strip()}" for p in parameters.split(","))
-        lines += [f"static inline uint32_t plan_{name}({signature})", "{", f"    return {body};", "}", ""]
-    lines += ["struct plan {", "    uint32_t batch;", *(f"    uint32_t {name};" for name in ROWS), "};", "",
-              "// Lays out the scratchpad for passes of `batch` tokens from `position` on; returns the rows it takes.",
-              "static inline uint32_t plan_lay(struct plan *p, const struct image_header *h, uint32_t batch, uint32_t position,",
+        lines += [f"static inline uint32_t plan_{name}({signature})", "{", f"    return {body};",
+                  "}", ""]
+    lines += ["struct plan {", "    uint32_t batch;", *(f"    uint32_t {name};" for name in ROWS),
+              "};", "",
+              "// Lays out the scratchpad for passes of `batch` tokens from `position` on; returns "
+              "the rows it takes.",
+              "static inline uint32_t plan_lay(struct plan *p, const struct image_header *h, "
+              "uint32_t batch, uint32_t position,",
               "                                uint32_t by_rows)",
               "{", "    p->batch = batch;"]
     own = {name: f"p->{name}" for name in ROWS}
-    lines += [f"    p->{name} = {_c_expression(expression, header | own)};" for name, expression in ROWS.items()]
-    lines += ["    return p->end;", "}", "", "// The number of the limit that a model breaks, from 1 on, or 0.",
+    lines += [f"    p->{name} = {_c_expression(expression, header | own)};"
+              for name, expression in ROWS.items()]
+    lines += ["    return p->end;", "}", "",
+              "// The number of the limit that a model breaks, from 1 on, or 0.",
               "static inline uint32_t plan_broken_limit(const struct image_header *h)", "{"]
     for number, (holds, _) in enumerate(LIMITS, 1):
         lines += [f"    if (!({_c_expression(holds, header)}))", f"        return {number};"]

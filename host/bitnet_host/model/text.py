@@ -14,7 +14,8 @@ from bitnet_host.model.template import ChatTemplate, Message
 __all__ = ["TextModel", "TextStream"]
 
 _UNFINISHED = "\ufffd"
-_MARK = "\ue000"  # private use: it breaks what reads like a control token in a message; two of them stand for one
+# private use: it breaks what reads like a control token in a message; two of them stand for one
+_MARK = "\ue000"
 
 
 class TextModel:
@@ -23,9 +24,11 @@ class TextModel:
     def __init__(self, image: Image) -> None:
         meta = image.meta
         if not meta.get("tokenizer"):
-            raise BadModel("the model has no tokenizer: convert a checkpoint folder that holds tokenizer.json")
+            raise BadModel("the model has no tokenizer: convert a checkpoint folder that holds "
+                           "tokenizer.json")
         try:
-            self._tokenizer, self._literal = (Tokenizer.from_str(json.dumps(meta["tokenizer"])) for _ in range(2))
+            self._tokenizer, self._literal = (Tokenizer.from_str(json.dumps(meta["tokenizer"]))
+                                              for _ in range(2))
         except Exception as error:  # the library raises plain Exception
             raise BadModel(f"the model's tokenizer is not usable: {error}") from None
         self._literal.encode_special_tokens = True  # it takes control tokens for text
@@ -35,24 +38,30 @@ class TextModel:
         special = meta.get("special") or {}
         source = meta.get("chat_template")
         if not isinstance(special, dict) or not isinstance(source, (str, type(None))):
-            raise BadModel("the model's chat template or special tokens are no text: convert the model again")
+            raise BadModel("the model's chat template or special tokens are no text: convert the "
+                           "model again")
         self._template = ChatTemplate(source, special) if source else None
         self._bos = special.get("bos_token_id")
         self._context, self._vocab = image.header.context, image.vocab
         self._longest = max((len(token) for token in self._tokenizer.get_vocab()), default=1)
         added = self._tokenizer.get_added_tokens_decoder().values()
         self._control = [token.content for token in added if token.special]
-        self._add_bos = self._bos is not None and self._tokenizer.encode("", add_special_tokens=True).ids[:1] == [self._bos]
+        self._add_bos = (self._bos is not None
+                         and self._tokenizer.encode("", add_special_tokens=True).ids[:1]
+                         == [self._bos])
 
-    # -- encoding ------------------------------------------------------------------------------------------------------
+    # -- encoding ----------------------------------------------------------------------------------
 
     def encode_raw(self, text: str) -> list[int]:
-        """Token ids of plain text, with the tokenizer's own special tokens before and after. Control tokens in the text count."""
+        """Token ids of plain text, with the tokenizer's own special tokens before and after.
+        Control tokens in the text count."""
         return self._checked(self._ids(self._tokenizer, text, special=True))
 
-    def encode_chat(self, messages: list[Message], *, control: bool = False) -> tuple[str, list[int]]:
-        """The conversation rendered as text, and its token ids. What reads like a control token in a message is text, unless
-        ``control``. Where the tokenizer starts texts with BOS and the template does not, it is put first."""
+    def encode_chat(self, messages: list[Message], *, control: bool = False) -> tuple[str,
+            list[int]]:
+        """The conversation rendered as text, and its token ids. What reads like a control token in
+        a message is text, unless ``control``. Where the tokenizer starts texts with BOS and the
+        template does not, it is put first."""
         self._check(messages)
         rendered = self.render(messages) if control else self._render_marked(messages)
         return rendered, self.encode_rendered(rendered, start=True)
@@ -70,10 +79,12 @@ class TextModel:
         return self._checked(ids)
 
     def _split(self, rendered: str) -> list[str]:
-        """The text at its control tokens, if a user's have to be told apart; else whole, as transformers encodes it."""
+        """The text at its control tokens, if a user's have to be told apart; else whole, as
+        transformers encodes it."""
         if _MARK not in rendered or not self._control:
             return [rendered] if rendered else []
-        pattern = "|".join(re.escape(token) for token in sorted(self._control, key=len, reverse=True))
+        pattern = "|".join(re.escape(token)
+                           for token in sorted(self._control, key=len, reverse=True))
         return [part for part in re.split(f"({pattern})", rendered) if part]
 
     def _encode_text(self, part: str) -> list[int]:
@@ -90,7 +101,8 @@ class TextModel:
             raise BadModel(f"the model's tokenizer fails on this text: {error}") from None
 
     def _render_marked(self, messages: list[Message]) -> str:
-        return self.render([{key: self._mark(value) if isinstance(value, str) else value for key, value in message.items()}
+        return self.render([{key: self._mark(value) if isinstance(value, str) else value
+                             for key, value in message.items()}
                             for message in messages])
 
     def _mark(self, content: str) -> str:
@@ -109,28 +121,34 @@ class TextModel:
 
     def _check(self, messages: list[Message]) -> None:
         for message in messages:
-            if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
-                raise BadArgument(f"a message must have a role and a content that are text, not {str(message)[:80]}")
+            if (not isinstance(message, dict)
+                or not all(isinstance(message.get(key), str) for key in ("role", "content"))):
+                raise BadArgument(f"a message must have a role and a content that are text, not "
+                                  f"{str(message)[:80]}")
             self._sized(message["content"])
 
     def _sized(self, text: str) -> str:
-        """The text; raises OutOfContext for one that cannot fit, before it takes the memory to count its tokens."""
+        """The text; raises OutOfContext for one that cannot fit, before it takes the memory to
+        count its tokens."""
         if len(text) > self._longest * self._context:
-            raise OutOfContext(f"the text of {len(text):,} characters is longer than the model's context of {self._context} tokens: "
+            raise OutOfContext(f"the text of {len(text):,} characters is longer than the model's "
+                               f"context of {self._context} tokens: "
                                "shorten it")
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise BadArgument("the text is not valid UTF-8: check the terminal's encoding") from None
+            raise BadArgument("the text is not valid UTF-8: check the terminal's "
+                              "encoding") from None
         return text
 
     def _checked(self, ids: list[int]) -> list[int]:
         if any(token >= self._vocab for token in ids):
-            raise BadModel(f"the tokenizer makes tokens that the model's vocabulary of {self._vocab} does not have: they do not belong "
+            raise BadModel(f"the tokenizer makes tokens that the model's vocabulary of "
+                           f"{self._vocab} does not have: they do not belong "
                            "together")
         return ids
 
-    # -- decoding ------------------------------------------------------------------------------------------------------
+    # -- decoding ----------------------------------------------------------------------------------
 
     def decode(self, ids: list[int]) -> str:
         """Text of token ids, without special tokens."""
@@ -142,7 +160,8 @@ class TextModel:
 
 
 class TextStream:
-    """Text of tokens as they come. Bytes of unfinished characters, and what may become a stop string, are held back."""
+    """Text of tokens as they come. Bytes of unfinished characters, and what may become a stop
+    string, are held back."""
 
     def __init__(self, text: TextModel, stops: tuple[str, ...] = ()) -> None:
         self._text, self._stops = text, stops
@@ -152,7 +171,8 @@ class TextStream:
         self.stopped = False
 
     def add(self, token: int) -> str:
-        """Takes a token; returns what can be shown now. ``stopped``: a stop string is complete, ``whole`` ends before it."""
+        """Takes a token; returns what can be shown now. ``stopped``: a stop string is complete,
+        ``whole`` ends before it."""
         self._ids.append(token)
         self.whole = self._text.decode(self._ids)
         found = [place for stop in self._stops if (place := self.whole.find(stop)) >= 0]
@@ -160,7 +180,9 @@ class TextStream:
             self.stopped, self.whole = True, self.whole[:min(found)]
             return self._give(self.whole)
         shown = self.whole.rstrip(_UNFINISHED)
-        held = max((n for stop in self._stops for n in range(1, len(stop)) if shown.endswith(stop[:n])), default=0)
+        held = max((n
+                    for stop in self._stops
+                    for n in range(1, len(stop)) if shown.endswith(stop[:n])), default=0)
         return self._give(shown[:len(shown) - held])
 
     def finish(self) -> str:

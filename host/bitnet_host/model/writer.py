@@ -1,4 +1,5 @@
-"""Fills the DDR part of an image tensor by tensor, in memory or in a file, without ever holding more than a piece of it."""
+"""Fills the DDR part of an image tensor by tensor, in memory or in a file, without ever holding
+more than a piece of it."""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ class FileStore:
 
 
 class ImageWriter:
-    """``tensors`` are those of ``lay_out``. Each is ``put`` in one or more pieces, in its order, whole blocks but for the last."""
+    """``tensors`` are those of ``lay_out``. Each is ``put`` in one or more pieces, in its order,
+    whole blocks but for the last."""
 
     def __init__(self, header: DdrHeader, tensors: list[Tensor], store: Store) -> None:
         self.header, self.tensors, self._store = header, tensors, store
@@ -68,7 +70,8 @@ class ImageWriter:
         """Appends ``data``, in linear order, to a tensor."""
         place = kind, layer
         tensor, size = self._places[place], self._sizes[place]
-        assert size % BLOCK_BYTES == 0, f"a piece of {kind} before this one did not fill its last block"
+        assert size % BLOCK_BYTES == 0, (f"a piece of {kind} before this one did not fill its last "
+                                         f"block")
         flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
         if flat.size % WORD_BYTES:
             flat = np.concatenate([flat, np.zeros(-flat.size % WORD_BYTES, np.uint8)])
@@ -80,12 +83,15 @@ class ImageWriter:
     def finish(self) -> int:
         """Writes header and table; returns the CRC-32 of the DDR part."""
         for place, tensor in self._places.items():
-            assert self._sizes[place] == tensor.words * WORD_BYTES, f"{place} has {self._sizes[place]} bytes"
+            assert self._sizes[place] == tensor.words * WORD_BYTES, (f"{place} has "
+                                                                     f"{self._sizes[place]} bytes")
             tensor.checksum = self._sums[place].value
         header, tensors = self.header, self.tensors
         header.model_id, start = start_of_id(header, tensors), header.header_bytes
         for offset in range(start, header.ddr_bytes, _CHUNK):
-            header.model_id = zlib.crc32(self._store.read(offset, min(_CHUNK, header.ddr_bytes - offset)), header.model_id)
+            header.model_id = zlib.crc32(self._store.read(offset,
+                                                          min(_CHUNK, header.ddr_bytes - offset)),
+                                         header.model_id)
         header.header_checksum = header_sum(header, tensors)
         self._store.write(0, pack_head(header, tensors))
         crc = 0

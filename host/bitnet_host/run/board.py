@@ -58,9 +58,11 @@ _MAX_PROMPT = MAX_PAYLOAD - len(GENERATE_FIELDS)
 
 
 class BoardTarget(Target):
-    """``clock_hz`` of the board. ``all_rows`` and ``all_columns`` make it read also what counts for nothing, for benches."""
+    """``clock_hz`` of the board. ``all_rows`` and ``all_columns`` make it read also what counts for
+    nothing, for benches."""
 
-    def __init__(self, image: Image, transport: Transport, simulator: Simulator | None = None) -> None:
+    def __init__(self,
+                 image: Image, transport: Transport, simulator: Simulator | None = None) -> None:
         super().__init__(image)
         self.transport, self.simulator = transport, simulator
         self.clock_hz = 0
@@ -73,11 +75,12 @@ class BoardTarget(Target):
         if self.simulator is not None:
             self.simulator.close()
 
-    # -- exchange ----------------------------------------------------------------------------------------------------
+    # -- exchange ----------------------------------------------------------------------------------
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """If the simulator has died, says what it died of instead of what followed. What was on the board may be another's now."""
+        """If the simulator has died, says what it died of instead of what followed. What was on the
+        board may be another's now."""
         try:
             yield
         except UserError as error:
@@ -88,7 +91,8 @@ class BoardTarget(Target):
                 raise LinkError(f"the simulator stopped: {failure}") from None
             raise
 
-    def _event(self, *expected: str, timeout: float = _ANSWER_TIMEOUT) -> tuple[str, NDArray[np.uint32]]:
+    def _event(self, *expected: str, timeout: float = _ANSWER_TIMEOUT) -> tuple[str,
+            NDArray[np.uint32]]:
         with self._explained():
             name, payload = self.transport.receive(timeout)
             _log.debug("%s: %s %s", self.transport.name, name, payload[:8])
@@ -96,7 +100,8 @@ class BoardTarget(Target):
                 code, detail = int(payload[0]), int(payload[1])
                 raise BoardError(error_text(code, detail), code, detail)
             if name not in expected:
-                raise LinkError(f"the board answered {name} where {' or '.join(expected)} belongs: restart it and try again")
+                raise LinkError(f"the board answered {name} where {' or '.join(expected)} belongs: "
+                                f"restart it and try again")
             return name, payload
 
     def _send(self, command: str, payload: list[int] | None = None) -> None:
@@ -104,19 +109,24 @@ class BoardTarget(Target):
         with self._explained():
             self.transport.send(command, payload or [])
 
-    # -- the model on the board ---------------------------------------------------------------------------------------
+    # -- the model on the board --------------------------------------------------------------------
 
     def info(self) -> dict[str, int]:
-        """INFO_FIELDS of the board. Raises BoardError if its firmware is of another version or its self-test failed."""
+        """INFO_FIELDS of the board. Raises BoardError if its firmware is of another version or its
+        self-test failed."""
         self._send("INFO")
         name = ""
-        while name != "INFO":  # events of a command that an earlier host left running may come first
+        # events of a command that an earlier host left running may come first
+        while name != "INFO":
             with self._explained():
                 name, words = self.transport.receive(30)
         if len(words) < 2 or words[0] != VERSION or words[1] != isa_hash():
-            found = f"protocol {words[0]}, ISA {int(words[1]):08x}" if len(words) > 1 else "an unknown protocol"
-            raise BoardError(f"the board runs firmware of another version ({found}; this tool has protocol {VERSION}, ISA "
-                             f"{isa_hash():08x}): build and load both from the same source with `make build`", 0)
+            found = (f"protocol {words[0]}, ISA {int(words[1]):08x}" if len(words) > 1
+                     else "an unknown protocol")
+            raise BoardError(f"the board runs firmware of another version ({found}; this tool has "
+                             f"protocol {VERSION}, ISA "
+                             f"{isa_hash():08x}): build and load both from the same source with "
+                             f"`make build`", 0)
         info = dict(zip(INFO_FIELDS, (int(w) for w in words), strict=True))
         if info["selftest"]:
             code = ERRORS["SELFTEST"][0]
@@ -128,7 +138,8 @@ class BoardTarget(Target):
         self.clock_hz = info["clock_hz"]
         header = self.image.header
         if MODEL_BASE + header.total_bytes > info["memory_bytes"]:
-            raise BadModel(f"the model needs {(MODEL_BASE + header.total_bytes) / 2**20:.0f} MB, the board has "
+            raise BadModel(f"the model needs {(MODEL_BASE + header.total_bytes) / 2**20:.0f} MB, "
+                           f"the board has "
                            f"{info['memory_bytes'] / 2**20:.0f} MB: choose a smaller model")
         if info["model_id"] == header.model_id:  # checked when it was loaded, and protected since
             self._set_position([])
@@ -161,19 +172,22 @@ class BoardTarget(Target):
                 self.transport.speed_up()
         seconds = size / (0.9 * self.transport.bytes_per_second)
         if seconds > _SLOW and not self.slow_upload:
-            raise BadArgument(f"the upload of {size / 2**20:.0f} MB over {self.transport.name} would take {seconds / 3600:.1f} hours: use "
+            raise BadArgument(f"the upload of {size / 2**20:.0f} MB over {self.transport.name} "
+                              f"would take {seconds / 3600:.1f} hours: use "
                               "the network, or say --slow-upload")
         progress(f"upload, some {max(1, round(seconds))} s", 0, size)
 
     def _missing(self, words: NDArray[np.uint32]) -> list[slice]:
-        """Runs of words that the board has to be sent: all, unless it was sent the beginning of this model before."""
+        """Runs of words that the board has to be sent: all, unless it was sent the beginning of
+        this model before."""
         whole = [slice(0, len(words))]
         head = min(len(words), 128)
         with self._explained():
             if not np.array_equal(self.transport.read_ddr(MODEL_BASE, head), words[:head]):
                 return whole
         size = _PIECE // 4
-        sums = [self._sum(words[start:start + size]) for start in range(0, len(words) - size + 1, size)]
+        sums = [self._sum(words[start:start + size])
+                for start in range(0, len(words) - size + 1, size)]
         there = self._sums(len(sums))
         runs: list[slice] = []
         for place in range(-(-len(words) // size)):
@@ -193,7 +207,9 @@ class BoardTarget(Target):
         """The board's own checksums of the first pieces of the model's memory."""
         sums: list[int] = []
         while len(sums) < count:
-            self._send("SUMS", [MODEL_BASE + len(sums) * _PIECE, _PIECE // WORD_BYTES, min(MOST_SUMS, count - len(sums))])
+            self._send("SUMS",
+                       [MODEL_BASE + len(sums) * _PIECE, _PIECE // WORD_BYTES,
+                        min(MOST_SUMS, count - len(sums))])
             sums += self._event("SUMS")[1].tolist()
         return sums
 
@@ -203,7 +219,8 @@ class BoardTarget(Target):
         self._event("DONE")
 
     def trust(self) -> None:
-        """Uses the model that DDR holds already, without checking more than its header. For simulations with preloaded DDR."""
+        """Uses the model that DDR holds already, without checking more than its header. For
+        simulations with preloaded DDR."""
         self.clock_hz = self.info()["clock_hz"]
         self._load(quiet, trust=True)
 
@@ -219,7 +236,7 @@ class BoardTarget(Target):
             raise BadModel("the board holds another model than the one uploaded: upload it again")
         self.tokens, self._unsure = [], False
 
-    # -- the KV cache ---------------------------------------------------------------------------------------------------
+    # -- the KV cache ------------------------------------------------------------------------------
 
     def _truncate(self, count: int) -> None:
         self._set_position([] if self._unsure else self.tokens[:count])
@@ -250,40 +267,48 @@ class BoardTarget(Target):
             raw = self.transport.read_ddr(int(payload[1]), blocks * 128)
         return unstripe(raw.astype("<u4").view(np.uint8)).view(np.float32)[:int(payload[2])].copy()
 
-    # -- generation ------------------------------------------------------------------------------------------------------
+    # -- generation --------------------------------------------------------------------------------
 
-    def _greedy(self, prompt: list[int], max_tokens: int, sampling: Sampling, cancel: Cancel, progress: Progress) -> Steps:
+    def _greedy(self, prompt: list[int], max_tokens: int, sampling: Sampling, cancel: Cancel,
+                progress: Progress) -> Steps:
         first, last = self._begin(prompt, sampling, cancel, progress)
         if first.stop_reason == "cancel":
             return first
         answer = yield from self._run(last, max_tokens, 0, sampling, cancel, progress)
         return _joined(first, answer)
 
-    def _candidates(self, prompt: list[int], sampling: Sampling, cancel: Cancel, progress: Progress) -> tuple[Answer, Choices]:
+    def _candidates(self, prompt: list[int], sampling: Sampling, cancel: Cancel,
+                    progress: Progress) -> tuple[Answer, Choices]:
         first, last = self._begin(prompt, sampling, cancel, progress)
         if first.stop_reason == "cancel":
             return first, ([], [])
         self._named: Choices = ([], [])
         answer = _whole(self._run(last, 0, sampling.candidates, sampling, cancel, progress))
         tokens, logits = self._named
-        kept = [(token, logit) for token, logit in zip(tokens, logits, strict=True) if token < self.image.vocab]
+        kept = [(token, logit)
+                for token, logit in zip(tokens, logits, strict=True) if token < self.image.vocab]
         return _joined(first, answer), ([token for token, _ in kept], [logit for _, logit in kept])
 
-    def _begin(self, prompt: list[int], sampling: Sampling, cancel: Cancel, progress: Progress) -> tuple[Answer, list[int]]:
+    def _begin(self, prompt: list[int], sampling: Sampling, cancel: Cancel,
+               progress: Progress) -> tuple[Answer, list[int]]:
         """Appends all of a long prompt but the part that fits a message, which is returned."""
         if self._unsure:
             self._truncate(0)
         answer, start = Answer(clock_hz=self.clock_hz, prefill_cycles=0), 0
         while len(prompt) - start > _MAX_PROMPT and answer.stop_reason != "cancel":
-            part = _whole(self._run(prompt[start:start + _MAX_PROMPT], 0, 0, sampling, cancel, progress))
+            part = _whole(self._run(prompt[start:start + _MAX_PROMPT], 0, 0, sampling, cancel,
+                                    progress))
             answer = _joined(answer, part)
             start += _MAX_PROMPT
         return answer, prompt[start:]
 
-    def _run(self, prompt: list[int], max_tokens: int, candidates: int, sampling: Sampling, cancel: Cancel, progress: Progress) -> Steps:
+    def _run(self, prompt: list[int], max_tokens: int, candidates: int, sampling: Sampling,
+             cancel: Cancel, progress: Progress) -> Steps:
         """One GENERATE command. Whoever closes the generator early ends it on the board too."""
-        options = {"full_head": sampling.full_head, "all_rows": self.all_rows, "all_columns": self.all_columns}
-        values = {"position": len(self.tokens), "max_tokens": max_tokens, "candidates": candidates, "prompt_tokens": len(prompt),
+        options = {"full_head": sampling.full_head, "all_rows": self.all_rows,
+                   "all_columns": self.all_columns}
+        values = {"position": len(self.tokens), "max_tokens": max_tokens, "candidates": candidates,
+                  "prompt_tokens": len(prompt),
                   "options": sum(bit for name, bit in OPTIONS.items() if options[name])}
         answer = Answer(clock_hz=self.clock_hz)
         if cancel:
@@ -303,7 +328,8 @@ class BoardTarget(Target):
                 else:
                     _read_stats(answer, payload)
                     if len(answer.token_ids) != _stats(payload)["tokens"]:
-                        raise LinkError(f"the board wrote {_stats(payload)['tokens']} tokens, of which {len(answer.token_ids)} came: "
+                        raise LinkError(f"the board wrote {_stats(payload)['tokens']} tokens, of "
+                                        f"which {len(answer.token_ids)} came: "
                                         "restart it and try again")
                     self._hold([*before, *answer.token_ids], _stats(payload)["position"])
         except UserError as error:
@@ -326,7 +352,8 @@ class BoardTarget(Target):
                     self.transport.cancel()
                 told, told_at = True, time.monotonic()
             try:
-                name, payload = self._event("PROGRESS", "TOKEN", "CANDIDATES", "STATS", timeout=0.25)
+                name, payload = self._event("PROGRESS", "TOKEN", "CANDIDATES", "STATS",
+                                            timeout=0.25)
             except LinkTimeout:
                 if time.monotonic() - last > _ANSWER_TIMEOUT:
                     raise
@@ -338,7 +365,8 @@ class BoardTarget(Target):
                 return
 
     def _abandon(self, tokens: list[int]) -> None:
-        """Ends a command whose answer nobody waits for any more. ``tokens`` are what it has read and written so far."""
+        """Ends a command whose answer nobody waits for any more. ``tokens`` are what it has read
+        and written so far."""
         self.tokens, self._unsure = [], True
         with suppress(UserError):
             self.transport.cancel()
@@ -365,9 +393,11 @@ class BoardTarget(Target):
 
 
 def _is_foreign(error: UserError) -> bool:
-    """Whether, after ``error``, the KV cache may hold somebody else's conversation, whatever its length."""
+    """Whether, after ``error``, the KV cache may hold somebody else's conversation, whatever its
+    length."""
     position = ERRORS["POSITION"][0]
-    return isinstance(error, BoardTaken | BoardHeld | BoardRestarted) or (isinstance(error, BoardError) and error.code == position)
+    return (isinstance(error, BoardTaken | BoardHeld | BoardRestarted)
+            or (isinstance(error, BoardError) and error.code == position))
 
 
 def _whole(steps: Steps) -> Answer:
@@ -395,10 +425,13 @@ def _stats(words: NDArray[np.uint32]) -> dict[str, int]:
 def _read_stats(answer: Answer, words: NDArray[np.uint32]) -> None:
     stats = _stats(words)
     answer.prompt_tokens = stats["prefill_tokens"]
-    answer.stop_reason = next(reason for reason, code in STOP_REASONS.items() if code == stats["stop_reason"])
+    answer.stop_reason = next(reason
+                              for reason, code in STOP_REASONS.items()
+                              if code == stats["stop_reason"])
     answer.prefill_cycles = stats["prefill_cycles_low"] | stats["prefill_cycles_high"] << 32
     decode = stats["decode_cycles_low"] | stats["decode_cycles_high"] << 32
     if stats["tokens"] > 1:
         answer.decode_cycles_per_token = decode / (stats["tokens"] - 1)
-    answer.counters = {name: {part: stats[f"{name}_{part}"] for part in PARTS} for name in OPERATORS}
+    answer.counters = {name: {part: stats[f"{name}_{part}"] for part in PARTS}
+                       for name in OPERATORS}
     answer.operators = {name: sum(parts.values()) for name, parts in answer.counters.items()}

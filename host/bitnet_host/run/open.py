@@ -20,9 +20,10 @@ __all__ = ["open_board", "open_target"]
 
 
 def open_target(name: str, image: Image, *, take_over: bool = False) -> Target:
-    """Opens ``sim``, ``reference``, ``udp://HOST[:PORT]`` or ``serial:DEVICE``; nothing is uploaded before ``prepare``. With
-    ``take_over`` a board that another host holds changes hands. Raises BadArgument for another name, LinkError if nobody is there,
-    BoardHeld if another host holds the board."""
+    """Opens ``sim``, ``reference``, ``udp://HOST[:PORT]`` or ``serial:DEVICE``; nothing is uploaded
+    before ``prepare``. With ``take_over`` a board that another host holds changes hands. Raises
+    BadArgument for another name, LinkError if nobody is there, BoardHeld if another host holds the
+    board."""
     if name == "reference":
         return ReferenceTarget(image)
     if name == "sim":
@@ -44,11 +45,14 @@ def open_target(name: str, image: Image, *, take_over: bool = False) -> Target:
         if "://" not in device and not Path(device).exists():
             raise LinkError(f"there is no device {device}: plug the board in or name its port")
         return BoardTarget(image, over_serial(device, take_over=take_over))
-    raise BadArgument(f"target {name} is unknown: choose sim, reference, udp://HOST[:PORT] or serial:DEVICE")
+    raise BadArgument(f"target {name} is unknown: choose sim, reference, udp://HOST[:PORT] or "
+                      f"serial:DEVICE")
 
 
-def open_board(name: str, image: Image, progress: Progress = quiet, *, take_over: bool = False) -> Target:
-    """Opens a target as ``open_target`` and makes the model ready on it. Raises UserError, and then leaves nothing open."""
+def open_board(name: str, image: Image, progress: Progress = quiet, *,
+               take_over: bool = False) -> Target:
+    """Opens a target as ``open_target`` and makes the model ready on it. Raises UserError, and then
+    leaves nothing open."""
     target = open_target(name, image, take_over=take_over)
     try:
         target.prepare(progress)

@@ -1,7 +1,9 @@
-"""What host and firmware say to each other: THE definition of messages, error codes and the mailbox.
+"""What host and firmware say to each other: THE definition of messages, error codes and the
+mailbox.
 
-A message is ``[type, length, payload...]`` in 32-bit words. Commands go to the board, events come back, both through the mailbox:
-memory on the board that a host reads and writes by datagrams (xtvu/datagram.py). firmware/ gets all of this as a generated header.
+A message is ``[type, length, payload...]`` in 32-bit words. Commands go to the board, events come
+back, both through the mailbox: memory on the board that a host reads and writes by datagrams
+(xtvu/datagram.py). firmware/ gets all of this as a generated header.
 """
 
 from __future__ import annotations
@@ -9,8 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 __all__ = [
-    "COMMANDS", "ERRORS", "EVENTS", "GENERATE_FIELDS", "INFO_FIELDS", "MAILBOX", "MAX_PAYLOAD", "OPERATORS", "OPTIONS", "PARTS",
-    "MOST_CANDIDATES", "MOST_SUMS", "STATS_FIELDS", "STOP_REASONS", "VERSION", "Mailbox", "c_header", "error_text", "restart_text",
+    "COMMANDS", "ERRORS", "EVENTS", "GENERATE_FIELDS", "INFO_FIELDS", "MAILBOX", "MAX_PAYLOAD",
+    "OPERATORS", "OPTIONS", "PARTS",
+    "MOST_CANDIDATES", "MOST_SUMS", "STATS_FIELDS", "STOP_REASONS", "VERSION", "Mailbox",
+    "c_header", "error_text", "restart_text",
 ]
 
 VERSION = 6
@@ -20,52 +24,71 @@ MOST_SUMS = 64  # checksums of an event
 
 COMMANDS = {
     "INFO": 1,  # -> INFO
-    "LOAD": 2,  # [trust]: checks the image at the model base, with trust only its header -> PROGRESS..., LOADED
-    "RESET": 3,  # [position]: forgets the conversation; a position says how many tokens the cache holds, for benches -> DONE
-    "GENERATE": 4,  # GENERATE_FIELDS, then the prompt's token ids -> PROGRESS..., TOKEN... or CANDIDATES, STATS
+    # [trust]: checks the image at the model base, with trust only its header -> PROGRESS..., LOADED
+    "LOAD": 2,
+    # [position]: forgets the conversation; a position says how many tokens the cache holds, for
+    # benches -> DONE
+    "RESET": 3,
+    # GENERATE_FIELDS, then the prompt's token ids -> PROGRESS..., TOKEN... or CANDIDATES, STATS
+    "GENERATE": 4,
     "SCORE": 5,  # [token, position]: one forward pass, logits left in DDR -> SCORED
     "UNLOAD": 6,  # forgets the model, whose memory may be written again -> DONE
-    "SUMS": 7,  # [address, words, count]: checksums (xtvu.semantics) of pieces of so many stream words -> SUMS
+    # [address, words, count]: checksums (xtvu.semantics) of pieces of so many stream words -> SUMS
+    "SUMS": 7,
     "GEMV": 8,  # [rows, stream words per row, mode]: a GEMV over whatever DDR holds -> COUNTERS
     "HANG": 10,  # never ends, so that the watchdog can be seen at work
 }
 
 EVENTS = {
-    "INFO": 1, "LOADED": 2, "DONE": 3, "PROGRESS": 4, "TOKEN": 5, "STATS": 6, "SCORED": 7, "SUMS": 8, "COUNTERS": 9,
+    "INFO": 1, "LOADED": 2, "DONE": 3, "PROGRESS": 4, "TOKEN": 5, "STATS": 6, "SCORED": 7,
+    "SUMS": 8, "COUNTERS": 9,
     "ERROR": 10,  # [code, detail]
     "CANDIDATES": 12,  # [token, float32 bits of its logit]..., falling
 }
 
-#: Errors that the firmware reports: code and sentence for people. ``{detail}`` is the second word of the event.
+#: Errors that the firmware reports: code and sentence for people. ``{detail}`` is the second word
+#: of the event.
 ERRORS = {
     "COMMAND": (1, "the board does not know command {detail}"),
     "NO_MODEL": (2, "the board has no model loaded: upload one first"),
-    "IMAGE": (3, "the model image on the board is damaged or of another version (field {detail}): upload the model again"),
+    "IMAGE": (3,
+              "the model image on the board is damaged or of another version (field {detail}): "
+              "upload the model again"),
     "CHECKSUM": (4, "tensor {detail} arrived damaged on the board: upload the model again"),
     "TOO_LARGE": (5, "the model does not fit this board's scratchpad or memory (limit {detail})"),
     "CONTEXT": (6, "the conversation is longer than the model's context of {detail} tokens"),
     "ARGUMENT": (7, "the board refused argument {detail} of the command"),
     "TVU": (8, "the vector unit reported error bits 0x{detail:x}"),
     "TIMEOUT": (9, "the vector unit did not finish in time (status 0x{detail:x})"),
-    "TRAP": (10, "the firmware crashed (cause and address 0x{detail:x}) and its watchdog restarts it"),
+    "TRAP": (10,
+             "the firmware crashed (cause and address 0x{detail:x}) and its watchdog restarts it"),
     "SELFTEST": (11, "the vector unit failed self-test step {detail}"),
-    "POSITION": (13, "the conversation on the board stands at token {detail}, not where this one goes on: start anew"),
+    "POSITION": (13,
+                 "the conversation on the board stands at token {detail}, not where this one goes "
+                 "on: start anew"),
     "HANG": (12, "the firmware hung in command {detail} and its watchdog restarted it"),
 }
 
-INFO_FIELDS = ("version", "isa_hash", "clock_hz", "selftest", "model_id", "position", "model_base", "memory_bytes",
-               "restarts", "last_error", "last_detail")  # starts since it was configured; what ended the run before this one
-#: ``position``: tokens that the host knows to be in the KV cache. ``candidates``: how many of the best tokens to name after the
-#: prompt, instead of choosing; ``max_tokens`` is 0 then.
+INFO_FIELDS = ("version", "isa_hash", "clock_hz", "selftest", "model_id", "position", "model_base",
+               "memory_bytes",
+               # starts since it was configured; what ended the run before this one
+               "restarts", "last_error", "last_detail")
+#: ``position``: tokens that the host knows to be in the KV cache. ``candidates``: how many of the
+#: best tokens to name after the prompt, instead of choosing; ``max_tokens`` is 0 then.
 GENERATE_FIELDS = ("position", "max_tokens", "candidates", "options", "prompt_tokens")
-#: Bits of GENERATE's options: work that is normally saved. Answers are the same, but for a screened head's.
+#: Bits of GENERATE's options: work that is normally saved. Answers are the same, but for a screened
+#: head's.
 OPTIONS = {"full_head": 1, "all_rows": 2, "all_columns": 4}
 STOP_REASONS = {"stop": 0, "length": 1, "cancel": 2, "context": 3}
-#: Where cycles go: sections of the TVU's counters, from 1 on. What the CPU does between passes counts as sample.
-OPERATORS = ("embed", "norm", "qkv", "rope", "attention", "o_proj", "gate_up", "activation", "down_proj", "head", "sample")
-#: The TVU counters that partition an operator's cycles; STATS has them per pass (decode, or prefill if nothing was decoded).
+#: Where cycles go: sections of the TVU's counters, from 1 on. What the CPU does between passes
+#: counts as sample.
+OPERATORS = ("embed", "norm", "qkv", "rope", "attention", "o_proj", "gate_up", "activation",
+             "down_proj", "head", "sample")
+#: The TVU counters that partition an operator's cycles; STATS has them per pass (decode, or prefill
+#: if nothing was decoded).
 PARTS = ("moving", "stall_memory", "stall_compute", "stall_control")
-STATS_FIELDS = ("stop_reason", "tokens", "prefill_tokens", "prefill_cycles_low", "prefill_cycles_high",
+STATS_FIELDS = ("stop_reason", "tokens", "prefill_tokens", "prefill_cycles_low",
+                "prefill_cycles_high",
                 "decode_cycles_low", "decode_cycles_high", "position",
                 *(f"{name}_{part}" for name in OPERATORS for part in PARTS))
 
@@ -74,12 +97,13 @@ STATS_FIELDS = ("stop_reason", "tokens", "prefill_tokens", "prefill_cycles_low",
 class Mailbox:
     """Word offsets in the mailbox memory.
 
-    The host writes a command, then one more than ``command_taken`` to ``command_sequence``; the board copies that to
-    ``command_taken`` when it is done reading. ``doing`` is the command under way, or 0, with what is ``done`` of a ``total``.
-    A GENERATE ends early when its sequence number stands in ``cancel``. Events are appended to a ring of ``ring_words``;
-    ``event_head`` (board) and ``event_tail`` (host) count words and wrap at 2^32. ``restarts`` counts starts of the firmware;
-    the two words behind it are the error that ended the run before, or 0, and its detail. Who sees it change knows that
-    everything else here started anew.
+    The host writes a command, then one more than ``command_taken`` to ``command_sequence``; the
+    board copies that to ``command_taken`` when it is done reading. ``doing`` is the command under
+    way, or 0, with what is ``done`` of a ``total``. A GENERATE ends early when its sequence number
+    stands in ``cancel``. Events are appended to a ring of ``ring_words``; ``event_head`` (board)
+    and ``event_tail`` (host) count words and wrap at 2^32. ``restarts`` counts starts of the
+    firmware; the two words behind it are the error that ended the run before, or 0, and its detail.
+    Who sees it change knows that everything else here started anew.
     """
 
     magic: int = 0
@@ -112,9 +136,11 @@ def error_text(code: int, detail: int) -> str:
 
 
 def restart_text(code: int, detail: int) -> str:
-    """The sentence for a board that was restarted in the middle of something; ``code`` is 0 if nobody knows why."""
+    """The sentence for a board that was restarted in the middle of something; ``code`` is 0 if
+    nobody knows why."""
     why = error_text(code, detail) if code else "its reset button was pressed, or its power failed"
-    return f"the board restarted: {why}. It is ready again; the conversation and what it was doing are lost: start anew"
+    return (f"the board restarted: {why}. It is ready again; the conversation and what it was "
+            f"doing are lost: start anew")
 
 
 def c_header() -> str:
@@ -128,14 +154,16 @@ def c_header() -> str:
     define("PROTOCOL_MAX_PAYLOAD", MAX_PAYLOAD)
     define("MOST_CANDIDATES", MOST_CANDIDATES)
     define("MOST_SUMS", MOST_SUMS)
-    for prefix, table in (("COMMAND", COMMANDS), ("EVENT", EVENTS), ("STOP", STOP_REASONS), ("OPTION", OPTIONS)):
+    for prefix, table in (("COMMAND", COMMANDS), ("EVENT", EVENTS), ("STOP", STOP_REASONS),
+                          ("OPTION", OPTIONS)):
         for name, code in table.items():
             define(f"{prefix}_{name.upper()}", code)
     for name, (code, _) in ERRORS.items():
         define(f"ERROR_{name}", code)
     for name, offset in vars(MAILBOX).items():
         define(f"MAILBOX_{name.upper()}", offset)
-    for prefix, fields in (("INFO", INFO_FIELDS), ("GENERATE", GENERATE_FIELDS), ("STATS", STATS_FIELDS)):
+    for prefix, fields in (("INFO", INFO_FIELDS), ("GENERATE", GENERATE_FIELDS),
+                           ("STATS", STATS_FIELDS)):
         for place, name in enumerate(fields):
             define(f"{prefix}_{name.upper()}", place)
         define(f"{prefix}_WORDS", len(fields))

@@ -1,7 +1,8 @@
-"""Choosing the next token. The host does it for every target alike, so one seed gives the same words on board and golden model.
+"""Choosing the next token. The host does it for every target alike, so one seed gives the same
+words on board and golden model.
 
-Greedy answers without extras are chosen where the model runs. Otherwise the target names its best tokens with their logits, and the
-host chooses among these, at most MOST_CANDIDATES.
+Greedy answers without extras are chosen where the model runs. Otherwise the target names its best
+tokens with their logits, and the host chooses among these, at most MOST_CANDIDATES.
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ _MOST_LOGPROBS = 20
 class Sampling:
     """How the next token is chosen. Raises BadArgument for values that make no sense.
 
-    temperature: 0 takes the best token; logits are divided by it before all that follows. top_k: of so many best tokens, 0 for all
-    candidates. top_p: of the fewest best ones with that share of the probability. min_p: of those at least that probable, relative to the
-    best. repetition_penalty: divides positive logits of tokens that the conversation has already, multiplies negative ones (Keskar
-    et al., CTRL). presence_penalty and frequency_penalty: taken from the logits of tokens that the answer has, once or by count, as in
-    OpenAI's API. logit_bias: added to logits by token; it reaches candidates only. seed: None for another answer each time. logprobs:
-    how many alternatives to report, with logarithms of probabilities among the candidates. full_head: all logits in int8 instead of
-    those that the ternary sketch ranks highest.
+    temperature: 0 takes the best token; logits are divided by it before all that follows. top_k: of
+    so many best tokens, 0 for all candidates. top_p: of the fewest best ones with that share of the
+    probability. min_p: of those at least that probable, relative to the best. repetition_penalty:
+    divides positive logits of tokens that the conversation has already, multiplies negative ones
+    (Keskar et al., CTRL). presence_penalty and frequency_penalty: taken from the logits of tokens
+    that the answer has, once or by count, as in OpenAI's API. logit_bias: added to logits by token;
+    it reaches candidates only. seed: None for another answer each time. logprobs: how many
+    alternatives to report, with logarithms of probabilities among the candidates. full_head: all
+    logits in int8 instead of those that the ternary sketch ranks highest.
     """
 
     temperature: float = 0.0
@@ -50,34 +53,45 @@ class Sampling:
     def __post_init__(self) -> None:
         def number(name: str, low: float, high: float, above: bool = False) -> None:
             value = getattr(self, name)
-            fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
+            fits = (isinstance(value, (int, float)) and not isinstance(value, bool)
+                    and math.isfinite(value) and low <= value <= high)
             if not fits or (above and value == low):
-                raise BadArgument(f"{name} must be {'above' if above else 'at least'} {low:g} and at most {high:g}, not {value}")
+                raise BadArgument(f"{name} must be {'above' if above else 'at least'} {low:g} and "
+                                  f"at most {high:g}, not {value}")
 
         number("temperature", 0, 100)
         if 0 < self.temperature < 0.01:
-            raise BadArgument(f"temperature {self.temperature:g} is too small: use 0 for greedy answers or at least 0.01")
+            raise BadArgument(f"temperature {self.temperature:g} is too small: use 0 for greedy "
+                              f"answers or at least 0.01")
         number("top_p", 0, 1, above=True)
         number("min_p", 0, 1)
         number("repetition_penalty", 0, 100, above=True)
         number("presence_penalty", -2, 2)
         number("frequency_penalty", -2, 2)
-        for name, most in (("top_k", MOST_CANDIDATES), ("logprobs", _MOST_LOGPROBS), ("seed", 2**64 - 1)):
+        for name, most in (("top_k", MOST_CANDIDATES), ("logprobs", _MOST_LOGPROBS),
+                           ("seed", 2**64 - 1)):
             value = getattr(self, name)
-            if (value is not None or name != "seed") and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most):
+            if ((value is not None
+                 or name != "seed")
+                and (not isinstance(value, int) or isinstance(value, bool)
+                     or not 0 <= value <= most)):
                 raise BadArgument(f"{name} must be a whole number from 0 to {most}, not {value}")
         if not isinstance(self.logit_bias, Mapping):
-            raise BadArgument(f"logit_bias must map token ids to numbers, not be {self.logit_bias!r}")
+            raise BadArgument(f"logit_bias must map token ids to numbers, not be "
+                              f"{self.logit_bias!r}")
         for token, bias in self.logit_bias.items():
-            if not isinstance(token, int) or not isinstance(bias, (int, float)) or not -100 <= bias <= 100:
-                raise BadArgument(f"logit_bias must map token ids to numbers from -100 to 100, not {token!r} to {bias!r}")
+            if (not isinstance(token, int) or not isinstance(bias, (int, float))
+                or not -100 <= bias <= 100):
+                raise BadArgument(f"logit_bias must map token ids to numbers from -100 to 100, not "
+                                  f"{token!r} to {bias!r}")
 
     @classmethod
     def of_model(cls, image: Image, **changes: Any) -> Sampling:
-        """What the model's generation_config.json asks for, with ``changes``: greedy unless it says do_sample. Raises BadArgument
-        for values in it that make no sense."""
+        """What the model's generation_config.json asks for, with ``changes``: greedy unless it says
+        do_sample. Raises BadArgument for values in it that make no sense."""
         asked = image.meta.get("defaults") or {}
-        names = ["repetition_penalty", *(("temperature", "top_k", "top_p", "min_p") if asked.get("do_sample") else ())]
+        names = ["repetition_penalty",
+                 *(("temperature", "top_k", "top_p", "min_p") if asked.get("do_sample") else ())]
         values = {name: asked[name] for name in names if asked.get(name) is not None}
         if asked.get("do_sample"):
             values = {"temperature": 1.0} | values
@@ -92,13 +106,15 @@ class Sampling:
 
     @property
     def _changes_logits(self) -> bool:
-        return (self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+        return (self.repetition_penalty != 1 or self.presence_penalty != 0
+                or self.frequency_penalty != 0
                 or any(self.logit_bias.values()))
 
     @property
     def candidates(self) -> int:
         """How many candidates suffice."""
-        return MOST_CANDIDATES if self._changes_logits or not self.top_k else max(self.top_k, self.logprobs)
+        return (MOST_CANDIDATES
+                if self._changes_logits or not self.top_k else max(self.top_k, self.logprobs))
 
 
 @dataclass(frozen=True)
@@ -111,7 +127,8 @@ class Alternative:
 
 @dataclass(frozen=True)
 class Choice:
-    """The token chosen. ``logprob`` is None if nobody asked; ``alternatives`` are the most probable tokens, best first."""
+    """The token chosen. ``logprob`` is None if nobody asked; ``alternatives`` are the most probable
+    tokens, best first."""
 
     token: int
     logprob: float | None = None
@@ -129,7 +146,8 @@ class Sampler:
     def choose(self, tokens: Sequence[int], logits: Sequence[float]) -> Choice:
         """The next token of the candidates ``tokens``, at least one, with their raw ``logits``."""
         asked, pairs = self._sampling, list(zip(tokens, logits, strict=True))
-        changed = sorted(((self._changed(token, logit), token) for token, logit in pairs), key=lambda pair: (-pair[0], pair[1]))
+        changed = sorted(((self._changed(token, logit), token) for token, logit in pairs),
+                         key=lambda pair: (-pair[0], pair[1]))
         token = changed[0][1] if asked.temperature == 0 else self._draw(changed)
         self._seen.add(token)
         self._said[token] += 1
@@ -144,7 +162,8 @@ class Sampler:
     def _changed(self, token: int, logit: float) -> float:
         asked = self._sampling
         if token in self._seen and asked.repetition_penalty != 1:
-            logit = logit / asked.repetition_penalty if logit > 0 else logit * asked.repetition_penalty
+            logit = (logit / asked.repetition_penalty if logit > 0
+                     else logit * asked.repetition_penalty)
         if self._said[token]:
             logit -= asked.presence_penalty + asked.frequency_penalty * self._said[token]
         return logit + asked.logit_bias.get(token, 0.0)
@@ -154,7 +173,8 @@ class Sampler:
         kept = changed[:asked.top_k] if asked.top_k else changed
         shares = [math.exp((logit - kept[0][0]) / asked.temperature) for logit, _ in kept]
         limit, total, count = asked.top_p * math.fsum(shares), 0.0, 0
-        while count < len(shares) and (count == 0 or (total < limit and shares[count] >= asked.min_p)):
+        while (count < len(shares)
+               and (count == 0 or (total < limit and shares[count] >= asked.min_p))):
             total += shares[count]
             count += 1
         place = self._random.random() * total

@@ -1,7 +1,7 @@
 """A conversation with a model on a target: messages in, text as it comes out.
 
-The target's KV cache is kept for the longest common prefix of token ids: a conversation that goes on is not read again, nor is a
-system prompt that conversations share.
+The target's KV cache is kept for the longest common prefix of token ids: a conversation that goes
+on is not read again, nor is a system prompt that conversations share.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ __all__ = ["Reply", "Session", "Stream", "Token", "Usage"]
 
 @dataclass(frozen=True)
 class Token:
-    """One token of an answer. ``text`` is what it adds, empty while a character or a possible stop string is unfinished."""
+    """One token of an answer. ``text`` is what it adds, empty while a character or a possible stop
+    string is unfinished."""
 
     id: int
     text: str
@@ -42,8 +43,9 @@ class Usage:
 
 @dataclass(frozen=True)
 class Reply:
-    """A whole answer. ``stop_reason``: stop (a stop token), text (a stop string), length, context (the context is full), or cancel.
-    ``dropped``: old messages that had to go so that the conversation fits; ``kept``: those that did not."""
+    """A whole answer. ``stop_reason``: stop (a stop token), text (a stop string), length, context
+    (the context is full), or cancel. ``dropped``: old messages that had to go so that the
+    conversation fits; ``kept``: those that did not."""
 
     text: str
     stop_reason: str
@@ -58,7 +60,8 @@ def _stops(stop: str | Iterable[str]) -> tuple[str, ...]:
 
 
 class Stream:
-    """An answer while it is written: iterate over its tokens; then ``reply`` is there. Leaving the loop early ends the answer."""
+    """An answer while it is written: iterate over its tokens; then ``reply`` is there. Leaving the
+    loop early ends the answer."""
 
     def __init__(self, tokens: Generator[Token | Reply, None, None]) -> None:
         self._tokens = tokens
@@ -89,38 +92,49 @@ class Stream:
 
 
 class Session:
-    """Sessions may share a target, also from several threads; each generation waits for the one before it."""
+    """Sessions may share a target, also from several threads; each generation waits for the one
+    before it."""
 
     def __init__(self, target: Target, text: TextModel | None = None) -> None:
         self.target = target
         self.text = text or TextModel(target.image)
-        self._known: tuple[str, list[int]] = ("", [])  # rendered text whose token ids are known, as they were generated
+        # rendered text whose token ids are known, as they were generated
+        self._known: tuple[str, list[int]] = ("", [])
 
-    def chat(self, messages: Sequence[Message], *, max_tokens: int = 256, sampling: Sampling | None = None, stop: str | Iterable[str] = (),
-             control: bool = False, cancel: Cancel | None = None, progress: Progress = quiet) -> Stream:
-        """Answers a conversation: dicts with ``role`` and ``content``, the last one the user's. Messages that no longer fit the
-        context are left out, oldest first, but never those of the system or the last one. ``control``: control tokens in messages
-        are such."""
+    def chat(self, messages: Sequence[Message], *, max_tokens: int = 256,
+             sampling: Sampling | None = None, stop: str | Iterable[str] = (),
+             control: bool = False,
+             cancel: Cancel | None = None, progress: Progress = quiet) -> Stream:
+        """Answers a conversation: dicts with ``role`` and ``content``, the last one the user's.
+        Messages that no longer fit the context are left out, oldest first, but never those of the
+        system or the last one. ``control``: control tokens in messages are such."""
         if not messages:
             raise BadArgument("the conversation is empty: it needs a message at least")
         kept, rendered, ids = self._fit(list(messages), control, max_tokens)
         dropped = len(messages) - len(kept)
-        return Stream(self._run(ids, max_tokens, sampling, _stops(stop), cancel, progress, rendered, dropped, tuple(kept)))
+        return Stream(self._run(ids, max_tokens, sampling, _stops(stop), cancel, progress,
+                                rendered, dropped, tuple(kept)))
 
-    def complete(self, prompt: str | Sequence[int], *, max_tokens: int = 256, sampling: Sampling | None = None,
-                 stop: str | Iterable[str] = (), cancel: Cancel | None = None, progress: Progress = quiet) -> Stream:
+    def complete(self, prompt: str | Sequence[int], *, max_tokens: int = 256,
+                 sampling: Sampling | None = None,
+                 stop: str | Iterable[str] = (), cancel: Cancel | None = None,
+                 progress: Progress = quiet) -> Stream:
         """Goes on with plain text, or with token ids."""
         ids = self.text.encode_raw(prompt) if isinstance(prompt, str) else list(prompt)
-        return Stream(self._run(ids, max_tokens, sampling, _stops(stop), cancel, progress, None, 0, ()))
+        return Stream(self._run(ids, max_tokens, sampling, _stops(stop), cancel, progress, None, 0,
+                                ()))
 
-    def batch(self, prompts: Iterable[str | Sequence[int] | Sequence[Message]], **options: Any) -> Iterator[Reply]:
-        """The replies to many prompts, one after the other: text or token ids to complete, or messages to answer."""
+    def batch(self, prompts: Iterable[str | Sequence[int] | Sequence[Message]],
+              **options: Any) -> Iterator[Reply]:
+        """The replies to many prompts, one after the other: text or token ids to complete, or
+        messages to answer."""
         for prompt in prompts:
-            is_chat = not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], dict)
+            is_chat = (not isinstance(prompt, str) and len(prompt) > 0
+                       and isinstance(prompt[0], dict))
             answer: Callable[..., Stream] = self.chat if is_chat else self.complete
             yield answer(prompt, **options).reply
 
-    # -- fitting the context -----------------------------------------------------------------------------------------------
+    # -- fitting the context -----------------------------------------------------------------------
 
     def _encode(self, messages: list[Message], control: bool) -> tuple[str, list[int]]:
         rendered, ids = self.text.encode_chat(messages, control=control)
@@ -129,9 +143,11 @@ class Session:
             ids = known_ids + self.text.encode_rendered(rendered[len(known):], start=False)
         return rendered, ids
 
-    def _fit(self, messages: list[Message], control: bool, max_tokens: int) -> tuple[list[Message], str, list[int]]:
+    def _fit(self, messages: list[Message], control: bool, max_tokens: int) -> tuple[list[Message],
+            str, list[int]]:
         context = self.target.image.header.context
-        room = context - min(max_tokens, max(1, context // 8))  # for an answer that is worth reading
+        # for an answer that is worth reading
+        room = context - min(max_tokens, max(1, context // 8))
         while True:
             problem, rendered, ids = None, "", [0] * (context + 1)
             try:
@@ -140,7 +156,9 @@ class Session:
                 problem = error
             if len(ids) <= room:
                 return messages, rendered, ids
-            place = next((i for i, message in enumerate(messages[:-1]) if message.get("role") != "system"), None)
+            place = next((i
+                          for i, message in enumerate(messages[:-1])
+                          if message.get("role") != "system"), None)
             if place is None:
                 if len(ids) < context:
                     return messages, rendered, ids
@@ -153,16 +171,21 @@ class Session:
     def _too_long(self, messages: list[Message], control: bool, count: int, context: int) -> str:
         bare = len(self._encode([*messages[:-1], messages[-1] | {"content": ""}], control)[1])
         what = "the system prompt alone" if bare >= context else "the message"
-        return f"{what} is too long: {bare if bare >= context else count} tokens of the model's context of {context}: shorten it"
+        return (f"{what} is too long: {bare if bare >= context else count} tokens of the model's "
+                f"context of {context}: shorten it")
 
-    # -- running -----------------------------------------------------------------------------------------------------------
+    # -- running -----------------------------------------------------------------------------------
 
-    def _run(self, ids: list[int], max_tokens: int, sampling: Sampling | None, stops: tuple[str, ...], cancel: Cancel | None,
-             progress: Progress, rendered: str | None, dropped: int, kept: tuple[Message, ...]) -> Generator[Token | Reply, None, None]:
+    def _run(self, ids: list[int], max_tokens: int, sampling: Sampling | None,
+             stops: tuple[str, ...], cancel: Cancel | None,
+             progress: Progress,
+             rendered: str | None,
+             dropped: int, kept: tuple[Message, ...]) -> Generator[Token | Reply, None, None]:
         if not all(isinstance(stop, str) and stop for stop in stops):
             raise BadArgument("a stop string is empty, or is no text")
         stream, answer = TextStream(self.text, stops), Answer()
-        steps = self.target.stream(ids, max_tokens, sampling, cancel=cancel, progress=progress, reuse=True)
+        steps = self.target.stream(ids, max_tokens, sampling, cancel=cancel, progress=progress,
+                                   reuse=True)
         with closing(steps):
             while not stream.stopped:
                 try:
@@ -172,7 +195,8 @@ class Session:
                     break
                 answer.token_ids.append(choice.token)
                 answer.cached_tokens = self.target.cached
-                yield Token(choice.token, stream.add(choice.token), choice.logprob, choice.alternatives)
+                yield Token(choice.token, stream.add(choice.token), choice.logprob,
+                            choice.alternatives)
         last = stream.finish()
         if last:
             yield Token(answer.token_ids[-1], last)
@@ -183,7 +207,8 @@ class Session:
         yield Reply(stream.whole, reason, usage, answer, dropped, kept)
 
     def _remember(self, rendered: str, ids: list[int], answer: Answer, stream: TextStream) -> None:
-        """Keeps the ids of the conversation so far, so that the next turn does not spell the answer in other tokens."""
+        """Keeps the ids of the conversation so far, so that the next turn does not spell the answer
+        in other tokens."""
         said = answer.token_ids
         if stream.stopped or not said:
             return

@@ -1,4 +1,5 @@
-"""What runs a model: a board, or the golden model in this process. One KV cache, one generation at a time."""
+"""What runs a model: a board, or the golden model in this process. One KV cache, one generation at
+a time."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ __all__ = ["Answer", "Cancel", "Choices", "Steps", "Target"]
 
 
 class Cancel:
-    """Ends the one generation that it was given to, whether that has begun or not. ``set`` is safe in threads and signal handlers."""
+    """Ends the one generation that it was given to, whether that has begun or not. ``set`` is safe
+    in threads and signal handlers."""
 
     def __init__(self) -> None:
         self._set = threading.Event()
@@ -35,9 +37,10 @@ class Cancel:
 
 @dataclass
 class Answer:
-    """What a generation gave. ``stop_reason``: stop (a stop token), length, context (it is full) or cancel. Cycle counts are None on
-    the golden model, which has no clock; ``operators`` and ``counters`` are cycles per pass. ``cached_tokens`` were in the KV cache
-    before the ``prompt_tokens``."""
+    """What a generation gave. ``stop_reason``: stop (a stop token), length, context (it is full) or
+    cancel. Cycle counts are None on the golden model, which has no clock; ``operators`` and
+    ``counters`` are cycles per pass. ``cached_tokens`` were in the KV cache before the
+    ``prompt_tokens``."""
 
     token_ids: list[int] = field(default_factory=list)
     stop_reason: str = "length"
@@ -57,7 +60,8 @@ Choices = tuple[list[int], list[float]]
 
 
 class Target(ABC):
-    """Runs one model. ``tokens`` are those in its KV cache. Calls of several threads wait for each other."""
+    """Runs one model. ``tokens`` are those in its KV cache. Calls of several threads wait for each
+    other."""
 
     def __init__(self, image: Image) -> None:
         self.image = image
@@ -69,7 +73,8 @@ class Target(ABC):
     def _alone(self) -> Iterator[None]:
         """Waits until other threads' calls are done. The same thread's would never be."""
         if self._lock.locked() and self._owner == threading.get_ident():
-            raise BadArgument("this target is in the middle of an answer: read it to its end or close it first")
+            raise BadArgument("this target is in the middle of an answer: read it to its end or "
+                              "close it first")
         with self._lock:
             self._owner = threading.get_ident()
             try:
@@ -118,32 +123,40 @@ class Target(ABC):
     def _score(self, token: int) -> NDArray[np.float32]: ...
 
     @abstractmethod
-    def _greedy(self, prompt: list[int], max_tokens: int, sampling: Sampling, cancel: Cancel, progress: Progress) -> Steps:
+    def _greedy(self, prompt: list[int], max_tokens: int, sampling: Sampling, cancel: Cancel,
+                progress: Progress) -> Steps:
         """Appends ``prompt`` and writes up to ``max_tokens`` best tokens."""
 
     @abstractmethod
-    def _candidates(self, prompt: list[int], sampling: Sampling, cancel: Cancel, progress: Progress) -> tuple[Answer, Choices]:
-        """Appends ``prompt``; the answer has its cycles, and the candidates are those of the next token, none if it was cancelled."""
+    def _candidates(self, prompt: list[int], sampling: Sampling, cancel: Cancel,
+                    progress: Progress) -> tuple[Answer, Choices]:
+        """Appends ``prompt``; the answer has its cycles, and the candidates are those of the next
+        token, none if it was cancelled."""
 
     def reset(self) -> None:
         """Forgets the conversation."""
         self.truncate(0)
 
     def check_prompt(self, prompt: Sequence[int]) -> None:
-        """Raises BadArgument if the prompt is empty or has ids outside of the vocabulary, OutOfContext if it does not fit."""
+        """Raises BadArgument if the prompt is empty or has ids outside of the vocabulary,
+        OutOfContext if it does not fit."""
         context, vocab = self.image.header.context, self.image.vocab
         if not prompt:
             raise BadArgument("the prompt is empty: say something")
-        if any(not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < vocab for token in prompt):
+        if (any(not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < vocab
+                for token in prompt)):
             raise BadArgument(f"token ids must lie between 0 and {vocab - 1}")
         if self.position + len(prompt) > context:
-            raise OutOfContext(f"the prompt of {len(prompt)} tokens, after {self.position} in the conversation, is longer than the "
+            raise OutOfContext(f"the prompt of {len(prompt)} tokens, after {self.position} in the "
+                               f"conversation, is longer than the "
                                f"model's context of {context} tokens: shorten it or start anew")
 
-    def stream(self, prompt: Sequence[int], max_tokens: int, sampling: Sampling | None = None, *, cancel: Cancel | None = None,
+    def stream(self, prompt: Sequence[int], max_tokens: int, sampling: Sampling | None = None, *,
+               cancel: Cancel | None = None,
                progress: Progress = quiet, reuse: bool = False) -> Steps:
-        """Appends ``prompt`` to the KV cache and yields up to ``max_tokens`` tokens. With ``reuse``, ``prompt`` is the whole
-        conversation, and the cache is kept for what it has in common with it. Closing the generator ends the answer."""
+        """Appends ``prompt`` to the KV cache and yields up to ``max_tokens`` tokens. With
+        ``reuse``, ``prompt`` is the whole conversation, and the cache is kept for what it has in
+        common with it. Closing the generator ends the answer."""
         if not 0 <= max_tokens < 2**31:
             raise BadArgument(f"max_tokens must lie between 0 and {2**31 - 1}, not {max_tokens}")
         sampling, cancel = sampling or Sampling(), Cancel() if cancel is None else cancel
@@ -156,7 +169,8 @@ class Target(ABC):
             return answer
 
     def _keep_common(self, tokens: Sequence[int]) -> int:
-        """Cuts the KV cache back to what it has in common with ``tokens``, of which at least one is left to read."""
+        """Cuts the KV cache back to what it has in common with ``tokens``, of which at least one is
+        left to read."""
         most, same = min(len(self.tokens), len(tokens) - 1), 0
         while same < most and self.tokens[same] == tokens[same]:
             same += 1
@@ -165,10 +179,12 @@ class Target(ABC):
         return len(self.tokens)
 
     def generate(self, prompt: Sequence[int], max_tokens: int, sampling: Sampling | None = None,
-                 on_token: Callable[[int], None] = lambda token: None, progress: Progress = quiet, *,
+                 on_token: Callable[[int], None] = lambda token: None, progress: Progress = quiet,
+                 *,
                  cancel: Cancel | None = None) -> Answer:
         """As ``stream``, with a function that is called for each token."""
-        with closing(self.stream(prompt, max_tokens, sampling, cancel=cancel, progress=progress)) as steps:
+        with closing(self.stream(prompt, max_tokens, sampling, cancel=cancel,
+                                 progress=progress)) as steps:
             while True:
                 try:
                     choice = next(steps)
@@ -177,7 +193,8 @@ class Target(ABC):
                     return answer
                 on_token(choice.token)
 
-    def _sampled(self, prompt: list[int], max_tokens: int, sampling: Sampling, cancel: Cancel, progress: Progress) -> Steps:
+    def _sampled(self, prompt: list[int], max_tokens: int, sampling: Sampling, cancel: Cancel,
+                 progress: Progress) -> Steps:
         sampler, context = Sampler(sampling, [*self.tokens, *prompt]), self.image.header.context
         whole, choices = self._candidates(prompt, sampling, cancel, progress)
         decode = 0

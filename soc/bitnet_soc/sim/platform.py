@@ -1,4 +1,5 @@
-"""The simulated board: top-level pads for our own C++ main, and the generated files it is built from."""
+"""The simulated board: top-level pads for our own C++ main, and the generated files it is built
+from."""
 
 from __future__ import annotations
 
@@ -26,9 +27,11 @@ def _pads(name: str, *signals: tuple[str, int]):
     return (name, 0, *(Subsignal(signal, Pins(width)) for signal, width in signals))
 
 
-_STREAM = (("source_valid", 1), ("source_ready", 1), ("source_data", 8), ("sink_valid", 1), ("sink_ready", 1), ("sink_data", 8))
+_STREAM = (("source_valid", 1), ("source_ready", 1), ("source_data", 8), ("sink_valid", 1),
+           ("sink_ready", 1), ("sink_data", 8))
 _AXI = [(f"read{i}_{name}", width) for i in range(PORTS) for name, width, _ in AXI_READ_PORTS]
-_AXI += [(f"{port}_{name}", width) for port in ("write", "upload") for name, width, _ in AXI_WRITE_PORTS]
+_AXI += [(f"{port}_{name}", width) for port in ("write", "upload")
+         for name, width, _ in AXI_WRITE_PORTS]
 _IO = [
     ("sys_clk", 0, Pins(1)), ("sys_rst", 0, Pins(1)),
     _pads("serial", *_STREAM, ("tuning_word", 32)),
@@ -44,18 +47,24 @@ class _Platform(GenericPlatform):
 
     def get_verilog(self, *args, special_overrides=None, **kwargs):
         return GenericPlatform.get_verilog(
-            self, *args, special_overrides={**sim_special_overrides, **(special_overrides or {})}, **kwargs)
+            self, *args, special_overrides={**sim_special_overrides, **(special_overrides or {})},
+            **kwargs)
 
 
 class _UARTPHY(LiteXModule):
-    """LiteX's UARTPHY with a dynamic rate, as far as the CPU sees it: bytes go over the pads whole, with the rate beside them."""
+    """LiteX's UARTPHY with a dynamic rate, as far as the CPU sees it: bytes go over the pads whole,
+    with the rate beside them."""
 
     def __init__(self, pads):
-        self.sink, self.source = sink, source = stream.Endpoint([("data", 8)]), stream.Endpoint([("data", 8)])
-        self._tuning_word = CSRStorage(32, reset=int(BASE_RATE / CLOCK_HZ * 2**32), name="tuning_word")
+        self.sink, self.source = sink, source = (stream.Endpoint([("data", 8)]),
+                                                 stream.Endpoint([("data", 8)]))
+        self._tuning_word = CSRStorage(32, reset=int(BASE_RATE / CLOCK_HZ * 2**32),
+                                       name="tuning_word")
         self.comb += [
-            pads.source_valid.eq(sink.valid), pads.source_data.eq(sink.data), sink.ready.eq(pads.source_ready),
-            source.valid.eq(pads.sink_valid), source.data.eq(pads.sink_data), pads.sink_ready.eq(source.ready),
+            pads.source_valid.eq(sink.valid), pads.source_data.eq(sink.data),
+            sink.ready.eq(pads.source_ready),
+            source.valid.eq(pads.sink_valid), source.data.eq(pads.sink_data),
+            pads.sink_ready.eq(source.ready),
             pads.tuning_word.eq(self._tuning_word.storage),
         ]
 
@@ -67,13 +76,15 @@ class _SimSoC(BitNetSoC):
         ddr = wishbone.Interface(data_width=32, address_width=32, addressing="word")
         platform.add_extension(ddr.get_ios("ddr"))
         super().__init__(
-            platform, CRG(platform.request("sys_clk"), platform.request("sys_rst")), cfu, [0x6F], _UARTPHY(platform.request("serial")),
+            platform, CRG(platform.request("sys_clk"), platform.request("sys_rst")), cfu, [0x6F],
+            _UARTPHY(platform.request("serial")),
             platform.request("hp"), platform.request("ddr"), StreamPHY(platform.request("eth")),
             platform.request("tvu"))
 
 
 def generate(folder: Path, cfu: Path) -> list[Path]:
-    """Writes soc.v, memory files and the ``generated`` C headers to ``folder``; returns the Verilog sources."""
+    """Writes soc.v, memory files and the ``generated`` C headers to ``folder``; returns the Verilog
+    sources."""
     folder.mkdir(parents=True, exist_ok=True)
     platform = _Platform()
     soc = _SimSoC(platform, cfu.resolve())
@@ -87,12 +98,15 @@ def generate(folder: Path, cfu: Path) -> list[Path]:
         os.chdir(here)
     headers = folder / "generated"
     headers.mkdir(exist_ok=True)
-    csr = export.get_csr_header(soc.csr_regions, soc.constants, csr_base=soc.mem_regions["csr"].origin,
+    csr = export.get_csr_header(soc.csr_regions, soc.constants,
+                                csr_base=soc.mem_regions["csr"].origin,
                                 with_access_functions=True)
     (headers / "csr.h").write_text(csr)
     (headers / "mem.h").write_text(export.get_mem_header(soc.mem_regions))
-    (headers / "csr.csv").write_text(export.get_csr_csv(soc.csr_regions, soc.constants, soc.mem_regions))
+    (headers / "csr.csv").write_text(export.get_csr_csv(soc.csr_regions, soc.constants,
+                                                        soc.mem_regions))
     (headers / "soc.h").write_text(export.get_soc_header(soc.constants))
     for region in MEMORY.regions:
-        assert any((found.origin, found.size) == (region.base, region.size) for found in soc.mem_regions.values()), region
+        assert any((found.origin, found.size) == (region.base, region.size)
+                   for found in soc.mem_regions.values()), region
     return [folder / "soc.v", *(Path(source[0]) for source in platform.sources)]

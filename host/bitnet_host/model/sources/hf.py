@@ -1,8 +1,9 @@
 """Reads a Hugging Face BitNet checkpoint folder (packed safetensors).
 
-Packed byte [r, c] holds W[i * (out / 4) + r, c] + 1 in bits 2i and 2i + 1; the linear class ``autobitlinear`` multiplies
-by weight_scale, ``bitlinear`` (the default) divides (transformers 5.23, integrations/bitnet.py). Nothing in config.json that changes
-arithmetic is passed over: what this tool does not know is refused.
+Packed byte [r, c] holds W[i * (out / 4) + r, c] + 1 in bits 2i and 2i + 1; the linear class
+``autobitlinear`` multiplies by weight_scale, ``bitlinear`` (the default) divides (transformers
+5.23, integrations/bitnet.py). Nothing in config.json that changes arithmetic is passed over: what
+this tool does not know is refused.
 """
 
 from __future__ import annotations
@@ -24,30 +25,41 @@ from bitnet_host.model.sources.tensors import TensorFolder
 __all__ = ["open_checkpoint", "unpack_hf"]
 
 _PROJECTIONS = {
-    "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj",
+    "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj",
+    "o": "self_attn.o_proj",
     "gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj",
 }
 _NORMS = {
     "input_norm": "input_layernorm", "attn_sub_norm": "self_attn.attn_sub_norm",
     "post_norm": "post_attention_layernorm", "ffn_sub_norm": "mlp.ffn_sub_norm",
 }
-#: Keys of config.json that are read below, and keys that change nothing in how an answer is computed.
+#: Keys of config.json that are read below, and keys that change nothing in how an answer is
+#: computed.
 _READ = {
-    "model_type", "hidden_act", "tie_word_embeddings", "num_attention_heads", "hidden_size", "intermediate_size", "num_hidden_layers",
-    "num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings", "rope_theta", "rope_parameters", "rms_norm_eps",
+    "model_type", "hidden_act", "tie_word_embeddings", "num_attention_heads", "hidden_size",
+    "intermediate_size", "num_hidden_layers",
+    "num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings", "rope_theta",
+    "rope_parameters", "rms_norm_eps",
     "quantization_config", "eos_token_id", "bos_token_id",
 }
 _HARMLESS = {
-    "architectures", "auto_map", "initializer_range", "torch_dtype", "dtype", "use_cache", "transformers_version", "pad_token_id",
-    "_name_or_path", "attention_dropout", "pretraining_tp", "name_or_path", "unsloth_version", "id2label", "label2id", "return_dict",
-    "output_attentions", "output_hidden_states", "chunk_size_feed_forward", "is_encoder_decoder", "problem_type", "license",
+    "architectures", "auto_map", "initializer_range", "torch_dtype", "dtype", "use_cache",
+    "transformers_version", "pad_token_id",
+    "_name_or_path", "attention_dropout", "pretraining_tp", "name_or_path", "unsloth_version",
+    "id2label", "label2id", "return_dict",
+    "output_attentions", "output_hidden_states", "chunk_size_feed_forward", "is_encoder_decoder",
+    "problem_type", "license",
 }
-#: Keys that change arithmetic, with the values that leave it alone (beside null, false, zero and empty ones).
-_NEUTRAL: dict[str, tuple[Any, ...]] = {"partial_rotary_factor": (1, 1.0), "rope_type": ("default",), "mlp_bias": (), "attention_bias": ()}
+#: Keys that change arithmetic, with the values that leave it alone (beside null, false, zero and
+#: empty ones).
+_NEUTRAL: dict[str, tuple[Any, ...]] = {"partial_rotary_factor": (1, 1.0),
+                                        "rope_type": ("default",), "mlp_bias": (),
+                                        "attention_bias": ()}
 
 
 def unpack_hf(packed: NDArray[np.uint8]) -> NDArray[np.int8]:
-    """uint8 [out / 4, in] to int8 [out, in]. Raises ValueError for the code 3, which is no weight."""
+    """uint8 [out / 4, in] to int8 [out, in]. Raises ValueError for the code 3, which is no
+    weight."""
     if (packed & packed >> 1 & 0x55).any():
         raise ValueError("code 3")
     return np.concatenate([(packed >> 2 * i & 3).astype(np.int8) - 1 for i in range(4)])
@@ -55,9 +67,11 @@ def unpack_hf(packed: NDArray[np.uint8]) -> NDArray[np.int8]:
 
 def _refuse_unknown(raw: dict[str, Any], known: set[str], path: Path) -> None:
     for name, value in raw.items():
-        neutral = value is None or value is False or value in (0, "", [], {}) or value in _NEUTRAL.get(name, ())
+        neutral = (value is None or value is False or value in (0, "", [], {})
+                   or value in _NEUTRAL.get(name, ()))
         if name not in known and not neutral:
-            raise BadModel(f"{path}: {name} is {str(value)[:60]!r}, which this tool does not know and cannot compute with: "
+            raise BadModel(f"{path}: {name} is {str(value)[:60]!r}, which this tool does not know "
+                           f"and cannot compute with: "
                            "it would give other words than the model's")
 
 
@@ -69,9 +83,12 @@ def _theta(raw: dict[str, Any], path: Path) -> float:
         raise BadModel(f"{path}: rope_parameters is {rope!r}; it must be an object")
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
-        raise BadModel(f"{path}: RoPE of type {kind!r} is not supported, only the default one without scaling")
+        raise BadModel(f"{path}: RoPE of type {kind!r} is not supported, only the default one "
+                       f"without scaling")
     _refuse_unknown(rope, {"rope_type", "type", "rope_theta"}, path)
-    value = next(v for v in (rope.get("rope_theta"), raw.get("rope_theta"), 500000.0) if v is not None)
+    value = next(v
+                 for v in (rope.get("rope_theta"), raw.get("rope_theta"), 500000.0)
+                 if v is not None)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 < value < 1e12:
         raise BadModel(f"{path}: rope_theta is {value!r}; it must be a number above 1")
     return float(value)
@@ -79,10 +96,12 @@ def _theta(raw: dict[str, Any], path: Path) -> float:
 
 def _config(raw: dict[str, Any], path: Path) -> ModelConfig:
     if raw.get("model_type") != "bitnet":
-        raise BadModel(f"{path} describes a {raw.get('model_type', 'nameless')} model: only BitNet b1.58 checkpoints "
+        raise BadModel(f"{path} describes a {raw.get('model_type', 'nameless')} model: only BitNet "
+                       f"b1.58 checkpoints "
                        "(model_type bitnet) run on this machine")
     if raw.get("hidden_act", "relu2") != "relu2":
-        raise BadModel(f"{path}: activation {raw['hidden_act']!r} is not supported, only relu2 (squared ReLU)")
+        raise BadModel(f"{path}: activation {raw['hidden_act']!r} is not supported, only relu2 "
+                       f"(squared ReLU)")
     _refuse_unknown(raw, _READ | _HARMLESS, path)
 
     def number(name: str, default: Any = None) -> int:
@@ -98,38 +117,48 @@ def _config(raw: dict[str, Any], path: Path) -> ModelConfig:
     eps = raw.get("rms_norm_eps", 1e-5)
     if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 1e-30 < eps <= 0.1:
         raise BadModel(f"{path}: rms_norm_eps is {eps!r}; it must be a small positive number")
-    keys = number("num_key_value_heads", heads if "num_key_value_heads" in raw else None)  # null means as many as heads
+    # null means as many as heads
+    keys = number("num_key_value_heads", heads if "num_key_value_heads" in raw else None)
     return ModelConfig(
         hidden, number("intermediate_size"), number("num_hidden_layers"), heads, keys,
-        number("head_dim", hidden // heads), number("vocab_size"), number("max_position_embeddings", 2048), _theta(raw, path), float(eps))
+        number("head_dim", hidden // heads), number("vocab_size"),
+        number("max_position_embeddings", 2048), _theta(raw, path), float(eps))
 
 
 def _divides(raw: dict[str, Any], path: Path) -> bool:
-    """Whether the linear layers divide by their weight_scale. Raises BadModel for a quantisation that is not the packed one."""
+    """Whether the linear layers divide by their weight_scale. Raises BadModel for a quantisation
+    that is not the packed one."""
     settings = raw.get("quantization_config")
     if not isinstance(settings, dict):
-        raise BadModel(f"{path}: quantization_config is {settings!r}; a packed BitNet checkpoint has an object there")
+        raise BadModel(f"{path}: quantization_config is {settings!r}; a packed BitNet checkpoint "
+                       f"has an object there")
     if settings.get("quantization_mode") == "online":
-        raise BadModel(f"{path.parent} holds unpacked training weights: give the packed checkpoint (quantization_mode offline)")
+        raise BadModel(f"{path.parent} holds unpacked training weights: give the packed checkpoint "
+                       f"(quantization_mode offline)")
     for name, values in (("quant_method", ("bitnet",)), ("quantization_mode", ("offline", None)),
                          ("linear_class", ("bitlinear", "autobitlinear", None))):
         value = settings.get(name)
         if value not in values:
-            raise BadModel(f"{path}: {name} of quantization_config is {value!r}; this tool knows {' and '.join(filter(None, values))}")
+            raise BadModel(f"{path}: {name} of quantization_config is {value!r}; this tool knows "
+                           f"{' and '.join(filter(None, values))}")
     if settings.get("modules_to_not_convert") not in (None, [], ["lm_head"]):  # the head never is
-        raise BadModel(f"{path}: modules_to_not_convert is {settings['modules_to_not_convert']!r}: this machine needs every matrix packed")
-    _refuse_unknown(settings, {"quant_method", "quantization_mode", "linear_class", "rms_norm_eps", "modules_to_not_convert"}, path)
+        raise BadModel(f"{path}: modules_to_not_convert is {settings['modules_to_not_convert']!r}: "
+                       f"this machine needs every matrix packed")
+    _refuse_unknown(settings, {"quant_method", "quantization_mode", "linear_class", "rms_norm_eps",
+                               "modules_to_not_convert"}, path)
     return settings.get("linear_class") != "autobitlinear"
 
 
 def _token_ids(value: Any, place: Path, vocab: int) -> list[int]:
     ids = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(isinstance(token, int) and not isinstance(token, bool) and 0 <= token < vocab for token in ids):
+    if (not all(isinstance(token, int) and not isinstance(token, bool) and 0 <= token < vocab
+                for token in ids)):
         raise BadModel(f"{place}: eos_token_id is {value!r}; it must be token ids below {vocab}")
     return ids
 
 
-def _stop_tokens(folder: Path, raw: dict[str, Any], settings: dict[str, Any], text: dict[str, Any], tokenizer: dict[str, Any] | None,
+def _stop_tokens(folder: Path, raw: dict[str, Any], settings: dict[str, Any], text: dict[str, Any],
+                 tokenizer: dict[str, Any] | None,
                  vocab: int) -> tuple[int, ...]:
     """End-of-text ids: those of generation_config.json, of config.json, and of the tokenizer."""
     stops = _token_ids(settings.get("eos_token_id"), folder / "generation_config.json", vocab)
@@ -141,7 +170,8 @@ def _stop_tokens(folder: Path, raw: dict[str, Any], settings: dict[str, Any], te
             stops += _token_ids(added.get("id"), folder / "tokenizer.json", vocab)
     different = tuple(dict.fromkeys(stops))
     if len(different) > MAX_STOPS:
-        raise BadModel(f"{folder} names {len(different)} end-of-text tokens; this machine knows {MAX_STOPS}")
+        raise BadModel(f"{folder} names {len(different)} end-of-text tokens; this machine knows "
+                       f"{MAX_STOPS}")
     return different
 
 
@@ -152,15 +182,20 @@ def _content(token: Any) -> str | None:
 
 
 def _template(folder: Path, settings: dict[str, Any]) -> str | None:
-    """The chat template: a file of its own, or text in tokenizer_config.json, or there a list of named ones."""
+    """The chat template: a file of its own, or text in tokenizer_config.json, or there a list of
+    named ones."""
     if (folder / "chat_template.jinja").exists():
         return read_text(folder / "chat_template.jinja")
     value = settings.get("chat_template")
     if isinstance(value, list):
-        named = {str(item.get("name")): item.get("template") for item in value if isinstance(item, dict)}
-        value = named.get("default", next(iter(named.values()), 0) if len(named) == 1 else 0 if value else None)
+        named = {str(item.get("name")): item.get("template")
+                 for item in value if isinstance(item, dict)}
+        value = named.get("default",
+                          next(iter(named.values()), 0) if len(named) == 1 else 0 if value
+                          else None)
     if value is not None and not isinstance(value, str):
-        raise BadModel(f"{folder / 'tokenizer_config.json'}: chat_template is neither text nor a list with one named default")
+        raise BadModel(f"{folder / 'tokenizer_config.json'}: chat_template is neither text nor a "
+                       f"list with one named default")
     return value
 
 
@@ -171,10 +206,13 @@ class _Layers(Sequence[Layer]):
         self._tensors, self._config, self._divides = tensors, config, divides
         queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
         self._shapes = {
-            "q": (queries, config.hidden), "k": (keys, config.hidden), "v": (keys, config.hidden), "o": (config.hidden, queries),
-            "gate": (config.intermediate, config.hidden), "up": (config.intermediate, config.hidden),
+            "q": (queries, config.hidden), "k": (keys, config.hidden), "v": (keys, config.hidden),
+            "o": (config.hidden, queries),
+            "gate": (config.intermediate, config.hidden),
+            "up": (config.intermediate, config.hidden),
             "down": (config.hidden, config.intermediate)}
-        self._norms = {"input_norm": config.hidden, "attn_sub_norm": queries, "post_norm": config.hidden,
+        self._norms = {"input_norm": config.hidden, "attn_sub_norm": queries,
+                       "post_norm": config.hidden,
                        "ffn_sub_norm": config.intermediate}
         for index in range(config.layers):  # missing or misshapen tensors show now
             list(self._stored(index))
@@ -184,7 +222,8 @@ class _Layers(Sequence[Layer]):
         for name, place in _PROJECTIONS.items():
             out, columns = self._shapes[name]
             if out % 4:
-                raise BadModel(f"{self._tensors.folder}: {place} has {out} rows, which four to a byte do not fit")
+                raise BadModel(f"{self._tensors.folder}: {place} has {out} rows, which four to a "
+                               f"byte do not fit")
             yield name, (self._tensors.take(f"{prefix}{place}.weight", (out // 4, columns)),
                          self._tensors.take(f"{prefix}{place}.weight_scale", (1,)))
         for name, place in _NORMS.items():
@@ -202,30 +241,36 @@ class _Layers(Sequence[Layer]):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return {name: self._linear(*value) if isinstance(value, tuple) else value.floats() for name, value in self._stored(index)}
+        return {name: self._linear(*value) if isinstance(value, tuple) else value.floats()
+                for name, value in self._stored(index)}
 
     def _linear(self, packed: Any, stored_scale: Any) -> Linear:
         place = f"{packed.file}: tensor {packed.name}"
         if packed.kind != "U8":
-            raise BadModel(f"{place} is not packed ternary ({packed.kind}): give the packed checkpoint")
+            raise BadModel(f"{place} is not packed ternary ({packed.kind}): give the packed "
+                           f"checkpoint")
         try:
             weights = unpack_hf(packed[:])
         except ValueError:
-            raise BadModel(f"{place} holds a code that is no weight: it is damaged or packed in another way") from None
+            raise BadModel(f"{place} holds a code that is no weight: it is damaged or packed in "
+                           f"another way") from None
         if not weights.any():
-            raise BadModel(f"{place} is zero everywhere, so the model cannot answer sensibly; uploads like that are known: "
+            raise BadModel(f"{place} is zero everywhere, so the model cannot answer sensibly; "
+                           f"uploads like that are known: "
                            "get another one")
         scale = np.float32(stored_scale.floats()[0])
         with np.errstate(divide="ignore", over="ignore"):
             factor = np.float32(1) / scale if self._divides else scale
         if not np.isfinite(factor) or factor == 0:
-            raise BadModel(f"{stored_scale.file}: tensor {stored_scale.name} is {scale:g}, which is no scale")
+            raise BadModel(f"{stored_scale.file}: tensor {stored_scale.name} is {scale:g}, which "
+                           f"is no scale")
         return Linear(weights, float(factor))
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Opens a checkpoint folder; layers are read when they are asked for. Raises BadModel for anything that is not a packed BitNet
-    checkpoint or that this machine would compute otherwise than transformers does."""
+    """Opens a checkpoint folder; layers are read when they are asked for. Raises BadModel for
+    anything that is not a packed BitNet checkpoint or that this machine would compute otherwise
+    than transformers does."""
     raw = read_json(folder / "config.json")
     config = _config(raw, folder / "config.json")
     divides = _divides(raw, folder / "config.json")
@@ -242,23 +287,31 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
     tokenizer, settings = optional("tokenizer.json"), optional("tokenizer_config.json") or {}
     generation = optional("generation_config.json") or {}
-    special = {"bos_token": _content(settings.get("bos_token")), "eos_token": _content(settings.get("eos_token")),
-               "bos_token_id": next(iter(_token_ids(raw.get("bos_token_id"), folder / "config.json", config.vocab)), None)}
+    special = {"bos_token": _content(settings.get("bos_token")),
+               "eos_token": _content(settings.get("eos_token")),
+               "bos_token_id": next(iter(_token_ids(raw.get("bos_token_id"),
+                                                    folder / "config.json", config.vocab)), None)}
     stops = _stop_tokens(folder, raw, generation, settings, tokenizer, config.vocab)
     files = tuple(path for path in sorted(folder.iterdir()) if path.is_file())
-    return Checkpoint(replace(config, stop_tokens=stops), embedding, final_norm, layers, tokenizer, _template(folder, settings),
+    return Checkpoint(replace(config, stop_tokens=stops), embedding, final_norm, layers, tokenizer,
+                      _template(folder, settings),
                       special, generation, files)
 
 
-def _tied(raw: dict[str, Any], tensors: TensorFolder, embedding: Any, config: ModelConfig, folder: Path) -> None:
-    """Takes an lm_head.weight that is the embedding; raises BadModel for one that is not, or if there should be one."""
+def _tied(raw: dict[str, Any], tensors: TensorFolder, embedding: Any, config: ModelConfig,
+          folder: Path) -> None:
+    """Takes an lm_head.weight that is the embedding; raises BadModel for one that is not, or if
+    there should be one."""
     if not tensors.has("lm_head.weight"):
-        raise BadModel(f"{folder}: tie_word_embeddings is {raw.get('tie_word_embeddings', 'absent, which means false')} but there is "
+        raise BadModel(f"{folder}: tie_word_embeddings is "
+                       f"{raw.get('tie_word_embeddings', 'absent, which means false')} but "
+                       f"there is "
                        "no lm_head.weight: the checkpoint is incomplete")
     head = tensors.take("lm_head.weight", (config.vocab, config.hidden))
     if raw.get("tie_word_embeddings", False):
         return  # transformers takes the embedding in its place
     for start in range(0, config.vocab, 4096):
         if not np.array_equal(head[start:start + 4096], embedding[start:start + 4096]):
-            raise BadModel(f"{folder}: the output head is another matrix than the embedding (tie_word_embeddings is not true); this "
+            raise BadModel(f"{folder}: the output head is another matrix than the embedding "
+                           f"(tie_word_embeddings is not true); this "
                            "machine has one for both")

@@ -1,8 +1,9 @@
-"""Synthetic checkpoints of any shape, for benches: random weights, with gates that are positive as often as a real model's.
+"""Synthetic checkpoints of any shape, for benches: random weights, with gates that are positive as
+often as a real model's.
 
-The first channels of the residual stream hold the same value whatever the token, since no output writes to them; each gate
-row has a bias through its weights on these channels. Written once as the raw contents of the board's DDR, KV cache included,
-so that a simulation starts with it in place.
+The first channels of the residual stream hold the same value whatever the token, since no output
+writes to them; each gate row has a bias through its weights on these channels. Written once as the
+raw contents of the board's DDR, KV cache included, so that a simulation starts with it in place.
 """
 
 from __future__ import annotations
@@ -25,13 +26,22 @@ from bitnet_host.errors import BadArgument, BadFile
 from bitnet_host.files import replacing
 from bitnet_host.model.checkpoint import Checkpoint, Linear, ModelConfig
 from bitnet_host.model.convert import check_shape, convert
-from bitnet_host.model.header import BLOCK_BYTES, CHUNK_TOKENS, FORMAT_VERSION, MODEL_BASE, DdrHeader, Tensor
+from bitnet_host.model.header import (
+    BLOCK_BYTES,
+    CHUNK_TOKENS,
+    FORMAT_VERSION,
+    MODEL_BASE,
+    DdrHeader,
+    Tensor,
+)
 from bitnet_host.model.image import Image
 from bitnet_host.model.open import source_digest
 
 __all__ = ["GATE_ZEROS", "SHAPES", "Bench", "parse_shape", "prepare", "synthetic_checkpoint"]
 
-GATE_ZEROS = 0.598  # share of the 2B model's inner activations that are exactly zero (Neumann-Labs/ternfpga); layers 41.6-78.9 %
+# share of the 2B model's inner activations that are exactly zero (Neumann-Labs/ternfpga); layers
+# 41.6-78.9 %
+GATE_ZEROS = 0.598
 _LAYER_SPREAD = 0.187
 _BIAS_CHANNELS, _BIAS_VALUE = 32, 3.0
 _CODE_SIGMA = 34.0  # of int8 codes of a Gaussian vector of some thousand elements
@@ -46,27 +56,33 @@ _NAMES = ("hidden", "intermediate", "layers", "heads", "kv_heads", "head_dim", "
 
 
 def parse_shape(text: str) -> ModelConfig:
-    """A name of SHAPES, optionally with changes, as in ``2b4t,layers=2`` or ``hidden=512,...``. Raises BadArgument."""
+    """A name of SHAPES, optionally with changes, as in ``2b4t,layers=2`` or ``hidden=512,...``.
+    Raises BadArgument."""
     name, _, changes = text.partition(",") if "=" not in text.split(",")[0] else ("", "", text)
     if name and name not in SHAPES:
-        raise BadArgument(f"shape {text}: choose {', '.join(SHAPES)} or give {', '.join(f'{n}=N' for n in _NAMES)}")
+        raise BadArgument(f"shape {text}: choose {', '.join(SHAPES)} or give "
+                          f"{', '.join(f'{n}=N' for n in _NAMES)}")
     values = dict(zip(_NAMES, SHAPES[name], strict=True)) if name else {}
     for item in filter(None, changes.split(",")):
         match = re.fullmatch(r"(\w+)=(\d{1,7})", item)
         if not match or match[1] not in _NAMES:
-            raise BadArgument(f"shape {text}: {item} is not one of {', '.join(f'{n}=N' for n in _NAMES)}")
+            raise BadArgument(f"shape {text}: {item} is not one of "
+                              f"{', '.join(f'{n}=N' for n in _NAMES)}")
         values[match[1]] = int(match[2])
     missing = [n for n in _NAMES if n not in values]
     if missing:
         raise BadArgument(f"shape {text} lacks {', '.join(missing)}")
-    hidden, intermediate, layers, heads, kv_heads, head_dim, vocab, context = (values[n] for n in _NAMES)
-    return ModelConfig(hidden, intermediate, layers, heads, kv_heads, head_dim, vocab, context, 500000.0, 1e-5)
+    hidden, intermediate, layers, heads, kv_heads, head_dim, vocab, context = (values[n]
+            for n in _NAMES)
+    return ModelConfig(hidden, intermediate, layers, heads, kv_heads, head_dim, vocab, context,
+                       500000.0, 1e-5)
 
 
 @dataclass
 class Bench:
-    """A synthetic model: ``path`` of the DDR contents, its ``image``, and what the KV cache holds: codes int8 [2, layers, kv_heads,
-    context, head_dim] and scales float32 [2, layers, kv_heads, context] of keys and values."""
+    """A synthetic model: ``path`` of the DDR contents, its ``image``, and what the KV cache holds:
+    codes int8 [2, layers, kv_heads, context, head_dim] and scales float32 [2, layers, kv_heads,
+    context] of keys and values."""
 
     path: Path
     image: Image
@@ -75,7 +91,8 @@ class Bench:
 
 
 def synthetic_checkpoint(config: ModelConfig, gate_zeros: float, seed: int) -> Checkpoint:
-    """Random weights of a shape; gates are not positive in ``gate_zeros`` of the cases on average."""
+    """Random weights of a shape; gates are not positive in ``gate_zeros`` of the cases on
+    average."""
     rng = np.random.default_rng(seed)
     hidden, inner, queries = config.hidden, config.intermediate, config.heads * config.head_dim
     keys = config.kv_heads * config.head_dim
@@ -94,19 +111,24 @@ def synthetic_checkpoint(config: ModelConfig, gate_zeros: float, seed: int) -> C
     for layer in range(config.layers):
         turn = math.cos(math.pi * layer / max(1, config.layers - 1)) if config.layers > 1 else 0.0
         share = min(0.98, max(0.02, gate_zeros + _LAYER_SPREAD * turn))
-        # the mean that makes a Gaussian non-positive with this probability, in weights on biased channels
+        # the mean that makes a Gaussian non-positive with this probability, in weights on biased
+        # channels
         wanted = -NormalDist().inv_cdf(share) * sigma / _BIAS_VALUE
         gate = ternary(inner, hidden)
         places = np.floor(abs(wanted) + rng.random(inner)).astype(int)
-        gate[:, :biased] = np.where(np.arange(biased) < places[:, None], int(math.copysign(1, wanted)), 0)
+        gate[:, :biased] = np.where(np.arange(biased) < places[:, None],
+                                    int(math.copysign(1, wanted)), 0)
         o, down = ternary(hidden, queries), ternary(hidden, inner)
         o[:biased] = down[:biased] = 0
         layers.append({
-            "q": Linear(ternary(queries, hidden), 1 / sigma), "k": Linear(ternary(keys, hidden), 1 / sigma),
-            "v": Linear(ternary(keys, hidden), 1 / sigma), "o": Linear(o, _UPDATE / math.sqrt(queries * 2 / 3)),
+            "q": Linear(ternary(queries, hidden), 1 / sigma),
+            "k": Linear(ternary(keys, hidden), 1 / sigma),
+            "v": Linear(ternary(keys, hidden), 1 / sigma),
+            "o": Linear(o, _UPDATE / math.sqrt(queries * 2 / 3)),
             "gate": Linear(gate, 1 / sigma), "up": Linear(ternary(inner, hidden), 1 / sigma),
             "down": Linear(down, _UPDATE / math.sqrt(inner * 2 / 3)),
-            "input_norm": vector(hidden), "attn_sub_norm": vector(queries), "post_norm": np.ones(hidden, np.float32),
+            "input_norm": vector(hidden), "attn_sub_norm": vector(queries),
+            "post_norm": np.ones(hidden, np.float32),
             "ffn_sub_norm": vector(inner),
         })
     return Checkpoint(config, embedding, vector(hidden), layers)
@@ -116,7 +138,8 @@ def _cache(header: DdrHeader, seed: int) -> tuple[NDArray[np.int8], NDArray[np.f
     rng = np.random.default_rng(seed + 1)
     shape = (2, header.layers, header.kv_heads, header.context)
     quantiles = np.array([NormalDist(0, _CODE_SIGMA).inv_cdf((i + 0.5) / 256) for i in range(256)])
-    codes = np.clip(np.rint(quantiles), -127, 127).astype(np.int8)[rng.integers(0, 256, (*shape, header.head_dim), np.uint8)]
+    codes = np.clip(np.rint(quantiles), -127,
+                    127).astype(np.int8)[rng.integers(0, 256, (*shape, header.head_dim), np.uint8)]
     return codes, (rng.uniform(0.8, 1.2, shape) / _CODE_SIGMA).astype(np.float32)
 
 
@@ -125,7 +148,8 @@ def _put(memory: NDArray[np.uint8], address: int, data: NDArray[Any]) -> None:
     memory[address:address + striped.size] = striped
 
 
-def _fill_cache(memory: NDArray[np.uint8], header: DdrHeader, codes: NDArray[np.int8], scales: NDArray[np.float32]) -> None:
+def _fill_cache(memory: NDArray[np.uint8], header: DdrHeader, codes: NDArray[np.int8],
+                scales: NDArray[np.float32]) -> None:
     tokens, padded = header.context, -(-header.head_dim // 32) * 32
     chunks = -(-tokens // CHUNK_TOKENS)
     for index in range(header.layers * header.kv_heads):
@@ -135,7 +159,9 @@ def _fill_cache(memory: NDArray[np.uint8], header: DdrHeader, codes: NDArray[np.
         _put(memory, header.k_base + index * header.k_head_bytes, k)
         v = np.zeros((chunks * CHUNK_TOKENS, header.head_dim), np.int8)
         v[:tokens] = codes[1, layer, head]
-        _put(memory, header.v_base + index * header.v_head_bytes, v.reshape(chunks, CHUNK_TOKENS, -1).transpose(0, 2, 1))
+        _put(memory,
+             header.v_base + index * header.v_head_bytes,
+             v.reshape(chunks, CHUNK_TOKENS, -1).transpose(0, 2, 1))
         for base, values in ((header.ks_base, scales[0]), (header.vs_base, scales[1])):
             _put(memory, base + index * header.s_head_bytes, values[layer, head])
 
@@ -146,17 +172,21 @@ def _read(path: Path) -> Image:
     count = len(fields(DdrHeader))
     header = DdrHeader(*struct.unpack_from(f"<{count}I", ddr[:4 * count].tobytes()))
     table = ddr[4 * count:header.header_bytes].tobytes()
-    return Image(header, [Tensor.unpack(table[32 * i:32 * i + 32]) for i in range(header.tensors)], ddr[:header.ddr_bytes], {})
+    return Image(header, [Tensor.unpack(table[32 * i:32 * i + 32]) for i in range(header.tensors)],
+                 ddr[:header.ddr_bytes], {})
 
 
-def prepare(config: ModelConfig, folder: Path, weights: str = "base3", gate_zeros: float = GATE_ZEROS, seed: int = 1) -> Bench:
-    """Makes the model, or finds the one that an earlier call left in ``folder``. Raises BadArgument if the machine cannot run it."""
+def prepare(config: ModelConfig, folder: Path, weights: str = "base3",
+            gate_zeros: float = GATE_ZEROS, seed: int = 1) -> Bench:
+    """Makes the model, or finds the one that an earlier call left in ``folder``. Raises BadArgument
+    if the machine cannot run it."""
     check_shape(config, weights)
     if not 0 < gate_zeros < 1:
         raise BadArgument(f"gate_zeros must lie between 0 and 1, not {gate_zeros}")
     if not 0 <= seed < 2**32:
         raise BadArgument(f"seed must lie between 0 and {2**32 - 1}, not {seed}")
-    key = json.dumps([vars(config), weights, gate_zeros, seed, FORMAT_VERSION, source_digest(), _own_digest()], default=str)
+    key = json.dumps([vars(config), weights, gate_zeros, seed, FORMAT_VERSION, source_digest(),
+                      _own_digest()], default=str)
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.ddr"
     if not path.exists():
         image = convert(synthetic_checkpoint(config, gate_zeros, seed), weights, "synthetic")
@@ -172,7 +202,8 @@ def _write(path: Path, image: Image, seed: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadFile(f"cannot write {path}: {error.strerror}") from None
-    with replacing(path, size) as file:  # set aside at once: a full disk says so here, not by a signal later
+    # set aside at once: a full disk says so here, not by a signal later
+    with replacing(path, size) as file:
         memory = np.memmap(file, np.uint8, "r+", shape=(size,))
         memory[MODEL_BASE:MODEL_BASE + image.ddr.size] = image.ddr
         _fill_cache(memory, image.header, *_cache(image.header, seed))

@@ -1,7 +1,9 @@
-"""Bulk data into the board's DDR: a window of datagrams, each repeated until the board says that it arrived.
+"""Bulk data into the board's DDR: a window of datagrams, each repeated until the board says that it
+arrived.
 
-Every sending has a sequence number of its own, so an answer tells which sending it is for and how long that took. A datagram counts
-as lost when others that were sent well behind it have arrived; how far behind is learnt from those that were only late.
+Every sending has a sequence number of its own, so an answer tells which sending it is for and how
+long that took. A datagram counts as lost when others that were sent well behind it have arrived;
+how far behind is learnt from those that were only late.
 """
 
 from __future__ import annotations
@@ -24,8 +26,11 @@ __all__ = ["Sent", "upload"]
 
 _EVERY = 4  # datagrams for which one answer is wanted
 _FIRST_WINDOW, _LEAST_WINDOW = 32, 4
-_FEW, _MANY = 24, 48  # datagrams that may wait on the way, as far as the round trip tells: fewer waste the line, more get lost
-_CONGESTED = 0.3  # share of a window that is lost beyond which it is too wide; a bad line loses less
+# datagrams that may wait on the way, as far as the round trip tells: fewer waste the line, more get
+# lost
+_FEW, _MANY = 24, 48
+# share of a window that is lost beyond which it is too wide; a bad line loses less
+_CONGESTED = 0.3
 _DATA = OPERATIONS["DATA"]
 
 
@@ -52,7 +57,8 @@ class _Window:
         """Pieces that must have been lost, given the newest sending that arrived."""
         gone = []
         for sequence, (piece, _) in self.under_way.items():  # in the order in which they were sent
-            if (newest - sequence & 0xFFFFFFFF) >> 31 or newest - sequence & 0xFFFFFFFF <= self.late:
+            if ((newest - sequence & 0xFFFFFFFF) >> 31 or newest - sequence
+                & 0xFFFFFFFF <= self.late):
                 break
             gone.append(sequence)
             self._taken_for_lost[sequence] = piece
@@ -76,7 +82,8 @@ class _Window:
         return piece
 
     def measured(self, seconds: float) -> None:
-        """A round trip. What is more than the shortest one was spent in queues, as in TCP Vegas (Brakmo and Peterson, 1995)."""
+        """A round trip. What is more than the shortest one was spent in queues, as in TCP Vegas
+        (Brakmo and Peterson, 1995)."""
         self._least_trip = min(self._least_trip, seconds)
         self._trip += (seconds - self._trip) / 8 if self._trip else seconds
 
@@ -98,9 +105,11 @@ class _Window:
         self._taken_for_lost = dict(list(self._taken_for_lost.items())[-1024:])
 
 
-def upload(link: Link, offset: int, data: NDArray[np.uint8], progress: Callable[[int], None] = lambda done: None) -> Sent:
-    """Writes ``data`` (a multiple of 8 bytes) to DDR from ``offset`` on. ``progress`` hears how many bytes have arrived.
-    Raises LinkError, BoardHeld or BoardTaken."""
+def upload(link: Link,
+           offset: int,
+           data: NDArray[np.uint8], progress: Callable[[int], None] = lambda done: None) -> Sent:
+    """Writes ``data`` (a multiple of 8 bytes) to DDR from ``offset`` on. ``progress`` hears how
+    many bytes have arrived. Raises LinkError, BoardHeld or BoardTaken."""
     with link.alone():
         return _Upload(link, offset, data).run(progress)
 
@@ -118,7 +127,8 @@ class _Upload:
         self._there = bytearray(self._count)
         self._sent = Sent()
         self._claimed = link.next_sequence()
-        line = self._piece * most / self._wire.bytes_per_second if self._wire.bytes_per_second else 0.0
+        line = (self._piece * most / self._wire.bytes_per_second if self._wire.bytes_per_second
+                else 0.0)
         self._trip = RoundTrip(0.3 + 2 * line, 0.02 + line)
 
     def run(self, progress: Callable[[int], None]) -> Sent:
@@ -129,7 +139,8 @@ class _Upload:
             raw = self._wire.receive(backoff * self._trip.timeout)
             if raw is None:
                 if time.monotonic() - heard > self._wire.patience:
-                    raise LinkError(f"the board at {self._link.name} does not answer any more: check the connection and try again; "
+                    raise LinkError(f"the board at {self._link.name} does not answer any more: "
+                                    f"check the connection and try again; "
                                     "what has arrived is kept")
                 backoff = min(2 * backoff, 8)
                 if backoff == 8:
@@ -140,7 +151,8 @@ class _Upload:
             while raw is not None:
                 if self._answer(raw):
                     heard, backoff = time.monotonic(), 1
-                raw = self._wire.receive(0) if len(self._window.under_way) < self._window.size / 2 else None
+                raw = (self._wire.receive(0) if len(self._window.under_way) < self._window.size / 2
+                       else None)
             if self._missing != before:
                 self._link.heard()
                 progress(min(len(self._view), (self._count - self._missing) * self._piece))
@@ -179,7 +191,8 @@ class _Upload:
         if answer is None or answer.token != self._link.token or answer.operation != _DATA:
             return False
         if answer.flags in (STATUS["HELD"], STATUS["FREE"]):
-            if answer.sequence - self._claimed & 0x80000000:  # it was sent before the claim was made again
+            # it was sent before the claim was made again
+            if answer.sequence - self._claimed & 0x80000000:
                 return False
             self._claimed = self._link.regain()
             self._all_lost()
@@ -193,7 +206,9 @@ class _Upload:
             self._window.measured(trip)
         for sequence in answer.data:
             self._arrived(sequence)
-        self._waiting.extend(piece for piece in self._window.lost(answer.sequence) if not self._there[piece])
+        self._waiting.extend(piece
+                             for piece in self._window.lost(answer.sequence)
+                             if not self._there[piece])
         return True
 
     def _arrived(self, sequence: int) -> None:

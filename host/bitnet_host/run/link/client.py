@@ -1,4 +1,5 @@
-"""Requests to the board that arrive, in order and once, over a wire that promises nothing (xtvu/datagram.py)."""
+"""Requests to the board that arrive, in order and once, over a wire that promises nothing
+(xtvu/datagram.py)."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ _STATUS_TEXT = {
     "PROTECTED": "the board does not let anyone write to memory of a loaded model: unload it first",
     "UNMAPPED": "the board has no memory at {place}",
     "STUCK": "the board's memory does not answer: restart the board",
-    "BAD": "the board does not understand the request: build host tool and board from the same source",
+    "BAD": "the board does not understand the request: build host tool and board from the same "
+           "source",
 }
 
 
@@ -57,19 +59,22 @@ def holder_text(name: str, state: dict[str, int]) -> str:
     if state["source"] == SOURCES["uart"]:
         who = "a host at its UART"
     else:
-        who = f"the host {socket.inet_ntoa(struct.pack('<I', state['ip']))}, port {socket.ntohs(state['port'])},"
-    return f"the board at {name} is held by {who} for {state['seconds_held']} s (last heard of {state['seconds_silent']} s ago)"
+        address = socket.inet_ntoa(struct.pack("<I", state["ip"]))
+        who = f"the host {address}, port {socket.ntohs(state['port'])},"
+    return (f"the board at {name} is held by {who} for {state['seconds_held']} s (last heard of "
+            f"{state['seconds_silent']} s ago)")
 
 
 class Link:
-    """Holds the board. ``take_over``: even if somebody else does. Raises BoardHeld if somebody does, LinkError if nobody is there.
-    Threads may share it."""
+    """Holds the board. ``take_over``: even if somebody else does. Raises BoardHeld if somebody
+    does, LinkError if nobody is there. Threads may share it."""
 
     def __init__(self, wire: Wire, *, take_over: bool = False) -> None:
         self.wire, self.name = wire, wire.name
         self._token = secrets.randbelow(2**32 - 1) + 1
         self._sequence, self._claims = secrets.randbelow(2**31), 0
-        self._in_doubt = False  # whether somebody else may have held the board without this host's notice
+        # whether somebody else may have held the board without this host's notice
+        self._in_doubt = False
         self._lock = threading.RLock()
         # a line has to move the bytes, and the firmware answers when it gets to it
         self._round_trip = RoundTrip(0.5, 0.2) if wire.bytes_per_second else RoundTrip(0.3, 0.02)
@@ -82,9 +87,10 @@ class Link:
             raise
         threading.Thread(target=self._stay, daemon=True, name=f"{self.name} keep alive").start()
 
-    # -- one question, one answer ------------------------------------------------------------------------------------------
+    # -- one question, one answer ------------------------------------------------------------------
 
-    def _ask(self, operation: str, address: int = 0, data: bytes = b"", flags: int = 0, token: int | None = None) -> Datagram:
+    def _ask(self, operation: str, address: int = 0, data: bytes = b"", flags: int = 0,
+             token: int | None = None) -> Datagram:
         """Asks until the answer comes. Raises LinkError after the wire's patience without one."""
         token = self._token if token is None else token
         with self._lock:
@@ -93,11 +99,13 @@ class Link:
             self._sequence = self._sequence + 1 & 0xFFFFFFFF
             code = OPERATIONS[operation]
             size = len(data) + 4 * (HEAD_WORDS + 1)
-            on_the_line = 2 * size / self.wire.bytes_per_second if self.wire.bytes_per_second else 0.0
+            on_the_line = (2 * size / self.wire.bytes_per_second if self.wire.bytes_per_second
+                           else 0.0)
             wait, start = min(_LONGEST, self._round_trip.timeout) + on_the_line, time.monotonic()
             sent: list[float] = []
             while not sent or time.monotonic() - start < self.wire.patience:
-                # where the address does not matter it comes back as the number of the sending that is answered
+                # where the address does not matter it comes back as the number of the sending that
+                # is answered
                 mark = address if operation in ("WRITE", "RATE") else len(sent)
                 sent.append(time.monotonic())
                 self.wire.send(Datagram(token, self._sequence, code, flags, mark).encode(data))
@@ -105,24 +113,30 @@ class Link:
                 if answer is not None:
                     self._heard = time.monotonic()
                     if operation in ("CLAIM", "READ") and answer.address < len(sent):
-                        self._round_trip.measured(max(1e-4, self._heard - sent[answer.address] - on_the_line))
+                        self._round_trip.measured(max(1e-4,
+                                                      self._heard
+                                                      - sent[answer.address] - on_the_line))
                     return answer
                 wait = min(2 * wait, _LONGEST + on_the_line)
                 if len(sent) == _LOST:
                     self.wire.fall_back()
-            raise LinkError(f"the board at {self.name} does not answer: check that it is on, loaded and connected")
+            raise LinkError(f"the board at {self.name} does not answer: check that it is on, "
+                            f"loaded and connected")
 
     def _answer(self, token: int, operation: int, end: float) -> Datagram | None:
         """The answer to the question under way, if it comes in time."""
         while (left := end - time.monotonic()) > 0:
             raw = self.wire.receive(left)
             answer = Datagram.decode(raw) if raw else None
-            if answer and (answer.token, answer.sequence, answer.operation) == (token, self._sequence, operation):
+            if (answer
+                and (answer.token,
+                     answer.sequence, answer.operation) == (token, self._sequence, operation)):
                 return answer
         return None
 
     def _held(self, operation: str, address: int = 0, data: bytes = b"") -> Datagram:
-        """As ``_ask``, for what only the holder may. If the claim has lapsed, because this host was away, it is made anew."""
+        """As ``_ask``, for what only the holder may. If the claim has lapsed, because this host was
+        away, it is made anew."""
         with self._lock:
             if self._in_doubt:
                 self._regain()
@@ -139,7 +153,7 @@ class Link:
         name = next((name for name, code in STATUS.items() if code == answer.flags), "BAD")
         raise LinkError(_STATUS_TEXT.get(name, _STATUS_TEXT["BAD"]).format(place=place))
 
-    # -- the claim -----------------------------------------------------------------------------------------------------------
+    # -- the claim ---------------------------------------------------------------------------------
 
     def state(self) -> dict[str, int]:
         """Who holds the board (xtvu.datagram.STATE). Asking does not count as being there."""
@@ -157,7 +171,8 @@ class Link:
             if status != STATUS["FREE"]:
                 break
         if status != STATUS["OK"]:
-            raise BoardHeld(f"{holder_text(self.name, state)}: wait until it is done, or take the board over with --take-over", state)
+            raise BoardHeld(f"{holder_text(self.name, state)}: wait until it is done, or take the "
+                            f"board over with --take-over", state)
         self._claims = state["claims"]
 
     def _regain(self) -> None:
@@ -165,11 +180,13 @@ class Link:
         try:
             self._claim(False)
         except BoardHeld as error:
-            raise BoardHeld(f"{holder_text(self.name, error.state)}, which took it over: wait until it is done, or take the board over "
+            raise BoardHeld(f"{holder_text(self.name, error.state)}, which took it over: wait "
+                            f"until it is done, or take the board over "
                             "with --take-over", error.state) from None
         self._in_doubt = False
         if self._claims != before + 1 & 0xFFFF:
-            raise BoardTaken(f"the board at {self.name} was restarted, or another host has used it meanwhile: the conversation is lost, "
+            raise BoardTaken(f"the board at {self.name} was restarted, or another host has used it "
+                             f"meanwhile: the conversation is lost, "
                              "start anew")
 
     def _stay(self) -> None:
@@ -181,7 +198,7 @@ class Link:
                 except LinkError:
                     self._heard = time.monotonic()  # whoever needs the board next hears of it
 
-    # -- words of the board's bus --------------------------------------------------------------------------------------------------
+    # -- words of the board's bus ------------------------------------------------------------------
 
     def read_list(self, addresses: Sequence[int]) -> list[int]:
         """Words at the given byte addresses. Raises LinkError, BoardHeld or BoardTaken."""
@@ -200,10 +217,12 @@ class Link:
         """Writes consecutive words, in order and once."""
         data = np.asarray(words, "<u4")
         for start in range(0, len(data), self.wire.most_words):
-            self._held("WRITE", address + 4 * start, data[start:start + self.wire.most_words].tobytes())
+            self._held("WRITE",
+                       address + 4 * start, data[start:start + self.wire.most_words].tobytes())
 
     def speed_up(self) -> None:
-        """Lets a UART run as fast as both its ends can. Whether they can shows when something comes through."""
+        """Lets a UART run as fast as both its ends can. Whether they can shows when something comes
+        through."""
         wire = self.wire
         if not isinstance(wire, SerialWire) or wire.bytes_per_second != BASE_RATE / 10:
             return
@@ -216,11 +235,12 @@ class Link:
                 except LinkError:  # the board will miss us
                     pass
                 time.sleep(_SETTLE)
-                self._held("READ", 0, bytes(4 * wire.most_words))  # long enough to fail if it is going to; falls back if so
+                # long enough to fail if it is going to; falls back if so
+                self._held("READ", 0, bytes(4 * wire.most_words))
                 if wire.bytes_per_second == baud / 10:
                     return
 
-    # -- for bulk data (bulk.py) -------------------------------------------------------------------------------------------------------
+    # -- for bulk data (bulk.py) -------------------------------------------------------------------
 
     def alone(self) -> Any:
         """A context in which no other thread asks anything."""
@@ -239,8 +259,8 @@ class Link:
         self._heard = time.monotonic()
 
     def regain(self) -> int:
-        """After a status that says that this host does not hold the board: holds it again, or raises. The last sequence number so far,
-        to tell refusals from before apart."""
+        """After a status that says that this host does not hold the board: holds it again, or
+        raises. The last sequence number so far, to tell refusals from before apart."""
         self._regain()
         return self._sequence
 

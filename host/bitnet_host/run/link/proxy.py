@@ -1,8 +1,10 @@
-"""A bad line on purpose: a proxy between host and board that loses, repeats, delays and damages what passes.
+"""A bad line on purpose: a proxy between host and board that loses, repeats, delays and damages
+what passes.
 
-For datagrams: ``python -m bitnet_host.run.link.proxy --to udp://192.168.1.50 --listen 4000 --loss 0.05``, and
-``bitnet-host chat --target udp://127.0.0.1:4000``. For bytes of a UART that is reached over TCP: ``--to socket://HOST:PORT``, and
-``--target serial:socket://127.0.0.1:4000``. Rates are shares of datagrams, or of bytes, each way; a seed repeats what happens.
+For datagrams: ``python -m bitnet_host.run.link.proxy --to udp://192.168.1.50 --listen 4000 --loss
+0.05``, and ``bitnet-host chat --target udp://127.0.0.1:4000``. For bytes of a UART that is reached
+over TCP: ``--to socket://HOST:PORT``, and ``--target serial:socket://127.0.0.1:4000``. Rates are
+shares of datagrams, or of bytes, each way; a seed repeats what happens.
 """
 
 from __future__ import annotations
@@ -27,8 +29,9 @@ _PASS = 4096  # bytes
 
 @dataclass(frozen=True)
 class Faults:
-    """Shares of what is lost, duplicated, reordered (it comes up to ``late`` seconds later), cut short, or has bits flipped; how often
-    a silence of ``silent`` seconds begins, in which everything is lost; ``delay``: seconds that everything takes one way."""
+    """Shares of what is lost, duplicated, reordered (it comes up to ``late`` seconds later), cut
+    short, or has bits flipped; how often a silence of ``silent`` seconds begins, in which
+    everything is lost; ``delay``: seconds that everything takes one way."""
 
     loss: float = 0.0
     duplicate: float = 0.0
@@ -47,7 +50,8 @@ class _Proxy:
 
     def __init__(self, faults: Faults) -> None:
         self.faults = faults
-        self.counts = dict.fromkeys(("passed", "loss", "duplicate", "reorder", "truncate", "corrupt", "silence"), 0)
+        self.counts = dict.fromkeys(("passed", "loss", "duplicate", "reorder", "truncate",
+                                     "corrupt", "silence"), 0)
         self._random = random.Random(faults.seed)
         self._selector = selectors.DefaultSelector()
         self._due: list[tuple[float, int, Callable[[], None]]] = []
@@ -103,7 +107,8 @@ class _Proxy:
 
 
 class UDPProxy(_Proxy):
-    """Listens at 127.0.0.1:``port`` and passes datagrams on to ``board`` (host, port), for any number of hosts."""
+    """Listens at 127.0.0.1:``port`` and passes datagrams on to ``board`` (host, port), for any
+    number of hosts."""
 
     def __init__(self, board: tuple[str, int], faults: Faults, port: int = 0) -> None:
         super().__init__(faults)
@@ -159,7 +164,8 @@ class UDPProxy(_Proxy):
 
 
 class SerialProxy(_Proxy):
-    """Listens at TCP 127.0.0.1:``port`` for one host after another and passes bytes on to ``board`` (host, port)."""
+    """Listens at TCP 127.0.0.1:``port`` for one host after another and passes bytes on to ``board``
+    (host, port)."""
 
     def __init__(self, board: tuple[str, int], faults: Faults, port: int = 0) -> None:
         super().__init__(faults)
@@ -242,20 +248,24 @@ def _flipped(data: bytes, source: random.Random) -> bytes:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bitnet_host.run.link.proxy", description=__doc__,
+    parser = argparse.ArgumentParser(prog="python -m bitnet_host.run.link.proxy",
+                                     description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--to", required=True, help="udp://HOST[:PORT] or socket://HOST:PORT")
-    parser.add_argument("--listen", type=int, default=0, help="port at 127.0.0.1 (default: any free one)")
+    parser.add_argument("--listen", type=int, default=0,
+                        help="port at 127.0.0.1 (default: any free one)")
     for field in fields(Faults):
         parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default)
     arguments = parser.parse_args()
     kind, _, place = arguments.to.partition("://")
     host, _, port = place.partition(":")
-    makers: dict[str, Callable[..., UDPProxy | SerialProxy]] = {"udp": UDPProxy, "socket": SerialProxy}
+    makers: dict[str, Callable[..., UDPProxy | SerialProxy]] = {"udp": UDPProxy,
+            "socket": SerialProxy}
     if kind not in makers or not host or not (port or "1235").isdigit():
         parser.error("--to must be udp://HOST[:PORT] or socket://HOST:PORT")
     try:
-        proxy = makers[kind]((host, int(port or 1235)), Faults(**{f.name: getattr(arguments, f.name) for f in fields(Faults)}),
+        proxy = makers[kind]((host, int(port or 1235)),
+                             Faults(**{f.name: getattr(arguments, f.name) for f in fields(Faults)}),
                              arguments.listen)
     except OSError as error:
         print(f"proxy: cannot connect {arguments.to}: {error.strerror}", file=sys.stderr)

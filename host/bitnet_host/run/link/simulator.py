@@ -21,24 +21,29 @@ def build_folder() -> Path:
 
 
 class Simulator:
-    """A running simulator. ``ports``: udp (datagrams), etherbone, raw (frames), tcp (UART), control; ``pty``: the UART as a device.
+    """A running simulator. ``ports``: udp (datagrams), etherbone, raw (frames), tcp (UART),
+    control; ``pty``: the UART as a device.
 
-    Parameters: ``preset`` of the DDR model; ``preload``: a file that DDR holds from address 0 on; ``seed`` of what is random.
+    Parameters: ``preset`` of the DDR model; ``preload``: a file that DDR holds from address 0 on;
+    ``seed`` of what is random.
     """
 
     def __init__(self, preset: str = "ug585", preload: Path | None = None, seed: int = 1) -> None:
         folder = build_folder() / "sim"
         binary = folder / "soc_sim"
         if not binary.exists() or not (folder / "soc_rom.init").exists():
-            raise LinkError(f"the simulator is not built ({binary} is missing): run `make build`, or choose the target reference")
+            raise LinkError(f"the simulator is not built ({binary} is missing): run `make build`, "
+                            f"or choose the target reference")
         command: list[str | Path] = [binary, "--preset", preset, "--seed", str(seed)]
         if preload is not None:
             command += ["--preload", preload.resolve()]
         try:
             # cwd: the simulated ROM reads soc_rom.init from there
-            self._process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            self._process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE,
+                                             stderr=subprocess.PIPE, text=True)
         except OSError as error:
-            raise LinkError(f"cannot start {binary}: {error.strerror}; run `make build` again") from None
+            raise LinkError(f"cannot start {binary}: {error.strerror}; run `make build` "
+                            f"again") from None
         assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], 30)
         line = self._process.stdout.readline() if ready else ""
@@ -46,7 +51,8 @@ class Simulator:
             self.ports: dict[str, Any] = json.loads(line)
         except ValueError:
             self.close()
-            raise LinkError(f"the simulator {binary} did not start: run `make build` again") from None
+            raise LinkError(f"the simulator {binary} did not start: run `make build` "
+                            f"again") from None
 
     def stats(self) -> dict[str, int]:
         """Counters of the memory model: cycles, beats granted and used."""
@@ -54,7 +60,8 @@ class Simulator:
         return counters
 
     def control(self, text: str) -> str:
-        """Tells the simulated board something from outside, such as "reset" (soc_main.cpp has the list); its counters as JSON."""
+        """Tells the simulated board something from outside, such as "reset" (soc_main.cpp has the
+        list); its counters as JSON."""
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as line:
             line.settimeout(10)
             line.sendto(text.encode(), ("127.0.0.1", self.ports["control"]))

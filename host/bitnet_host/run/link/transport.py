@@ -37,19 +37,24 @@ class Transport(ABC):
 
     @abstractmethod
     def send(self, command: str, payload: Words | Sequence[int] = ()) -> None:
-        """Sends a command. Raises LinkError if the board does not take it, BoardRestarted if it was restarted."""
+        """Sends a command. Raises LinkError if the board does not take it, BoardRestarted if it was
+        restarted."""
 
     @abstractmethod
     def receive(self, timeout: float) -> tuple[str, Words]:
-        """The next event. Raises LinkTimeout if none comes in ``timeout`` seconds, BoardRestarted if the board was restarted."""
+        """The next event. Raises LinkTimeout if none comes in ``timeout`` seconds, BoardRestarted
+        if the board was restarted."""
 
     @abstractmethod
     def cancel(self) -> None:
         """Asks the board to end the running command early."""
 
     @abstractmethod
-    def write_ddr(self, offset: int, words: Words, progress: Callable[[int], None] = lambda done: None) -> None:
-        """Writes words at a DDR address (physical order, a multiple of 8); ``progress`` hears of bytes that have arrived."""
+    def write_ddr(self,
+                  offset: int,
+                  words: Words, progress: Callable[[int], None] = lambda done: None) -> None:
+        """Writes words at a DDR address (physical order, a multiple of 8); ``progress`` hears of
+        bytes that have arrived."""
 
     @abstractmethod
     def read_ddr(self, offset: int, count: int) -> Words:
@@ -86,15 +91,18 @@ class MailboxTransport(Transport):
         return self.link.read_list([self._at(word) for word in words])
 
     def _attach(self) -> None:
-        """Waits for the firmware to open the mailbox and takes up its counters. What an earlier host left running ends."""
+        """Waits for the firmware to open the mailbox and takes up its counters. What an earlier
+        host left running ends."""
         limit = time.monotonic() + _BOOT_SECONDS
         while True:
             magic, sequence, taken, head, self._restarts = self._state(
-                MAILBOX.magic, MAILBOX.command_sequence, MAILBOX.command_taken, MAILBOX.event_head, MAILBOX.restarts)
+                MAILBOX.magic, MAILBOX.command_sequence, MAILBOX.command_taken, MAILBOX.event_head,
+                MAILBOX.restarts)
             if magic == MAILBOX.magic_value:
                 break
             if time.monotonic() > limit:
-                raise LinkError(f"{self.name} answers, but no bitnet firmware runs there: load the board and try again")
+                raise LinkError(f"{self.name} answers, but no bitnet firmware runs there: load the "
+                                f"board and try again")
             time.sleep(0.05)
         # a command may be under way, whose number is the next one
         self._sequence = sequence if sequence == taken + 1 & 0xFFFFFFFF else taken
@@ -104,7 +112,8 @@ class MailboxTransport(Transport):
         self.link.write(self._at(MAILBOX.event_tail), [head])
 
     def _look(self, *words: int) -> list[int]:
-        """Words of the mailbox. Raises BoardRestarted if the firmware was restarted since this host last looked."""
+        """Words of the mailbox. Raises BoardRestarted if the firmware was restarted since this host
+        last looked."""
         with self._explained():
             magic, restarts, *values = self._state(MAILBOX.magic, MAILBOX.restarts, *words)
         if magic != MAILBOX.magic_value or restarts != self._restarts:
@@ -119,12 +128,14 @@ class MailboxTransport(Transport):
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """A board that was reset has forgotten who held it, which alone looks as if somebody else had been there."""
+        """A board that was reset has forgotten who held it, which alone looks as if somebody else
+        had been there."""
         try:
             yield
         except BoardTaken:
             before = self._restarts
-            time.sleep(_RESET_SECONDS)  # until then the mailbox may say what was true before a reset
+            # until then the mailbox may say what was true before a reset
+            time.sleep(_RESET_SECONDS)
             restart = self._restart()
             if self._restarts != before:
                 raise restart from None
@@ -134,7 +145,8 @@ class MailboxTransport(Transport):
         data = _words(payload)
         self._wait_until_free()
         with self._explained():
-            self.link.write(self._at(MAILBOX.command), np.concatenate([_words([COMMANDS[command], len(data)]), data]))
+            self.link.write(self._at(MAILBOX.command),
+                            np.concatenate([_words([COMMANDS[command], len(data)]), data]))
             self._sequence = self._sequence + 1 & 0xFFFFFFFF
             self.link.write(self._at(MAILBOX.command_sequence), [self._sequence])
 
@@ -142,7 +154,8 @@ class MailboxTransport(Transport):
         limit, before = time.monotonic() + _BUSY_SECONDS, (0, 0)
         while True:
             taken, sequence, head, doing, done, total = self._look(
-                MAILBOX.command_taken, MAILBOX.command_sequence, MAILBOX.event_head, MAILBOX.doing, MAILBOX.done, MAILBOX.total)
+                MAILBOX.command_taken, MAILBOX.command_sequence, MAILBOX.event_head, MAILBOX.doing,
+                MAILBOX.done, MAILBOX.total)
             if sequence == taken:  # also if a number that this host meant to write never got there
                 self._sequence = taken
                 self._skip_to(head)
@@ -152,7 +165,8 @@ class MailboxTransport(Transport):
             if time.monotonic() > limit:
                 name = _COMMAND_NAMES.get(doing, f"command {doing}")
                 far = f", {done} of {total} done" if total else ""
-                raise BoardBusy(f"the board at {self.name} is busy with {name}{far}, and does not get on: restart it")
+                raise BoardBusy(f"the board at {self.name} is busy with {name}{far}, and does not "
+                                f"get on: restart it")
             time.sleep(0.01)
 
     def _skip_to(self, head: int) -> None:
@@ -172,7 +186,8 @@ class MailboxTransport(Transport):
                 self._collect(head)
                 break
             if time.monotonic() > limit:
-                raise LinkTimeout(f"the board at {self.name} has nothing to say: restart it and try again")
+                raise LinkTimeout(f"the board at {self.name} has nothing to say: restart it and "
+                                  f"try again")
             time.sleep(pause)
             pause = min(0.02, pause + 0.001)
         return self._pending.pop(0)
@@ -181,12 +196,15 @@ class MailboxTransport(Transport):
         count = head - self._tail & 0xFFFFFFFF
         if count > MAILBOX.ring_words:
             raise LinkError(f"the board at {self.name} was restarted: start anew")
-        words = self._state(*(MAILBOX.ring + (self._tail + i) % MAILBOX.ring_words for i in range(count)))
+        words = self._state(*(MAILBOX.ring + (self._tail + i) % MAILBOX.ring_words
+                              for i in range(count)))
         while words:
             if len(words) < 2 or len(words) < 2 + words[1]:
-                raise LinkError(f"the board at {self.name} sent an event that breaks off: restart it and try again")
+                raise LinkError(f"the board at {self.name} sent an event that breaks off: restart "
+                                f"it and try again")
             length = words[1]
-            self._pending.append((_EVENT_NAMES.get(words[0], f"event {words[0]}"), _words(words[2:2 + length])))
+            self._pending.append((_EVENT_NAMES.get(words[0], f"event {words[0]}"),
+                                  _words(words[2:2 + length])))
             words = words[2 + length:]
         self._tail = head
         self.link.write(self._at(MAILBOX.event_tail), [head])
@@ -195,7 +213,9 @@ class MailboxTransport(Transport):
         with self._explained():
             self.link.write(self._at(MAILBOX.cancel), [self._sequence])
 
-    def write_ddr(self, offset: int, words: Words, progress: Callable[[int], None] = lambda done: None) -> None:
+    def write_ddr(self,
+                  offset: int,
+                  words: Words, progress: Callable[[int], None] = lambda done: None) -> None:
         pairs = len(words) & ~1
         with self._explained():
             upload(self.link, offset, words[:pairs].view(np.uint8), progress)

@@ -1,4 +1,5 @@
-"""Wires: what carries datagrams (xtvu/datagram.py), and may lose, damage, repeat or disorder them."""
+"""Wires: what carries datagrams (xtvu/datagram.py), and may lose, damage, repeat or disorder
+them."""
 
 from __future__ import annotations
 
@@ -18,8 +19,9 @@ _MAGIC = MAGIC.to_bytes(4, "little")
 
 
 class Wire(ABC):
-    """``name`` for people; ``most_words`` of a datagram's data; ``bytes_per_second``, 0 if that is no matter; ``window``: bytes that may
-    be on their way at a time; ``patience``: seconds without any answer after which nobody is there."""
+    """``name`` for people; ``most_words`` of a datagram's data; ``bytes_per_second``, 0 if that is
+    no matter; ``window``: bytes that may be on their way at a time; ``patience``: seconds without
+    any answer after which nobody is there."""
 
     name: str
     most_words = MOST_WORDS
@@ -33,11 +35,13 @@ class Wire(ABC):
 
     @abstractmethod
     def receive(self, timeout: float) -> bytes | None:
-        """The next datagram, which may be damaged, or None if none comes within ``timeout`` seconds. Raises LinkError."""
+        """The next datagram, which may be damaged, or None if none comes within ``timeout``
+        seconds. Raises LinkError."""
 
     @abstractmethod
     def fall_back(self) -> None:
-        """Nobody has answered for a while: to where both ends meet again (xtvu.datagram), if they can be elsewhere."""
+        """Nobody has answered for a while: to where both ends meet again (xtvu.datagram), if they
+        can be elsewhere."""
 
     @abstractmethod
     def close(self) -> None:
@@ -90,7 +94,8 @@ class UDPWire(Wire):
 
 
 class SerialWire(Wire):
-    """Over UART; ``device`` may be a URL such as socket://host:port. Text between datagrams is passed over."""
+    """Over UART; ``device`` may be a URL such as socket://host:port. Text between datagrams is
+    passed over."""
 
     most_words = 128
     window = 900  # the board's FIFO holds 1,024 bytes while the firmware does something else
@@ -138,7 +143,8 @@ class SerialWire(Wire):
         return found
 
     def take(self) -> bytes | None:
-        """A datagram out of what has come. If it is damaged and another begins inside, it broke off there."""
+        """A datagram out of what has come. If it is damaged and another begins inside, it broke off
+        there."""
         while True:
             start = self._buffer.find(_MAGIC)
             if start < 0:
