@@ -75,6 +75,7 @@ class Engine(wiring.Component):
         # of the frame: ``word`` is the one at the cursor
         self._cursor, self._next = Signal(range(SLOT_WORDS)), Signal(range(SLOT_WORDS))
         self._mac, self._ports = Signal(48), Signal(32)
+        self._kind = Signal(Kind)  # of the packet, as the queue that it waits in is slow
         # first words of the UDP payload
         self._head = Array(Signal(32, name=f"head{i}") for i in range(Word.DATA - Word.PAYLOAD))
         self._target, self._final = Signal(32), Signal(32)  # on the bus
@@ -145,6 +146,7 @@ class Engine(wiring.Component):
             m.d.comb += self._next.eq(Word.MAC_LOW)
             m.d.sync += [self._status.eq(STATUS["OK"]),
                          self._etherbone_record.eq(packet.kind == Kind.ETHERBONE),
+                         self._kind.eq(packet.kind),
                          self._patience.eq(-1)]
             with m.If(self.packet.valid & self.send.ready):
                 m.next = "HEAD"
@@ -235,12 +237,13 @@ class Engine(wiring.Component):
             m.next = "SUM"
         with m.State("ENTER"):
             m.d.comb += self.claim.enter.eq(1)
+            with m.If(self._left == 0):  # whatever the claim says: the memory is not to wait for it
+                m.d.comb += self._next.eq(Word.FIRST)
             with m.If(self.claim.ready):
                 m.next = "REFUSED"
                 with m.If(self.claim.granted):
                     m.next = "WRITE"
                     with m.If(self._left == 0):
-                        m.d.comb += self._next.eq(Word.FIRST)
                         m.next = "RECORD READS"
         with m.State("RECORD READS"):  # at the cursor is the address for the answer
             m.d.sync += [self._left.eq(self._reads),
@@ -469,7 +472,7 @@ class Engine(wiring.Component):
     def _answer(self, m: Module) -> None:
         """Head of an answer whose rest is built: that of a datagram, then those of IP and
         Ethernet."""
-        kind, own, ip = self.packet.payload.kind, self._addresses, self.claim.host.ip
+        kind, own, ip = self._kind, self._addresses, self.claim.host.ip
         own_mac, own_ip = Const(swapped(own.mac, 6), 48), Const(swapped(own.ip, 4), 32)
         _, token, sequence, _, address = self._head
         step, total = Signal(range(Word.PAYLOAD)), Signal(20)

@@ -96,8 +96,9 @@ class FrontEnd(wiring.Component):
         self._reset(m, done)
         self._keep_errors(m, done, errors, to_stream)
         self._describe(m)
+        answer = self._answer(m, errors)  # outside of the If: what it looks up must not wait for it
         with m.If(done):
-            m.d.bus += [rsp.valid.eq(1), rsp.payload.eq(self._answer(m, errors))]
+            m.d.bus += [rsp.valid.eq(1), rsp.payload.eq(answer)]
         with m.Elif(rsp.ready):
             m.d.bus += rsp.valid.eq(0)
         return m
