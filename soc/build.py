@@ -219,8 +219,9 @@ def _unit(folder: Path, name: str) -> tuple[list[Path], str]:
     if name == "network":
         return [network], "network"
     modules = {re.sub(r"\$\d+$", "", found).removeprefix("Cfu.tvu").removeprefix("."): found
-               for found in re.findall(r"^module \\?(Cfu\S*)", tvu.read_text(), re.M)}
-    modules["tvu"] = modules.pop("Cfu", "Cfu")
+               for found in re.findall(r"^module \\?(Cfu[^\s(]*)", tvu.read_text(), re.M)}
+    modules["tvu"] = modules.pop("")
+    del modules["Cfu"]  # the same, for the CPU's bus
     if name not in modules:
         raise BuildError(f"there is no unit {name}: soc, network, or one of "
                          f"{', '.join(sorted(n for n in modules if n.count('.') < 2))}")

@@ -12,16 +12,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["GRADES", "UNCERTAINTY", "UNCERTAINTY_BETWEEN", "Cell", "Timed", "net_delay", "timed"]
+__all__ = [
+    "FLIP_FLOP_OUT", "GRADES", "LUT", "UNCERTAINTY", "UNCERTAINTY_BETWEEN", "Cell", "Timed",
+    "net_delay", "timed",
+]
 
 #: Factor on every delay.
 GRADES = {"-1": 1.0, "-2": 0.865}
 #: Of a clock, and between the two clocks; these do not become less with the grade.
 UNCERTAINTY, UNCERTAINTY_BETWEEN = 0.10, 0.22
 
-_LUT = 0.124
-_FF_OUT, _FF_SETUP = (0.456,
-                      {"D": 0.05, "CE": 0.205, "R": 0.429, "S": 0.429, "CLR": 0.429, "PRE": 0.429})
+LUT = 0.124
+FLIP_FLOP_OUT = 0.456
+_FF_SETUP = {"D": 0.05, "CE": 0.205, "R": 0.429, "S": 0.429, "CLR": 0.429, "PRE": 0.429}
 _MUX = {"MUXF7": {"I0": 0.22, "I1": 0.22, "S": 0.28}, "MUXF8": {"I0": 0.10, "I1": 0.10, "S": 0.30}}
 _S_CO, _S_O, _DI, _CI_CO, _CI_O, _CYINIT = 0.53, 0.35, 0.50, 0.114, 0.30, 0.58
 _RAM_OUT, _SRL_OUT, _RAM_DATA, _RAM_WRITE, _RAM_ADDRESS = 1.32, 1.62, 0.40, 0.53, 0.45
@@ -83,13 +86,13 @@ def timed(cell: Cell) -> Timed | None:
     """What is known of a cell; None if nothing is."""
     kind = cell.type
     if kind.startswith("LUT") or kind == "INV":
-        return _all_through(cell, dict.fromkeys(("I", *(f"I{n}" for n in range(6))), _LUT), "O")
+        return _all_through(cell, dict.fromkeys(("I", *(f"I{n}" for n in range(6))), LUT), "O")
     if kind in _MUX:
         return _all_through(cell, _MUX[kind], "O")
     if kind == "CARRY4":
         return _carry(cell)
     if kind in ("FDRE", "FDSE", "FDCE", "FDPE"):
-        return Timed(launches=[(pin, "C", _FF_OUT) for pin in cell.pins("Q")],
+        return Timed(launches=[(pin, "C", FLIP_FLOP_OUT) for pin in cell.pins("Q")],
                      captures=[(pin, "C",
                                 time)
                                for port, time in _FF_SETUP.items() for pin in cell.pins(port)])
@@ -123,7 +126,7 @@ def _carry(cell: Cell) -> Timed:
 def _shift_register(cell: Cell) -> Timed:
     outputs = list(cell.pins("Q", "Q31"))
     return Timed(
-        through=[(pin, ("Q", 0), _LUT) for pin in cell.pins("A", "A0", "A1", "A2", "A3")],
+        through=[(pin, ("Q", 0), LUT) for pin in cell.pins("A", "A0", "A1", "A2", "A3")],
         launches=[(pin, "CLK", _SRL_OUT) for pin in outputs],
         captures=[(pin, "CLK",
                    time)
@@ -136,10 +139,10 @@ def _distributed_ram(cell: Cell) -> Timed:
     before the clock, too."""
     found = Timed()
     four = cell.type.endswith("M")
-    wide = _LUT + (_MUX["MUXF7"]["S"] if cell.type.startswith(("RAM128", "RAM256")) else 0)
+    wide = LUT + (_MUX["MUXF7"]["S"] if cell.type.startswith(("RAM128", "RAM256")) else 0)
     for letter in "ABCD" if four else ():
         for address in cell.pins(f"ADDR{letter}"):
-            found.through += [(address, output, _LUT) for output in cell.pins(f"DO{letter}")]
+            found.through += [(address, output, LUT) for output in cell.pins(f"DO{letter}")]
     if not four:
         for port, outputs in (("A", ("SPO", "O")), ("DPRA", ("DPO",))):
             for address in cell.pins(port, *(f"{port}{n}" for n in range(8))):

@@ -15,7 +15,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .delays import GRADES, UNCERTAINTY, UNCERTAINTY_BETWEEN, Cell, Timed, net_delay, timed
+from .delays import (
+    FLIP_FLOP_OUT,
+    GRADES,
+    LUT,
+    UNCERTAINTY,
+    UNCERTAINTY_BETWEEN,
+    Cell,
+    Timed,
+    net_delay,
+    timed,
+)
 
 __all__ = ["Endpoint", "Netlist", "Path", "Step", "analyse", "part_of"]
 
@@ -28,10 +38,8 @@ _SLICE_OUT = (*_LUTS, "MUXF", "CARRY")  # what lies beside flip-flops in a slice
 
 @dataclass
 class Step:
-    """A cell of a path: its name and type, the net that leaves it, and the time at which it
-    does."""
+    """A cell of a path: its type, the net that leaves it, and the time at which it does."""
 
-    cell: str
     type: str
     net: str
     time: float
@@ -48,7 +56,6 @@ class Endpoint:
     end: str
     clocks: tuple[int, int]
     net: Net
-    late: float
 
 
 @dataclass
@@ -141,7 +148,7 @@ class Netlist:
         # what goes into a wide multiplexer or a carry chain does so through a LUT
         inside = ((to.type.startswith("MUXF") and port != "S")
                   or (to.type == "CARRY4" and port == "S"))
-        through = 0.124 if inside else 0.0
+        through = LUT if inside else 0.0
         return net_delay(len(self.sinks[net])) + far + through
 
 
@@ -169,7 +176,7 @@ class _Arrivals:
                                        (netlist.wire(net, (name, *pin)) + delay) * self._factor))
                     waiting[to] += 1
         for net in netlist.inputs:  # of a unit by itself: as if from a register
-            self._start(1, net, 0.456)
+            self._start(1, net, FLIP_FLOP_OUT)
         self._propagate(after, waiting)
 
     def _start(self, clock: int, net: Net, time: float) -> None:
@@ -212,20 +219,18 @@ class _Arrivals:
         current: Net | None = endpoint.net
         while current is not None:
             driver = self._netlist.driver.get(current)
-            cell = driver[0] if driver else ""
-            steps.append(Step(cell,
-                              self._netlist.cells[cell].type if cell else "port",
-                              self._netlist.names.get(current, "?"),
-                              self.times[clock][current]))
+            kind = self._netlist.cells[driver[0]].type if driver else "port"
+            name = self._netlist.names.get(current, "?")
+            steps.append(Step(kind, name, self.times[clock][current]))
             current = self._from[clock][current]
         return Path(endpoint, steps[::-1])
 
 
 def analyse(netlist: Netlist, grade: str, cycle: float = 8.0, *,
             keep: int = 20) -> tuple[list[Endpoint], list[Path]]:
-    """The worst path to every pin that a clock samples and to every output, and the ``keep`` worst
-    of all in full. ``cycle`` in ns. Inputs come as if from a register, outputs go as if into one
-    right behind them."""
+    """The worst path to every cell with a clock, from each clock, and to every output; and the
+    ``keep`` worst of all in full. ``cycle`` in ns. Inputs come as if from a register, outputs go
+    as if into one right behind them."""
     arrivals = _Arrivals(netlist, grade)
     found: list[Endpoint] = []
     for name, what in arrivals.known.items():
@@ -244,7 +249,7 @@ def analyse(netlist: Netlist, grade: str, cycle: float = 8.0, *,
                 slack = budget - late - (UNCERTAINTY if start == end else UNCERTAINTY_BETWEEN)
                 if start not in worst or slack < worst[start].slack:
                     worst[start] = Endpoint(slack, budget, "", _label(netlist, name, port, bit),
-                                            (start, end), net, late)
+                                            (start, end), net)
         found.extend(worst.values())
     for net, name in netlist.outputs.items():
         for start, times in arrivals.times.items():
@@ -252,7 +257,7 @@ def analyse(netlist: Netlist, grade: str, cycle: float = 8.0, *,
                 slack = (cycle / start
                          - times[net] - (UNCERTAINTY if start == 1 else UNCERTAINTY_BETWEEN))
                 found.append(Endpoint(slack, cycle / start, "", f"{name} (output)", (start, 1),
-                                      net, times[net]))
+                                      net))
     found.sort(key=lambda endpoint: endpoint.slack)
     for endpoint in found:
         endpoint.start = netlist.names.get(arrivals.origin(endpoint), "?")

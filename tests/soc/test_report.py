@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 
 from bitnet_soc.report import (
     control_sets,
@@ -16,6 +17,7 @@ from bitnet_soc.report import (
     yosys,
 )
 from bitnet_soc.timing import Netlist
+from conftest import BUILD, ROOT
 
 _VERILOG = """
 module add_a (input clk, input [15:0] a, b, output reg [15:0] r);
@@ -79,3 +81,13 @@ def test_luts_that_only_feed_multiplexers_and_control_sets():
     }
     netlist = Netlist({"cells": cells, "ports": {}, "netnames": {}})
     assert lut_sites_for_multiplexers(netlist) == 3 and control_sets(netlist) == 3
+
+
+def test_a_unit_that_is_not_there(tmp_path):
+    """One sentence that names those that are."""
+    done = subprocess.run([sys.executable, ROOT / "soc/build.py", "--output", BUILD, "--report",
+                           "no.such"], capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("build: there is no unit no.such")
+    assert "lanes.array" in done.stderr and "tvu" in done.stderr and ", ," not in done.stderr
+    assert not (BUILD / "report/no.such").exists()

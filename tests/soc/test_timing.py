@@ -126,6 +126,15 @@ def test_a_multiplier(registers, to, out):
     assert slacks["b D"] == pytest.approx(8 - 0.10 - (out + _ALONE + 0.30 + _SETUP))
 
 
+def test_block_ram_of_one_reader_and_one_writer():
+    """All of it is read by the first clock and written by the second."""
+    pins = {"CLKARDCLK": 1, "CLKBWRCLK": 0, "DIADI": [10], "DOADO": [11], "DOBDO": [12]}
+    found = timed(Cell("RAMB36E1", {port: nets if isinstance(nets, list) else [nets]
+                                    for port, nets in pins.items()}, {"RAM_MODE": "SDP"}))
+    assert {clock for _, clock, _ in found.launches} == {"CLKARDCLK"}
+    assert [(pin[0], clock) for pin, clock, _ in found.captures] == [("DIADI", "CLKBWRCLK")]
+
+
 def test_a_multiplier_without_registers_is_logic():
     parameters = {name: 0 for name in ("AREG", "BREG", "CREG", "MREG", "PREG")}
     slice_ = ("DSP48E1", {"CLK": 0, "A": [10], "P": [11]}, parameters)
