@@ -158,7 +158,7 @@ def test_distributed_ram_and_shift_registers():
 
 def test_inputs_and_outputs_of_a_unit():
     """As if registers stood on the other side."""
-    module = _module({"one": ("LUT2", {"I0": 10, "I1": 5, "O": 11}, {}), "a": _ff(90, 10)})
+    module = _module({"one": ("LUT2", {"I0": 92, "I1": 5, "O": 11}, {}), "a": _ff(90, 10)})
     module["ports"] |= {"in": {"direction": "input", "bits": [5]},
                         "out": {"direction": "output", "bits": [11]}}
     found, _ = analyse(Netlist(module), "-1")
