@@ -13,6 +13,12 @@ CHAT := $(if $(PROMPT),--prompt "$$PROMPT") $(if $(MAX_TOKENS),--max-tokens $(MA
 chat: $(if $(filter-out sim,$(TARGET)),$(VENV)/.installed,build)
 	@$(BIN)/bitnet-host chat $(CHAT)
 
+# make DSP_CLOCK=1x: the same with the DSP slices at the system clock, built beside the other
+ifeq ($(DSP_CLOCK),1x)
+export BITNET_BUILD := $(CURDIR)/build/1x
+BUILD_OPTIONS := --dsp-clock 1x --output build/1x
+endif
+
 test: build
 	$(BIN)/python -m pytest -q
 
@@ -39,7 +45,7 @@ fuzz: build
 	BITNET_DATAGRAMS=200000 BITNET_MEGABYTES=960 $(BIN)/python -m pytest -q -s --timeout 20000 tests/soc/test_network.py
 
 build: $(VENV)/.installed
-	@$(BIN)/python soc/build.py
+	@$(BIN)/python soc/build.py $(BUILD_OPTIONS)
 
 generate: $(VENV)/.installed
 	$(BIN)/python -m xtvu.emit --docs docs/isa.md

@@ -24,6 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TOOLS = {"verilator": "verilator", "g++": "g++", "make": "make",
          "riscv64-unknown-elf-gcc": "gcc-riscv64-unknown-elf"}
 ROM_WORDS = 0x2000
+#: The clock of the product array's DSP slices, in system clocks.
+DSP_CLOCKS = {"2x": 2, "1x": 1}
 _VERILATOR = ["--cc", "--exe", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--assert",
               "-Wno-fatal", "-Wno-lint",
               "-Wno-COMBDLY", "-Wno-BLKANDNBLK", "-Wno-UNOPTFLAT", "--output-split", "20000"]
@@ -94,9 +96,10 @@ def _headers(folder: Path) -> None:
         write_if_changed(folder / name, text)
 
 
-def _tvu_verilog(path: Path) -> None:
+def _tvu_verilog(path: Path, dsp_clock: str) -> None:
+    from tvu.config import TVUConfig
     from tvu.verilog import generate
-    generate(path)
+    generate(path, TVUConfig(dsp_clock=DSP_CLOCKS[dsp_clock]))
 
 
 def _network_verilog(path: Path) -> None:
@@ -151,19 +154,20 @@ def _verilate(folder: Path, top: str, sources: list[Path], mains: list[str], bin
     shutil.rmtree(work)
 
 
-def _gateware_verilog(steps: _Steps, sim: Path) -> str:
+def _gateware_verilog(steps: _Steps, sim: Path, dsp_clock: str) -> str:
     """The two steps that need nothing but Python; returns the digest of what they are made of."""
     versions = "".join(version(p) for p in ("amaranth", "litex", "pythondata-cpu-vexriscv"))
-    gateware = _digest(_sources("toolchain/xtvu", "gateware"), versions)
+    gateware = _digest(_sources("toolchain/xtvu", "gateware"), versions, dsp_clock)
     tvu, network = sim / "tvu.v", sim / "network.v"
-    steps.step("vector unit", gateware, lambda: _tvu_verilog(tvu), tvu)
+    steps.step("vector unit", gateware, lambda: _tvu_verilog(tvu, dsp_clock), tvu)
     steps.step("network side", _digest([ROOT / "soc/bitnet_soc/soc.py"], gateware),
                lambda: _network_verilog(network), network)
     return gateware
 
 
-def build(folder: Path) -> None:
-    """Builds everything into ``folder``. Raises BuildError."""
+def build(folder: Path, dsp_clock: str = "2x") -> None:
+    """Builds everything into ``folder``, with the slices at one of DSP_CLOCKS. Raises
+    BuildError."""
     missing = [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
     if missing:
         raise BuildError(f"missing tools: run `make setup`, or apt-get install {' '.join(missing)}")
@@ -173,7 +177,7 @@ def build(folder: Path) -> None:
     tvu, network, soc = sim / "tvu.v", sim / "network.v", sim / "soc.v"
     steps.step("C headers", _digest(_sources("toolchain/xtvu", "host/bitnet_host")),
                lambda: _headers(generated), generated / "tvu.h")
-    gateware = _gateware_verilog(steps, sim)
+    gateware = _gateware_verilog(steps, sim, dsp_clock)
     described = [p
                  for p in _sources("soc/bitnet_soc") if p.name not in ("report.py", "timing.py",
                          "delays.py")]
@@ -228,16 +232,16 @@ def _unit(folder: Path, name: str) -> tuple[list[Path], str]:
     return [tvu], modules[name]
 
 
-def synthesise(folder: Path, unit: str) -> tuple[Path, str]:
+def synthesise(folder: Path, unit: str, dsp_clock: str = "2x") -> tuple[Path, str]:
     """Builds what it needs into ``folder`` and synthesises the SoC or a unit of it: the netlist,
     and its top module. Raises BuildError."""
     from bitnet_soc.report import merge_modules, reachable, script, yosys
     work, simulation = folder / "report" / unit, folder / "sim"
     if unit == "soc":
-        build(folder)
+        build(folder, dsp_clock)
     else:
         simulation.mkdir(parents=True, exist_ok=True)
-        _gateware_verilog(_Steps(simulation, 2), simulation)
+        _gateware_verilog(_Steps(simulation, 2), simulation, dsp_clock)
     try:
         command = yosys()
     except FileNotFoundError as error:
@@ -265,13 +269,18 @@ def main() -> int:
                         help="synthesise for the XC7Z020 and print resources and an estimate of "
                              "slack; of the whole, or of one unit "
                              "such as network, vector or lanes.array")
+    parser.add_argument("--dsp-clock", choices=DSP_CLOCKS, default="2x",
+                        help="clock of the TVU's DSP slices, in system clocks: 2x for devices of "
+                             "speed grade -2 and better, 1x for -1, whose prompts take longer "
+                             "(default: 2x)")
     arguments = parser.parse_args()
     try:
         if arguments.report:
             from bitnet_soc.report import print_report
-            print_report(*synthesise(arguments.output.resolve(), arguments.report))
+            print_report(*synthesise(arguments.output.resolve(), arguments.report,
+                                     arguments.dsp_clock))
         else:
-            build(arguments.output.resolve())
+            build(arguments.output.resolve(), arguments.dsp_clock)
     except BuildError as error:
         print(f"build: {error}", file=sys.stderr)
         return 2

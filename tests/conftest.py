@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 __all__ = ["BUILD", "ROOT"]
 
 ROOT = Path(__file__).resolve().parent.parent
-BUILD = ROOT / "build"
+BUILD = Path(os.environ.get("BITNET_BUILD") or ROOT / "build")
 
 
 def _built(path: Path) -> Path:

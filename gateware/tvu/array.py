@@ -1,15 +1,17 @@
-"""Product array: 160 weights of a stream word times eight activation vectors, in 160 DSP slices at
-twice the clock.
+"""Product array: 160 weights of a stream word times eight activation vectors, in 160 DSP slices.
 
 A weight is -1, 0 or 1, so a product needs no multiplier: slice (chain, position) adds, subtracts or
 leaves out the codes of four vectors, which stand side by side in its 48 bits, and hands the sums to
-the next position of its chain. In the first half of a clock cycle these are vectors 0 to 3, in the
-second half 4 to 7. Chain 2 d + h sums digit d of byte lanes 16 h to 16 h + 15; a tree adds up the
-ten chains, an accumulator the words of a row.
+the next position of its chain. That is a pass of the word. A word takes two: vectors 0 to 3 and
+then 4 to 7. Chain 2 d + h sums digit d of byte lanes 16 h to 16 h + 15; a tree adds up the ten
+chains, an accumulator the words of a row.
 
-int8 operands are sums of bits: the first half of a cycle takes bits 0 to 3 of each byte as digits,
-the second half bits 4 to 7, both times vectors 0 to 3, and the tree weighs the digits by 1, 2, 4,
-8.
+int8 operands are sums of bits: the first pass takes bits 0 to 3 of each byte as digits, the second
+one bits 4 to 7, both times vectors 0 to 3, and the tree weighs the digits by 1, 2, 4, 8.
+
+The slices run at twice the system clock, so that both passes fit in a cycle, or at the system
+clock (``dsp_clock`` 1): then each pass takes a cycle, and a word whose second pass would serve
+nobody has only one.
 
 Column sums use the same slices one by one: each adds or subtracts the column's code to one
 accumulator of 24 bits, kept in a memory per position.
@@ -32,11 +34,11 @@ from . import dsp
 from .activations import CHAINS, DIGITS, POSITIONS, TOKENS, Activations, ActivationWrite
 from .float32 import choose, delay
 
-__all__ = ["COLUMN_SUM_BITS", "LATENCY", "ProductArray", "SUM_BITS"]
+__all__ = ["COLUMN_SUM_BITS", "ProductArray", "SUM_BITS"]
 
 SUM_BITS = 28  # 127 words of int8: 127 * 32 * 127 * 128
 COLUMN_SUM_BITS = 24  # 16,384 columns times 127 need 22
-LATENCY = 15  # from taking a word to its sums
+_PIPELINE = 28  # fast cycles from a word in its register to its sums
 _FIELD = dsp.WIDTH // TOKENS
 _SUMMING = 3  # fast cycles that it takes to sum the weights of a chain
 _ENTRY = 1 + _SUMMING  # from what the ROM reads to the slice at position 0
@@ -63,24 +65,28 @@ def _weights_rom() -> list[int]:
 class ProductArray(wiring.Component):
     """Members, a cycle after a word was taken: ``word``, ``valid``, ``address`` (its word of the
     activation vectors), ``place`` (its word of a column), ``negative`` (the column's code is) and
-    ``fresh`` (the first column of an operation). ``LATENCY`` - 1 cycles after it was taken:
-    ``total_valid``, ``first`` (word of a row) and ``select`` (the vector that serves vector 0),
-    then ``sums``. ``mode`` and ``columns`` hold during an operation. ``read_columns`` and
-    ``read_place`` choose what ``column_sum`` gives. ``write``, ``spread``, ``spread_address`` and
-    ``code``: see Activations. ``awake_fill``: the clock of ``fill`` must run. ``adder`` makes a
-    slice; Amaranth's own simulator needs another one than ``dsp.adder``.
+    ``fresh`` (the first column of an operation); with ``dsp_clock`` 1 also ``pass2``, and all of
+    them for each pass. ``ahead`` cycles before a word's sums: ``total_valid``, ``first`` (word of a
+    row) and ``select`` (the vector that serves vector 0). ``latency`` cycles after it was taken:
+    ``sums``. ``mode``, ``columns`` and ``both`` (words have two passes) hold during an operation.
+    ``read_columns`` and ``read_place`` choose what ``column_sum`` gives, in the same cycle, or with
+    ``dsp_clock`` 1 in the next. ``write``, ``spread``, ``spread_address`` and ``code``: see
+    Activations. ``awake_fill``: the clock of ``fill`` must run. ``adder`` makes a slice; Amaranth's
+    own simulator needs another one than ``dsp.adder``.
 
-    Domains: ``sync``; ``dot``, the same clock, and ``fast``, twice as fast and in phase, which run
-    while words are under way.
+    Domains: ``sync``; ``dot``, the same clock, and ``fast``, ``dsp_clock`` times as fast and in
+    phase, which run while words are under way.
     """
 
-    def __init__(self, adder: Callable[..., None] = dsp.adder) -> None:
-        self._adder = adder
+    def __init__(self, adder: Callable[..., None] = dsp.adder, *, dsp_clock: int = 2) -> None:
+        self._adder, self._dsp_clock = adder, dsp_clock
+        self.latency, self.ahead = 1 + _PIPELINE // dsp_clock, 2 // dsp_clock
         self._columns = [Signal(COLUMN_SUM_BITS * CHAINS, name=f"columns{p}")
                          for p in range(POSITIONS)]
         super().__init__({
-            "mode": In(2), "columns": In(1),
-            "word": In(8 * WORD_BYTES), "valid": In(1), "address": In(_ADDRESS_BITS),
+            "mode": In(2), "columns": In(1), "both": In(1),
+            "word": In(8 * WORD_BYTES), "valid": In(1), "pass2": In(1),
+            "address": In(_ADDRESS_BITS),
             "place": In(range(COLUMN_WORDS)),
             "negative": In(1), "fresh": In(1),
             "total_valid": In(1),
@@ -104,38 +110,41 @@ class ProductArray(wiring.Component):
                      activations.spread_address.eq(self.spread_address),
                      activations.code.eq(self.code), self.awake_fill.eq(activations.awake)]
 
-        half, int8, columns = self._phase(m)
-        nonzero, negative = self._decode(m, half, int8)
+        pass2, late_pass2 = self._pass(m)
+        int8, both, columns = Signal(), Signal(), Signal()
+        # These hold during an operation, so they may come late, and go on to where they are needed
+        # from register to register: no net of theirs has to reach everywhere.
+        m.d.fast += [int8.eq(self.mode == MODES["int8"]), both.eq(self.both),
+                     columns.eq(self.columns)]
+        nonzero, negative = self._decode(m, pass2, int8)
         address, place, fresh = Signal(_ADDRESS_BITS), Signal(range(COLUMN_WORDS)), Signal()
         keep = Signal()
         m.d.fast += [
-            address.eq(self.address | Mux(half & ~int8, SHARED_WORDS, 0)), place.eq(self.place),
+            address.eq(self.address | Mux(pass2 & ~int8, SHARED_WORDS, 0)), place.eq(self.place),
             fresh.eq(self.fresh),
-            keep.eq(self.valid & columns & half),
+            # of two passes over a column the second one counts
+            keep.eq(self.valid & columns & (pass2 if self._dsp_clock == 2 else 1)),
         ]
         starts = self._starts(m, nonzero, negative)
         fields = self._chains(m, activations, nonzero, negative, starts, address, place, fresh,
                               keep, columns)
-        late_half, late_int8 = Signal(), delay(m, int8, 1, "fast")
-        m.d.fast += late_half.eq(~half)
+        late_int8 = delay(m, int8, 1, "fast")
         totals = self._tree(m, fields, late_int8)
-        self._accumulate(m, totals, late_half, delay(m, late_int8, 1, "fast"))
+        self._accumulate(m, totals, late_pass2, delay(m, late_int8, 1, "fast"),
+                         delay(m, both, 2, "fast"))
         return m
 
-    def _phase(self, m: Module) -> tuple[Value, Value, Value]:
-        """Registers in ``fast``: 1 in the second half of a cycle; the mode is int8; columns. The
-        latter two hold during an operation, so they may come late, and go on to where they are
-        needed from register to register: no net of theirs has to reach everywhere.
-        """
-        tick, seen, half = Signal(), Signal(), Signal(init=1)
+    def _pass(self, m: Module) -> tuple[Value, Value]:
+        """1 in the second pass of a word, for the word that comes in and for the totals."""
+        if self._dsp_clock == 1:
+            return self.pass2, delay(m, self.pass2, _PIPELINE - 2, "fast")
+        tick, seen, pass2, late = Signal(), Signal(), Signal(init=1), Signal()
         m.d.dot += tick.eq(~tick)
-        # dot and fast stop together, so they stay in step
-        m.d.fast += [seen.eq(tick), half.eq(tick != seen)]
-        int8, columns = Signal(), Signal()
-        m.d.fast += [int8.eq(self.mode == MODES["int8"]), columns.eq(self.columns)]
-        return half, int8, columns
+        # dot and fast stop together, so they stay in step; an even number of cycles lies between
+        m.d.fast += [seen.eq(tick), pass2.eq(tick != seen), late.eq(~pass2)]
+        return pass2, late
 
-    def _decode(self, m: Module, half: Value,
+    def _decode(self, m: Module, pass2: Value,
                 int8: Value) -> tuple[list[list[Value]], list[list[Value]]]:
         """Weights that are not zero and weights that are negative, by byte lane and digit, in
         ``fast``: a cycle for the ROM, and one for a register behind it, as the ROM takes most of a
@@ -150,7 +159,7 @@ class ProductArray(wiring.Component):
             for byte in (lane, lane + POSITIONS):
                 port = table.read_port(domain="fast")
                 m.d.comb += port.addr.eq(Cat(self.word.word_select(byte, 8),
-                                             Mux(int8, half, self.mode[0]), int8))
+                                             Mux(int8, pass2, self.mode[0]), int8))
                 read[byte] = port.data
         nonzero, negative = [], []
         for lane in range(WORD_BYTES):
@@ -254,18 +263,22 @@ class ProductArray(wiring.Component):
             totals.append(all_five)
         return totals
 
-    def _accumulate(self, m: Module, totals: list[Value], half: Value, int8: Value) -> None:
-        """Sums over the words of a row: ``new`` and ``old`` take turns for the two halves, or hold
-        one sum of both for int8. What is to be added is chosen a fast cycle before."""
+    def _accumulate(self, m: Module, totals: list[Value], pass2: Value, int8: Value,
+                    both: Value) -> None:
+        """Sums over the words of a row: ``new`` and ``old`` take turns for the two passes, unless
+        they go into one sum (int8) or there is but one. What is to be added is chosen a fast cycle
+        before."""
         valid, first, second = Signal(), Signal(), Signal()  # ``second``: the upper halves of int8
-        m.d.fast += [valid.eq(self.total_valid), first.eq(self.first), second.eq(int8 & half)]
+        one = Signal()
+        m.d.fast += [valid.eq(self.total_valid), first.eq(self.first), second.eq(int8 & pass2),
+                     one.eq(int8 | ~both)]
         for k in range(TOKENS):
             total = choose(totals, self.select) if k == 0 else totals[k]
             addend = Signal(signed(_FIELD + 10), name=f"addend{k}")
             new, old = (Signal(signed(SUM_BITS), name=f"new{k}"),
                         Signal(signed(SUM_BITS), name=f"old{k}"))
-            m.d.fast += addend.eq(Mux(int8 & half, total << 4, total))
+            m.d.fast += addend.eq(Mux(int8 & pass2, total << 4, total))
             with m.If(valid):
-                m.d.fast += [new.eq(addend + Mux(first & ~second, 0, Mux(int8, new, old))),
+                m.d.fast += [new.eq(addend + Mux(first & ~second, 0, Mux(one, new, old))),
                              old.eq(new)]
-            m.d.comb += [self.sums[k].eq(Mux(int8, new, old)), self.sums[k + TOKENS].eq(new)]
+            m.d.comb += [self.sums[k].eq(Mux(one, new, old)), self.sums[k + TOKENS].eq(new)]

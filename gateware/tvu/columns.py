@@ -21,11 +21,11 @@ _QUARTERS = WORD_BYTES // LANES
 class Columns(wiring.Component):
     """Members: ``start`` takes ``rows`` and ``digits5``; ``drain`` starts the results on their way,
     and ``empty`` says then that there was no column; ``row`` out. Reads the accumulators of
-    ``array``.
+    ``array``; ``settling``: they show a cycle after their place was named.
     """
 
-    def __init__(self, array: ProductArray) -> None:
-        self._array = array
+    def __init__(self, array: ProductArray, *, settling: bool) -> None:
+        self._array, self._settling = array, settling
         super().__init__({
             "start": In(1), "rows": In(15), "digits5": In(1), "drain": In(1), "empty": In(1),
             "row": Out(stream.Signature(CollectedRow)),
@@ -37,17 +37,21 @@ class Columns(wiring.Component):
         word, digit, quarter, group = (Signal(range(COLUMN_WORDS)), Signal(3),
                                        Signal(range(_QUARTERS)), Signal(12))
         left, digits5, draining, empty = Signal(15), Signal(), Signal(), Signal()
-        row, free = self.row, Signal()
+        row, free, moves = self.row, Signal(), Signal()  # ``moves``: another place is named
+        settled = Signal(init=1)
+        if self._settling:
+            m.d.sync += settled.eq(~moves)
         m.d.comb += [free.eq(~row.valid | row.ready), array.read_columns.eq(draining),
                      array.read_place.eq(word)]
         with m.If(self.start):
             m.d.sync += [left.eq(self.rows), digits5.eq(self.digits5), word.eq(0), digit.eq(0),
                          quarter.eq(0), group.eq(0)]
         with m.If(self.drain):
+            m.d.comb += moves.eq(1)
             m.d.sync += [draining.eq(1), empty.eq(self.empty)]
         with m.If(free):
-            m.d.sync += row.valid.eq(draining)
-        with m.If(draining & free):
+            m.d.sync += row.valid.eq(draining & settled)
+        with m.If(draining & settled & free):
             for i in range(LANES):
                 choices = [choose([array.column_sum(q * LANES + i, d) for q in range(_QUARTERS)],
                                   quarter) for d in range(DIGITS)]
@@ -61,6 +65,7 @@ class Columns(wiring.Component):
             with m.If(quarter == _QUARTERS - 1):
                 m.d.sync += digit.eq(digit + 1)
                 with m.If(digit == Mux(digits5, 4, 3)):
+                    m.d.comb += moves.eq(1)
                     m.d.sync += [digit.eq(0), word.eq(word + 1)]
             with m.If(left <= LANES):
                 m.d.sync += draining.eq(0)

@@ -15,13 +15,15 @@ class TVUConfig:
 
     Members: ``scratch_rows`` (rows of 8 float32 in the scratchpad); ``queue_depth`` (operations);
     ``stream_queue_depth`` (stream descriptors); ``port_fifo_depth`` (64-bit beats buffered per AXI
-    port, which bounds the bursts in flight).
+    port, which bounds the bursts in flight); ``dsp_clock`` (the clock of the product array's DSP
+    slices as a multiple of the system clock, 1 or 2).
     """
 
     scratch_rows: int = SCRATCH_ROWS
     queue_depth: int = 32
     stream_queue_depth: int = 8
     port_fifo_depth: int = 1024  # two block RAMs
+    dsp_clock: int = 2
 
     def __post_init__(self) -> None:
         if not 8 <= self.scratch_rows <= SCRATCH_ROWS:
@@ -29,3 +31,5 @@ class TVUConfig:
                              f"most")
         if self.port_fifo_depth < 32:
             raise ValueError("a port needs room for two bursts of 16 beats")
+        if self.dsp_clock not in (1, 2):
+            raise ValueError("the DSP slices run at the system clock or at twice that")

@@ -13,8 +13,8 @@ from amaranth.lib.wiring import In, Out
 from xtvu.isa import ACT_WORDS, MODES, SHARED_WORDS, VECTORS
 
 from . import dsp
-from .activations import ActivationWrite
-from .array import LATENCY, ProductArray
+from .activations import TOKENS, ActivationWrite
+from .array import ProductArray
 from .collect import CollectedRow, DotResult
 from .columns import Columns
 from .float32 import delay
@@ -23,21 +23,29 @@ from .stream import PickedRow
 __all__ = ["DotLanes"]
 
 _RESULTS = 32
+_COLUMN_TURN = 3  # fast cycles from reading a column's accumulator to what was added in it
+
+
+def _rests(words: int, dsp_clock: int) -> int:
+    """Cycles between two columns of ``words`` words."""
+    return max(0, -(-_COLUMN_TURN // dsp_clock) - words)
 
 
 class DotLanes(wiring.Component):
-    """Members: ``start`` latches ``words`` (stream words per row), ``mode``, ``rows``, ``picked``
-    (rows are those of ``entry``) and ``columns`` (picked columns instead of rows); ``word`` and
+    """Members: ``start`` latches ``words`` (stream words per row), ``mode``, ``vectors`` (their
+    number minus one), ``rows``, ``picked`` (rows are those of ``entry``) and ``columns`` (picked
+    columns instead of rows); ``word`` and
     ``entry`` in; ``write`` to the activation memory; ``result`` out, one per row; ``column_row``
     out, the sums of columns; ``hungry`` while a word could be taken; ``awake`` and ``awake_fill``:
     the clocks of ``dot`` and ``fast``, and of ``fill``, must run.
     """
 
-    def __init__(self, adder: Callable[..., None] = dsp.adder) -> None:
-        self._adder = adder
+    def __init__(self, adder: Callable[..., None] = dsp.adder, *, dsp_clock: int = 2) -> None:
+        self._adder, self._dsp_clock = adder, dsp_clock
         super().__init__({
             "start": In(1),
-            "words": In(7), "mode": In(2), "rows": In(19), "picked": In(1), "columns": In(1),
+            "words": In(7), "mode": In(2), "vectors": In(3), "rows": In(19), "picked": In(1),
+            "columns": In(1),
             "word": In(stream.Signature(256)), "entry": In(stream.Signature(PickedRow)),
             "hungry": Out(1),
             "write": In(ActivationWrite()), "result": Out(stream.Signature(DotResult)),
@@ -47,29 +55,42 @@ class DotLanes(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.array = array = ProductArray(self._adder)
-        m.submodules.drain = drain = Columns(array)
+        m.submodules.array = array = ProductArray(self._adder, dsp_clock=self._dsp_clock)
+        m.submodules.drain = drain = Columns(array, settling=self._dsp_clock == 1)
+        latency = array.latency
         words, mode, rows = Signal(7), Signal(2), Signal(19)
         picked, columns, ending, fresh = Signal(), Signal(), Signal(), Signal()
         index, row = Signal(7), Signal(15)
         # The upper half of the activation memory holds column codes, one after the other.
         spread = Signal(range(ACT_WORDS), init=SHARED_WORDS)
         first, final = index == 0, index == words - 1
+        # Whether words have two passes of a cycle each, and which one enters the array.
+        both, pass2 = Signal(), Signal()
         credit = Signal(range(_RESULTS + 1), init=_RESULTS)
-        take, mark, resting = Signal(), Signal(), Signal()
+        may_enter, enter, take, mark = Signal(), Signal(), Signal(), Signal()
+        rest = Signal(_COLUMN_TURN - 1)  # cycles until the next column may come, a bit each
         entry = self.entry
         with m.If(picked):
             m.d.comb += self.hungry.eq(ending & ~(entry.valid & entry.payload.end))
         with m.Else():
             m.d.comb += self.hungry.eq(rows != 0)
         m.d.comb += [
-            self.word.ready.eq(self.hungry & (credit != 0) & (~picked | entry.valid) & ~resting),
+            may_enter.eq(self.hungry & (credit != 0) & (~picked | entry.valid) & ~rest[0]),
+            enter.eq(self.word.valid & may_enter),
+            self.word.ready.eq(may_enter & (pass2 | ~both)),
             take.eq(self.word.valid & self.word.ready),
             mark.eq(picked & ending & entry.valid & entry.payload.end & (credit != 0)),
             entry.ready.eq(mark | (picked & take & final)),
         ]
-        # An accumulator takes two cycles, so a column of one word is followed by a rest.
-        m.d.sync += resting.eq(take & columns & first & final)
+        m.d.sync += rest.eq(rest >> 1)
+        for n in range(1, _COLUMN_TURN):
+            with m.If(take & columns & final & (words == n)):
+                m.d.sync += rest.eq((1 << _rests(n, self._dsp_clock)) - 1)
+        if self._dsp_clock == 1:
+            with m.If(enter):
+                m.d.sync += pass2.eq(both & ~pass2)
+            with m.If(self.start):
+                m.d.sync += both.eq((self.mode == MODES["int8"]) | (self.vectors >= TOKENS))
         with m.If(self.start):
             m.d.sync += [
                 words.eq(self.words), mode.eq(self.mode), rows.eq(Mux(self.picked, 0, self.rows)),
@@ -86,14 +107,14 @@ class DotLanes(wiring.Component):
         with m.If(mark):
             m.d.sync += ending.eq(0)
 
-        valids, marks, ends = [take], [mark], [((take & final) | mark) & ~columns]
-        for _ in range(LATENCY):
+        valids, marks, ends = [enter], [mark], [((take & final) | mark) & ~columns]
+        for _ in range(latency):
             for stages, name in ((valids, "valid"), (marks, "marked"), (ends, "end")):
                 stage = Signal(name=name)
                 m.d.sync += stage.eq(stages[-1])
                 stages.append(stage)
-        last = delay(m, (rows == 1) & ~picked, LATENCY)
-        row_late = delay(m, Mux(picked, entry.payload.row, row), LATENCY)
+        last = delay(m, (rows == 1) & ~picked, latency)
+        row_late = delay(m, Mux(picked, entry.payload.row, row), latency)
         m.d.comb += [self.awake.eq(Cat(valids).any() | drain.drain | array.read_columns),
                      self.awake_fill.eq(array.awake_fill)]
 
@@ -101,12 +122,15 @@ class DotLanes(wiring.Component):
             array.word.eq(self.word.payload), array.address.eq(Mux(columns, spread, index)),
             array.place.eq(index),
             array.negative.eq(entry.payload.code < 0), array.fresh.eq(fresh),
+            array.pass2.eq(pass2),
         ]
         m.d.comb += [
-            array.mode.eq(mode), array.columns.eq(columns), array.valid.eq(valids[1]),
-            array.total_valid.eq(valids[LATENCY - 1]),
-            array.first.eq(delay(m, first, LATENCY - 1)),
-            array.select.eq(delay(m, index[(ACT_WORDS - 1).bit_length():], LATENCY - 1)),
+            array.mode.eq(mode), array.columns.eq(columns), array.both.eq(both if self._dsp_clock == 1 else 1),
+            array.valid.eq(valids[1]),
+            array.total_valid.eq(valids[latency - array.ahead]),
+            array.first.eq(delay(m, first, latency - array.ahead)),
+            array.select.eq(delay(m, index[(ACT_WORDS - 1).bit_length():],
+                                  latency - array.ahead)),
             array.spread.eq(take & columns & first), array.spread_address.eq(spread),
             array.code.eq(entry.payload.code),
         ]

@@ -46,7 +46,7 @@ class TVU(wiring.Component):
         m.submodules.frontend = frontend = FrontEnd(self.patience_bits)
         m.submodules.counters = counters = Counters()
         m.submodules.reader = reader = StreamReader(config)
-        m.submodules.lanes = lanes = DotLanes()
+        m.submodules.lanes = lanes = DotLanes(dsp_clock=config.dsp_clock)
         m.submodules.collector = collector = Collector()
         m.submodules.ranking = ranking = Ranking()
         m.submodules.vector = vector = VectorUnit()
@@ -163,7 +163,7 @@ class TVU(wiring.Component):
             sequencer.vector_done.eq(vector.done), sequencer.vector_reduced.eq(vector.reduced),
             sequencer.vector_value.eq(vector.value),
             lanes.start.eq(sequencer.dot_start), lanes.words.eq(sequencer.dot_words),
-            lanes.mode.eq(sequencer.dot_mode),
+            lanes.mode.eq(sequencer.dot_mode), lanes.vectors.eq(sequencer.dot_vectors),
             lanes.rows.eq(sequencer.dot_rows),
             lanes.picked.eq(sequencer.dot_picked), lanes.columns.eq(sequencer.dot_columns),
             ranking.clear.eq(sequencer.rank_clear), ranking.levels.eq(sequencer.rank_levels),

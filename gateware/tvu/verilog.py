@@ -26,11 +26,13 @@ AXI_WRITE_PORTS = (("awaddr", 32, "o"), ("awvalid", 1, "o"), ("awready", 1, "i")
 
 class Cfu(Elaboratable):
     """Flat wrapper; ``ports`` maps LiteX's port names to signals. ``dot_clk`` and ``fill_clk`` are
-    ``clk`` but where the simulation stops them; ``fast_clk`` is twice as fast and in phase."""
+    ``clk`` but where the simulation stops them; ``fast_clk`` is twice as fast and in phase, and
+    not used where the DSP slices run at the system clock."""
 
     def __init__(self, config: TVUConfig | None = None) -> None:
         self.tvu = TVU(config)
         tvu = self.tvu
+        self._double = tvu.config.dsp_clock == 2
         self.clk, self.reset, self._reset = (Signal(name="clk"), Signal(name="reset"),
                                              Signal(name="bus_reset"))
         self.dot_clk, self.fast_clk, self.fill_clk = (Signal(name="dot_clk"),
@@ -69,7 +71,8 @@ class Cfu(Elaboratable):
         # and may sleep with it.
         m.d.axi += self._reset.eq(self.reset)
         m.d.comb += [*(domain.clk.eq(self.clk) for domain in (sync, bus, axi)),
-                     dot.clk.eq(self.dot_clk), fast.clk.eq(self.fast_clk),
+                     dot.clk.eq(self.dot_clk),
+                     fast.clk.eq(self.fast_clk if self._double else self.dot_clk),
                      fill.clk.eq(self.fill_clk), bus.rst.eq(self._reset),
                      sync.rst.eq(self.tvu.resetting)]
         m.submodules.tvu = self.tvu
@@ -91,4 +94,6 @@ def generate(path: Path, config: TVUConfig | None = None) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Write the TVU as Verilog.")
     parser.add_argument("output", type=Path)
-    generate(parser.parse_args().output)
+    parser.add_argument("--dsp-clock", type=int, choices=(1, 2), default=2)
+    arguments = parser.parse_args()
+    generate(arguments.output, TVUConfig(dsp_clock=arguments.dsp_clock))

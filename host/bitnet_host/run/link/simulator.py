@@ -17,7 +17,8 @@ __all__ = ["Simulator", "build_folder"]
 
 def build_folder() -> Path:
     """Where `make build` left the simulator; BITNET_BUILD overrides it."""
-    return Path(os.environ.get("BITNET_BUILD") or Path(__file__).resolve().parents[4] / "build")
+    return Path(os.environ.get("BITNET_BUILD")
+                or Path(__file__).parents[4] / "build").resolve()
 
 
 class Simulator:
