@@ -274,16 +274,18 @@ class FloatExp2(wiring.Component):
             amount.eq(136 - exponent),
             wide.eq(Cat(Const(0, 28), self.a[:23], 1) >> Mux(exponent < 136 - 27, 27, amount)[:5]),
         ]
-        magnitude, lost, sign, huge = (_data(26, "magnitude"), _data(1, "lost"), _data(1, "sign"),
+        # ``lost``: whether what was pushed out has a one, four bits of it each
+        magnitude, lost, sign, huge = (_data(26, "magnitude"), _data(7, "lost"), _data(1, "sign"),
                                        _data(1, "huge"))
         m.d.sync += [
             magnitude.eq(Mux(exponent == 0, 0, wide[26:52])),
-            lost.eq((exponent != 0) & wide[:26].any()),
+            lost.eq(Cat((exponent != 0) & wide[:26][i:i + 4].any() for i in range(0, 26, 4))),
             sign.eq(self.a[31]), huge.eq(exponent > 136),
         ]
 
         fixed = Signal(27)
-        m.d.comb += fixed.eq(Mux(sign, -(magnitude + lost), magnitude))  # floor, also below zero
+        # floor, also below zero: -(magnitude + lost), in one addition
+        m.d.comb += fixed.eq((magnitude ^ sign.replicate(27)) + (sign & ~lost.any()))
         m.d.comb += port.addr.eq(fixed[9:16])
         value, slope, rest = _data(23, "value"), _data(17, "slope"), _data(9, "rest")
         power = _data(range(-1024, 1024), "power")

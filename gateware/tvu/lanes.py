@@ -125,7 +125,8 @@ class DotLanes(wiring.Component):
             array.pass2.eq(pass2),
         ]
         m.d.comb += [
-            array.mode.eq(mode), array.columns.eq(columns), array.both.eq(both if self._dsp_clock == 1 else 1),
+            array.mode.eq(mode), array.columns.eq(columns),
+            array.both.eq(both if self._dsp_clock == 1 else 1),
             array.valid.eq(valids[1]),
             array.total_valid.eq(valids[latency - array.ahead]),
             array.first.eq(delay(m, first, latency - array.ahead)),

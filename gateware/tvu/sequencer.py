@@ -168,7 +168,12 @@ class Sequencer(wiring.Component):
                         m.d.comb += has_t.eq(1)
 
         # -- vector operation ----------------------------------------------------------------------
-        op = self.vector_op
+        # In START a register holds it: of what it is made of, only the scalars change in the last
+        # cycle of LOAD.
+        op, ready_op = Signal(VectorOp), Signal(VectorOp)
+        m.d.sync += ready_op.eq(op)
+        m.d.comb += [self.vector_op.eq(ready_op), self.vector_op.factors.eq(factors),
+                     self.vector_op.addends.eq(addends)]
         recipe_now, recipe, reports, reports_now = (Signal(VectorOp), Signal(VectorOp), Signal(),
                                                     Signal())
         reads_a, reads_b = Signal(), Signal()  # scalar registers are named that hold operands
@@ -205,7 +210,6 @@ class Sequencer(wiring.Component):
             op.vector.eq(Mux(is_dot, self.dot_vectors, dst)), op.dst.eq(dst), op.a.eq(a),
             op.b.eq(Mux(is_dot, epilogue.b, b)),
             op.count.eq(field("MULS", "n")), op.stride.eq(field("DOT", "stride")),
-            op.factors.eq(factors), op.addends.eq(addends),
             op.groups.eq(Mux(grouped, repeat.count, 1)), op.step.eq(grouped & steps),
             op.step_dst.eq(repeat.stride_dst), op.step_a.eq(repeat.stride_a),
             op.step_b.eq(repeat.stride_b),
@@ -218,14 +222,15 @@ class Sequencer(wiring.Component):
             self.check_words.eq(field("CHECK", "words")),
             self.store_address.eq(held.rs1), self.store_scalar.eq(factors[0]),
         ]
-        scalar = Signal(_Scalar)
-        m.d.comb += [scalar.target.eq(t), scalar.a.eq(factors[0]), scalar.b.eq(addends[0])]
-        for names, signal in ((_SCALAR_FUNCTIONS, scalar.function),
+        scalar, function = Signal(_Scalar), Signal(ScalarFunction)
+        m.d.comb += [scalar.target.eq(t), scalar.a.eq(factors[0]), scalar.b.eq(addends[0]),
+                     scalar.function.eq(function)]
+        for names, signal in ((_SCALAR_FUNCTIONS, function),
                               (_STORE_KINDS, self.store_kind)):
             with m.Switch(held.opcode):
                 for name, value in names.items():
                     with m.Case(OPCODES[name]):
-                        m.d.comb += signal.eq(value)
+                        m.d.sync += signal.eq(value)  # from LOAD on
 
         fits = Signal(16)
         unfit = Signal()  # no operation: nothing to do, or more than fits
@@ -340,7 +345,17 @@ class Sequencer(wiring.Component):
                   | pending.bit_select(t, 1) | (grouped & (t != 0) & pending.any()))
         # A store's rows may still leave when it counts as done; what sends rows itself, or to
         # another place, comes after them.
-        sends_rows = (group == isa.STORE) | (name_is("DOT") & epilogue.rank)
+        sends_rows, stores, on_vectors = Signal(), Signal(), Signal()  # of what is held, from LOAD
+        m.d.sync += [
+            stores.eq(group == isa.STORE),
+            sends_rows.eq((group == isa.STORE) | (name_is("DOT") & epilogue.rank)),
+            on_vectors.eq(name_is(*_RECIPES)),
+        ]
+        starts = Signal()
+        m.d.comb += [
+            self.vector_start.eq(starts & on_vectors), self.dot_start.eq(starts & is_dot),
+            self.rank_start.eq(starts & is_dot), self.store_start.eq(starts & stores),
+        ]
 
         with m.FSM() as fsm:
             m.d.sync += Assert(~self.vector_reduced | fsm.ongoing("VECTOR"),
@@ -406,6 +421,7 @@ class Sequencer(wiring.Component):
                     m.next = "START"
             with m.State("START"):
                 m.d.sync += written.eq(t)
+                m.d.comb += starts.eq(~sends_rows | self.row_free)
                 with m.If(name_is("SSET")):
                     put(t, field("SSET", "value"), Const(0))
                     m.d.comb += putting.eq(1)
@@ -428,14 +444,8 @@ class Sequencer(wiring.Component):
                     m.d.comb += self.check_start.eq(1)
                     m.next = "CHECK"
                 with m.Elif(name_is("STORES")):
-                    m.d.comb += self.store_start.eq(1)
                     m.next = "STORE-SCALAR"
                 with m.Else():
-                    m.d.comb += [
-                        self.vector_start.eq(1), self.dot_start.eq(is_dot),
-                        self.rank_start.eq(is_dot),
-                        self.store_start.eq(group == isa.STORE),
-                    ]
                     m.next = "VECTOR"
             with m.State("VECTOR"):
                 with m.If(self.vector_reduced):

@@ -140,12 +140,12 @@ class _Row(data.Struct):
 
 
 class VectorUnit(wiring.Component):
-    """Members: ``start`` takes ``op``; ``done`` pulses when everything is written, ranked, or on
-    its way to be stored; before, ``reduced`` pulses for each group that was reduced to ``value``;
-    ``word`` in (stream words), ``wants_word`` while one could be taken; ``dot`` in (collected
-    rows); scratchpad ports, one read port per bank; write ports of activations and pick memory;
-    ``row`` out to the store unit or the ranking, ``rows_wait`` while one is on its way there;
-    ``overflow`` pulses on an infinite result.
+    """Members: ``start`` begins ``op``, which holds until it is done; ``done`` pulses when
+    everything is written, ranked, or on its way to be stored; before, ``reduced`` pulses for each
+    group that was reduced to ``value``; ``word`` in (stream words), ``wants_word`` while one could
+    be taken; ``dot`` in (collected rows); scratchpad ports, one read port per bank; write ports of
+    activations and pick memory; ``row`` out to the store unit or the ranking, ``rows_wait`` while
+    one is on its way there; ``overflow`` pulses on an infinite result.
     """
 
     def __init__(self) -> None:
@@ -164,7 +164,7 @@ class VectorUnit(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        op = Signal(VectorOp)
+        op = self.op
         active, issue = Signal(), Signal()
 
         # -- issue ---------------------------------------------------------------------------------
@@ -176,16 +176,13 @@ class VectorUnit(wiring.Component):
         from_dot, two_reads, to_act, buffered, summing, needs_word = (
             Signal(name=name)
             for name in ("from_dot", "two_reads", "to_act", "buffered", "summing", "needs_word"))
-        with m.If(self.start):
-            m.d.sync += [
-                from_dot.eq(self.op.source == Source.DOT),
-                two_reads.eq((self.op.source == Source.SCRATCH) & self.op.b_read),
-                to_act.eq(self.op.sink == Sink.ACTIVATIONS),
-                summing.eq(self.op.reduce == Reduce.SUM),
-                buffered.eq((self.op.sink == Sink.STORE) | (self.op.sink == Sink.RANK)),
-                needs_word.eq((self.op.source == Source.WORD) | (self.op.source == Source.BYTES)
-                              | self.op.b_word),
-            ]
+        m.d.sync += [
+            from_dot.eq(op.source == Source.DOT),
+            two_reads.eq((op.source == Source.SCRATCH) & op.b_read),
+            to_act.eq(op.sink == Sink.ACTIVATIONS), summing.eq(op.reduce == Reduce.SUM),
+            buffered.eq((op.sink == Sink.STORE) | (op.sink == Sink.RANK)),
+            needs_word.eq((op.source == Source.WORD) | (op.source == Source.BYTES) | op.b_word),
+        ]
         word_end = (act.quarter == 3) & (act.digit == Mux(op.bytes, 0, Mux(op.digits5, 4, 3)))
         ended = Signal()  # the last row of a group
         with m.If(from_dot):
@@ -199,12 +196,11 @@ class VectorUnit(wiring.Component):
 
         # Where each activation vector's results start.
         starts = [Signal(13, name=f"start{v}") for v in range(VECTORS)]
-        with m.If(self.start):
-            twice = self.op.stride << 1
-            for v, start in enumerate(starts):  # as sums: a multiplication would take a DSP slice
-                multiple = ((self.op.stride if v & 1 else 0) + (twice if v & 2 else 0)
-                            + (twice << 1 if v & 4 else 0))
-                m.d.sync += start.eq(self.op.dst + multiple)
+        twice = op.stride << 1
+        for v, start in enumerate(starts):  # as sums: a multiplication would take a DSP slice
+            multiple = ((op.stride if v & 1 else 0) + (twice if v & 2 else 0)
+                        + (twice << 1 if v & 4 else 0))
+            m.d.sync += start.eq(op.dst + multiple)
         dot_vector, dot_group = self.dot.payload.vector, self.dot.payload.group
         row_dst, row_a, row_b = Signal(13), Signal(13), Signal(13)
         with m.If(from_dot):
@@ -254,11 +250,10 @@ class VectorUnit(wiring.Component):
         m.d.sync += second.eq(first_read)
         with m.If(self.start):
             m.d.sync += [
-                op.eq(self.op), active.eq(1), index.eq(0), second.eq(0), act.eq(0),
-                act.vector.eq(self.op.vector),
-                lanes_left.eq(self.op.count), rows_left.eq((self.op.count + LANES - 1) >> 3),
-                groups_left.eq(self.op.groups), group.eq(0), a_base.eq(self.op.a),
-                b_base.eq(self.op.b), dst_base.eq(self.op.dst),
+                active.eq(1), index.eq(0), second.eq(0), act.eq(0), act.vector.eq(op.vector),
+                lanes_left.eq(op.count), rows_left.eq(row_count),
+                groups_left.eq(op.groups), group.eq(0), a_base.eq(op.a),
+                b_base.eq(op.b), dst_base.eq(op.dst),
             ]
         with m.Elif(issue):
             m.d.sync += [
