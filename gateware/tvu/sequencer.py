@@ -11,9 +11,9 @@ from amaranth.lib.wiring import In, Out
 from xtvu import isa
 
 from .decoder import OPCODE_BITS, OPCODES
+from .operation import Add, Factor, Reduce, Sink, Source, VectorOp
 from .scalar import ScalarFunction
 from .store import StoreKind
-from .vector import Add, Factor, Reduce, Sink, Source, VectorOp
 
 __all__ = ["QueuedInstruction", "Sequencer"]
 

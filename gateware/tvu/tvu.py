@@ -14,12 +14,13 @@ from .config import TVUConfig
 from .counters import Counters
 from .frontend import PATIENCE_BITS, CFUBus, FrontEnd
 from .lanes import DotLanes
+from .operation import Sink
 from .rank import Ranking
 from .scalar import ScalarUnit
 from .sequencer import Sequencer
 from .store import StoreUnit
 from .stream import StreamReader
-from .vector import Sink, VectorUnit
+from .vector import VectorUnit
 
 __all__ = ["TVU"]
 

@@ -75,12 +75,12 @@ _FAULTS = [
     ("recovery", "frontend.py", "m.d.bus += seen.eq(self.resetting)", "m.d.comb += seen.eq(1)"),
     ("recovery", "stream.py", "Cat(port.owed == 0 for port in ports).all()", "ports[0].owed == 0"),
     ("lanes", "lanes.py",
-     "self.word.ready.eq(self.hungry & (credit != 0) & ", "self.word.ready.eq(self.hungry & "),
+     "may_enter.eq(self.hungry & (credit != 0) & ", "may_enter.eq(self.hungry & "),
     ("lanes", "lanes.py", "entry.payload.end & (credit != 0)", "entry.payload.end"),
     ("lanes", "lanes.py", "credit.eq(credit - ends[0] + ", "credit.eq(credit - (take & final) + "),
-    ("vector", "vector.py",
-     "& (~from_dot | self.dot.valid) & (~buffered | (credit != 0))",
-     "& (~from_dot | self.dot.valid)"),
+    ("vector", "issue.py",
+     "& (~kind.from_dot | self.dot.valid) & (~kind.buffered | self.room))",
+     "& (~kind.from_dot | self.dot.valid))"),
 ]
 
 

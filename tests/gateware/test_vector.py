@@ -6,7 +6,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
-from tvu.vector import Add, Factor, Sink, Source, VectorUnit
+from tvu.operation import Add, Factor, Sink, Source
+from tvu.vector import VectorUnit
 from xtvu import semantics
 
 
