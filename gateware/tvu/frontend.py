@@ -13,13 +13,14 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from xtvu import isa
 
-from .decoder import OPCODES, Decoder
+from .decoder import OPCODES, Decoder, operand
 from .sequencer import QueuedInstruction
 from .stream import TICKET_BITS, StreamDescriptor
 
 __all__ = ["CFUBus", "FrontEnd", "PATIENCE_BITS"]
 
 PATIENCE_BITS = 22
+_ADDRESS = {ins.name: "addr" for ins in isa.INSTRUCTIONS if ins.group == isa.STREAM}
 
 
 class CFUBus(wiring.Signature):
@@ -106,9 +107,8 @@ class FrontEnd(wiring.Component):
     def _is(self, name: str) -> Value:
         return self._decoder.defined & (self._decoder.opcode == OPCODES[name])
 
-    def _operand(self, instruction: str, name: str) -> Value:
-        place, command = isa.by_name(instruction).field(name), self._command
-        return (command.rs1, command.rs2)[place.source - 1][place.lo:place.lo + place.width]
+    def _operand(self, **fields: str) -> Value:
+        return operand(self._command.rs1, self._command.rs2, fields, self._is)
 
     def _reset(self, m: Module, done: Value) -> None:
         """``resetting`` rises with RESET and falls when what is behind has seen it and memory owes
@@ -126,7 +126,7 @@ class FrontEnd(wiring.Component):
             m.d.bus += patience.eq(0)
         with m.Elif(~patience.all()):
             m.d.bus += patience.eq(patience + 1)
-        misaligned = self.descriptor.valid & (self._operand("STREAM", "addr")[1:5] != 0)
+        misaligned = self.descriptor.valid & (self._operand(**_ADDRESS)[1:5] != 0)
         raised = Signal.like(errors)
         for name in isa.ERRORS:
             m.d.comb += raised[name].eq(self.errors[name] & ~self.resetting)
@@ -135,7 +135,7 @@ class FrontEnd(wiring.Component):
         with m.If(misaligned):
             m.d.comb += raised.descriptor.eq(1)
         m.d.comb += raised.queue.eq(patience.all())
-        cleared = Mux(done & self._is("CLEAR"), self._operand("CLEAR", "mask"), 0)
+        cleared = Mux(done & self._is("CLEAR"), self._operand(CLEAR="mask"), 0)
         m.d.bus += errors.eq((errors.as_value() & ~cleared) | raised.as_value())
         with m.If(done & self._is("RESET")):
             m.d.bus += [errors.eq(0), patience.eq(0)]
@@ -144,16 +144,16 @@ class FrontEnd(wiring.Component):
         """The stream descriptor of a command, with the number of stores or picks before it that it
         may have to wait for."""
         stores, picks, marking = Signal(TICKET_BITS), Signal(TICKET_BITS), Signal()
-        descriptor, address = self.descriptor.payload, self._operand("STREAM", "addr")
+        descriptor, address = self.descriptor.payload, self._operand(**_ADDRESS)
         strided, picked = self._is("STREAMR"), self._is("STREAMP")
         m.d.comb += [
             descriptor.address.eq(address[5:]), descriptor.fence.eq(address[0]),
             descriptor.picked.eq(picked),
             descriptor.ticket.eq(Mux(picked, picks, stores)),
-            descriptor.words.eq(Mux(strided | picked, self._operand("STREAMR", "words"),
-                                    self._operand("STREAM", "words"))),
-            descriptor.rows.eq(Mux(strided | picked, self._operand("STREAMR", "rows"), 1)),
-            descriptor.stride.eq(self._operand("STREAMR", "stride")),
+            descriptor.words.eq(self._operand(STREAM="words", STREAMR="words", STREAMP="words")),
+            descriptor.rows.eq(Mux(strided | picked,
+                                   self._operand(STREAMR="rows", STREAMP="groups"), 1)),
+            descriptor.stride.eq(self._operand(STREAMR="stride")),
         ]
         taken = self.instruction.valid
         m.d.bus += [
@@ -163,16 +163,16 @@ class FrontEnd(wiring.Component):
         # the EPI that stands before an operation, if there is one
         with m.If(taken & ~self._is("REP")):
             m.d.bus += marking.eq(self._is("EPI")
-                                  & (self._operand("EPI", "pick") == isa.PICKS["mark"]))
+                                  & (self._operand(EPI="pick") == isa.PICKS["mark"]))
         with m.If(self.resetting):
             m.d.bus += [stores.eq(0), picks.eq(0), marking.eq(0)]
 
     def _answer(self, m: Module, errors: data.View) -> Signal:
         answer = Signal(32)
         m.d.comb += [
-            self.counter_address.eq(self._operand("COUNTER", "section")),
-            self.scalar_address.eq(self._operand("SGET", "s")),
-            self.ranked_address.eq(self._operand("RANKED", "index")),
+            self.counter_address.eq(self._operand(COUNTER="section")),
+            self.scalar_address.eq(self._operand(SGET="s")),
+            self.ranked_address.eq(self._operand(RANKED="index")),
         ]
         counters = Array([*self.counter, *[Const(0, 32)] * (16 - len(isa.COUNTERS))])
         for name, value in (
@@ -180,7 +180,7 @@ class FrontEnd(wiring.Component):
                 ("STATUS",
                  Cat(errors.as_value(),
                      Const(0, 31 - len(isa.ERRORS)), self.busy | self.resetting)),
-                ("COUNTER", counters[self._operand("COUNTER", "index")]), ("SGET", self.scalar),
+                ("COUNTER", counters[self._operand(COUNTER="index")]), ("SGET", self.scalar),
             ("RANKED", self.ranked)):
             with m.If(self._is(name)):
                 m.d.comb += answer.eq(value)

@@ -10,7 +10,7 @@ from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from xtvu import isa
 
-from .decoder import OPCODE_BITS, OPCODES
+from .decoder import OPCODE_BITS, OPCODES, operand
 from .operation import Add, Factor, Reduce, Sink, Source, VectorOp
 from .scalar import ScalarFunction
 from .store import StoreKind
@@ -51,7 +51,9 @@ _GROUPED = ("MULS", "MULV", "ADDV", "AXPY", "EXP2", "QUANT5", "QUANT4", "QUANT8"
 #: depend on each other.
 _ROWS, _READ_B = ("MULS", "MULV", "ADDV", "AXPY", "EXP2"), ("MULV", "ADDV", "AXPY")
 _PREFIXES = ("REP", "EPI")
+_DOTS = ("DOT", "DOTA", "COLS")
 _SCALAR_QUEUE_DEPTH = 8
+_REGISTER_BITS = (isa.SCALARS - 1).bit_length()
 _MAX_ROWS = 32768  # that DotLanes and Collector count
 _STORE_KINDS = {"STOREF": StoreKind.FLOAT, "STOREQ": StoreKind.CODES, "STOREQT": StoreKind.COLUMN,
                 "STORES": StoreKind.SCALAR}
@@ -78,11 +80,20 @@ class _Scalar(data.Struct):
     b: 32
 
 
-def _reads(*names: str) -> list[str]:
-    """The instructions that read a scalar register named by one of these fields."""
-    return [i.name
-            for i in isa.INSTRUCTIONS if i.queued
-            for f in i.fields if f.name in names and f.width == 5]
+def _with(*fields: str, registers: bool | None = None) -> dict[str, str]:
+    """The instructions that have an operand of one of these names, and its name; only those whose
+    operand is a scalar register, or is none."""
+    return {ins.name: f.name
+            for ins in isa.INSTRUCTIONS if ins.group > isa.STREAM and ins.name not in _PREFIXES
+            for f in ins.fields
+            if f.name in fields and registers in (None, f.width == _REGISTER_BITS)}
+
+
+#: The roles of operands, and what each instruction calls them.
+_DST = _with("dst", "vector")
+_A, _FIRST_SCALAR = _with("a", registers=False), _with("s", "a", registers=True)
+_B, _SECOND_SCALAR = _with("b", registers=False), _with("c", "b", registers=True)
+_TARGET = _with("t", "d")
 
 
 class Sequencer(wiring.Component):
@@ -137,9 +148,8 @@ class Sequencer(wiring.Component):
         def name_is(*names: str) -> Value:
             return Cat(named[name] for name in names).any()
 
-        def field(instruction: str, name: str) -> Value:
-            place = isa.by_name(instruction).field(name)
-            return (held.rs1, held.rs2)[place.source - 1][place.lo:place.lo + place.width]
+        def field(fields: dict[str, str]) -> Value:
+            return operand(held.rs1, held.rs2, fields, name_is)
 
         group, is_dot = Signal(3), Signal()  # of what is held
         with m.If(self.instruction.valid & self.instruction.ready):
@@ -147,7 +157,7 @@ class Sequencer(wiring.Component):
                 for ins in isa.INSTRUCTIONS:
                     with m.Case(OPCODES[ins.name]):
                         m.d.sync += [group.eq(ins.group),
-                                     is_dot.eq(ins.name in ("DOT", "DOTA", "COLS"))]
+                                     is_dot.eq(ins.name in _DOTS)]
 
         # Operands that REP advances; set up from the instruction, then stepped.
         dst, a, b = Signal(13), Signal(13), Signal(13)
@@ -159,13 +169,6 @@ class Sequencer(wiring.Component):
             "step_s": 1, "step_t": 1, "stride_dst": 13, "stride_a": 13, "stride_b": 13}))
         epilogue = Signal(data.StructLayout({"b": 13, "factor": 2, "pick": 2, "rank": 1,
                                              "base": 20}))
-
-        has_t = Signal()
-        with m.Switch(held.opcode):
-            for ins in isa.INSTRUCTIONS:
-                if any(f.name == "t" for f in ins.fields):
-                    with m.Case(OPCODES[ins.name]):
-                        m.d.comb += has_t.eq(1)
 
         # -- vector operation ----------------------------------------------------------------------
         # In START a register holds it: of what it is made of, only the scalars change in the last
@@ -187,7 +190,7 @@ class Sequencer(wiring.Component):
                         m.d.comb += reports_now.eq(1)
         # there from the cycle after DECODE on
         m.d.sync += [recipe.eq(recipe_now), reports.eq(reports_now)]
-        m.d.sync += [reads_a.eq(name_is(*_reads("s", "a"))), reads_b.eq(name_is(*_reads("c", "b")))]
+        m.d.sync += [reads_a.eq(name_is(*_FIRST_SCALAR)), reads_b.eq(name_is(*_SECOND_SCALAR))]
         m.d.comb += op.eq(recipe)
         with m.If(reports & (t != 0)):
             m.d.comb += op.reduce.eq(Reduce.ABSMAX)
@@ -209,18 +212,19 @@ class Sequencer(wiring.Component):
         m.d.comb += [
             op.vector.eq(Mux(is_dot, self.dot_vectors, dst)), op.dst.eq(dst), op.a.eq(a),
             op.b.eq(Mux(is_dot, epilogue.b, b)),
-            op.count.eq(field("MULS", "n")), op.stride.eq(field("DOT", "stride")),
+            op.count.eq(field(_with("n"))), op.stride.eq(field(_with("stride"))),
             op.groups.eq(Mux(grouped, repeat.count, 1)), op.step.eq(grouped & steps),
             op.step_dst.eq(repeat.stride_dst), op.step_a.eq(repeat.stride_a),
             op.step_b.eq(repeat.stride_b),
             self.dot_picked.eq((name_is("DOT") & picked) | name_is("COLS")),
             self.dot_columns.eq(name_is("COLS")),
-            self.rank_base.eq(epilogue.base), self.rank_levels.eq(field("RANK", "levels")),
-            self.dot_words.eq(field("DOT", "words")), self.dot_mode.eq(field("DOT", "mode")),
-            self.dot_vectors.eq(Mux(name_is("COLS"), 0, field("DOT", "vectors"))),
-            self.dot_rows.eq(field("DOT", "rows")),
-            self.check_words.eq(field("CHECK", "words")),
-            self.store_address.eq(held.rs1), self.store_scalar.eq(factors[0]),
+            self.rank_base.eq(epilogue.base), self.rank_levels.eq(field(_with("levels"))),
+            self.dot_words.eq(field(dict.fromkeys(_DOTS, "words"))),
+            self.dot_mode.eq(field(_with("mode"))),
+            self.dot_vectors.eq(Mux(name_is("COLS"), 0, field(_with("vectors")))),
+            self.dot_rows.eq(field(_with("rows"))),
+            self.check_words.eq(field({"CHECK": "words"})),
+            self.store_address.eq(field(_with("addr"))), self.store_scalar.eq(factors[0]),
         ]
         scalar, function = Signal(_Scalar), Signal(ScalarFunction)
         m.d.comb += [scalar.target.eq(t), scalar.a.eq(factors[0]), scalar.b.eq(addends[0]),
@@ -304,7 +308,7 @@ class Sequencer(wiring.Component):
 
         loads = Signal(range(isa.VECTORS))
         last_load = Mux(is_dot, self.dot_vectors, repeat.count - 1)[:len(loads)]
-        step_factor = Mux(is_dot, field("DOT", "step_s") & ~name_is("COLS"),
+        step_factor = Mux(is_dot, field(_with("step_s")) & ~name_is("COLS"),
                           grouped & repeat.step_s)
         step_addend = Mux(grouped & name_is("EXP2"), repeat.stride_b[:5], 0)
         m.d.comb += [read_a.addr.eq(s), read_b.addr.eq(b)]
@@ -369,24 +373,14 @@ class Sequencer(wiring.Component):
                     m.next = "DECODE"
             with m.State("DECODE"):
                 m.d.sync += [
-                    loads.eq(0), dst.eq(field("MULS", "dst")), a.eq(field("MULS", "a")),
-                    b.eq(field("MULV", "b")),
-                    s.eq(field("MULS", "s")), t.eq(Mux(has_t, field("MULS", "t"), 0)),
+                    loads.eq(0), dst.eq(field(_DST)), a.eq(field(_A)),
+                    b.eq(field(_B | _SECOND_SCALAR)), s.eq(field(_FIRST_SCALAR)),
+                    t.eq(Mux(name_is(*_TARGET), field(_TARGET), 0)),
                 ]
-                with m.If(group == isa.SCALAR):
-                    writes = ~name_is("RANK", "SECTION")
-                    m.d.sync += [t.eq(Mux(writes, field("SADD", "d"), 0)),
-                                 s.eq(field("SADD", "a")), b.eq(field("SADD", "b"))]
-                with m.Elif(group == isa.STORE):
-                    m.d.sync += [a.eq(field("STOREQ", "a")), s.eq(field("STOREQ", "s"))]
-                    with m.If(name_is("STORES")):
-                        m.d.sync += s.eq(field("STORES", "s"))
-                with m.Elif(name_is("CHECK")):
-                    m.d.sync += t.eq(field("CHECK", "t"))
                 with m.If(name_is(*_PREFIXES)):
                     for prefix, held_prefix in (("REP", repeat), ("EPI", epilogue)):
                         with m.If(name_is(prefix)):
-                            m.d.sync += [held_prefix[f.name].eq(field(prefix, f.name))
+                            m.d.sync += [held_prefix[f.name].eq(field({prefix: f.name}))
                                          for f in isa.by_name(prefix).fields]
                     m.d.comb += self.complete.eq(1)
                     m.next = "FETCH"
@@ -423,11 +417,11 @@ class Sequencer(wiring.Component):
                 m.d.sync += written.eq(t)
                 m.d.comb += starts.eq(~sends_rows | self.row_free)
                 with m.If(name_is("SSET")):
-                    put(t, field("SSET", "value"), Const(0))
+                    put(t, field({"SSET": "value"}), Const(0))
                     m.d.comb += putting.eq(1)
                     m.next = "COMPLETE"
                 with m.Elif(name_is("SECTION")):
-                    m.d.sync += self.section.eq(field("SECTION", "section"))
+                    m.d.sync += self.section.eq(field({"SECTION": "section"}))
                     m.next = "COMPLETE"
                 with m.Elif(name_is("RANK")):
                     with m.If(self.rank_idle):

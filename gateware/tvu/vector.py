@@ -188,7 +188,10 @@ class VectorUnit(wiring.Component):
             queue.r_en.eq(self.row.ready), self.rows_wait.eq(queue.level != 0),
         ]
         leaves = self.row.valid & self.row.ready
+        was_busy, was = Signal(), Signal(Kind)
         m.d.sync += [
+            was_busy.eq(issue.active | Cat(valids).any()), was.eq(kind),
+            Assert(~was_busy | (kind == was), "the operation changes while rows are under way"),
             credit.eq(credit - (issue.issue & kind.buffered) + leaves),
             Assert(credit + queue.level + Mux(kind.buffered, sum(valids[1:]), 0) == _STORE_DEPTH,
                    "credits of the store queue went astray"),
