@@ -6,61 +6,36 @@ their own until their results are needed.
 """
 
 from amaranth.hdl import Assert, Cat, Const, Module, Mux, Signal, Value, unsigned
-from amaranth.lib import data, fifo, memory, stream, wiring
+from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from xtvu import isa
 
 from .decoder import OPCODE_BITS, OPCODES, operand
-from .operation import Add, Factor, Reduce, Sink, Source, VectorOp
+from .operation import Factor, Reduce, Sink, VectorOp
+from .recipes import (
+    DOTS,
+    GROUPED,
+    PREFIXES,
+    READ_B,
+    RECIPES,
+    ROWS,
+    SCALAR_FUNCTIONS,
+    STORE_KINDS,
+    named,
+)
+from .repetition import Repetition, Runs
 from .scalar import ScalarFunction
+from .scalars import REGISTER_BITS, ScalarQueue
 from .store import StoreKind
 
 __all__ = ["QueuedInstruction", "Sequencer"]
 
-#: How each vector or row-storing instruction sets up the vector unit; what is not named is 0.
-_RECIPES: dict[str, dict[str, object]] = {
-    "MULS": {"scale": 1, "sink": Sink.SCRATCH},
-    "MULV": {"scale": 1, "factor": Factor.B, "b_read": 1, "sink": Sink.SCRATCH},
-    "MULM": {"scale": 1, "factor": Factor.B, "b_word": 1, "sink": Sink.SCRATCH},
-    "ADDV": {"add": Add.B, "b_read": 1, "sink": Sink.SCRATCH},
-    "AXPYM": {"scale": 1, "add": Add.B, "b_word": 1, "sink": Sink.SCRATCH},
-    "AXPY": {"scale": 1, "add": Add.B, "b_read": 1, "sink": Sink.SCRATCH},
-    "EXP2": {"scale": 1, "add": Add.SCALAR, "exp2": 1, "sink": Sink.SCRATCH},
-    "LOADF": {"source": Source.WORD, "sink": Sink.SCRATCH},
-    "LOADB": {"source": Source.BYTES, "scale": 1, "sink": Sink.SCRATCH},
-    "SUM": {"add": Add.RUNNING, "reduce": Reduce.SUM},
-    "SUMSQ": {"factor": Factor.SELF, "add": Add.RUNNING, "reduce": Reduce.SUM},
-    "MAX": {"reduce": Reduce.MAX},
-    "ABSMAX": {"reduce": Reduce.ABSMAX},
-    "QUANT5": {"scale": 1, "codes": 1, "digits5": 1, "sink": Sink.ACTIVATIONS},
-    "QUANT4": {"scale": 1, "codes": 1, "sink": Sink.ACTIVATIONS},
-    "QUANT8": {"scale": 1, "codes": 1, "bytes": 1, "sink": Sink.ACTIVATIONS},
-    "PICK": {"scale": 1, "codes": 1, "sink": Sink.PICK},
-    "DOT": {"source": Source.DOT, "scale": 1, "sink": Sink.SCRATCH},
-    "DOTA": {"source": Source.DOT, "scale": 1, "add": Add.B, "b_read": 1, "b_dst": 1,
-             "sink": Sink.SCRATCH},
-    "COLS": {"source": Source.DOT, "scale": 1, "add": Add.B, "b_read": 1, "b_dst": 1,
-             "sink": Sink.SCRATCH},
-    "STOREF": {"sink": Sink.STORE},
-    "STOREQ": {"scale": 1, "codes": 1, "sink": Sink.STORE},
-    "STOREQT": {"scale": 1, "codes": 1, "sink": Sink.STORE},
-}
-#: Vector operations that REP runs as one: groups of rows that differ in their places only.
-_GROUPED = ("MULS", "MULV", "ADDV", "AXPY", "EXP2", "QUANT5", "QUANT4", "QUANT8", "MAX", "ABSMAX")
-#: Those of them that write scratchpad rows, and those that read b from there: their runs must not
-#: depend on each other.
-_ROWS, _READ_B = ("MULS", "MULV", "ADDV", "AXPY", "EXP2"), ("MULV", "ADDV", "AXPY")
-_PREFIXES = ("REP", "EPI")
-_DOTS = ("DOT", "DOTA", "COLS")
-_SCALAR_QUEUE_DEPTH = 8
-_REGISTER_BITS = (isa.SCALARS - 1).bit_length()
 _MAX_ROWS = 32768  # that DotLanes and Collector count
-_STORE_KINDS = {"STOREF": StoreKind.FLOAT, "STOREQ": StoreKind.CODES, "STOREQT": StoreKind.COLUMN,
-                "STORES": StoreKind.SCALAR}
-_SCALAR_FUNCTIONS = {
-    "SADD": ScalarFunction.ADD, "SMUL": ScalarFunction.MULTIPLY, "SDIV": ScalarFunction.DIVIDE,
-    "SSQRT": ScalarFunction.SQRT, "SMAX": ScalarFunction.MAXIMUM,
-}
+#: The roles of operands, and what each instruction calls them.
+_DST = named("dst", "vector")
+_A, _FIRST_SCALAR = named("a", registers=False), named("s", "a", registers=True)
+_B, _SECOND_SCALAR = named("b", registers=False), named("c", "b", registers=True)
+_TARGET = named("t", "d")
 
 
 class QueuedInstruction(data.Struct):
@@ -71,411 +46,418 @@ class QueuedInstruction(data.Struct):
     rs2: 32
 
 
-class _Scalar(data.Struct):
-    """A scalar operation on its way to the scalar unit, operands already read."""
+class _Epilogue(data.Struct):
+    """What EPI says."""
 
-    function: ScalarFunction
-    target: 5
-    a: 32
-    b: 32
-
-
-def _with(*fields: str, registers: bool | None = None) -> dict[str, str]:
-    """The instructions that have an operand of one of these names, and its name; only those whose
-    operand is a scalar register, or is none."""
-    return {ins.name: f.name
-            for ins in isa.INSTRUCTIONS if ins.group > isa.STREAM and ins.name not in _PREFIXES
-            for f in ins.fields
-            if f.name in fields and registers in (None, f.width == _REGISTER_BITS)}
+    b: 13
+    factor: 2
+    pick: 2
+    rank: 1
+    base: 20
 
 
-#: The roles of operands, and what each instruction calls them.
-_DST = _with("dst", "vector")
-_A, _FIRST_SCALAR = _with("a", registers=False), _with("s", "a", registers=True)
-_B, _SECOND_SCALAR = _with("b", registers=False), _with("c", "b", registers=True)
-_TARGET = _with("t", "d")
+class _State:
+    """Registers that more than one part of the sequencer reads: what is ``held``, the operands that
+    REP advances, the scalars that were read, and the prefixes."""
+
+    def __init__(self) -> None:
+        self.held = Signal(QueuedInstruction)
+        # a bit for each name that is asked for
+        self.named = {ins.name: Signal(name=f"is_{ins.name}") for ins in isa.INSTRUCTIONS}
+        self.group, self.is_dot = Signal(3), Signal()
+        self.dst, self.a, self.b = Signal(13), Signal(13), Signal(13)
+        self.s, self.t = Signal(REGISTER_BITS), Signal(REGISTER_BITS)
+        self.factors = Signal(data.ArrayLayout(32, isa.VECTORS))
+        self.addends = Signal(data.ArrayLayout(32, isa.VECTORS))
+        self.repeat, self.epilogue = Signal(Runs), Signal(_Epilogue)
+        # all runs as one operation; none at all; a run after the first one
+        self.grouped, self.refused, self.again = Signal(), Signal(), Signal()
+        self.settled = Signal()  # that is known
+        self.starts, self.sends_rows = Signal(), Signal()
+
+    def name_is(self, *names: str) -> Value:
+        """Whether an instruction of one of these names is held."""
+        return Cat(self.named[name] for name in names).any()
+
+    def field(self, fields: dict[str, str]) -> Value:
+        """The operand that the held instruction has under its name in ``fields``."""
+        return operand(self.held.rs1, self.held.rs2, fields, self.name_is)
 
 
 class Sequencer(wiring.Component):
-    """Members: ``instruction`` in; the units' start and done lines; ``peek_address`` and
-    ``peek_data`` read a scalar register from outside; ``row_free``: no row is on its way from the
-    vector unit; ``busy``; ``complete`` pulses per instruction; ``store_complete`` per instruction
-    of the STORE group, whose last rows may still be leaving then, and ``pick_complete`` per one
-    that wrote the pick memory; ``bad`` pulses on an instruction that is refused; ``overflow`` on an
-    infinite scalar, read or written; ``section`` is what counters count for.
+    """Members: ``instruction`` in; what each unit is told and tells, by the unit's own names
+    (``vector``, ``dot``, ``rank``, ``check``, ``scalar``, ``store``); ``peek_address`` and
+    ``peek_data`` read a scalar register from outside; ``row`` to the store unit, of one scalar;
+    ``row_free``: no row is on its way from the vector unit; ``busy``; ``complete`` pulses per
+    instruction; ``store_complete`` per instruction of the STORE group, whose last rows may still be
+    leaving then, and ``pick_complete`` per one that wrote the pick memory; ``bad`` pulses on an
+    instruction that is refused; ``overflow`` on an infinite scalar, read or written; ``section`` is
+    what counters count for.
     """
 
     def __init__(self) -> None:
         super().__init__({
             "instruction": In(stream.Signature(QueuedInstruction)),
-            "peek_address": In(5), "peek_data": Out(32),
-            "busy": Out(1),
-            "complete": Out(1), "store_complete": Out(1), "pick_complete": Out(1), "bad": Out(1),
-            "overflow": Out(1), "section": Out(4),
-            "vector_start": Out(1), "vector_op": Out(VectorOp), "vector_done": In(1),
-            "vector_reduced": In(1), "vector_value": In(32),
-            "dot_start": Out(1),
-            "dot_words": Out(7), "dot_mode": Out(2), "dot_vectors": Out(3), "dot_rows": Out(19),
-            "dot_picked": Out(1),
-            "dot_columns": Out(1),
-            "rank_clear": Out(1), "rank_levels": Out(4), "rank_start": Out(1),
-            "rank_base": Out(20), "rank_idle": In(1),
-            "check_start": Out(1),
-            "check_words": Out(24), "check_done": In(1), "check_value": In(32),
-            "scalar_start": Out(1),
-            "scalar_function": Out(ScalarFunction), "scalar_a": Out(32), "scalar_b": Out(32),
-            "scalar_done": In(1), "scalar_value": In(32),
-            "store_start": Out(1), "store_address": Out(32), "store_kind": Out(StoreKind),
-            "store_scalar": Out(32), "store_scalar_valid": Out(1), "store_scalar_ready": In(1),
-            "row_free": In(1),
+            "peek_address": In(REGISTER_BITS), "peek_data": Out(32),
+            "busy": Out(1), "complete": Out(1), "store_complete": Out(1), "pick_complete": Out(1),
+            "bad": Out(1), "overflow": Out(1), "section": Out(4),
+            "vector": Out(wiring.Signature({
+                "start": Out(1), "op": Out(VectorOp), "done": In(1), "reduced": In(1),
+                "value": In(32)})),
+            "dot": Out(wiring.Signature({
+                "start": Out(1), "words": Out(7), "mode": Out(2), "vectors": Out(3),
+                "rows": Out(19), "picked": Out(1), "columns": Out(1)})),
+            "rank": Out(wiring.Signature({
+                "clear": Out(1), "levels": Out(4), "start": Out(1), "base": Out(20),
+                "idle": In(1)})),
+            "check": Out(wiring.Signature({
+                "start": Out(1), "words": Out(24), "done": In(1), "value": In(32)})),
+            "scalar": Out(wiring.Signature({
+                "start": Out(1), "function": Out(ScalarFunction), "a": Out(32), "b": Out(32),
+                "done": In(1), "r": In(32)})),
+            "store": Out(wiring.Signature({
+                "start": Out(1), "address": Out(32), "kind": Out(StoreKind)})),
+            "row": Out(stream.Signature(32)), "row_free": In(1),
         })
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.registers = registers = memory.Memory(shape=unsigned(32), depth=isa.SCALARS,
                                                            init=[])
-        write = registers.write_port()
-        read_a, read_b, peek = (registers.read_port(domain="comb") for _ in range(3))
-        m.d.comb += [peek.addr.eq(self.peek_address), self.peek_data.eq(peek.data)]
+        m.submodules.scalars = scalars = ScalarQueue()
+        m.submodules.repetition = repetition = Repetition()
+        self._state = state = _State()
+        self._write = registers.write_port()
+        self._first, self._second, peek = (registers.read_port(domain="comb") for _ in range(3))
+        m.d.comb += [peek.addr.eq(self.peek_address), self.peek_data.eq(peek.data),
+                     self._first.addr.eq(state.s), self._second.addr.eq(state.b)]
+        self._hold(m)
+        # scalar registers are named that hold operands
+        reads = (Signal(name="reads_first"), Signal(name="reads_second"))
+        m.d.sync += [reads[0].eq(state.name_is(*_FIRST_SCALAR)),
+                     reads[1].eq(state.name_is(*_SECOND_SCALAR))]
+        steps = (state.repeat.step_s
+                 | (state.name_is("EXP2") & (state.repeat.stride_b != 0)))
+        op = self._operation(m, steps)
+        self._other_units(m)
+        self._queue_scalars(m, scalars)
+        self._start_lines(m)
+        m.d.comb += [
+            repetition.runs.eq(state.repeat), repetition.op.eq(op), repetition.first.eq(state.s),
+            repetition.second.eq(state.b), repetition.target.eq(state.t),
+            repetition.reads_first.eq(reads[0]), repetition.reads_second.eq(reads[1]),
+            repetition.steps.eq(steps), repetition.to_bytes.eq(state.name_is("QUANT8")),
+            repetition.quantises.eq(state.name_is("QUANT5", "QUANT4")),
+        ]
+        self._sequence(m, op, steps, reads, scalars, repetition)
+        return m
 
-        # What is held, with a bit for each name that is asked for below.
-        held, named = (Signal(QueuedInstruction),
-                       {ins.name: Signal(name=f"is_{ins.name}") for ins in isa.INSTRUCTIONS})
+    def _hold(self, m: Module) -> None:
+        state, payload = self._state, self.instruction.payload
         with m.If(self.instruction.valid & self.instruction.ready):
-            m.d.sync += [flag.eq(self.instruction.payload.opcode == OPCODES[name])
-                         for name, flag in named.items()]
-
-        def name_is(*names: str) -> Value:
-            return Cat(named[name] for name in names).any()
-
-        def field(fields: dict[str, str]) -> Value:
-            return operand(held.rs1, held.rs2, fields, name_is)
-
-        group, is_dot = Signal(3), Signal()  # of what is held
-        with m.If(self.instruction.valid & self.instruction.ready):
-            with m.Switch(self.instruction.payload.opcode):
+            m.d.sync += [state.held.eq(payload),
+                         *(flag.eq(payload.opcode == OPCODES[name])
+                           for name, flag in state.named.items())]
+            with m.Switch(payload.opcode):
                 for ins in isa.INSTRUCTIONS:
                     with m.Case(OPCODES[ins.name]):
-                        m.d.sync += [group.eq(ins.group),
-                                     is_dot.eq(ins.name in _DOTS)]
+                        m.d.sync += [state.group.eq(ins.group), state.is_dot.eq(ins.name in DOTS)]
 
-        # Operands that REP advances; set up from the instruction, then stepped.
-        dst, a, b = Signal(13), Signal(13), Signal(13)
-        s, t = Signal(5), Signal(5)
-        factors, addends = (Signal(data.ArrayLayout(32, isa.VECTORS)),
-                            Signal(data.ArrayLayout(32, isa.VECTORS)))
-        repeat = Signal(data.StructLayout({
-            "count": 6,
-            "step_s": 1, "step_t": 1, "stride_dst": 13, "stride_a": 13, "stride_b": 13}))
-        epilogue = Signal(data.StructLayout({"b": 13, "factor": 2, "pick": 2, "rank": 1,
-                                             "base": 20}))
-
-        # -- vector operation ----------------------------------------------------------------------
-        # In START a register holds it: of what it is made of, only the scalars change in the last
-        # cycle of LOAD.
-        op, ready_op = Signal(VectorOp), Signal(VectorOp)
-        m.d.sync += ready_op.eq(op)
-        m.d.comb += [self.vector_op.eq(ready_op), self.vector_op.factors.eq(factors),
-                     self.vector_op.addends.eq(addends)]
-        recipe_now, recipe, reports, reports_now = (Signal(VectorOp), Signal(VectorOp), Signal(),
-                                                    Signal())
-        reads_a, reads_b = Signal(), Signal()  # scalar registers are named that hold operands
-        with m.Switch(held.opcode):
-            for name, settings in _RECIPES.items():
+    def _operation(self, m: Module, steps: Value) -> data.View:
+        """The vector operation, as it will be. In START a register holds it: of what it is made of,
+        only the scalars change in the last cycle of LOAD."""
+        state = self._state
+        op, op_held, recipe = Signal(VectorOp), Signal(VectorOp), Signal(VectorOp)
+        reports = Signal()  # to a scalar register, if one is named
+        m.d.sync += [op_held.eq(op), recipe.eq(0), reports.eq(0)]
+        with m.Switch(state.held.opcode):
+            for name, settings in RECIPES.items():
                 with m.Case(OPCODES[name]):
-                    m.d.comb += [getattr(recipe_now, key).eq(value)
-                                 for key, value in settings.items()]
-                    if (settings.get("sink") is Sink.SCRATCH
-                        and "t" in {f.name for f in isa.by_name(name).fields}):
-                        m.d.comb += reports_now.eq(1)
-        # there from the cycle after DECODE on
-        m.d.sync += [recipe.eq(recipe_now), reports.eq(reports_now)]
-        m.d.sync += [reads_a.eq(name_is(*_FIRST_SCALAR)), reads_b.eq(name_is(*_SECOND_SCALAR))]
-        m.d.comb += op.eq(recipe)
-        with m.If(reports & (t != 0)):
+                    m.d.sync += [getattr(recipe, key).eq(value) for key, value in settings.items()]
+                    if settings.get("sink") is Sink.SCRATCH and name in _TARGET:
+                        m.d.sync += reports.eq(1)
+        m.d.comb += [self.vector.op.eq(op_held), self.vector.op.factors.eq(state.factors),
+                     self.vector.op.addends.eq(state.addends), op.eq(recipe)]
+        with m.If(reports & (state.t != 0)):
             m.d.comb += op.reduce.eq(Reduce.ABSMAX)
-        steps = repeat.step_s | (name_is("EXP2") & (repeat.stride_b != 0))
-        # as one operation; not at all; a run after the first one
-        grouped, refused, again = Signal(), Signal(), Signal()
-        picked, marking = epilogue.pick == isa.PICKS["picked"], epilogue.pick == isa.PICKS["mark"]
-        with m.If(name_is("DOT")):
-            m.d.comb += op.mark.eq(marking)
-            with m.Switch(epilogue.factor):
-                with m.Case(isa.FACTORS["b"]):
-                    m.d.comb += [op.b_read.eq(1), op.factor.eq(Factor.B)]
-                with m.Case(isa.FACTORS["dst"]):
-                    m.d.comb += [op.b_read.eq(1), op.b_dst.eq(1), op.factor.eq(Factor.B)]
-                with m.Case(isa.FACTORS["relu2"]):
-                    m.d.comb += [op.relu.eq(1), op.factor.eq(Factor.SELF)]
-            with m.If(epilogue.rank):
-                m.d.comb += op.sink.eq(Sink.RANK)
+        with m.If(state.name_is("DOT")):
+            self._apply_epilogue(m, op)
+        runs = state.repeat
         m.d.comb += [
-            op.vector.eq(Mux(is_dot, self.dot_vectors, dst)), op.dst.eq(dst), op.a.eq(a),
-            op.b.eq(Mux(is_dot, epilogue.b, b)),
-            op.count.eq(field(_with("n"))), op.stride.eq(field(_with("stride"))),
-            op.groups.eq(Mux(grouped, repeat.count, 1)), op.step.eq(grouped & steps),
-            op.step_dst.eq(repeat.stride_dst), op.step_a.eq(repeat.stride_a),
-            op.step_b.eq(repeat.stride_b),
-            self.dot_picked.eq((name_is("DOT") & picked) | name_is("COLS")),
-            self.dot_columns.eq(name_is("COLS")),
-            self.rank_base.eq(epilogue.base), self.rank_levels.eq(field(_with("levels"))),
-            self.dot_words.eq(field(dict.fromkeys(_DOTS, "words"))),
-            self.dot_mode.eq(field(_with("mode"))),
-            self.dot_vectors.eq(Mux(name_is("COLS"), 0, field(_with("vectors")))),
-            self.dot_rows.eq(field(_with("rows"))),
-            self.check_words.eq(field({"CHECK": "words"})),
-            self.store_address.eq(field(_with("addr"))), self.store_scalar.eq(factors[0]),
+            op.vector.eq(Mux(state.is_dot, self.dot.vectors, state.dst)), op.dst.eq(state.dst),
+            op.a.eq(state.a), op.b.eq(Mux(state.is_dot, state.epilogue.b, state.b)),
+            op.count.eq(state.field(named("n"))), op.stride.eq(state.field(named("stride"))),
+            op.groups.eq(Mux(state.grouped, runs.count, 1)), op.step.eq(state.grouped & steps),
+            op.step_dst.eq(runs.stride_dst), op.step_a.eq(runs.stride_a),
+            op.step_b.eq(runs.stride_b),
         ]
-        scalar, function = Signal(_Scalar), Signal(ScalarFunction)
-        m.d.comb += [scalar.target.eq(t), scalar.a.eq(factors[0]), scalar.b.eq(addends[0]),
-                     scalar.function.eq(function)]
-        for names, signal in ((_SCALAR_FUNCTIONS, function),
-                              (_STORE_KINDS, self.store_kind)):
-            with m.Switch(held.opcode):
+        return op
+
+    def _apply_epilogue(self, m: Module, op: data.View) -> None:
+        epilogue = self._state.epilogue
+        m.d.comb += op.mark.eq(epilogue.pick == isa.PICKS["mark"])
+        with m.Switch(epilogue.factor):
+            with m.Case(isa.FACTORS["b"]):
+                m.d.comb += [op.b_read.eq(1), op.factor.eq(Factor.B)]
+            with m.Case(isa.FACTORS["dst"]):
+                m.d.comb += [op.b_read.eq(1), op.b_dst.eq(1), op.factor.eq(Factor.B)]
+            with m.Case(isa.FACTORS["relu2"]):
+                m.d.comb += [op.relu.eq(1), op.factor.eq(Factor.SELF)]
+        with m.If(epilogue.rank):
+            m.d.comb += op.sink.eq(Sink.RANK)
+
+    def _other_units(self, m: Module) -> None:
+        state, field = self._state, self._state.field
+        columns, picked = state.name_is("COLS"), state.epilogue.pick == isa.PICKS["picked"]
+        m.d.comb += [
+            self.dot.words.eq(field(dict.fromkeys(DOTS, "words"))),
+            self.dot.mode.eq(field(named("mode"))), self.dot.rows.eq(field(named("rows"))),
+            self.dot.vectors.eq(Mux(columns, 0, field(named("vectors")))),
+            self.dot.picked.eq((state.name_is("DOT") & picked) | columns),
+            self.dot.columns.eq(columns),
+            self.rank.base.eq(state.epilogue.base), self.rank.levels.eq(field(named("levels"))),
+            self.check.words.eq(field({"CHECK": "words"})),
+            self.store.address.eq(field(named("addr"))), self.row.payload.eq(state.factors[0]),
+        ]
+
+    def _start_lines(self, m: Module) -> None:
+        """From registers and ``starts`` alone: they reach far."""
+        state = self._state
+        stores, on_vectors, self._rank_idle = Signal(), Signal(), Signal()
+        m.d.sync += [
+            stores.eq(state.group == isa.STORE), on_vectors.eq(state.name_is(*RECIPES)),
+            # A store's rows may still leave when it counts as done; what sends rows itself, or to
+            # another place, comes after them.
+            state.sends_rows.eq((state.group == isa.STORE)
+                                | (state.name_is("DOT") & state.epilogue.rank)),
+            self._rank_idle.eq(self.rank.idle),
+        ]
+        m.d.comb += [
+            self.vector.start.eq(state.starts & on_vectors),
+            self.dot.start.eq(state.starts & state.is_dot),
+            self.rank.start.eq(state.starts & state.is_dot),
+            self.store.start.eq(state.starts & stores),
+        ]
+
+    def _queue_scalars(self, m: Module, scalars: ScalarQueue) -> None:
+        state, operation = self._state, scalars.operation.payload
+        function = Signal(ScalarFunction)
+        for names, signal in ((SCALAR_FUNCTIONS, function), (STORE_KINDS, self.store.kind)):
+            with m.Switch(state.held.opcode):
                 for name, value in names.items():
                     with m.Case(OPCODES[name]):
                         m.d.sync += signal.eq(value)  # from LOAD on
+        m.d.comb += [
+            operation.function.eq(function), operation.target.eq(state.t),
+            operation.a.eq(state.factors[0]), operation.b.eq(state.addends[0]),
+            self.scalar.start.eq(scalars.start), self.scalar.function.eq(scalars.function),
+            self.scalar.a.eq(scalars.a), self.scalar.b.eq(scalars.b),
+            scalars.done.eq(self.scalar.done), scalars.value.eq(self.scalar.r),
+        ]
 
-        fits = Signal(16)
-        unfit = Signal()  # no operation: nothing to do, or more than fits
-        with m.If(is_dot):
-            columns = Mux(self.dot_mode == isa.MODES["base3"],
-                          (self.dot_words << 7) + (self.dot_words << 5), self.dot_words << 7)
-            too_many = Mux(self.dot_columns, self.dot_rows > columns, self.dot_rows > _MAX_ROWS)
-            limit = Mux(self.dot_columns, isa.COLUMN_WORDS,
-                        Mux(self.dot_vectors[2], isa.SHARED_WORDS, isa.ACT_WORDS))
-            too_long = self.dot_words > limit
-            many_bytes = ((self.dot_vectors >= isa.BYTE_VECTORS)
-                          | ((self.dot_vectors != 0) & too_long))
-            too_long = Mux(self.dot_mode == isa.MODES["int8"], self.dot_columns | many_bytes,
-                           too_long)
-            m.d.comb += unfit.eq((self.dot_rows == 0) | (self.dot_words == 0)
-                                 | (self.dot_mode == 3) | too_long | too_many)
+    def _unfit(self, m: Module, op: data.View) -> Value:
+        """No operation: nothing to do, or more than fits."""
+        state, name_is, dot = self._state, self._state.name_is, self.dot
+        unfit = Signal()
+        with m.If(state.is_dot):
+            columns = Mux(dot.mode == isa.MODES["base3"], (dot.words << 7) + (dot.words << 5),
+                          dot.words << 7)
+            too_many = Mux(dot.columns, dot.rows > columns, dot.rows > _MAX_ROWS)
+            limit = Mux(dot.columns, isa.COLUMN_WORDS,
+                        Mux(dot.vectors[2], isa.SHARED_WORDS, isa.ACT_WORDS))
+            too_long = dot.words > limit
+            many_bytes = (dot.vectors >= isa.BYTE_VECTORS) | ((dot.vectors != 0) & too_long)
+            too_long = Mux(dot.mode == isa.MODES["int8"], dot.columns | many_bytes, too_long)
+            m.d.comb += unfit.eq((dot.rows == 0) | (dot.words == 0) | (dot.mode == 3)
+                                 | too_long | too_many)
         with m.Elif(name_is("CHECK")):
-            m.d.comb += unfit.eq(self.check_words == 0)
+            m.d.comb += unfit.eq(self.check.words == 0)
         with m.Elif(name_is("RANK")):
-            m.d.comb += unfit.eq((self.rank_levels == 0) | (self.rank_levels > isa.RANK_LEVELS))
+            m.d.comb += unfit.eq((self.rank.levels == 0) | (self.rank.levels > isa.RANK_LEVELS))
         with m.Elif(name_is("STORES")):
-            m.d.comb += unfit.eq(self.store_address[:2] != 0)
-        with m.Elif((group == isa.VECTOR) | ((group == isa.STORE) & ~name_is("STORES"))):
-            with m.If(name_is("QUANT8")):
-                m.d.comb += fits.eq((isa.BYTE_VECTORS - dst[:2]) << 10)  # 32 words of 32
-            with m.Elif(name_is("QUANT5")):
-                m.d.comb += fits.eq(Mux(dst[2], isa.SHARED_WORDS * 160, isa.ACT_WORDS * 160))
-            with m.Else():
-                m.d.comb += fits.eq(Mux(dst[2], isa.SHARED_WORDS * 128, isa.ACT_WORDS * 128))
+            m.d.comb += unfit.eq(self.store.address[:2] != 0)
+        with m.Elif((state.group == isa.VECTOR) | (state.group == isa.STORE)):
             too_long = (name_is("QUANT4", "QUANT5", "QUANT8")
-                        & ((op.count > fits) | (name_is("QUANT8") & dst[2])))
-            misaligned = ((name_is("STOREF", "STOREQ") & (self.store_address[:5] != 0))
+                        & ((op.count > self._room(m)) | (name_is("QUANT8") & state.dst[2])))
+            misaligned = ((name_is("STOREF", "STOREQ") & (self.store.address[:5] != 0))
                           | (name_is("LOADB") & (op.count[:5] != 0)))
-            m.d.comb += unfit.eq((op.count == 0) | too_long | misaligned | refused)
+            m.d.comb += unfit.eq((op.count == 0) | too_long | misaligned | state.refused)
+        return unfit
 
-        # -- repetition: what can be said of all runs together -------------------------------------
-        rows = Signal(12)
-        m.d.comb += rows.eq((op.count + isa.LANES - 1) >> 3)
-        lengths = {}  # from the first row of the first run to the first row of the last one
-        for name in ("dst", "a", "b"):
-            length, stride = Signal(19, name=f"length_{name}"), repeat[f"stride_{name}"]
-            count = (repeat.count - 1)[:6]
-            # a multiplication would take a DSP slice
-            m.d.sync += length.eq(sum(Mux(count[i], stride << i, 0) for i in range(6)))
-            lengths[name] = length
-        written_rows = lengths["dst"] + rows
+    def _room(self, m: Module) -> Value:
+        """Elements that an activation vector holds."""
+        room, dst = Signal(16), self._state.dst
+        with m.If(self._state.name_is("QUANT8")):
+            m.d.comb += room.eq((isa.BYTE_VECTORS - dst[:2]) << 10)  # 32 words of 32
+        with m.Elif(self._state.name_is("QUANT5")):
+            m.d.comb += room.eq(Mux(dst[2], isa.SHARED_WORDS * 160, isa.ACT_WORDS * 160))
+        with m.Else():
+            m.d.comb += room.eq(Mux(dst[2], isa.SHARED_WORDS * 128, isa.ACT_WORDS * 128))
+        return room
 
-        def independent(name: str, start: Value) -> Value:
-            """Whether no run reads from ``start`` on what another one writes."""
-            distance = (start - dst)[:13]
-            apart = ((written_rows <= distance)
-                     & (lengths[name] + rows + distance <= isa.SCRATCH_ROWS))
-            same = ((distance == 0) & (repeat[f"stride_{name}"] == repeat.stride_dst)
-                    & (repeat.stride_dst >= rows))
-            return apart | (same & (written_rows <= isa.SCRATCH_ROWS))
-
-        def near(register: Value) -> Value:
-            return ((register - t)[:5] < repeat.count) | ((t - register)[:5] < repeat.count)
-
-        # Vectors 0 to 3 only, or so few elements that each of the eight would hold them.
-        low = (lengths["dst"][3:] == 0) & (dst[:3] + lengths["dst"][:3] < isa.BYTE_VECTORS)
-        shared = op.count <= isa.SHARED_WORDS * Mux(name_is("QUANT5"), 160, 128)
-        alike = Mux(name_is("QUANT8"), low & (op.count <= isa.ACT_WORDS * 32),
-                    ~name_is("QUANT5", "QUANT4") | low | shared)
-        together = (((t == 0) ^ repeat.step_t) & (~steps | (repeat.count <= isa.VECTORS)) & alike
-                    & ~((t != 0)
-                        & ((reads_a & near(s))
-                           | (reads_b & (near(b[:5]) | (repeat.stride_b > 1))))))
-        settled, settling = Signal(), Signal()  # the two conditions take a cycle of LOAD
-        m.d.comb += settling.eq(name_is(*_GROUPED) & (repeat.count > 1) & ~settled)
-
+    def _sequence(self, m: Module, op: data.View, steps: Value, reads: tuple[Signal, Signal],
+                  scalars: ScalarQueue, repetition: Repetition) -> None:
+        state = self._state
+        self._infinite, self._putting = Signal(), Signal()  # a scalar that is written; one is
+        infinite_operand = Signal()
+        m.d.comb += self.overflow.eq(self._infinite | infinite_operand)
+        # A scalar operation's result is written when nothing else is; who names its register waits.
+        result = scalars.result
+        m.d.comb += result.ready.eq(~self._putting)
+        with m.If(result.valid):
+            self._put(m, result.payload.target, result.payload.value, Const(1))
+        hazard = ((reads[0] & scalars.pending.bit_select(self._first.addr, 1))
+                  | (reads[1] & scalars.pending.bit_select(self._second.addr, 1))
+                  | scalars.pending.bit_select(state.t, 1)
+                  | (state.grouped & (state.t != 0) & scalars.pending.any()))
+        unfit = self._unfit(m, op)
+        written = Signal(REGISTER_BITS)  # where the vector unit's next reduction goes
         loads = Signal(range(isa.VECTORS))
-        last_load = Mux(is_dot, self.dot_vectors, repeat.count - 1)[:len(loads)]
-        step_factor = Mux(is_dot, field(_with("step_s")) & ~name_is("COLS"),
-                          grouped & repeat.step_s)
-        step_addend = Mux(grouped & name_is("EXP2"), repeat.stride_b[:5], 0)
-        m.d.comb += [read_a.addr.eq(s), read_b.addr.eq(b)]
-
-        # Scalar operations run behind the others. A result is written when nothing else is; who
-        # names its register waits.
-        m.submodules.scalars = scalars = fifo.SyncFIFO(width=len(scalar.as_value()),
-                                                       depth=_SCALAR_QUEUE_DEPTH)
-        following = data.View(_Scalar, scalars.r_data)
-        pending = Signal(isa.SCALARS)  # registers that a queued or running operation writes
-        running, finished, target, result = Signal(), Signal(), Signal(5), Signal(32)
-        m.d.comb += [
-            scalars.w_data.eq(scalar.as_value()), self.scalar_start.eq(scalars.r_rdy & ~running),
-            scalars.r_en.eq(self.scalar_start),
-            self.scalar_function.eq(following.function), self.scalar_a.eq(following.a),
-            self.scalar_b.eq(following.b),
-        ]
-        with m.If(self.scalar_start):
-            m.d.sync += [running.eq(1), target.eq(following.target)]
-        written = Signal(5)  # where the vector unit's next reduction goes
-        with m.If(self.scalar_done):
-            m.d.sync += [finished.eq(1), result.eq(self.scalar_value)]
-
-        infinite, infinite_operand = Signal(), Signal()
-        m.d.comb += self.overflow.eq(infinite | infinite_operand)
-
-        def put(address: Value, value: Value, check: Value) -> None:
-            m.d.comb += [write.addr.eq(address), write.data.eq(value), write.en.eq(address != 0),
-                         infinite.eq(check & (value[23:31] == 255))]
-
-        with m.If(finished):
-            put(target, result, Const(1))
-        putting = Signal()
-        with m.If(finished & ~putting):
-            m.d.sync += [finished.eq(0), running.eq(0), pending.bit_select(target, 1).eq(0)]
-        hazard = ((reads_a & pending.bit_select(read_a.addr, 1))
-                  | (reads_b & pending.bit_select(read_b.addr, 1))
-                  | pending.bit_select(t, 1) | (grouped & (t != 0) & pending.any()))
-        # A store's rows may still leave when it counts as done; what sends rows itself, or to
-        # another place, comes after them.
-        sends_rows, stores, on_vectors = Signal(), Signal(), Signal()  # of what is held, from LOAD
-        m.d.sync += [
-            stores.eq(group == isa.STORE),
-            sends_rows.eq((group == isa.STORE) | (name_is("DOT") & epilogue.rank)),
-            on_vectors.eq(name_is(*_RECIPES)),
-        ]
-        starts = Signal()
-        m.d.comb += [
-            self.vector_start.eq(starts & on_vectors), self.dot_start.eq(starts & is_dot),
-            self.rank_start.eq(starts & is_dot), self.store_start.eq(starts & stores),
-        ]
-
         with m.FSM() as fsm:
-            m.d.sync += Assert(~self.vector_reduced | fsm.ongoing("VECTOR"),
+            m.d.sync += Assert(~self.vector.reduced | fsm.ongoing("VECTOR"),
                                "a reduction comes whose register nobody knows")
-            m.d.comb += self.busy.eq(~fsm.ongoing("FETCH") | self.instruction.valid | running
-                                     | scalars.r_rdy)
+            m.d.comb += self.busy.eq(~fsm.ongoing("FETCH") | self.instruction.valid | scalars.busy)
             with m.State("FETCH"):
                 m.d.comb += self.instruction.ready.eq(1)
                 with m.If(self.instruction.valid):
-                    m.d.sync += held.eq(self.instruction.payload)
                     m.next = "DECODE"
             with m.State("DECODE"):
-                m.d.sync += [
-                    loads.eq(0), dst.eq(field(_DST)), a.eq(field(_A)),
-                    b.eq(field(_B | _SECOND_SCALAR)), s.eq(field(_FIRST_SCALAR)),
-                    t.eq(Mux(name_is(*_TARGET), field(_TARGET), 0)),
-                ]
-                with m.If(name_is(*_PREFIXES)):
-                    for prefix, held_prefix in (("REP", repeat), ("EPI", epilogue)):
-                        with m.If(name_is(prefix)):
-                            m.d.sync += [held_prefix[f.name].eq(field({prefix: f.name}))
-                                         for f in isa.by_name(prefix).fields]
-                    m.d.comb += self.complete.eq(1)
-                    m.next = "FETCH"
-                with m.Else():
-                    m.next = "LOAD"
+                m.d.sync += loads.eq(0)
+                self._decode(m)
             with m.State("LOAD"):
-                with m.Switch(loads):
-                    for i in range(isa.VECTORS):
-                        with m.Case(i):
-                            m.d.sync += [factors[i].eq(read_a.data), addends[i].eq(read_b.data)]
-                m.d.sync += settled.eq(1)
-                with m.If(settling):
-                    m.d.sync += [
-                        grouped.eq(together),
-                        refused.eq(name_is(*_ROWS) & ~again
-                                   & ~(independent("a", a)
-                                       & (~name_is(*_READ_B) | independent("b", b)))),
-                    ]
-                with m.Elif(~hazard):
-                    m.d.sync += [loads.eq(loads + 1), s.eq(s + step_factor), b.eq(b + step_addend)]
-                    m.d.comb += infinite_operand.eq(~unfit
-                                                    & ((reads_a & (read_a.data[23:31] == 255))
-                                                              | (reads_b
-                                                                      & (read_b.data[23:31]
-                                                                              == 255))))
-                with m.If(settling | hazard):
-                    m.next = "LOAD"
-                with m.Elif(unfit):
-                    m.d.comb += self.bad.eq(1)
-                    m.next = "COMPLETE"
-                with m.Elif((loads == last_load) | ~(is_dot | (grouped & steps))):
-                    m.next = "START"
+                self._load(m, loads, steps, unfit, hazard, reads, infinite_operand, repetition)
             with m.State("START"):
-                m.d.sync += written.eq(t)
-                m.d.comb += starts.eq(~sends_rows | self.row_free)
-                with m.If(name_is("SSET")):
-                    put(t, field({"SSET": "value"}), Const(0))
-                    m.d.comb += putting.eq(1)
-                    m.next = "COMPLETE"
-                with m.Elif(name_is("SECTION")):
-                    m.d.sync += self.section.eq(field({"SECTION": "section"}))
-                    m.next = "COMPLETE"
-                with m.Elif(name_is("RANK")):
-                    with m.If(self.rank_idle):
-                        m.d.comb += self.rank_clear.eq(1)
-                        m.next = "COMPLETE"
-                with m.Elif(group == isa.SCALAR):
-                    m.d.comb += scalars.w_en.eq(1)
-                    with m.If(scalars.w_rdy):
-                        m.d.sync += pending.bit_select(t, 1).eq(t != 0)
-                        m.next = "COMPLETE"
-                with m.Elif(sends_rows & ~self.row_free):
-                    m.next = "START"
-                with m.Elif(name_is("CHECK")):
-                    m.d.comb += self.check_start.eq(1)
-                    m.next = "CHECK"
-                with m.Elif(name_is("STORES")):
-                    m.next = "STORE-SCALAR"
-                with m.Else():
-                    m.next = "VECTOR"
+                m.d.sync += written.eq(state.t)
+                self._start(m, scalars)
             with m.State("VECTOR"):
-                with m.If(self.vector_reduced):
-                    put(written, self.vector_value, Const(1))
-                    m.d.comb += putting.eq(1)
-                    m.d.sync += written.eq(written + (t != 0))
-                with m.If(self.vector_done):
+                with m.If(self.vector.reduced):
+                    self._put(m, written, self.vector.value, Const(1))
+                    m.d.comb += self._putting.eq(1)
+                    m.d.sync += written.eq(written + (state.t != 0))
+                with m.If(self.vector.done):
                     m.next = "COMPLETE"
             with m.State("CHECK"):
-                with m.If(self.check_done):
-                    put(t, self.check_value, Const(0))
-                    m.d.comb += putting.eq(1)
+                with m.If(self.check.done):
+                    self._put(m, state.t, self.check.value, Const(0))
+                    m.d.comb += self._putting.eq(1)
                     m.next = "COMPLETE"
             with m.State("STORE-SCALAR"):
-                m.d.comb += self.store_scalar_valid.eq(1)
-                with m.If(self.store_scalar_ready):
+                m.d.comb += self.row.valid.eq(1)
+                with m.If(self.row.ready):
                     m.next = "COMPLETE"
             with m.State("COMPLETE"):
-                m.d.sync += [loads.eq(0), settled.eq(0), grouped.eq(0), refused.eq(0)]
-                repeatable = (((group == isa.VECTOR) & ~is_dot & ~name_is("CHECK"))
-                              | (group == isa.SCALAR))
-                with m.If((repeat.count > 1) & repeatable & ~grouped & ~refused):
-                    m.d.sync += [
-                        again.eq(1), repeat.count.eq(repeat.count - 1),
-                        dst.eq(dst + repeat.stride_dst), a.eq(a + repeat.stride_a),
-                        b.eq(b + repeat.stride_b),
-                        s.eq(s + repeat.step_s), t.eq(t + repeat.step_t),
-                    ]
-                    with m.If(group == isa.SCALAR):
-                        m.d.sync += [t.eq(t + 1), b.eq(b + repeat.step_t)]
-                    m.next = "LOAD"
-                with m.Else():
-                    m.d.sync += [repeat.eq(0), epilogue.eq(0), again.eq(0)]
-                    m.d.comb += [
-                        self.complete.eq(1), self.store_complete.eq(group == isa.STORE),
-                        self.pick_complete.eq(name_is("PICK") | (name_is("DOT") & marking)),
-                    ]
-                    m.next = "FETCH"
-        return m
+                m.d.sync += loads.eq(0)
+                self._complete(m)
+
+    def _put(self, m: Module, register: Value, value: Value, check: Value) -> None:
+        """Writes a scalar register."""
+        m.d.comb += [self._write.addr.eq(register), self._write.data.eq(value),
+                     self._write.en.eq(register != 0),
+                     self._infinite.eq(check & (value[23:31] == 255))]
+
+    def _decode(self, m: Module) -> None:
+        state, field = self._state, self._state.field
+        m.d.sync += [
+            state.dst.eq(field(_DST)), state.a.eq(field(_A)),
+            state.b.eq(field(_B | _SECOND_SCALAR)), state.s.eq(field(_FIRST_SCALAR)),
+            state.t.eq(Mux(state.name_is(*_TARGET), field(_TARGET), 0)),
+        ]
+        with m.If(state.name_is(*PREFIXES)):
+            for prefix, kept in (("REP", state.repeat), ("EPI", state.epilogue)):
+                with m.If(state.name_is(prefix)):
+                    m.d.sync += [kept[f.name].eq(field({prefix: f.name}))
+                                 for f in isa.by_name(prefix).fields]
+            m.d.comb += self.complete.eq(1)
+            m.next = "FETCH"
+        with m.Else():
+            m.next = "LOAD"
+
+    def _load(self, m: Module, loads: Signal, steps: Value, unfit: Value, hazard: Value,
+              reads: tuple[Signal, Signal], infinite: Signal, repetition: Repetition) -> None:
+        """Reads scalars, one pair a cycle."""
+        state, name_is = self._state, self._state.name_is
+        last = Mux(state.is_dot, self.dot.vectors, state.repeat.count - 1)[:len(loads)]
+        step_first = Mux(state.is_dot, state.field(named("step_s")) & ~name_is("COLS"),
+                         state.grouped & state.repeat.step_s)
+        step_second = Mux(state.grouped & name_is("EXP2"),
+                          state.repeat.stride_b[:REGISTER_BITS], 0)
+        first, second = self._first.data, self._second.data
+        # what REP makes of the operation takes a cycle
+        settling = name_is(*GROUPED) & (state.repeat.count > 1) & ~state.settled
+        with m.Switch(loads):
+            for i in range(isa.VECTORS):
+                with m.Case(i):
+                    m.d.sync += [state.factors[i].eq(first), state.addends[i].eq(second)]
+        m.d.sync += state.settled.eq(1)
+        with m.If(settling):
+            m.d.sync += [
+                state.grouped.eq(repetition.together),
+                state.refused.eq(name_is(*ROWS) & ~state.again
+                                 & ~(repetition.apart_a
+                                     & (~name_is(*READ_B) | repetition.apart_b))),
+            ]
+            m.next = "LOAD"
+        with m.Elif(hazard):
+            m.next = "LOAD"
+        with m.Else():
+            m.d.sync += [loads.eq(loads + 1), state.s.eq(state.s + step_first),
+                         state.b.eq(state.b + step_second)]
+            m.d.comb += infinite.eq(~unfit & ((reads[0] & (first[23:31] == 255))
+                                              | (reads[1] & (second[23:31] == 255))))
+            with m.If(unfit):
+                m.d.comb += self.bad.eq(1)
+                m.next = "COMPLETE"
+            with m.Elif((loads == last) | ~(state.is_dot | (state.grouped & steps))):
+                m.next = "START"
+
+    def _start(self, m: Module, scalars: ScalarQueue) -> None:
+        state, name_is = self._state, self._state.name_is
+        m.d.comb += state.starts.eq(~state.sends_rows | self.row_free)
+        with m.If(name_is("SSET")):
+            self._put(m, state.t, state.field({"SSET": "value"}), Const(0))
+            m.d.comb += self._putting.eq(1)
+            m.next = "COMPLETE"
+        with m.Elif(name_is("SECTION")):
+            m.d.sync += self.section.eq(state.field({"SECTION": "section"}))
+            m.next = "COMPLETE"
+        with m.Elif(name_is("RANK")):
+            with m.If(self._rank_idle):
+                m.d.comb += self.rank.clear.eq(1)
+                m.next = "COMPLETE"
+        with m.Elif(state.group == isa.SCALAR):
+            m.d.comb += scalars.operation.valid.eq(1)
+            with m.If(scalars.operation.ready):
+                m.next = "COMPLETE"
+        with m.Elif(state.sends_rows & ~self.row_free):
+            m.next = "START"
+        with m.Elif(name_is("CHECK")):
+            m.d.comb += self.check.start.eq(1)
+            m.next = "CHECK"
+        with m.Elif(name_is("STORES")):
+            m.next = "STORE-SCALAR"
+        with m.Else():
+            m.next = "VECTOR"
+
+    def _complete(self, m: Module) -> None:
+        state, runs = self._state, self._state.repeat
+        m.d.sync += [state.settled.eq(0), state.grouped.eq(0), state.refused.eq(0)]
+        repeatable = (((state.group == isa.VECTOR) & ~state.is_dot & ~state.name_is("CHECK"))
+                      | (state.group == isa.SCALAR))
+        with m.If((runs.count > 1) & repeatable & ~state.grouped & ~state.refused):
+            m.d.sync += [
+                state.again.eq(1), runs.count.eq(runs.count - 1),
+                state.dst.eq(state.dst + runs.stride_dst), state.a.eq(state.a + runs.stride_a),
+                state.b.eq(state.b + runs.stride_b),
+                state.s.eq(state.s + runs.step_s), state.t.eq(state.t + runs.step_t),
+            ]
+            with m.If(state.group == isa.SCALAR):
+                m.d.sync += [state.t.eq(state.t + 1), state.b.eq(state.b + runs.step_t)]
+            m.next = "LOAD"
+        with m.Else():
+            marks = state.name_is("DOT") & (state.epilogue.pick == isa.PICKS["mark"])
+            m.d.sync += [runs.eq(0), state.epilogue.eq(0), state.again.eq(0)]
+            m.d.comb += [
+                self.complete.eq(1), self.store_complete.eq(state.group == isa.STORE),
+                self.pick_complete.eq(state.name_is("PICK") | marks),
+            ]
+            m.next = "FETCH"

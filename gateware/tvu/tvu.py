@@ -121,18 +121,24 @@ class TVU(wiring.Component):
         ]
 
         # -- units ---------------------------------------------------------------------------------
+        for commands, unit in ((sequencer.vector, vector), (sequencer.dot, lanes),
+                               (sequencer.rank, ranking), (sequencer.check, checksum),
+                               (sequencer.scalar, scalar), (sequencer.store, store)):
+            for name, member in commands.signature.members.items():
+                told, own = getattr(commands, name), getattr(unit, name)
+                m.d.comb += own.eq(told) if member.flow is Out else told.eq(own)
         connect(m, lanes.result, collector.result)
         connect(m, vector.act, lanes.write)
         connect(m, reader.entry, lanes.entry)
         # Rows from the collector are handed over every second cycle, so that no path runs from the
         # vector unit into its registers. The stream waits while columns are drained, so their rows
         # come every cycle, by a path into the drain, which is short.
-        by_columns, to_ranking, rank_idle = Signal(), Signal(), Signal()
-        m.d.sync += [rank_idle.eq(ranking.idle), sequencer.row_free.eq(~vector.rows_wait)]
-        with m.If(sequencer.dot_start):
-            m.d.sync += by_columns.eq(sequencer.dot_columns)
-        with m.If(sequencer.vector_start):
-            m.d.sync += to_ranking.eq(sequencer.vector_op.sink == Sink.RANK)
+        by_columns, to_ranking = Signal(), Signal()
+        m.d.sync += sequencer.row_free.eq(~vector.rows_wait)
+        with m.If(sequencer.dot.start):
+            m.d.sync += by_columns.eq(sequencer.dot.columns)
+        with m.If(sequencer.vector.start):
+            m.d.sync += to_ranking.eq(sequencer.vector.op.sink == Sink.RANK)
         with m.If(by_columns & (~vector.dot.valid | vector.dot.ready)):
             m.d.comb += lanes.column_row.ready.eq(1)
             m.d.sync += [vector.dot.valid.eq(lanes.column_row.valid),
@@ -153,42 +159,26 @@ class TVU(wiring.Component):
             pick_write.addr.eq(vector.pick_address), pick_write.data.eq(vector.codes),
             pick_write.en.eq(vector.pick_enable),
             pick_read.addr.eq(reader.pick_address), reader.pick_data.eq(pick_read.data),
-            collector.vectors.eq(sequencer.dot_vectors),
+            collector.vectors.eq(sequencer.dot.vectors),
             # One unit is hungry at a time.
             word.ready.eq(lanes.word.ready | checksum.word.ready | vector.word.ready),
             lanes.word.valid.eq(word.valid), lanes.word.payload.eq(word.payload),
             checksum.word.valid.eq(word.valid), checksum.word.payload.eq(word.payload),
             vector.word.valid.eq(word.valid), vector.word.payload.eq(word.payload),
 
-            vector.start.eq(sequencer.vector_start), vector.op.eq(sequencer.vector_op),
-            sequencer.vector_done.eq(vector.done), sequencer.vector_reduced.eq(vector.reduced),
-            sequencer.vector_value.eq(vector.value),
-            lanes.start.eq(sequencer.dot_start), lanes.words.eq(sequencer.dot_words),
-            lanes.mode.eq(sequencer.dot_mode), lanes.vectors.eq(sequencer.dot_vectors),
-            lanes.rows.eq(sequencer.dot_rows),
-            lanes.picked.eq(sequencer.dot_picked), lanes.columns.eq(sequencer.dot_columns),
-            ranking.clear.eq(sequencer.rank_clear), ranking.levels.eq(sequencer.rank_levels),
-            ranking.start.eq(sequencer.rank_start),
-            ranking.base.eq(sequencer.rank_base), sequencer.rank_idle.eq(rank_idle),
-            checksum.start.eq(sequencer.check_start), checksum.words.eq(sequencer.check_words),
-            sequencer.check_done.eq(checksum.done), sequencer.check_value.eq(checksum.value),
-            scalar.start.eq(sequencer.scalar_start), scalar.function.eq(sequencer.scalar_function),
-            scalar.a.eq(sequencer.scalar_a), scalar.b.eq(sequencer.scalar_b),
-            sequencer.scalar_done.eq(scalar.done), sequencer.scalar_value.eq(scalar.r),
-            store.start.eq(sequencer.store_start), store.address.eq(sequencer.store_address),
-            store.kind.eq(sequencer.store_kind), sequencer.store_scalar_ready.eq(store.row.ready),
+            sequencer.row.ready.eq(store.row.ready),
             store.more.eq(vector.rows_wait & ~to_ranking),
             ranking.row.payload.eq(vector.row.payload),
         ]
         m.d.comb += [
             ranking.row.valid.eq(vector.row.valid & to_ranking),
-            store.row.valid.eq((vector.row.valid & ~to_ranking) | sequencer.store_scalar_valid),
+            store.row.valid.eq((vector.row.valid & ~to_ranking) | sequencer.row.valid),
             vector.row.ready.eq(Mux(to_ranking, ranking.row.ready, store.row.ready)),
             store.row.payload.as_value().eq(vector.row.payload.as_value()),
         ]
-        m.d.sync += Assert(~(vector.row.valid & ~to_ranking & sequencer.store_scalar_valid),
+        m.d.sync += Assert(~(vector.row.valid & ~to_ranking & sequencer.row.valid),
                            "two rows for the store unit")
-        with m.If(sequencer.store_scalar_valid):  # the other elements do not matter
-            m.d.comb += [store.row.payload.as_value()[:32].eq(sequencer.store_scalar),
+        with m.If(sequencer.row.valid):  # the other elements do not matter
+            m.d.comb += [store.row.payload.as_value()[:32].eq(sequencer.row.payload),
                          store.row.payload.as_value()[-isa.LANES:].eq(1)]
         return m

@@ -96,7 +96,7 @@ def test_every_operand_arrives(seed, monkeypatch):
 
     async def script(bench, ctx):
         unit = bench.unit
-        for signal in (unit.row_free, unit.rank_idle, unit.store_scalar_ready):
+        for signal in (unit.row_free, unit.rank.idle, unit.row.ready):
             ctx.set(signal, 1)
         for number in range(1, isa.SCALARS):
             await bench.give(ctx, "SSET", d=number, value=_value(number))
@@ -121,27 +121,27 @@ async def _carried_out(bench, ctx, ins, operands):
         await ctx.tick().repeat(5)
         assert ctx.get(unit.section) == operands["section"]
     elif ins.name == "RANK":
-        await bench.wait_for(ctx, unit.rank_clear)
-        assert ctx.get(unit.rank_levels) == operands["levels"]
+        await bench.wait_for(ctx, unit.rank.clear)
+        assert ctx.get(unit.rank.levels) == operands["levels"]
     elif ins.name == "CHECK":
-        await bench.wait_for(ctx, unit.check_start)
-        assert ctx.get(unit.check_words) == operands["words"]
+        await bench.wait_for(ctx, unit.check.start)
+        assert ctx.get(unit.check.words) == operands["words"]
         await ctx.tick()
-        await _result(bench, ctx, unit.check_value, unit.check_done, operands["t"])
+        await _result(bench, ctx, unit.check.value, unit.check.done, operands["t"])
     elif ins.name == "STORES":
-        await bench.wait_for(ctx, unit.store_start)
-        assert ctx.get(unit.store_address) == operands["addr"]
-        await bench.wait_for(ctx, unit.store_scalar_valid)
-        assert ctx.get(unit.store_scalar) == await bench.scalar(ctx, operands["s"])
+        await bench.wait_for(ctx, unit.store.start)
+        assert ctx.get(unit.store.address) == operands["addr"]
+        await bench.wait_for(ctx, unit.row.valid)
+        assert ctx.get(unit.row.payload) == await bench.scalar(ctx, operands["s"])
     elif ins.group == isa.SCALAR:
         a, b = [await bench.scalar(ctx, operands.get(name, 0)) for name in "ab"]
-        await bench.wait_for(ctx, unit.scalar_start)
-        assert ctx.get(unit.scalar_a) == a
-        assert "b" not in operands or ctx.get(unit.scalar_b) == b
+        await bench.wait_for(ctx, unit.scalar.start)
+        assert ctx.get(unit.scalar.a) == a
+        assert "b" not in operands or ctx.get(unit.scalar.b) == b
         await ctx.tick()
-        await _result(bench, ctx, unit.scalar_value, unit.scalar_done, operands["d"])
+        await _result(bench, ctx, unit.scalar.r, unit.scalar.done, operands["d"])
     else:
-        await bench.wait_for(ctx, unit.vector_start)
+        await bench.wait_for(ctx, unit.vector.start)
         await _vector(bench, ctx, ins, operands)
 
 
@@ -155,27 +155,27 @@ async def _result(bench, ctx, value, done, register):
 
 async def _vector(bench, ctx, ins, operands):
     unit = bench.unit
-    op = {name: ctx.get(unit.vector_op[name])
+    op = {name: ctx.get(unit.vector.op[name])
           for name in ("dst", "a", "b", "count", "stride", "vector")}
     names = {"n": "count"} if ins.name not in _DOTS else {"dst": "dst", "stride": "stride"}
     names |= {name: name for name in ("dst", "a", "b", "vector")}
     for name in operands.keys() & names.keys():
         assert op[names[name]] == operands[name], (ins.name, name)
     for name in operands.keys() & {"words", "mode", "vectors", "rows"}:
-        assert ctx.get(getattr(unit, f"dot_{name}")) == operands[name], (ins.name, name)
+        assert ctx.get(getattr(unit.dot, name)) == operands[name], (ins.name, name)
     if "addr" in operands:
-        assert ctx.get(unit.store_start) and ctx.get(unit.store_address) == operands["addr"]
+        assert ctx.get(unit.store.start) and ctx.get(unit.store.address) == operands["addr"]
     step = operands.get("step_s", 0)
     for vector in range(operands.get("vectors", 0) + 1):
-        for name, values in (("s", unit.vector_op.factors), ("c", unit.vector_op.addends)):
+        for name, values in (("s", unit.vector.op.factors), ("c", unit.vector.op.addends)):
             if name in operands:
                 want = await bench.scalar(ctx, operands[name] + step * vector)
                 assert ctx.get(values[vector]) == want, (ins.name, name, vector)
     await ctx.tick()
     if "t" in operands:
-        ctx.set(unit.vector_value, 0x41200000)
-        await bench.pulse(ctx, unit.vector_reduced)
-    await bench.pulse(ctx, unit.vector_done)
+        ctx.set(unit.vector.value, 0x41200000)
+        await bench.pulse(ctx, unit.vector.reduced)
+    await bench.pulse(ctx, unit.vector.done)
     await ctx.tick()
     if "t" in operands:
         assert await bench.scalar(ctx, operands["t"]) == 0x41200000
