@@ -20,7 +20,7 @@ BUILD_OPTIONS := --dsp-clock 1x --output build/1x
 endif
 
 test: build
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations 30
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

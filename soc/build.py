@@ -14,6 +14,7 @@ import io
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -31,6 +32,16 @@ _VERILATOR = ["--cc", "--exe", "-O3", "--x-assign", "fast", "--x-initial", "fast
               "-Wno-COMBDLY", "-Wno-BLKANDNBLK", "-Wno-UNOPTFLAT", "--output-split", "20000"]
 
 __all__ = ["build", "main", "rom_init", "synthesise", "write_if_changed"]
+
+
+_interrupted = False
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """Remembers it, too: where Python must not raise, such as in a finaliser, it only prints."""
+    global _interrupted
+    _interrupted = True
+    raise KeyboardInterrupt
 
 
 class BuildError(Exception):
@@ -82,6 +93,8 @@ class _Steps:
         if not fresh:
             stamp.unlink(missing_ok=True)  # a step that fails half-way is not up to date
             action()
+            if _interrupted:
+                raise KeyboardInterrupt
             stamp.write_text(digest)
 
 
@@ -274,6 +287,7 @@ def main() -> int:
                              "speed grade -2 and better, 1x for -1, whose prompts take longer "
                              "(default: 2x)")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         if arguments.report:
             from bitnet_soc.report import print_report
