@@ -20,6 +20,7 @@ BUILD_OPTIONS := --dsp-clock 1x --output build/1x
 endif
 
 test: build
+	@$(BIN)/python soc/build.py --vector-unit --dsp-clock 1x --output build/1x
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations 30
 
 check: $(VENV)/.installed

@@ -25,13 +25,15 @@ ROOT = Path(__file__).resolve().parent.parent
 TOOLS = {"verilator": "verilator", "g++": "g++", "make": "make",
          "riscv64-unknown-elf-gcc": "gcc-riscv64-unknown-elf"}
 ROM_WORDS = 0x2000
+SLICE_MODEL = ROOT / "gateware/tvu/dsp48e1.v"
+_SIMULATION = ROOT / "soc/bitnet_soc/sim"
 #: The clock of the product array's DSP slices, in system clocks.
 DSP_CLOCKS = {"2x": 2, "1x": 1}
 _VERILATOR = ["--cc", "--exe", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--assert",
               "-Wno-fatal", "-Wno-lint",
               "-Wno-COMBDLY", "-Wno-BLKANDNBLK", "-Wno-UNOPTFLAT", "--output-split", "20000"]
 
-__all__ = ["build", "main", "rom_init", "synthesise", "write_if_changed"]
+__all__ = ["build", "build_vector_unit", "main", "rom_init", "synthesise", "write_if_changed"]
 
 
 _interrupted = False
@@ -151,13 +153,13 @@ def rom_init(binary: Path, output: Path) -> None:
 
 def _verilate(folder: Path, top: str, sources: list[Path], mains: list[str], binary: str,
               optimise: str) -> None:
-    simulation = ROOT / "soc/bitnet_soc/sim"
     work = folder / f"{binary}.obj"
     shutil.rmtree(work, ignore_errors=True)
     _run(["verilator",
           *_VERILATOR,
-          "--top-module", top, "-CFLAGS", f"-O2 -march=native -I{simulation}", "-LDFLAGS", "-lutil",
-          "--Mdir", work.name, *sources, *(simulation / main for main in mains), "-o", binary],
+          "--top-module", top, "-CFLAGS", f"-O2 -march=native -I{_SIMULATION}",
+          "-LDFLAGS", "-lutil", "--Mdir", work.name, *sources,
+          *(_SIMULATION / main for main in mains), "-o", binary],
          folder, folder / f"{binary}.verilator.log")
     _run(["make",
           f"-j{os.cpu_count() or 1}", "-C", work.name, "-f", f"V{top}.mk", f"OPT_FAST={optimise}",
@@ -209,21 +211,31 @@ def build(folder: Path, dsp_clock: str = "2x") -> None:
                         ROOT / "firmware/link.ld",
                                     *generated.glob("*.h")]), firmware, sim / "soc_rom.init",
                binary)
-    simulation = [*(ROOT / "soc/bitnet_soc/sim").glob("*.[ch]pp")]
-    slice_model = ROOT / "gateware/tvu/dsp48e1.v"
     sources = [*(Path(line) for line in (sim / "sources.txt").read_text().split()), network,
-               slice_model]
-    mains = ["ddr.cpp"]
-    steps.step("board simulator (some minutes)", _digest([*simulation, *sources]),
-               lambda: _verilate(sim,
-                                 "soc", sources,
-                                 ["soc_main.cpp", "serial.cpp", "network.cpp", *mains], "soc_sim",
-                                 "-O2 -march=native"), sim / "soc_sim")
-    steps.step("vector unit simulator", _digest([*simulation, tvu, slice_model]),
-               lambda: _verilate(sim,
-                                 "Cfu",
-                                 [tvu, slice_model], ["tvu_main.cpp", *mains], "tvu_sim", "-O1"),
+               SLICE_MODEL]
+    mains = ["soc_main.cpp", "serial.cpp", "network.cpp", "ddr.cpp"]
+    steps.step("board simulator (some minutes)",
+               _digest([*_SIMULATION.glob("*.[ch]pp"), *sources]),
+               lambda: _verilate(sim, "soc", sources, mains, "soc_sim", "-O2 -march=native"),
+               sim / "soc_sim")
+    _vector_unit_simulator(steps, sim)
+
+
+def _vector_unit_simulator(steps: _Steps, sim: Path) -> None:
+    sources = [sim / "tvu.v", SLICE_MODEL]
+    steps.step("vector unit simulator", _digest([*_SIMULATION.glob("*.[ch]pp"), *sources]),
+               lambda: _verilate(sim, "Cfu", sources, ["tvu_main.cpp", "ddr.cpp"], "tvu_sim",
+                                 "-O1"),
                sim / "tvu_sim")
+
+
+def build_vector_unit(folder: Path, dsp_clock: str) -> None:
+    """Builds the simulator of the vector unit alone into ``folder``. Raises BuildError."""
+    sim = folder / "sim"
+    sim.mkdir(parents=True, exist_ok=True)
+    steps = _Steps(sim, 3)
+    _gateware_verilog(steps, sim, dsp_clock)
+    _vector_unit_simulator(steps, sim)
 
 
 def _unit(folder: Path, name: str) -> tuple[list[Path], str]:
@@ -286,6 +298,8 @@ def main() -> int:
                         help="clock of the TVU's DSP slices, in system clocks: 2x for devices of "
                              "speed grade -2 and better, 1x for -1, whose prompts take longer "
                              "(default: 2x)")
+    parser.add_argument("--vector-unit", action="store_true",
+                        help="only the simulator of the vector unit, for its tests")
     arguments = parser.parse_args()
     signal.signal(signal.SIGINT, _interrupt)
     try:
@@ -293,6 +307,8 @@ def main() -> int:
             from bitnet_soc.report import print_report
             print_report(*synthesise(arguments.output.resolve(), arguments.report,
                                      arguments.dsp_clock))
+        elif arguments.vector_unit:
+            build_vector_unit(arguments.output.resolve(), arguments.dsp_clock)
         else:
             build(arguments.output.resolve(), arguments.dsp_clock)
     except BuildError as error:

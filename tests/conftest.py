@@ -23,3 +23,9 @@ def _built(path: Path) -> Path:
 def tvu_sim() -> Path:
     """The Verilated TVU with its test bench."""
     return _built(BUILD / "sim" / "tvu_sim")
+
+
+@pytest.fixture(scope="session", params=["", "1x"])
+def each_tvu_sim(request: pytest.FixtureRequest) -> Path:
+    """The same with the clock of its DSP slices as the build has it, and at the system clock."""
+    return _built(ROOT / "build/1x/sim/tvu_sim" if request.param else BUILD / "sim/tvu_sim")

@@ -63,3 +63,21 @@ def test_words_and_beats(tvu_sim, tmp_path):
         ("CHECK", dict(t=0, words=1))])
     assert counts["moving"] == counts["requested"] == 701
     assert counts["write_beats"] == 401 + 8 + 9 + 1
+
+
+@pytest.mark.parametrize("vectors,passes", [(1, 1), (4, 1), (5, 2), (8, 2)])
+@pytest.mark.parametrize("mode", ["base3", "int8"])
+def test_passes_of_a_word(each_tvu_sim, tmp_path, mode, vectors, passes):
+    """With slices at the system clock a word takes a cycle for each pass that it needs; at twice
+    that clock always one."""
+    if mode == "int8":
+        vectors, passes = min(vectors, 4), 2
+    rows, words = 30, 16
+    counts = _counts(each_tvu_sim, tmp_path, [
+        ("STREAM", dict(addr=DATA, words=rows * words)), ("PASS", dict(cycles=400)),
+        ("DOT", dict(dst=0, words=words, mode=isa.MODES[mode], vectors=vectors - 1, s=0, step_s=0,
+                     stride=64, rows=rows))])
+    assert counts["moving"] == rows * words
+    slow = "1x" in str(each_tvu_sim) and passes == 2
+    least = rows * words if slow else 0
+    assert least - 10 <= counts["stall_compute"] <= least + 110

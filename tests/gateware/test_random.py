@@ -22,7 +22,7 @@ SEED = int(os.environ.get("BITNET_SEED") or secrets.randbits(31))
 
 
 @pytest.mark.parametrize("batch", range(-(-PROGRAMS // BATCH)))
-def test_random_programs(tvu_sim, tmp_path, batch):
+def test_random_programs(each_tvu_sim, tmp_path, batch):
     """Batches take turns in the memory models."""
     seed = SEED + batch
     print(f"BITNET_SEED={SEED}, batch {batch}")
@@ -32,7 +32,7 @@ def test_random_programs(tvu_sim, tmp_path, batch):
     programs = [writer.write() for _ in range(BATCH)]
     instructions = [instruction for program in programs for instruction in program.instructions]
     preset = ("hostile", "ug585", "hostile", "conservative")[batch % 4]
-    got, stored, _ = run_rtl(tvu_sim, tmp_path, memory, instructions, preset, seed)
+    got, stored, _ = run_rtl(each_tvu_sim, tmp_path, memory, instructions, preset, seed)
     place = 0
     for number, program in enumerate(programs):
         answers = got[place:place + len(program.instructions)]

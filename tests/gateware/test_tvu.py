@@ -34,7 +34,7 @@ def _store(program, row, n, offset):
 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 61, 64, 65, 333, 2560])
-def test_elementwise(tvu_sim, tmp_path, n):
+def test_elementwise(each_tvu_sim, tmp_path, n):
     rng = np.random.default_rng(n)
     x = (rng.standard_normal(2 * 2560) * 3).astype(np.float32)
     program: list = []
@@ -59,7 +59,7 @@ def test_elementwise(tvu_sim, tmp_path, n):
         _store(program, row, n, 16384 * i)
     program.append(WAIT)
     program += [("SGET", dict(s=s)) for s in range(16)]
-    _check(tvu_sim, tmp_path, memory_of(x.tobytes()), program)
+    _check(each_tvu_sim, tmp_path, memory_of(x.tobytes()), program)
 
 
 _SHAPES = [(16, 320, 1), (37, 32, 4), (9, 1000, 3), (64, 2560, 2), (1, 1, 1), (21, 4096, 1),
@@ -69,7 +69,7 @@ _SHAPES = [(16, 320, 1), (37, 32, 4), (9, 1000, 3), (64, 2560, 2), (1, 1, 1), (2
 
 @pytest.mark.parametrize("mode,rows,columns,vectors", [
     (mode, *shape) for mode in isa.MODES for shape in _SHAPES])
-def test_dot(tvu_sim, tmp_path, mode, rows, columns, vectors):
+def test_dot(each_tvu_sim, tmp_path, mode, rows, columns, vectors):
     rng = np.random.default_rng(rows * columns)
     if mode == "int8":  # 127 words at most; only one vector may be longer than 32
         columns, vectors = (min(columns, 127 * 32),
@@ -99,11 +99,11 @@ def test_dot(tvu_sim, tmp_path, mode, rows, columns, vectors):
         ]
     for v in range(vectors):
         _store(program, 5000 + 32 * v, rows, 1024 * v)
-    _check(tvu_sim, tmp_path, memory_of(data + matrix.tobytes()), program, "conservative")
+    _check(each_tvu_sim, tmp_path, memory_of(data + matrix.tobytes()), program, "conservative")
 
 
 @pytest.mark.parametrize("mode", isa.MODES)
-def test_every_byte_in_every_lane(tvu_sim, tmp_path, mode):
+def test_every_byte_in_every_lane(each_tvu_sim, tmp_path, mode):
     """256 rows in which each byte lane has each value once, those that stand for no weights too,
     times eight or four vectors."""
     rng = np.random.default_rng(256)
@@ -124,10 +124,10 @@ def test_every_byte_in_every_lane(tvu_sim, tmp_path, mode):
                       vectors=vectors - 1, s=2, step_s=0, stride=32, rows=256))]
     _store(program, 400, 256 * vectors, 0)
     data = x.tobytes() + bytes(0x2000 - x.nbytes) + matrix.tobytes()
-    _check(tvu_sim, tmp_path, memory_of(data), program)
+    _check(each_tvu_sim, tmp_path, memory_of(data), program)
 
 
-def test_repeat_and_stores(tvu_sim, tmp_path):
+def test_repeat_and_stores(each_tvu_sim, tmp_path):
     rng = np.random.default_rng(7)
     x = rng.standard_normal(512).astype(np.float32)
     program: list = []
@@ -158,11 +158,11 @@ def test_repeat_and_stores(tvu_sim, tmp_path):
     _store(program, 300, 64, 0x3000)
     program.append(WAIT)
     program += [("SGET", dict(s=s)) for s in range(32)]
-    _check(tvu_sim, tmp_path, memory_of(x.tobytes()), program)
+    _check(each_tvu_sim, tmp_path, memory_of(x.tobytes()), program)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_scalar_operations_behind_others(tvu_sim, tmp_path, seed):
+def test_scalar_operations_behind_others(each_tvu_sim, tmp_path, seed):
     """Few registers and much traffic: whoever names a register gets what the last operation before
     it left there."""
     rng = np.random.default_rng(seed)
@@ -202,10 +202,10 @@ def test_scalar_operations_behind_others(tvu_sim, tmp_path, seed):
                     if name in ("SUM", "SADD", "SMUL", "SDIV") else [])
     program.append(WAIT)
     program += [("SGET", dict(s=s)) for s in range(32)]
-    _check(tvu_sim, tmp_path, memory_of(x.tobytes()), program)
+    _check(each_tvu_sim, tmp_path, memory_of(x.tobytes()), program)
 
 
-def test_grouped_repetition(tvu_sim, tmp_path):
+def test_grouped_repetition(each_tvu_sim, tmp_path):
     """REP of operations that run as one: strides of all kinds, operands in equal and in different
     banks, up to 40 groups."""
     rng = np.random.default_rng(8)
@@ -235,7 +235,7 @@ def test_grouped_repetition(tvu_sim, tmp_path):
         _store(program, start, 2048, 8192 * ((start - 1000) // 256))
     program.append(WAIT)
     program += [("SGET", dict(s=s)) for s in range(32)]
-    _check(tvu_sim, tmp_path, memory_of(x.tobytes()), program)
+    _check(each_tvu_sim, tmp_path, memory_of(x.tobytes()), program)
 
 
 @pytest.mark.parametrize("preset", ["ug585", "conservative"])
@@ -243,7 +243,7 @@ def test_grouped_repetition(tvu_sim, tmp_path):
 @pytest.mark.parametrize("rows,columns,share", [
     (64, 64, 0.5),
     (333, 320, 0.3), (8, 100, 0.0), (200, 2560, 0.1), (77, 500, 1.0), (512, 128, 0.02)])
-def test_picked_rows_and_columns(tvu_sim, tmp_path, mode, preset, rows, columns, share):
+def test_picked_rows_and_columns(each_tvu_sim, tmp_path, mode, preset, rows, columns, share):
     """gate, up and down of an MLP: rows of up where the gate is positive, columns of down where the
     activation is not zero."""
     rng = np.random.default_rng(rows + columns)
@@ -289,10 +289,10 @@ def test_picked_rows_and_columns(tvu_sim, tmp_path, mode, preset, rows, columns,
                     ("COLS", dict(dst=500, words=words, mode=isa.MODES[mode], s=1, rows=outputs))]
     for place, (row, n) in enumerate(((1000, rows), (0, outputs), (2000, rows), (500, outputs))):
         _store(program, row, n, 0x8000 * place)
-    _check(tvu_sim, tmp_path, memory_of(data), program, preset)
+    _check(each_tvu_sim, tmp_path, memory_of(data), program, preset)
 
 
-def test_empty_picked_streams_and_maxima_into_register_zero(tvu_sim, tmp_path):
+def test_empty_picked_streams_and_maxima_into_register_zero(each_tvu_sim, tmp_path):
     """A STREAMP without groups or words gives a product no rows; a REP whose first maximum goes
     nowhere keeps the others."""
     rng = np.random.default_rng(12)
@@ -316,10 +316,10 @@ def test_empty_picked_streams_and_maxima_into_register_zero(tvu_sim, tmp_path):
     ]
     _store(program, 200, 512, 0)
     program += [WAIT, *(("SGET", dict(s=s)) for s in range(5))]
-    _check(tvu_sim, tmp_path, memory_of(x.tobytes() + rows.tobytes()), program)
+    _check(each_tvu_sim, tmp_path, memory_of(x.tobytes() + rows.tobytes()), program)
 
 
-def test_factor_from_the_scratchpad(tvu_sim, tmp_path):
+def test_factor_from_the_scratchpad(each_tvu_sim, tmp_path):
     rng = np.random.default_rng(4)
     columns, rows = 96, 45
     x = rng.standard_normal(4 * columns).astype(np.float32)
@@ -340,11 +340,11 @@ def test_factor_from_the_scratchpad(tvu_sim, tmp_path):
     ]
     for v in range(4):
         _store(program, 100 + 9 * v, rows, 512 * v)
-    _check(tvu_sim, tmp_path, memory_of(x.tobytes() + codes.tobytes()), program)
+    _check(each_tvu_sim, tmp_path, memory_of(x.tobytes() + codes.tobytes()), program)
 
 
 @pytest.mark.parametrize("levels,rows", [(1, 50), (4, 333), (6, 1024), (8, 200), (8, 3000)])
-def test_ranking_keeps_the_largest(tvu_sim, tmp_path, levels, rows):
+def test_ranking_keeps_the_largest(each_tvu_sim, tmp_path, levels, rows):
     """Scores with many equal ones, in two products; the kept numbers are those that sorting
     gives."""
     rng = np.random.default_rng(levels)
@@ -369,7 +369,7 @@ def test_ranking_keeps_the_largest(tvu_sim, tmp_path, levels, rows):
     data[:128] = x.view(np.uint8)
     memory = memory_of(data.tobytes() + codes.tobytes())
     entries = range(1, 1 << levels)
-    got, stored, _ = run_rtl(tvu_sim, tmp_path, memory,
+    got, stored, _ = run_rtl(each_tvu_sim, tmp_path, memory,
                              [*program, *(("RANKED", dict(index=i)) for i in entries)])
     found = {number for number in got[len(program):] if number != 0xFFFFFFFF}
     scores = codes.astype(np.int32) @ np.clip(np.rint(x * 2), -127, 127).astype(np.int32)
@@ -383,7 +383,7 @@ def test_ranking_keeps_the_largest(tvu_sim, tmp_path, levels, rows):
 
 
 @pytest.mark.parametrize("late", range(10, 14))
-def test_grouped_maxima_come_after_scalar_results(tvu_sim, tmp_path, late):
+def test_grouped_maxima_come_after_scalar_results(each_tvu_sim, tmp_path, late):
     """Divisions still wait in the scalar queue when a run of maxima, done as one operation,
     overwrites the register of the last one."""
     x = np.random.default_rng(late).standard_normal(64).astype(np.float32)
@@ -396,4 +396,4 @@ def test_grouped_maxima_come_after_scalar_results(tvu_sim, tmp_path, late):
     program += [("REP", dict(count=4, step_s=0, step_t=1, stride_dst=0, stride_a=1, stride_b=0)),
                 ("MAX", dict(a=0, n=8, t=10)), WAIT]
     program += [("SGET", dict(s=s)) for s in range(10, 14)]
-    _check(tvu_sim, tmp_path, memory_of(x.tobytes()), program)
+    _check(each_tvu_sim, tmp_path, memory_of(x.tobytes()), program)
