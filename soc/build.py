@@ -240,7 +240,7 @@ def build_vector_unit(folder: Path, dsp_clock: str) -> None:
 
 def _unit(folder: Path, name: str) -> tuple[list[Path], str]:
     """Verilog sources and top module of a part of the SoC: ``soc``, ``network``, or a unit of the
-    TVU by its path, such as ``vector`` or ``lanes.array``. Raises BuildError."""
+    TVU by its path, such as ``vector`` or ``products.array``. Raises BuildError."""
     network, tvu = folder / "network.v", folder / "tvu.v"
     if name == "soc":
         return [*(Path(line) for line in (folder / "sources.txt").read_text().split()),
@@ -293,7 +293,7 @@ def main() -> int:
     parser.add_argument("--report", nargs="?", const="soc", metavar="UNIT",
                         help="synthesise for the XC7Z020 and print resources and an estimate of "
                              "slack; of the whole, or of one unit "
-                             "such as network, vector or lanes.array")
+                             "such as network, vector or products.array")
     parser.add_argument("--dsp-clock", choices=DSP_CLOCKS, default="2x",
                         help="clock of the TVU's DSP slices, in system clocks: 2x for devices of "
                              "speed grade -2 and better, 1x for -1, whose prompts take longer "

@@ -32,7 +32,7 @@ from xtvu.isa import ACT_WORDS, COLUMN_WORDS, MODES, SHARED_WORDS, VECTORS, WORD
 
 from . import dsp
 from .activations import CHAINS, DIGITS, POSITIONS, TOKENS, Activations, ActivationWrite
-from .float32 import choose, delay
+from .logic import choose, delay
 
 __all__ = ["COLUMN_SUM_BITS", "ProductArray", "SUM_BITS"]
 

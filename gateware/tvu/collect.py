@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from xtvu.isa import LANES, VECTORS
 
 from .array import SUM_BITS
-from .float32 import choose
+from .logic import choose
 
 __all__ = ["CollectedRow", "Collector", "DotResult"]
 

@@ -11,7 +11,7 @@ from xtvu.isa import COLUMN_WORDS, LANES, WORD_BYTES
 from .activations import DIGITS
 from .array import ProductArray
 from .collect import CollectedRow
-from .float32 import choose
+from .logic import choose
 
 __all__ = ["Columns"]
 

@@ -14,8 +14,8 @@ from amaranth.lib.wiring import In, Out
 from xtvu import isa
 
 from .decoder import OPCODES, Decoder, operand
-from .sequencer import QueuedInstruction
-from .stream import TICKET_BITS, StreamDescriptor
+from .instruction import QueuedInstruction
+from .reader import TICKET_BITS, StreamDescriptor
 
 __all__ = ["CFUBus", "FrontEnd", "PATIENCE_BITS"]
 

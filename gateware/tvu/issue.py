@@ -8,7 +8,7 @@ from xtvu.isa import LANES, VECTORS
 from xtvu.semantics import SLOTS
 
 from .collect import CollectedRow
-from .float32 import choose
+from .logic import choose
 from .operation import Source, VectorOp
 
 __all__ = ["Issue", "Kind", "Row"]
@@ -54,7 +54,7 @@ class _Place(data.Struct):
 
 class Issue(wiring.Component):
     """Members: ``start`` begins ``op``, which holds until it is done; from the next cycle on
-    ``kind`` is what it asks for; ``word_valid``, ``word_ready`` and ``wants_word`` of the stream,
+    ``kind`` is what it asks for; ``word_valid``, ``word_ready`` and ``hungry`` of the stream,
     whose payload is taken elsewhere; ``dot``: rows of dot products; ``room`` for a row that leaves;
     ``issue`` pulses for every ``row``; ``active`` while some are left. ``read_address`` is of both
     banks of the scratchpad; ``odd``: operand a, or that of two in one bank whose turn it is, lies
@@ -64,7 +64,7 @@ class Issue(wiring.Component):
     def __init__(self) -> None:
         super().__init__({
             "start": In(1), "op": In(VectorOp), "kind": In(Kind),
-            "word_valid": In(1), "word_ready": Out(1), "wants_word": Out(1),
+            "word_valid": In(1), "word_ready": Out(1), "hungry": Out(1),
             "dot": In(stream.Signature(CollectedRow)), "room": In(1),
             "issue": Out(1), "row": Out(Row), "active": Out(1),
             "read_address": Out(12).array(2), "odd": Out(1), "conflict": Out(1),
@@ -168,7 +168,7 @@ class Issue(wiring.Component):
         m.d.comb += [
             self.conflict.eq(kind.two_reads & (a_base[0] == b_base[0])),
             self.issue.eq(self.active & ready & (~self.conflict | second)),
-            self.wants_word.eq(self.active & kind.needs_word),
+            self.hungry.eq(self.active & kind.needs_word),
             self.word_ready.eq(self.issue & kind.needs_word
                                & ((op.source != Source.BYTES) | (index[:2] == 3))),
             # as issue, which may wait for more

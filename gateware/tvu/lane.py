@@ -7,7 +7,8 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from xtvu.isa import LANES
 
-from .float32 import FloatAdd, FloatExp2, FloatMultiply, FloatToInt8, IntToFloat, delay
+from .float32 import FloatAdd, FloatExp2, FloatMultiply, FloatToInt8, IntToFloat
+from .logic import delay
 from .operation import Add, Factor
 
 __all__ = ["ADDED", "ADDS", "LATENCY", "Lane", "MULTIPLIES", "OPERANDS", "Powers", "SCALES",

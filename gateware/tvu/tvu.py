@@ -13,13 +13,13 @@ from .collect import Collector
 from .config import TVUConfig
 from .counters import Counters
 from .frontend import PATIENCE_BITS, CFUBus, FrontEnd
-from .lanes import DotLanes
 from .operation import Sink
+from .products import DotProducts
 from .rank import Ranking
+from .reader import StreamReader
 from .scalar import ScalarUnit
 from .sequencer import Sequencer
 from .store import StoreUnit
-from .stream import StreamReader
 from .vector import VectorUnit
 
 __all__ = ["TVU"]
@@ -47,7 +47,7 @@ class TVU(wiring.Component):
         m.submodules.frontend = frontend = FrontEnd(self.patience_bits)
         m.submodules.counters = counters = Counters()
         m.submodules.reader = reader = StreamReader(config)
-        m.submodules.lanes = lanes = DotLanes(dsp_clock=config.dsp_clock)
+        m.submodules.products = products = DotProducts(dsp_clock=config.dsp_clock)
         m.submodules.collector = collector = Collector()
         m.submodules.ranking = ranking = Ranking()
         m.submodules.vector = vector = VectorUnit()
@@ -94,8 +94,8 @@ class TVU(wiring.Component):
             self.awake.eq(Cat(busy
                               | commanded
                               | frontend.resetting
-                              | (sequencer.section != 0), lanes.awake, lanes.awake_fill)),
-            hungry.eq(Cat(lanes.hungry, checksum.hungry, vector.wants_word)),
+                              | (sequencer.section != 0), products.awake, products.awake_fill)),
+            hungry.eq(Cat(products.hungry, checksum.hungry, vector.hungry)),
             moving.eq(word.valid & word.ready), starved.eq(hungry.any() & ~word.valid),
         ]
         with m.If(sequencer.pick_complete):
@@ -121,15 +121,15 @@ class TVU(wiring.Component):
         ]
 
         # -- units ---------------------------------------------------------------------------------
-        for commands, unit in ((sequencer.vector, vector), (sequencer.dot, lanes),
+        for commands, unit in ((sequencer.vector, vector), (sequencer.dot, products),
                                (sequencer.rank, ranking), (sequencer.check, checksum),
                                (sequencer.scalar, scalar), (sequencer.store, store)):
             for name, member in commands.signature.members.items():
                 told, own = getattr(commands, name), getattr(unit, name)
                 m.d.comb += own.eq(told) if member.flow is Out else told.eq(own)
-        connect(m, lanes.result, collector.result)
-        connect(m, vector.act, lanes.write)
-        connect(m, reader.entry, lanes.entry)
+        connect(m, products.result, collector.result)
+        connect(m, vector.act, products.write)
+        connect(m, reader.entry, products.entry)
         # Rows from the collector are handed over every second cycle, so that no path runs from the
         # vector unit into its registers. The stream waits while columns are drained, so their rows
         # come every cycle, by a path into the drain, which is short.
@@ -140,9 +140,9 @@ class TVU(wiring.Component):
         with m.If(sequencer.vector.start):
             m.d.sync += to_ranking.eq(sequencer.vector.op.sink == Sink.RANK)
         with m.If(by_columns & (~vector.dot.valid | vector.dot.ready)):
-            m.d.comb += lanes.column_row.ready.eq(1)
-            m.d.sync += [vector.dot.valid.eq(lanes.column_row.valid),
-                         vector.dot.payload.eq(lanes.column_row.payload)]
+            m.d.comb += products.column_row.ready.eq(1)
+            m.d.sync += [vector.dot.valid.eq(products.column_row.valid),
+                         vector.dot.payload.eq(products.column_row.payload)]
         with m.Elif(~by_columns & ~vector.dot.valid):
             m.d.comb += collector.row.ready.eq(1)
             m.d.sync += [vector.dot.valid.eq(collector.row.valid),
@@ -161,8 +161,8 @@ class TVU(wiring.Component):
             pick_read.addr.eq(reader.pick_address), reader.pick_data.eq(pick_read.data),
             collector.vectors.eq(sequencer.dot.vectors),
             # One unit is hungry at a time.
-            word.ready.eq(lanes.word.ready | checksum.word.ready | vector.word.ready),
-            lanes.word.valid.eq(word.valid), lanes.word.payload.eq(word.payload),
+            word.ready.eq(products.word.ready | checksum.word.ready | vector.word.ready),
+            products.word.valid.eq(word.valid), products.word.payload.eq(word.payload),
             checksum.word.valid.eq(word.valid), checksum.word.payload.eq(word.payload),
             vector.word.valid.eq(word.valid), vector.word.payload.eq(word.payload),
 

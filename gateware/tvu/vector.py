@@ -16,9 +16,9 @@ from xtvu.isa import LANES, VECTORS
 
 from .activations import ActivationWrite
 from .collect import CollectedRow
-from .float32 import choose
 from .issue import Issue, Kind, Row
 from .lane import ADDED, ADDS, LATENCY, MULTIPLIES, OPERANDS, SCALES, Lane, Powers, is_infinite
+from .logic import choose
 from .maxima import Maxima
 from .operands import Operands
 from .operation import Add, Factor, Reduce, Sink, Source, VectorOp
@@ -34,7 +34,7 @@ _STORE_DEPTH = 32
 class VectorUnit(wiring.Component):
     """Members: ``start`` begins ``op``, which holds until it is done; ``done`` pulses when
     everything is written, ranked, or on its way to be stored; before, ``reduced`` pulses for each
-    group that was reduced to ``value``; ``word`` in (stream words), ``wants_word`` while one could
+    group that was reduced to ``value``; ``word`` in (stream words), ``hungry`` while one could
     be taken; ``dot`` in (collected rows); scratchpad ports, one read port per bank; write ports of
     activations and pick memory; ``row`` out to the store unit or the ranking, ``rows_wait`` while
     one is on its way there; ``overflow`` pulses on an infinite result.
@@ -45,7 +45,7 @@ class VectorUnit(wiring.Component):
             "start": In(1),
             "op": In(VectorOp),
             "done": Out(1), "reduced": Out(1), "value": Out(32), "overflow": Out(1),
-            "word": In(stream.Signature(_ROW)), "wants_word": Out(1),
+            "word": In(stream.Signature(_ROW)), "hungry": Out(1),
             "dot": In(stream.Signature(CollectedRow)),
             "read_address": Out(12).array(2), "read_data": In(_ROW).array(2),
             "write_address": Out(13), "write_data": Out(_ROW), "write_mask": Out(LANES),
@@ -107,7 +107,7 @@ class VectorUnit(wiring.Component):
         m.d.comb += [
             issue.start.eq(self.start), issue.op.eq(self.op), issue.kind.eq(kind),
             issue.word_valid.eq(self.word.valid), self.word.ready.eq(issue.word_ready),
-            self.wants_word.eq(issue.wants_word),
+            self.hungry.eq(issue.hungry),
             *(self.read_address[bank].eq(issue.read_address[bank]) for bank in range(2)),
             operands.source.eq(self.op.source), operands.b_word.eq(self.op.b_word),
             operands.from_dot.eq(kind.from_dot), operands.issue.eq(issue.issue),

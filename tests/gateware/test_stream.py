@@ -13,9 +13,9 @@ from tvu.checksum import Checksum
 from tvu.collect import Collector
 from tvu.config import TVUConfig
 from tvu.decoder import OPCODES, Decoder
-from tvu.lanes import DotLanes
+from tvu.products import DotProducts
+from tvu.reader import StreamReader
 from tvu.store import StoreKind, StoreUnit
-from tvu.stream import StreamReader
 from xtvu import isa, semantics
 from xtvu.layout import pack_ternary, physical_address
 
@@ -244,7 +244,7 @@ class _LanesAndCollector(wiring.Component):
     """The dot path from stream words to collected rows."""
 
     def __init__(self):
-        self.lanes, self.collector = DotLanes(_slice), Collector()
+        self.lanes, self.collector = DotProducts(_slice), Collector()
         super().__init__({})
 
     def elaborate(self, platform):

@@ -89,5 +89,5 @@ def test_a_unit_that_is_not_there(tmp_path):
                            "no.such"], capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.startswith("build: there is no unit no.such")
-    assert "lanes.array" in done.stderr and "tvu" in done.stderr and ", ," not in done.stderr
+    assert "products.array" in done.stderr and "tvu" in done.stderr and ", ," not in done.stderr
     assert not (BUILD / "report/no.such").exists()

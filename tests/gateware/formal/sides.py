@@ -134,7 +134,7 @@ def reader(tvu: str) -> _Bench:
     m = Module()
     clock = _clock(m, "sync", "axi")
     config = import_module(f"{tvu}.config").TVUConfig(port_fifo_depth=64, stream_queue_depth=2)
-    m.submodules.dut = dut = import_module(f"{tvu}.stream").StreamReader(config)
+    m.submodules.dut = dut = import_module(f"{tvu}.reader").StreamReader(config)
     ports = [getattr(dut, f"port{i}") for i in range(4)]
     failed = Cat(port.rvalid & (port.rresp != 0) for port in ports).any()
     m.d.sync += [
@@ -306,7 +306,7 @@ def _recovery(tvu: str) -> tuple[Module, list[Signal], wiring.Component, wiring.
     m.domains.sync = sync = ClockDomain("sync")
     front, line = _front_end(tvu, m, clock, 3)
     config = import_module(f"{tvu}.config").TVUConfig(port_fifo_depth=64, stream_queue_depth=2)
-    m.submodules.reader = reader = import_module(f"{tvu}.stream").StreamReader(config)
+    m.submodules.reader = reader = import_module(f"{tvu}.reader").StreamReader(config)
     m.submodules.store = store = import_module(f"{tvu}.store").StoreUnit()
     wiring.connect(m, front.descriptor, reader.descriptor)
     was, before = Signal(), Signal()
@@ -335,12 +335,12 @@ def _recovery(tvu: str) -> tuple[Module, list[Signal], wiring.Component, wiring.
     return m, ports, reader, store
 
 
-def lanes(tvu: str) -> _Bench:
+def products(tvu: str) -> _Bench:
     """Credits of the result queue of the dot products."""
     m = Module()
     clock = _clock(m, "sync", "dot", "fast", "fill")
     # sums do not matter
-    m.submodules.dut = dut = import_module(f"{tvu}.lanes").DotLanes(lambda *_, **__: None)
+    m.submodules.dut = dut = import_module(f"{tvu}.products").DotProducts(lambda *_, **__: None)
     m.d.sync += Cover(dut.result.valid & ~dut.result.ready)
     return m, [clock, *inputs(dut)]
 

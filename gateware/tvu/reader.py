@@ -15,7 +15,7 @@ from amaranth.lib.wiring import In, Out
 
 from .axi import PORTS, AXIRead, ReadPort
 from .config import TVUConfig
-from .float32 import choose
+from .logic import choose
 
 __all__ = ["BURST_WORDS", "PickedRow", "StreamDescriptor", "StreamReader", "TICKET_BITS"]
 

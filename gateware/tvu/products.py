@@ -17,10 +17,10 @@ from .activations import TOKENS, ActivationWrite
 from .array import ProductArray
 from .collect import CollectedRow, DotResult
 from .columns import Columns
-from .float32 import delay
-from .stream import PickedRow
+from .logic import delay
+from .reader import PickedRow
 
-__all__ = ["DotLanes"]
+__all__ = ["DotProducts"]
 
 _RESULTS = 32
 _COLUMN_TURN = 3  # fast cycles from reading a column's accumulator to what was added in it
@@ -31,7 +31,7 @@ def _rests(words: int, dsp_clock: int) -> int:
     return max(0, -(-_COLUMN_TURN // dsp_clock) - words)
 
 
-class DotLanes(wiring.Component):
+class DotProducts(wiring.Component):
     """Members: ``start`` latches ``words`` (stream words per row), ``mode``, ``vectors`` (their
     number minus one), ``rows``, ``picked`` (rows are those of ``entry``) and ``columns`` (picked
     columns instead of rows); ``word`` and

@@ -1,0 +1,59 @@
+"""What an instruction may ask for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.lib import data
+from xtvu import isa
+
+from .instruction import Held
+
+__all__ = ["unfit"]
+
+_MAX_ROWS = 32768  # that DotLanes and Collector count
+
+
+def unfit(m: Module, held: Held, op: data.View, units: Any) -> Value:
+    """Whether there is nothing to do, or more than fits: the held instruction is refused. ``units``
+    has what each unit would be told, as the sequencer has it."""
+    name_is, dot, check, rank, address = (held.name_is, units.dot, units.check, units.rank,
+                                          units.store.address)
+    unfit = Signal()
+    with m.If(held.is_dot):
+        columns = Mux(dot.mode == isa.MODES["base3"], (dot.words << 7) + (dot.words << 5),
+                      dot.words << 7)
+        too_many = Mux(dot.columns, dot.rows > columns, dot.rows > _MAX_ROWS)
+        limit = Mux(dot.columns, isa.COLUMN_WORDS,
+                    Mux(dot.vectors[2], isa.SHARED_WORDS, isa.ACT_WORDS))
+        too_long = dot.words > limit
+        many_bytes = (dot.vectors >= isa.BYTE_VECTORS) | ((dot.vectors != 0) & too_long)
+        too_long = Mux(dot.mode == isa.MODES["int8"], dot.columns | many_bytes, too_long)
+        m.d.comb += unfit.eq((dot.rows == 0) | (dot.words == 0) | (dot.mode == 3)
+                             | too_long | too_many)
+    with m.Elif(name_is("CHECK")):
+        m.d.comb += unfit.eq(check.words == 0)
+    with m.Elif(name_is("RANK")):
+        m.d.comb += unfit.eq((rank.levels == 0) | (rank.levels > isa.RANK_LEVELS))
+    with m.Elif(name_is("STORES")):
+        m.d.comb += unfit.eq(address[:2] != 0)
+    with m.Elif((held.group == isa.VECTOR) | (held.group == isa.STORE)):
+        too_long = (name_is("QUANT4", "QUANT5", "QUANT8")
+                    & ((op.count > _room(m, held)) | (name_is("QUANT8") & held.dst[2])))
+        misaligned = ((name_is("STOREF", "STOREQ") & (address[:5] != 0))
+                      | (name_is("LOADB") & (op.count[:5] != 0)))
+        m.d.comb += unfit.eq((op.count == 0) | too_long | misaligned | held.refused)
+    return unfit
+
+
+def _room(m: Module, held: Held) -> Value:
+    """Elements that an activation vector holds."""
+    room, dst = Signal(16), held.dst
+    with m.If(held.name_is("QUANT8")):
+        m.d.comb += room.eq((isa.BYTE_VECTORS - dst[:2]) << 10)  # 32 words of 32
+    with m.Elif(held.name_is("QUANT5")):
+        m.d.comb += room.eq(Mux(dst[2], isa.SHARED_WORDS * 160, isa.ACT_WORDS * 160))
+    with m.Else():
+        m.d.comb += room.eq(Mux(dst[2], isa.SHARED_WORDS * 128, isa.ACT_WORDS * 128))
+    return room
