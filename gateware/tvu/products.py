@@ -8,7 +8,7 @@ result queue.
 from collections.abc import Callable
 
 from amaranth.hdl import Assert, Cat, Module, Mux, Signal
-from amaranth.lib import fifo, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from xtvu.isa import ACT_WORDS, MODES, SHARED_WORDS, VECTORS
 
@@ -18,6 +18,7 @@ from .array import ProductArray
 from .collect import CollectedRow, DotResult
 from .columns import Columns
 from .logic import delay
+from .queue import Queue
 from .reader import PickedRow
 
 __all__ = ["DotProducts"]
@@ -143,16 +144,14 @@ class DotProducts(wiring.Component):
         ]
         wiring.connect(m, wiring.flipped(self.column_row), drain.row)
 
-        m.submodules.results = results = fifo.SyncFIFOBuffered(
-            width=len(self.result.payload.as_value()), depth=_RESULTS)
-        result = Signal(DotResult)
+        m.submodules.results = results = Queue(DotResult, depth=_RESULTS)
+        wiring.connect(m, results.o, wiring.flipped(self.result))
+        result = results.i.payload
         marker = marks[-1] & ends[-1]
         m.d.comb += [
             *(result.sums[v].eq(array.sums[v]) for v in range(VECTORS)),
             result.last.eq(last | marker), result.row.eq(row_late), result.data.eq(~marker),
-            results.w_data.eq(result.as_value()), results.w_en.eq(ends[-1]),
-            self.result.payload.as_value().eq(results.r_data), self.result.valid.eq(results.r_rdy),
-            results.r_en.eq(self.result.ready),
+            results.i.valid.eq(ends[-1]),
         ]
         m.d.sync += [
             credit.eq(credit - ends[0] + (self.result.valid & self.result.ready)),

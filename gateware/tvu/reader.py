@@ -10,12 +10,13 @@ eight per clock, and tells the consumer which they are.
 """
 
 from amaranth.hdl import Assert, Cat, Const, Module, Mux, ResetSignal, Signal, signed
-from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .axi import PORTS, AXIRead, ReadPort
 from .config import TVUConfig
 from .logic import choose
+from .queue import Queue
 
 __all__ = ["BURST_WORDS", "PickedRow", "StreamDescriptor", "StreamReader", "TICKET_BITS"]
 
@@ -75,14 +76,9 @@ class StreamReader(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         depth = self.config.port_fifo_depth
-        m.submodules.queue = queue = fifo.SyncFIFOBuffered(
-            width=len(self.descriptor.payload.as_value()), depth=self.config.stream_queue_depth)
-        head = data.View(StreamDescriptor, queue.r_data)
-        m.d.comb += [
-            queue.w_data.eq(self.descriptor.payload.as_value()),
-            queue.w_en.eq(self.descriptor.valid),
-            self.descriptor.ready.eq(queue.w_rdy),
-        ]
+        m.submodules.queue = queue = Queue(StreamDescriptor, depth=self.config.stream_queue_depth)
+        wiring.connect(m, wiring.flipped(self.descriptor), queue.i)
+        head = queue.o.payload
 
         running = Signal()
         address, row_address = Signal(_WORD_ADDRESS_BITS), Signal(_WORD_ADDRESS_BITS)
@@ -114,13 +110,9 @@ class StreamReader(wiring.Component):
         m.d.comb += issue.eq(running & room & Cat(port.burst.ready for port in ports).all())
 
         # -- picked rows: the scanner's current group and what is left of it -----------------------
-        m.submodules.entries = entries = fifo.SyncFIFOBuffered(
-            width=len(self.entry.payload.as_value()), depth=_ENTRIES)
-        entry = Signal(PickedRow)
-        m.d.comb += [
-            entries.w_data.eq(entry.as_value()), self.entry.payload.as_value().eq(entries.r_data),
-            self.entry.valid.eq(entries.r_rdy), entries.r_en.eq(self.entry.ready),
-        ]
+        m.submodules.entries = entries = Queue(PickedRow, depth=_ENTRIES)
+        wiring.connect(m, entries.o, wiring.flipped(self.entry))
+        entry = entries.i.payload
         picking, loaded, everything = Signal(), Signal(), Signal()
         codes, open_rows, group, group_address = (Signal(64), Signal(8), Signal(12),
                                                   Signal(_WORD_ADDRESS_BITS))
@@ -159,13 +151,13 @@ class StreamReader(wiring.Component):
         load = Signal()
         last_of_row = issue & short
         last_burst = last_of_row & (rows == 1) & ~picking
-        with m.If(((~running & ~picking) | last_burst) & queue.r_rdy & ~waiting):
-            m.d.comb += [load.eq(1), queue.r_en.eq(1)]
-        with m.If(picking & (~running | last_of_row) & entries.w_rdy):
+        with m.If(((~running & ~picking) | last_burst) & queue.o.valid & ~waiting):
+            m.d.comb += [load.eq(1), queue.o.ready.eq(1)]
+        with m.If(picking & (~running | last_of_row) & entries.i.ready):
             with m.If(open_rows != 0):
-                m.d.comb += [pick.eq(1), entries.w_en.eq(1)]
+                m.d.comb += [pick.eq(1), entries.i.valid.eq(1)]
             with m.Elif(loaded & (next_group == groups)):
-                m.d.comb += [entry.end.eq(1), entries.w_en.eq(1)]
+                m.d.comb += [entry.end.eq(1), entries.i.valid.eq(1)]
                 m.d.sync += picking.eq(0)
         with m.If(load):
             empty = (head.words == 0) | (head.rows == 0)
@@ -201,11 +193,11 @@ class StreamReader(wiring.Component):
 
         buffers, resetting = [], ResetSignal("sync", allow_reset_less=True)
         for i, port in enumerate(ports):
-            m.submodules[f"buffer{i}"] = buffer = fifo.SyncFIFOBuffered(width=64, depth=depth)
-            m.d.comb += [buffer.w_data.eq(port.data), buffer.w_en.eq(port.valid),
-                         buffer.r_en.eq(taken)]
+            m.submodules[f"buffer{i}"] = buffer = Queue(64, depth=depth)
+            m.d.comb += [buffer.i.payload.eq(port.data), buffer.i.valid.eq(port.valid),
+                         buffer.o.ready.eq(taken)]
             m.d.sync += [
-                Assert(resetting | ~port.valid | buffer.w_rdy, "a beat came to a full port FIFO"),
+                Assert(resetting | ~port.valid | buffer.i.ready, "a beat came to a full port FIFO"),
                 Assert(resetting | (reserved == port.owed + buffer.level),
                        "words under way are not those that room is reserved for"),
             ]
@@ -219,8 +211,8 @@ class StreamReader(wiring.Component):
                    "rows without words are picked"),
         ]
         m.d.comb += [
-            self.word.payload.eq(Cat(b.r_data for b in buffers)),
-            self.word.valid.eq(Cat(b.r_rdy for b in buffers).all()),
+            self.word.payload.eq(Cat(b.o.payload for b in buffers)),
+            self.word.valid.eq(Cat(b.o.valid for b in buffers).all()),
             self.error.eq(Cat(port.error for port in ports).any()),
             self.quiet.eq(Cat(port.owed == 0 for port in ports).all()),
             self.active.eq(running | picking | (queue.level != 0) | (reserved != 0)),

@@ -2,10 +2,11 @@
 needs their results."""
 
 from amaranth.hdl import Module, Signal
-from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from xtvu import isa
 
+from .queue import Queue
 from .scalar import ScalarFunction
 
 __all__ = ["REGISTER_BITS", "ScalarOperation", "ScalarQueue", "ScalarResult"]
@@ -47,16 +48,13 @@ class ScalarQueue(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         operation, result = self.operation, self.result
-        m.submodules.queue = queue = fifo.SyncFIFO(width=len(operation.payload.as_value()),
-                                                   depth=_DEPTH)
-        following = data.View(ScalarOperation, queue.r_data)
-        running = Signal()
+        m.submodules.queue = queue = Queue(ScalarOperation, depth=_DEPTH)
+        wiring.connect(m, wiring.flipped(operation), queue.i)
+        following, running = queue.o.payload, Signal()
         m.d.comb += [
-            queue.w_data.eq(operation.payload.as_value()), queue.w_en.eq(operation.valid),
-            operation.ready.eq(queue.w_rdy),
-            self.start.eq(queue.r_rdy & ~running), queue.r_en.eq(self.start),
+            self.start.eq(queue.o.valid & ~running), queue.o.ready.eq(self.start),
             self.function.eq(following.function), self.a.eq(following.a), self.b.eq(following.b),
-            self.busy.eq(running | queue.r_rdy),
+            self.busy.eq(running | (queue.level != 0)),
         ]
         with m.If(self.start):
             m.d.sync += [running.eq(1), result.payload.target.eq(following.target)]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Assert, Cat, Module, Mux, Signal, unsigned
-from amaranth.lib import fifo, memory, wiring
+from amaranth.hdl import Assert, Cat, Module, Mux, Signal, Value, unsigned
+from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from xtvu import isa
 
@@ -13,8 +13,10 @@ from .collect import Collector
 from .config import TVUConfig
 from .counters import Counters
 from .frontend import PATIENCE_BITS, CFUBus, FrontEnd
+from .instruction import QueuedInstruction
 from .operation import Sink
 from .products import DotProducts
+from .queue import Queue
 from .rank import Ranking
 from .reader import StreamReader
 from .scalar import ScalarUnit
@@ -44,141 +46,175 @@ class TVU(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
-        m.submodules.frontend = frontend = FrontEnd(self.patience_bits)
-        m.submodules.counters = counters = Counters()
-        m.submodules.reader = reader = StreamReader(config)
-        m.submodules.products = products = DotProducts(dsp_clock=config.dsp_clock)
-        m.submodules.collector = collector = Collector()
-        m.submodules.ranking = ranking = Ranking()
-        m.submodules.vector = vector = VectorUnit()
-        m.submodules.scalar = scalar = ScalarUnit()
-        m.submodules.checksum = checksum = Checksum()
-        m.submodules.store = store = StoreUnit()
-        m.submodules.sequencer = sequencer = Sequencer()
-        m.submodules.pick = pick = memory.Memory(shape=unsigned(64), depth=isa.PICK_ROWS, init=[])
-        pick_read, pick_write = pick.read_port(), pick.write_port()
-        banks = []
-        for bank in range(2):
-            m.submodules[f"scratch{bank}"] = scratch = memory.Memory(shape=unsigned(256),
-                    depth=config.scratch_rows // 2, init=[])
-            banks.append((scratch.read_port(), scratch.write_port(granularity=32)))
-
+        self._frontend = m.submodules.frontend = FrontEnd(self.patience_bits)
+        self._counters = m.submodules.counters = Counters()
+        self._sequencer = m.submodules.sequencer = Sequencer()
+        self._reader = m.submodules.reader = StreamReader(config)
+        self._products = m.submodules.products = DotProducts(dsp_clock=config.dsp_clock)
+        self._collector = m.submodules.collector = Collector()
+        self._vector = m.submodules.vector = VectorUnit()
+        self._ranking = m.submodules.ranking = Ranking()
+        self._scalar = m.submodules.scalar = ScalarUnit()
+        self._checksum = m.submodules.checksum = Checksum()
+        self._store = m.submodules.store = StoreUnit()
         for i in range(PORTS):
-            connect(m, getattr(reader, f"port{i}"), flipped(getattr(self, f"read{i}")))
-        connect(m, store.port, flipped(self.write))
+            connect(m, getattr(self._reader, f"port{i}"), flipped(getattr(self, f"read{i}")))
+        connect(m, self._store.port, flipped(self.write))
+        connect(m, self._frontend.bus, flipped(self.bus))
+        connect(m, self._frontend.descriptor, self._reader.descriptor)
+        connect(m, self._products.result, self._collector.result)
+        connect(m, self._vector.act, self._products.write)
+        connect(m, self._reader.entry, self._products.entry)
 
-        # -- CFU bus, queue, counters --------------------------------------------------------------
-        connect(m, frontend.bus, flipped(self.bus))
-        connect(m, frontend.descriptor, reader.descriptor)
-        m.submodules.queue = queue = fifo.SyncFIFOBuffered(
-            width=len(sequencer.instruction.payload.as_value()), depth=config.queue_depth)
-        busy = (queue.level != 0) | sequencer.busy | reader.active | ~store.idle | ~ranking.idle
-        commanded = self.bus.cmd.valid | frontend.holds | self.bus.rsp.valid
-        word, moving, starved, hungry = reader.word, Signal(), Signal(), Signal(3)
-        m.d.comb += [
-            queue.w_data.eq(frontend.instruction.payload.as_value()),
-            queue.w_en.eq(frontend.instruction.valid),
-            frontend.instruction.ready.eq(queue.w_rdy),
-            sequencer.instruction.payload.as_value().eq(queue.r_data),
-            sequencer.instruction.valid.eq(queue.r_rdy), queue.r_en.eq(sequencer.instruction.ready),
-            frontend.busy.eq(busy), frontend.progress.eq(moving | sequencer.complete | store.beat),
-            frontend.quiet.eq(reader.quiet & store.quiet), self.resetting.eq(frontend.resetting),
-            reader.completed.eq(store.completed), store.issued.eq(sequencer.store_complete),
-            frontend.errors.descriptor.eq(sequencer.bad | reader.bad),
-            frontend.errors.read.eq(reader.error),
-            frontend.errors.write.eq(store.error),
-            frontend.errors.overflow.eq(sequencer.overflow | vector.overflow),
-            sequencer.peek_address.eq(frontend.scalar_address),
-            frontend.scalar.eq(sequencer.peek_data),
-            ranking.peek.eq(frontend.ranked_address), frontend.ranked.eq(ranking.number),
-            self.awake.eq(Cat(busy
-                              | commanded
-                              | frontend.resetting
-                              | (sequencer.section != 0), products.awake, products.awake_fill)),
-            hungry.eq(Cat(products.hungry, checksum.hungry, vector.hungry)),
-            moving.eq(word.valid & word.ready), starved.eq(hungry.any() & ~word.valid),
-        ]
-        with m.If(sequencer.pick_complete):
-            m.d.sync += reader.picks.eq(reader.picks + 1)
+        self._command_units(m)
+        waiting = self._queue_instructions(m)
+        self._share_words(m)
+        self._count(m)
+        self._answer(m, waiting)
+        self._hand_over_dots(m)
+        self._route_rows(m)
+        self._connect_memories(m)
+        return m
+
+    def _command_units(self, m: Module) -> None:
+        """A unit is told what the sequencer's port of that purpose says, name by name."""
+        sequencer = self._sequencer
+        for commands, unit in ((sequencer.vector, self._vector), (sequencer.dot, self._products),
+                               (sequencer.rank, self._ranking), (sequencer.check, self._checksum),
+                               (sequencer.scalar, self._scalar), (sequencer.store, self._store)):
+            for name, member in commands.signature.members.items():
+                told, own = getattr(commands, name), getattr(unit, name)
+                m.d.comb += own.eq(told) if member.flow is Out else told.eq(own)
+        m.d.comb += self._collector.vectors.eq(sequencer.dot.vectors)
+
+    def _queue_instructions(self, m: Module) -> Value:
+        """From the front end to the sequencer; returns whether an instruction waits."""
+        m.submodules.queue = queue = Queue(QueuedInstruction, depth=self.config.queue_depth)
+        connect(m, self._frontend.instruction, queue.i)
+        connect(m, queue.o, self._sequencer.instruction)
+        m.d.sync += Assert(~queue.i.valid | queue.i.ready, "an instruction came to a full queue")
+        return queue.level != 0
+
+    def _share_words(self, m: Module) -> None:
+        """One unit at a time takes words of the stream."""
+        word, takers = self._reader.word, (self._products, self._checksum, self._vector)
+        self._hungry = Cat(unit.hungry for unit in takers)
+        m.d.comb += word.ready.eq(Cat(unit.word.ready for unit in takers).any())
+        for unit in takers:
+            m.d.comb += [unit.word.valid.eq(word.valid), unit.word.payload.eq(word.payload)]
+        hungry = Signal(len(takers))
+        m.d.comb += hungry.eq(self._hungry)
+        m.d.sync += Assert((hungry & (hungry - 1)[:len(takers)]) == 0,
+                           "two units take words of the stream")
+
+    def _count(self, m: Module) -> None:
+        """Every cycle is of one kind."""
+        word, sequencer, counters = self._reader.word, self._sequencer, self._counters
+        moving, starved = Signal(), Signal()
+        m.d.comb += [moving.eq(word.valid & word.ready),
+                     starved.eq(self._hungry.any() & ~word.valid)]
         steps = {
             "moving": moving,
             "stall_memory": starved,
             "stall_compute": sequencer.busy & ~moving & ~starved,
             "stall_control": ~sequencer.busy & ~moving & ~starved,
             "operations": sequencer.complete,
-            "write_beats": store.beat,
-            "requested": reader.requested,
+            "write_beats": self._store.beat,
+            "requested": self._reader.requested,
         }
-        m.d.comb += [counters.section.eq(sequencer.section),
-                     counters.address.eq(frontend.counter_address)]
+        m.d.comb += [
+            counters.section.eq(sequencer.section),
+            counters.address.eq(self._frontend.counter_address),
+            self._frontend.progress.eq(moving | sequencer.complete | self._store.beat),
+        ]
         for place, name in enumerate(isa.COUNTERS):
             m.d.comb += [counters.steps[place].eq(steps[name]),
-                         frontend.counter[place].eq(counters.values[place])]
-        m.d.sync += [
-            Assert((hungry & (hungry - 1)[:3]) == 0, "two units take words of the stream"),
-            Assert(~frontend.instruction.valid | queue.w_rdy,
-                   "an instruction came to a full queue"),
+                         self._frontend.counter[place].eq(counters.values[place])]
+
+    def _answer(self, m: Module, waiting: Value) -> None:
+        """What the front end looks at, and which clocks must run."""
+        frontend, sequencer, reader, store, ranking, products = (
+            self._frontend, self._sequencer, self._reader, self._store, self._ranking,
+            self._products)
+        busy = waiting | sequencer.busy | reader.active | ~store.idle | ~ranking.idle
+        asked = self.bus.cmd.valid | frontend.holds | self.bus.rsp.valid
+        m.d.comb += [
+            frontend.busy.eq(busy), frontend.quiet.eq(reader.quiet & store.quiet),
+            frontend.errors.descriptor.eq(sequencer.bad | reader.bad),
+            frontend.errors.read.eq(reader.error), frontend.errors.write.eq(store.error),
+            frontend.errors.overflow.eq(sequencer.overflow | self._vector.overflow),
+            sequencer.peek_address.eq(frontend.scalar_address),
+            frontend.scalar.eq(sequencer.peek_data),
+            ranking.peek.eq(frontend.ranked_address), frontend.ranked.eq(ranking.number),
+            self.resetting.eq(frontend.resetting),
+            self.awake.eq(Cat(busy | asked | frontend.resetting | (sequencer.section != 0),
+                              products.awake, products.awake_fill)),
         ]
 
-        # -- units ---------------------------------------------------------------------------------
-        for commands, unit in ((sequencer.vector, vector), (sequencer.dot, products),
-                               (sequencer.rank, ranking), (sequencer.check, checksum),
-                               (sequencer.scalar, scalar), (sequencer.store, store)):
-            for name, member in commands.signature.members.items():
-                told, own = getattr(commands, name), getattr(unit, name)
-                m.d.comb += own.eq(told) if member.flow is Out else told.eq(own)
-        connect(m, products.result, collector.result)
-        connect(m, vector.act, products.write)
-        connect(m, reader.entry, products.entry)
-        # Rows from the collector are handed over every second cycle, so that no path runs from the
-        # vector unit into its registers. The stream waits while columns are drained, so their rows
-        # come every cycle, by a path into the drain, which is short.
-        by_columns, to_ranking = Signal(), Signal()
-        m.d.sync += sequencer.row_free.eq(~vector.rows_wait)
-        with m.If(sequencer.dot.start):
-            m.d.sync += by_columns.eq(sequencer.dot.columns)
+    def _hand_over_dots(self, m: Module) -> None:
+        """Rows of dot products and of column sums to the vector unit.
+
+        Rows from the collector are handed over every second cycle, so that no path runs from the
+        vector unit into its registers. The stream waits while columns are drained, so their rows
+        come every cycle, by a path into the drain, which is short.
+        """
+        dot, collected, drained = (self._vector.dot, self._collector.row,
+                                   self._products.column_row)
+        by_columns = Signal()
+        with m.If(self._sequencer.dot.start):
+            m.d.sync += by_columns.eq(self._sequencer.dot.columns)
+        with m.If(by_columns & (~dot.valid | dot.ready)):
+            m.d.comb += drained.ready.eq(1)
+            m.d.sync += [dot.valid.eq(drained.valid), dot.payload.eq(drained.payload)]
+        with m.Elif(~by_columns & ~dot.valid):
+            m.d.comb += collected.ready.eq(1)
+            m.d.sync += [dot.valid.eq(collected.valid), dot.payload.eq(collected.payload)]
+        with m.Elif(dot.ready):
+            m.d.sync += dot.valid.eq(0)
+
+    def _route_rows(self, m: Module) -> None:
+        """Rows that leave the vector unit go to the ranking or to the store unit, which also gets
+        scalars from the sequencer; tickets of stores and picks."""
+        sequencer, row, store, ranking = (self._sequencer, self._vector.row, self._store,
+                                          self._ranking)
+        ranks = Signal()
         with m.If(sequencer.vector.start):
-            m.d.sync += to_ranking.eq(sequencer.vector.op.sink == Sink.RANK)
-        with m.If(by_columns & (~vector.dot.valid | vector.dot.ready)):
-            m.d.comb += products.column_row.ready.eq(1)
-            m.d.sync += [vector.dot.valid.eq(products.column_row.valid),
-                         vector.dot.payload.eq(products.column_row.payload)]
-        with m.Elif(~by_columns & ~vector.dot.valid):
-            m.d.comb += collector.row.ready.eq(1)
-            m.d.sync += [vector.dot.valid.eq(collector.row.valid),
-                         vector.dot.payload.eq(collector.row.payload)]
-        with m.Elif(vector.dot.ready):
-            m.d.sync += vector.dot.valid.eq(0)
-        for bank, (read, write) in enumerate(banks):
+            m.d.sync += ranks.eq(sequencer.vector.op.sink == Sink.RANK)
+        with m.If(sequencer.pick_complete):
+            m.d.sync += self._reader.picks.eq(self._reader.picks + 1)
+        m.d.sync += [
+            sequencer.row_free.eq(~self._vector.rows_wait),
+            Assert(~(row.valid & ~ranks & sequencer.row.valid), "two rows for the store unit"),
+        ]
+        m.d.comb += [
+            self._reader.completed.eq(store.completed), store.issued.eq(sequencer.store_complete),
+            store.more.eq(self._vector.rows_wait & ~ranks),
+            ranking.row.payload.eq(row.payload), ranking.row.valid.eq(row.valid & ranks),
+            row.ready.eq(Mux(ranks, ranking.row.ready, store.row.ready)),
+            store.row.valid.eq((row.valid & ~ranks) | sequencer.row.valid),
+            store.row.payload.as_value().eq(row.payload.as_value()),
+            sequencer.row.ready.eq(store.row.ready),
+        ]
+        with m.If(sequencer.row.valid):  # the other elements do not matter
+            m.d.comb += [store.row.payload.as_value()[:32].eq(sequencer.row.payload),
+                         store.row.payload.as_value()[-isa.LANES:].eq(1)]
+
+    def _connect_memories(self, m: Module) -> None:
+        """Pick memory, and the scratchpad's banks of even and of odd rows."""
+        vector, reader = self._vector, self._reader
+        m.submodules.pick = pick = memory.Memory(shape=unsigned(64), depth=isa.PICK_ROWS, init=[])
+        read, write = pick.read_port(), pick.write_port()
+        m.d.comb += [
+            write.addr.eq(vector.pick_address), write.data.eq(vector.codes),
+            write.en.eq(vector.pick_enable),
+            read.addr.eq(reader.pick_address), reader.pick_data.eq(read.data),
+        ]
+        for bank in range(2):
+            m.submodules[f"scratch{bank}"] = scratch = memory.Memory(
+                shape=unsigned(256), depth=self.config.scratch_rows // 2, init=[])
+            read, write = scratch.read_port(), scratch.write_port(granularity=32)
             m.d.comb += [
                 read.addr.eq(vector.read_address[bank]), vector.read_data[bank].eq(read.data),
                 write.addr.eq(vector.write_address[1:]), write.data.eq(vector.write_data),
                 write.en.eq(Mux(vector.write_address[0] == bank, vector.write_mask, 0)),
             ]
-        m.d.comb += [
-            pick_write.addr.eq(vector.pick_address), pick_write.data.eq(vector.codes),
-            pick_write.en.eq(vector.pick_enable),
-            pick_read.addr.eq(reader.pick_address), reader.pick_data.eq(pick_read.data),
-            collector.vectors.eq(sequencer.dot.vectors),
-            # One unit is hungry at a time.
-            word.ready.eq(products.word.ready | checksum.word.ready | vector.word.ready),
-            products.word.valid.eq(word.valid), products.word.payload.eq(word.payload),
-            checksum.word.valid.eq(word.valid), checksum.word.payload.eq(word.payload),
-            vector.word.valid.eq(word.valid), vector.word.payload.eq(word.payload),
-
-            sequencer.row.ready.eq(store.row.ready),
-            store.more.eq(vector.rows_wait & ~to_ranking),
-            ranking.row.payload.eq(vector.row.payload),
-        ]
-        m.d.comb += [
-            ranking.row.valid.eq(vector.row.valid & to_ranking),
-            store.row.valid.eq((vector.row.valid & ~to_ranking) | sequencer.row.valid),
-            vector.row.ready.eq(Mux(to_ranking, ranking.row.ready, store.row.ready)),
-            store.row.payload.as_value().eq(vector.row.payload.as_value()),
-        ]
-        m.d.sync += Assert(~(vector.row.valid & ~to_ranking & sequencer.row.valid),
-                           "two rows for the store unit")
-        with m.If(sequencer.row.valid):  # the other elements do not matter
-            m.d.comb += [store.row.payload.as_value()[:32].eq(sequencer.row.payload),
-                         store.row.payload.as_value()[-isa.LANES:].eq(1)]
-        return m

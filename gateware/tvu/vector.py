@@ -10,7 +10,7 @@ even and the other odd.
 """
 
 from amaranth.hdl import Assert, Cat, Module, Mux, Signal, Value
-from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from xtvu.isa import LANES, VECTORS
 
@@ -22,6 +22,7 @@ from .logic import choose
 from .maxima import Maxima
 from .operands import Operands
 from .operation import Add, Factor, Reduce, Sink, Source, VectorOp
+from .queue import Queue
 from .store import StoreRow
 from .sums import RunningSums
 
@@ -179,13 +180,13 @@ class VectorUnit(wiring.Component):
     def _queue(self, m: Module, kind: data.View, issue: Issue, lanes: list[Lane],
                valids: list[Value], row: data.View) -> Value:
         """Rows that leave; returns whether there is room for one that is issued now."""
-        m.submodules.queue = queue = fifo.SyncFIFOBuffered(width=_ROW + LANES, depth=_STORE_DEPTH)
+        m.submodules.queue = queue = Queue(StoreRow, depth=_STORE_DEPTH)
+        connect(m, queue.o, flipped(self.row))
         credit = Signal(range(_STORE_DEPTH + 1), init=_STORE_DEPTH)
         m.d.comb += [
-            queue.w_data.eq(Cat(*(lane.r for lane in lanes), row.mask)),
-            queue.w_en.eq(valids[LATENCY] & kind.buffered),
-            self.row.payload.as_value().eq(queue.r_data), self.row.valid.eq(queue.r_rdy),
-            queue.r_en.eq(self.row.ready), self.rows_wait.eq(queue.level != 0),
+            *(value.eq(lane.r) for value, lane in zip(queue.i.payload.values, lanes, strict=True)),
+            queue.i.payload.mask.eq(row.mask), queue.i.valid.eq(valids[LATENCY] & kind.buffered),
+            self.rows_wait.eq(queue.level != 0),
         ]
         leaves = self.row.valid & self.row.ready
         was_busy, was = Signal(), Signal(Kind)

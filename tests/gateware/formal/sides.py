@@ -14,7 +14,7 @@ from amaranth.lib import wiring
 from formal.prover import inputs
 from xtvu import isa
 
-__all__ = ["front_end", "lanes", "patience", "read_count", "read_port", "reader", "recovery",
+__all__ = ["front_end", "patience", "products", "read_count", "read_port", "reader", "recovery",
            "recovery_step", "vector", "write_port"]
 
 _Bench = tuple[Module, list[Signal]]
