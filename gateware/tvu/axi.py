@@ -6,14 +6,17 @@ in a domain of its own, ``axi``, which no reset reaches: it keeps an address up 
 and counts what is owed. After a reset the rest of the unit starts when nothing is owed.
 """
 
-from amaranth.hdl import Assert, DomainRenamer, Module, Mux, Signal
+from amaranth.hdl import Assert, Cat, Const, DomainRenamer, Module, Signal, Value, signed
 from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
+
+from .logic import choose
 
 __all__ = ["AXIRead", "AXIWrite", "Burst", "PORTS", "ReadPort", "WriteBeat", "WritePort"]
 
 PORTS = 4
 _OPEN_WRITES = 32
+_WAITING_BURSTS = 4
 
 
 class AXIRead(wiring.Signature):
@@ -54,7 +57,8 @@ class WriteBeat(data.Struct):
 
 
 class ReadPort(wiring.Component):
-    """Members: ``burst`` in; ``port``; ``valid`` and ``data``: a beat has come, which has to be
+    """Members: ``burst`` in; ``free``, from a register: there is room for a burst, after the one
+    that may just have come; ``port``; ``valid`` and ``data``: a beat has come, which has to be
     taken at once (whoever asks for a burst has room for it); ``error`` pulses for a beat that is an
     AXI error response; ``owed``: how many beats are still to come, also those of a burst that no
     one has taken yet. ``beats`` can be owed at most.
@@ -63,6 +67,7 @@ class ReadPort(wiring.Component):
     def __init__(self, beats: int) -> None:
         super().__init__({
             "burst": In(stream.Signature(Burst)), "port": Out(AXIRead()),
+            "free": Out(1, init=1),
             "valid": Out(1), "data": Out(64), "error": Out(1), "owed": Out(range(beats + 1)),
         })
 
@@ -71,7 +76,7 @@ class ReadPort(wiring.Component):
         port, burst = self.port, self.burst
         width = len(burst.payload.as_value())
         m.submodules.queue = queue = DomainRenamer("axi")(
-            fifo.SyncFIFOBuffered(width=width, depth=4))
+            fifo.SyncFIFOBuffered(width=width, depth=_WAITING_BURSTS))
         asked = data.View(Burst, queue.r_data)
         m.d.comb += [
             queue.w_data.eq(burst.payload.as_value()), queue.w_en.eq(burst.valid),
@@ -82,12 +87,20 @@ class ReadPort(wiring.Component):
             self.error.eq(port.rvalid & (port.rresp != 0)),
         ]
         m.d.axi += [
-            self.owed.eq(self.owed
-                         + Mux(burst.valid & burst.ready, burst.payload.length + 1, 0)
-                         - port.rvalid),
+            self.free.eq(queue.level <= _WAITING_BURSTS - 3),
+            Assert(~self.free | (queue.level <= _WAITING_BURSTS - 2), "a port is not free"),
+            self.owed.eq(self.owed + self._change(burst)),
             Assert(~port.rvalid | (self.owed != 0), "a beat came that nobody asked for"),
         ]
         return m
+
+    def _change(self, burst: stream.Interface) -> Value:
+        """Beats that are owed more from now on, as a table: faster than two additions."""
+        lengths = 1 << len(burst.payload.length)
+        changes = [Const(taken * (length + 1) - came, signed(6))
+                   for taken in range(2) for came in range(2) for length in range(lengths)]
+        return choose(changes, Cat(burst.payload.length, self.port.rvalid,
+                                   burst.valid & burst.ready)).as_signed()
 
 
 class WritePort(wiring.Component):

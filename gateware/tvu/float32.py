@@ -11,7 +11,7 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 from xtvu import semantics
 
-from .logic import delay, leading_zeros
+from .logic import choose, delay, leading_zeros
 
 __all__ = [
     "FloatAdd", "FloatExp2", "FloatMultiply", "FloatToInt8", "IntToFloat",
@@ -232,17 +232,17 @@ class FloatExp2(wiring.Component):
 
         exponent = self.a[23:31]
         wide = Signal(52)  # 26 integer bits of |t| * 2^16, then what the shift pushed out
-        amount = Signal(8)
-        m.d.comb += [
-            amount.eq(136 - exponent),
-            wide.eq(Cat(Const(0, 28), self.a[:23], 1) >> Mux(exponent < 136 - 27, 27, amount)[:5]),
-        ]
+        tiny = exponent < 136 - 27  # less than 2^-27
+        # by 136 - exponent, as a table: faster than a subtraction
+        amount = choose([Const((136 - low) % 32, 5) for low in range(32)], exponent[:5])
+        m.d.comb += wide.eq(Cat(Const(0, 28), self.a[:23], 1) >> amount)
         # ``lost``: whether what was pushed out has a one, four bits of it each
         magnitude, lost, sign, huge = (_data(26, "magnitude"), _data(7, "lost"), _data(1, "sign"),
                                        _data(1, "huge"))
         m.d.sync += [
-            magnitude.eq(Mux(exponent == 0, 0, wide[26:52])),
-            lost.eq(Cat((exponent != 0) & wide[:26][i:i + 4].any() for i in range(0, 26, 4))),
+            magnitude.eq(Mux(tiny, 0, wide[26:52])),
+            lost.eq(Cat((exponent != 0) & (tiny | wide[:26][i:i + 4].any())
+                        for i in range(0, 26, 4))),
             sign.eq(self.a[31]), huge.eq(exponent > 136),
         ]
 

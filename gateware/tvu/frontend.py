@@ -13,13 +13,14 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from xtvu import isa
 
-from .decoder import OPCODES, Decoder, operand
+from .decoder import OPCODE_BITS, OPCODES, Decoder, operand
 from .instruction import QueuedInstruction
 from .reader import TICKET_BITS, StreamDescriptor
 
 __all__ = ["CFUBus", "FrontEnd", "PATIENCE_BITS"]
 
 PATIENCE_BITS = 22
+_READS = ("COUNTER", "SGET", "RANKED")
 _ADDRESS = {ins.name: "addr" for ins in isa.INSTRUCTIONS if ins.group == isa.STREAM}
 
 
@@ -43,7 +44,8 @@ class FrontEnd(wiring.Component):
 
     A command is held in a register first, so that the CPU's stall hangs on nothing but whether that
     is free, and carried out in the next cycle; a queued instruction waits there for room in its
-    queue. The answer follows a cycle later. If nothing gets on for 2^``patience_bits`` cycles the
+    queue, and what reads a counter, a scalar or the ranking has it a cycle later. The answer
+    follows in the next cycle. If nothing gets on for 2^``patience_bits`` cycles the
     ``queue`` error is set, and queued instructions are dropped until a RESET: the CPU never hangs.
 
     ``cmd.ready`` is high whenever no command is offered. VexRiscv needs that: a command that was
@@ -52,7 +54,7 @@ class FrontEnd(wiring.Component):
     """
 
     def __init__(self, patience_bits: int = PATIENCE_BITS) -> None:
-        self._patience_bits, self._decoder = patience_bits, Decoder()
+        self._patience_bits = patience_bits
         super().__init__({
             "bus": In(CFUBus()), "descriptor": Out(stream.Signature(StreamDescriptor)),
             "instruction": Out(stream.Signature(QueuedInstruction)),
@@ -66,32 +68,41 @@ class FrontEnd(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.decoder = decoder = self._decoder
+        m.submodules.decoder = decoder = Decoder()
         cmd, rsp = self.bus.cmd, self.bus.rsp
+        self._opcode, self._defined = Signal(OPCODE_BITS), Signal()
+        self._group, self._reads = Signal(3), Signal()
         holds, self._command = self.holds, Signal.like(cmd.payload)
         errors = Signal.like(self.errors)
-        to_stream = decoder.defined & (decoder.group == isa.STREAM)
-        to_queue = decoder.defined & (decoder.group > isa.STREAM)
+        to_stream = self._defined & (self._group == isa.STREAM)
+        to_queue = self._defined & (self._group > isa.STREAM)
 
-        done, room = self.done, Signal()
+        # A command that reads what lies outside has the answer in the second cycle.
+        done, room, read = self.done, Signal(), Signal()
+        m.d.bus += read.eq(holds & ~done)
         with m.If((to_stream | to_queue) & ~errors.queue):
             m.d.comb += room.eq(~self.resetting
                                 & Mux(to_stream, self.descriptor.ready, self.instruction.ready))
         with m.Else():
             m.d.comb += room.eq(1)
         m.d.comb += [
-            decoder.function_id.eq(self._command.function_id),
+            decoder.function_id.eq(cmd.payload.function_id),
             cmd.ready.eq(~cmd.valid | (~holds & ~ResetSignal("bus", allow_reset_less=True))),
-            done.eq(holds & (~rsp.valid | rsp.ready) & room),
+            done.eq(holds & (~rsp.valid | rsp.ready) & room & (~self._reads | read)),
             self.descriptor.valid.eq(done & to_stream & ~errors.queue),
             self.instruction.valid.eq(done & to_queue & ~errors.queue),
-            self.instruction.payload.opcode.eq(decoder.opcode),
+            self.instruction.payload.opcode.eq(self._opcode),
             self.instruction.payload.rs1.eq(self._command.rs1),
             self.instruction.payload.rs2.eq(self._command.rs2),
         ]
         m.d.bus += Assert(cmd.valid | cmd.ready, "a command that is not there would be held back")
         with m.If(cmd.valid & ~holds):
-            m.d.bus += [holds.eq(1), self._command.eq(cmd.payload)]
+            m.d.bus += [
+                holds.eq(1), self._command.eq(cmd.payload), self._opcode.eq(decoder.opcode),
+                self._group.eq(decoder.group), self._defined.eq(decoder.defined),
+                self._reads.eq(Cat(decoder.opcode == OPCODES[name] for name in _READS).any()
+                               & decoder.defined),
+            ]
         with m.Elif(done):
             m.d.bus += holds.eq(0)
         self._reset(m, done)
@@ -105,7 +116,7 @@ class FrontEnd(wiring.Component):
         return m
 
     def _is(self, name: str) -> Value:
-        return self._decoder.defined & (self._decoder.opcode == OPCODES[name])
+        return self._defined & (self._opcode == OPCODES[name])
 
     def _operand(self, **fields: str) -> Value:
         return operand(self._command.rs1, self._command.rs2, fields, self._is)
@@ -130,7 +141,7 @@ class FrontEnd(wiring.Component):
         raised = Signal.like(errors)
         for name in isa.ERRORS:
             m.d.comb += raised[name].eq(self.errors[name] & ~self.resetting)
-        with m.If(done & ~self._decoder.defined):
+        with m.If(done & ~self._defined):
             m.d.comb += raised.undefined.eq(1)
         with m.If(misaligned):
             m.d.comb += raised.descriptor.eq(1)
@@ -157,7 +168,7 @@ class FrontEnd(wiring.Component):
         ]
         taken = self.instruction.valid
         m.d.bus += [
-            stores.eq(stores + (taken & (self._decoder.group == isa.STORE))),
+            stores.eq(stores + (taken & (self._group == isa.STORE))),
             picks.eq(picks + (taken & (self._is("PICK") | (self._is("DOT") & marking)))),
         ]
         # the EPI that stands before an operation, if there is one
@@ -175,13 +186,14 @@ class FrontEnd(wiring.Component):
             self.ranked_address.eq(self._operand(RANKED="index")),
         ]
         counters = Array([*self.counter, *[Const(0, 32)] * (16 - len(isa.COUNTERS))])
-        for name, value in (
-                ("ID", Const(isa.isa_hash(), 32)),
-                ("STATUS",
-                 Cat(errors.as_value(),
-                     Const(0, 31 - len(isa.ERRORS)), self.busy | self.resetting)),
-                ("COUNTER", counters[self._operand(COUNTER="index")]), ("SGET", self.scalar),
-            ("RANKED", self.ranked)):
+        read = Signal(32)
+        for name, value in (("COUNTER", counters[self._operand(COUNTER="index")]),
+                            ("SGET", self.scalar), ("RANKED", self.ranked)):
+            with m.If(self._is(name)):
+                m.d.bus += read.eq(value)
+        status = Cat(errors.as_value(), Const(0, 31 - len(isa.ERRORS)), self.busy | self.resetting)
+        for name, value in (("ID", Const(isa.isa_hash(), 32)), ("STATUS", status),
+                            *((name, read) for name in _READS)):
             with m.If(self._is(name)):
                 m.d.comb += answer.eq(value)
         return answer

@@ -59,15 +59,17 @@ class DotProducts(wiring.Component):
         m.submodules.array = array = ProductArray(self._adder, dsp_clock=self._dsp_clock)
         m.submodules.drain = drain = Columns(array, settling=self._dsp_clock == 1)
         latency = array.latency
-        words, mode, rows = Signal(7), Signal(2), Signal(19)
+        last_word, mode, rows = Signal(7), Signal(2), Signal(19)
         picked, columns, ending, fresh = Signal(), Signal(), Signal(), Signal()
         index, row = Signal(7), Signal(15)
         # The upper half of the activation memory holds column codes, one after the other.
         spread = Signal(range(ACT_WORDS), init=SHARED_WORDS)
-        first, final = index == 0, index == words - 1
+        first, final = index == 0, index == last_word
         # Whether words have two passes of a cycle each, and which one enters the array.
         both, pass2 = Signal(), Signal()
         credit = Signal(range(_RESULTS + 1), init=_RESULTS)
+        room = Signal(init=1)  # for a row, after the one that may just be ending
+        m.d.sync += room.eq(credit > 1)
         may_enter, enter, take, mark = Signal(), Signal(), Signal(), Signal()
         rest = Signal(_COLUMN_TURN - 1)  # cycles until the next column may come, a bit each
         entry = self.entry
@@ -76,16 +78,16 @@ class DotProducts(wiring.Component):
         with m.Else():
             m.d.comb += self.hungry.eq(rows != 0)
         m.d.comb += [
-            may_enter.eq(self.hungry & (credit != 0) & (~picked | entry.valid) & ~rest[0]),
+            may_enter.eq(self.hungry & room & (~picked | entry.valid) & ~rest[0]),
             enter.eq(self.word.valid & may_enter),
             self.word.ready.eq(may_enter & (pass2 | ~both)),
             take.eq(self.word.valid & self.word.ready),
-            mark.eq(picked & ending & entry.valid & entry.payload.end & (credit != 0)),
+            mark.eq(picked & ending & entry.valid & entry.payload.end & room),
             entry.ready.eq(mark | (picked & take & final)),
         ]
         m.d.sync += rest.eq(rest >> 1)
         for n in range(1, _COLUMN_TURN):
-            with m.If(take & columns & final & (words == n)):
+            with m.If(take & columns & final & (last_word == n - 1)):
                 m.d.sync += rest.eq((1 << _rests(n, self._dsp_clock)) - 1)
         if self._dsp_clock == 1:
             with m.If(enter):
@@ -94,8 +96,8 @@ class DotProducts(wiring.Component):
                 m.d.sync += both.eq((self.mode == MODES["int8"]) | (self.vectors >= TOKENS))
         with m.If(self.start):
             m.d.sync += [
-                words.eq(self.words), mode.eq(self.mode), rows.eq(Mux(self.picked, 0, self.rows)),
-                index.eq(0),
+                last_word.eq(self.words - 1), mode.eq(self.mode), index.eq(0),
+                rows.eq(Mux(self.picked, 0, self.rows)),
                 row.eq(0), picked.eq(self.picked), columns.eq(self.columns),
                 ending.eq(self.picked), fresh.eq(1),
             ]

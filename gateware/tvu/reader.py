@@ -85,13 +85,17 @@ class StreamReader(wiring.Component):
         left, words, rows, stride = Signal(24), Signal(24), Signal(12), Signal(12)
         reserved = Signal(range(depth + 1))
 
-        to_block_end, length, short = Signal(5), Signal(5), Signal()
+        to_block_end, length, short, last_beat = Signal(5), Signal(5), Signal(), Signal(4)
         # faster than subtracting and comparing
         fits = Cat(left[:5] <= BURST_WORDS - place for place in range(BURST_WORDS))
         m.d.comb += [
             to_block_end.eq(BURST_WORDS - address[:4]),
             short.eq((left[5:] == 0) & choose(list(fits), address[:4])),
             length.eq(Mux(short, left[:5], to_block_end)),
+            # one less, as a table: faster than a subtraction
+            last_beat.eq(Mux(short, choose([Const((low - 1) % BURST_WORDS, 4)
+                                            for low in range(BURST_WORDS)], left[:4]),
+                             ~address[:4])),
         ]
 
         room = Signal()  # for the burst after the one that may just be issued
@@ -104,10 +108,10 @@ class StreamReader(wiring.Component):
             m.d.comb += [
                 port.burst.payload.address.eq(Cat(Const(0, 3), address[:4], Const(i, 2),
                                                   address[4:])),
-                port.burst.payload.length.eq((length - 1)[:4]), port.burst.valid.eq(issue),
+                port.burst.payload.length.eq(last_beat), port.burst.valid.eq(issue),
             ]
             ports.append(port)
-        m.d.comb += issue.eq(running & room & Cat(port.burst.ready for port in ports).all())
+        m.d.comb += issue.eq(running & room & Cat(port.free for port in ports).all())
 
         # -- picked rows: the scanner's current group and what is left of it -----------------------
         m.submodules.entries = entries = Queue(PickedRow, depth=_ENTRIES)
@@ -128,7 +132,7 @@ class StreamReader(wiring.Component):
                       0) + Mux(lane[1], words[:8] << 1, 0) + Mux(lane[2], words[:8] << 2, 0))
         m.d.comb += [
             entry.row.eq(Cat(lane, group)), entry.code.eq(codes.word_select(lane, 8)),
-            self.pick_address.eq(Mux(advance, next_group + 1, next_group)),
+            self.pick_address.eq(next_group),
             advance.eq(picking
                        & loaded
                        & (next_group != groups) & ((open_rows == 0) | (pick & (rest == 0)))),
@@ -137,7 +141,7 @@ class StreamReader(wiring.Component):
             m.d.sync += loaded.eq(1)  # the memory has answered
         with m.If(advance):
             m.d.sync += [
-                codes.eq(self.pick_data),
+                loaded.eq(0), codes.eq(self.pick_data),
                 open_rows.eq(Cat(everything | self.pick_data.word_select(i, 8).any()
                                  for i in range(8))),
                 group.eq(next_group),
@@ -203,6 +207,8 @@ class StreamReader(wiring.Component):
             ]
             buffers.append(buffer)
         m.d.sync += [
+            Assert(~issue | Cat(port.burst.ready for port in ports).all(),
+                   "a burst came to a full port"),
             Assert(reserved <= depth, "more words are under way than the port FIFOs hold"),
             Assert(~issue | (address[:4] + length <= BURST_WORDS),
                    "a burst leaves its block of 512 bytes"),

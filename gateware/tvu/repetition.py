@@ -5,7 +5,6 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from xtvu import isa
 
-from .operation import VectorOp
 from .scalars import REGISTER_BITS
 
 __all__ = ["Repetition", "Runs"]
@@ -23,17 +22,19 @@ class Runs(data.Struct):
 
 
 class Repetition(wiring.Component):
-    """Members: ``runs`` of ``op``; ``first`` and ``second``, the scalar registers that it reads if
+    """Members: ``runs`` of an operation on ``count`` elements of ``a`` and ``b`` to ``dst``;
+    ``first`` and ``second``, the scalar registers that it reads if
     ``reads_first`` and ``reads_second``, and ``target``, which it writes; ``steps``: each run reads
-    other ones; ``quantises``, to 5 or 4 digits, and then ``to_bytes`` instead.
+    other ones; ``quantises``, for words of 4 digits or with ``digits5`` of 5; ``to_bytes`` instead.
 
-    Two cycles after these hold: ``together``: the runs can be groups of one operation; ``apart_a``
+    A cycle after these hold: ``together``: the runs can be groups of one operation; ``apart_a``
     and ``apart_b``: no run reads there what another one writes.
     """
 
     def __init__(self) -> None:
         super().__init__({
-            "runs": In(Runs), "op": In(VectorOp),
+            "runs": In(Runs), "dst": In(13), "a": In(13), "b": In(13), "count": In(15),
+            "digits5": In(1),
             "first": In(REGISTER_BITS), "second": In(REGISTER_BITS), "target": In(REGISTER_BITS),
             "reads_first": In(1), "reads_second": In(1), "steps": In(1),
             "quantises": In(1), "to_bytes": In(1),
@@ -42,9 +43,9 @@ class Repetition(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        op, runs = self.op, self.runs
+        runs = self.runs
         rows = Signal(12)
-        m.d.comb += rows.eq((op.count + isa.LANES - 1) >> 3)
+        m.d.comb += rows.eq((self.count + isa.LANES - 1) >> 3)
         lengths = {}  # from the first row of the first run to the first row of the last one
         for name in ("dst", "a", "b"):
             length, stride = Signal(19, name=f"length_{name}"), runs[f"stride_{name}"]
@@ -56,14 +57,14 @@ class Repetition(wiring.Component):
         written_rows = lengths["dst"] + rows
 
         def apart(name: str, start: Value) -> Value:
-            distance = (start - op.dst)[:13]
+            distance = (start - self.dst)[:13]
             beyond = ((written_rows <= distance)
                       & (lengths[name] + rows + distance <= isa.SCRATCH_ROWS))
             same = ((distance == 0) & (runs[f"stride_{name}"] == runs.stride_dst)
                     & (runs.stride_dst >= rows))
             return beyond | (same & (written_rows <= isa.SCRATCH_ROWS))
 
-        m.d.comb += [self.apart_a.eq(apart("a", op.a)), self.apart_b.eq(apart("b", op.b)),
+        m.d.comb += [self.apart_a.eq(apart("a", self.a)), self.apart_b.eq(apart("b", self.b)),
                      self.together.eq(self._scalars_allow()
                                       & self._activations_allow(lengths["dst"]))]
         return m
@@ -84,8 +85,7 @@ class Repetition(wiring.Component):
 
     def _activations_allow(self, length: Value) -> Value:
         """Vectors 0 to 3 only, or so few elements that each of the eight would hold them."""
-        op = self.op
-        low = (length[3:] == 0) & (op.dst[:3] + length[:3] < isa.BYTE_VECTORS)
-        shared = op.count <= isa.SHARED_WORDS * Mux(op.digits5, 160, 128)
-        return Mux(self.to_bytes, low & (op.count <= isa.ACT_WORDS * 32),
+        low = (length[3:] == 0) & (self.dst[:3] + length[:3] < isa.BYTE_VECTORS)
+        shared = self.count <= isa.SHARED_WORDS * Mux(self.digits5, 160, 128)
+        return Mux(self.to_bytes, low & (self.count <= isa.ACT_WORDS * 32),
                    ~self.quantises | low | shared)

@@ -98,7 +98,9 @@ class Sequencer(wiring.Component):
         self._queue_scalars(m, scalars)
         self._start_lines(m)
         m.d.comb += [
-            repetition.runs.eq(held.repeat), repetition.op.eq(op), repetition.first.eq(held.s),
+            repetition.runs.eq(held.repeat), repetition.dst.eq(held.dst), repetition.a.eq(held.a),
+            repetition.b.eq(held.b), repetition.count.eq(op.count),
+            repetition.digits5.eq(op.digits5), repetition.first.eq(held.s),
             repetition.second.eq(held.b), repetition.target.eq(held.t),
             repetition.reads_first.eq(reads[0]), repetition.reads_second.eq(reads[1]),
             repetition.steps.eq(steps), repetition.to_bytes.eq(held.name_is("QUANT8")),
@@ -187,6 +189,8 @@ class Sequencer(wiring.Component):
                                 | (held.name_is("DOT") & held.epilogue.rank)),
             self._rank_idle.eq(self.rank.idle),
         ]
+        stores_scalar = held.starts & held.name_is("STORES")
+        m.d.sync += self.row.valid.eq(stores_scalar | (self.row.valid & ~self.row.ready))
         m.d.comb += [
             self.vector.start.eq(held.starts & on_vectors),
             self.dot.start.eq(held.starts & held.is_dot),
@@ -213,12 +217,11 @@ class Sequencer(wiring.Component):
     def _sequence(self, m: Module, op: data.View, steps: Value, reads: tuple[Signal, Signal],
                   scalars: ScalarQueue, repetition: Repetition) -> None:
         held = self._held
-        self._infinite, self._putting = Signal(), Signal()  # a scalar that is written; one is
+        self._infinite = Signal()  # a scalar that is written
         infinite_operand = Signal()
         m.d.comb += self.overflow.eq(self._infinite | infinite_operand)
         # A scalar operation's result is written when nothing else is; who names its register waits.
         result = scalars.result
-        m.d.comb += result.ready.eq(~self._putting)
         with m.If(result.valid):
             self._put(m, result.payload.target, result.payload.value, Const(1))
         hazard = ((reads[0] & scalars.pending.bit_select(self._first.addr, 1))
@@ -231,7 +234,11 @@ class Sequencer(wiring.Component):
         with m.FSM() as fsm:
             m.d.sync += Assert(~self.vector.reduced | fsm.ongoing("VECTOR"),
                                "a reduction comes whose register nobody knows")
-            m.d.comb += self.busy.eq(~fsm.ongoing("FETCH") | self.instruction.valid | scalars.busy)
+            m.d.comb += [
+                self.busy.eq(~fsm.ongoing("FETCH") | self.instruction.valid | scalars.busy),
+                result.ready.eq(~((fsm.ongoing("START") & held.name_is("SSET"))
+                                  | self.vector.reduced | self.check.done)),
+            ]
             with m.State("FETCH"):
                 m.d.comb += self.instruction.ready.eq(1)
                 with m.If(self.instruction.valid):
@@ -247,18 +254,15 @@ class Sequencer(wiring.Component):
             with m.State("VECTOR"):
                 with m.If(self.vector.reduced):
                     self._put(m, written, self.vector.value, Const(1))
-                    m.d.comb += self._putting.eq(1)
                     m.d.sync += written.eq(written + (held.t != 0))
                 with m.If(self.vector.done):
                     m.next = "COMPLETE"
             with m.State("CHECK"):
                 with m.If(self.check.done):
                     self._put(m, held.t, self.check.value, Const(0))
-                    m.d.comb += self._putting.eq(1)
                     m.next = "COMPLETE"
             with m.State("STORE-SCALAR"):
-                m.d.comb += self.row.valid.eq(1)
-                with m.If(self.row.ready):
+                with m.If(self.row.valid & self.row.ready):
                     m.next = "COMPLETE"
             with m.State("COMPLETE"):
                 m.d.sync += loads.eq(0)
@@ -330,7 +334,6 @@ class Sequencer(wiring.Component):
         m.d.comb += held.starts.eq(~held.sends_rows | self.row_free)
         with m.If(name_is("SSET")):
             self._put(m, held.t, held.field({"SSET": "value"}), Const(0))
-            m.d.comb += self._putting.eq(1)
             m.next = "COMPLETE"
         with m.Elif(name_is("SECTION")):
             m.d.sync += self.section.eq(held.field({"SECTION": "section"}))

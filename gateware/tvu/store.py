@@ -1,7 +1,7 @@
 """Store unit: scratchpad rows, int8 codes and scalars to DDR through one AXI write master, one beat
 per write."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Assert, Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
 from xtvu.isa import LANES
@@ -87,12 +87,13 @@ class StoreUnit(wiring.Component):
             port.beat.payload.address.eq(Cat(Const(0, 3), linear[5:9], linear[3:5], linear[9:])),
             port.beat.payload.data.eq(wdata), port.beat.payload.strobe.eq(strobe),
         ]
-        with m.If(self.start):
-            m.d.sync += [linear.eq(self.address), kind.eq(self.kind), part.eq(0)]
-        with m.Elif(row.valid & port.beat.ready):
+        with m.If(row.valid & port.beat.ready):
             m.d.sync += [linear.eq(linear + step), part.eq(Mux(part == last_part, 0, part + 1))]
             m.d.comb += [row.ready.eq(part == last_part), port.beat.valid.eq(strobe != 0),
                          self.beat.eq(strobe != 0)]
+        with m.If(self.start):
+            m.d.sync += [linear.eq(self.address), kind.eq(self.kind), part.eq(0)]
+        m.d.sync += Assert(~self.start | ~row.valid, "a store starts while rows of another wait")
         # Answers are not told apart: stores count as completed when no row waits and no write is
         # open.
         pending = Signal(TICKET_BITS)

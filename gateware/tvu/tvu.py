@@ -125,8 +125,8 @@ class TVU(wiring.Component):
         m.d.comb += [
             counters.section.eq(sequencer.section),
             counters.address.eq(self._frontend.counter_address),
-            self._frontend.progress.eq(moving | sequencer.complete | self._store.beat),
         ]
+        m.d.sync += self._frontend.progress.eq(moving | sequencer.complete | self._store.beat)
         for place, name in enumerate(isa.COUNTERS):
             m.d.comb += [counters.steps[place].eq(steps[name]),
                          self._frontend.counter[place].eq(counters.values[place])]

@@ -179,7 +179,8 @@ class VectorUnit(wiring.Component):
 
     def _queue(self, m: Module, kind: data.View, issue: Issue, lanes: list[Lane],
                valids: list[Value], row: data.View) -> Value:
-        """Rows that leave; returns whether there is room for one that is issued now."""
+        """Rows that leave; returns whether there is room for one that is issued now: a register,
+        so there must be room for the one before it, too."""
         m.submodules.queue = queue = Queue(StoreRow, depth=_STORE_DEPTH)
         connect(m, queue.o, flipped(self.row))
         credit = Signal(range(_STORE_DEPTH + 1), init=_STORE_DEPTH)
@@ -188,6 +189,8 @@ class VectorUnit(wiring.Component):
             queue.i.payload.mask.eq(row.mask), queue.i.valid.eq(valids[LATENCY] & kind.buffered),
             self.rows_wait.eq(queue.level != 0),
         ]
+        room = Signal(init=1)
+        m.d.sync += room.eq(credit > 1)
         leaves = self.row.valid & self.row.ready
         was_busy, was = Signal(), Signal(Kind)
         m.d.sync += [
@@ -199,7 +202,7 @@ class VectorUnit(wiring.Component):
             Assert(~self.start | ~(issue.active | Cat(valids).any()),
                    "an operation starts while rows of another are under way"),
         ]
-        return credit != 0
+        return room
 
     def _check(self, m: Module, kind: data.View, operands: Operands, lanes: list[Lane],
                sums_end: Value, valids: list[Value], rows: list[data.View]) -> None:
