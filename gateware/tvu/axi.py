@@ -87,9 +87,9 @@ class ReadPort(wiring.Component):
             self.error.eq(port.rvalid & (port.rresp != 0)),
         ]
         m.d.axi += [
+            self.owed.eq(self.owed + self._change(burst)),
             self.free.eq(queue.level <= _WAITING_BURSTS - 3),
             Assert(~self.free | (queue.level <= _WAITING_BURSTS - 2), "a port is not free"),
-            self.owed.eq(self.owed + self._change(burst)),
             Assert(~port.rvalid | (self.owed != 0), "a beat came that nobody asked for"),
         ]
         return m

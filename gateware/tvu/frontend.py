@@ -65,14 +65,16 @@ class FrontEnd(wiring.Component):
             "progress": In(1), "errors": In(data.StructLayout({name: 1 for name in isa.ERRORS})),
             "quiet": In(1), "resetting": Out(1, init=1), "holds": Out(1), "done": Out(1),
         })
+        # the command that is held, and what the decoder made of it
+        self._command = Signal.like(self.bus.cmd.payload)
+        self._opcode, self._group = Signal(OPCODE_BITS), Signal(3)
+        self._defined, self._reads = Signal(), Signal()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.decoder = decoder = Decoder()
         cmd, rsp = self.bus.cmd, self.bus.rsp
-        self._opcode, self._defined = Signal(OPCODE_BITS), Signal()
-        self._group, self._reads = Signal(3), Signal()
-        holds, self._command = self.holds, Signal.like(cmd.payload)
+        holds = self.holds
         errors = Signal.like(self.errors)
         to_stream = self._defined & (self._group == isa.STREAM)
         to_queue = self._defined & (self._group > isa.STREAM)

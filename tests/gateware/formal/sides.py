@@ -172,9 +172,10 @@ def _of(group: int) -> list[str]:
 
 
 def front_end(tvu: str) -> _Bench:
-    """CFU bus: ready without a command; every command is carried out as soon as there is room and
-    answered once, a cycle later, and the answer is held. Queues get what fits, and nothing while
-    the unit is in reset; a reset ends two cycles after memory owes nothing."""
+    """CFU bus: ready without a command; every command is carried out as soon as there is room, or
+    what it reads is there, and answered once, a cycle later, and the answer is held. Queues get
+    what fits, and nothing while the unit is in reset; a reset ends two cycles after memory owes
+    nothing."""
     m = Module()
     clock = _clock(m, "sync")
     front, line = _front_end(tvu, m, clock, 3)
@@ -183,19 +184,29 @@ def front_end(tvu: str) -> _Bench:
     accepted, taken, waiting, before, command = (cmd.valid & cmd.ready, rsp.valid & rsp.ready,
                                                  Signal(2), Signal(), _command(m, front))
     free, room = ~rsp.valid | rsp.ready, descriptor.ready & instruction.ready & ~front.resetting
+    reads, looked = _is(command, "COUNTER", "SGET", "RANKED"), Signal()
     m.d.sync += [
         waiting.eq(Mux(line, 0, waiting + accepted - front.done)), before.eq(front.done & ~line),
         Assert(cmd.valid | cmd.ready, "not ready although no command is offered"),
         Assert(cmd.ready | waiting.any() | line, "not ready without reason"),
         Assert(~front.done | waiting.any(), "commands are not carried out one by one"),
-        Assert(front.done
-               | ~(waiting.any() & free & room), "a command waits although there is room"),
+        looked.eq(front.holds & ~front.done & ~line),
+        Assert(front.done | (reads & ~looked) | ~(waiting.any() & free & room),
+               "a command waits although there is room"),
+        Assert(~front.done | ~reads | looked, "an answer before it was read"),
         Assert(~front.done | free, "an answer is overwritten"),
         Assert(~before | rsp.valid, "an answer is late"),
         Assert(front.holds == waiting, "a command is here unnoticed"),
         Assert(~line | ~accepted, "a command was taken in reset"),
-        Assert(~waiting.any() | (front._decoder.function_id == command),
+        Assert(~waiting.any() | (front._command.function_id == command),
                "another command is carried out"),
+        Assert(~waiting.any() | (front._group == command[:3]), "another group is carried out"),
+        *(Assert(~waiting.any() | (front._is(ins.name) == _is(command, ins.name)),
+                 "another instruction is carried out") for ins in isa.INSTRUCTIONS),
+        Assert(~waiting.any() | (front._defined == _is(command, *(i.name for i in
+                                                                  isa.INSTRUCTIONS))),
+               "what is defined was mistaken"),
+        Assert(~waiting.any() | (front._reads == reads), "who reads was mistaken"),
     ]
     owed = Signal(2)
     m.d.sync += [owed.eq(Mux(line, 0, owed + front.done - taken)),
