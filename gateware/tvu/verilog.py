@@ -7,21 +7,22 @@ import argparse
 from pathlib import Path
 
 from amaranth.back import verilog
-from amaranth.hdl import Cat, ClockDomain, Elaboratable, Module, Signal
+from amaranth.hdl import Cat, ClockDomain, Elaboratable, Module, Shape, Signal
+from amaranth.lib import wiring
 
-from .axi import PORTS
+from .axi import PORTS, AXIRead, AXIWrite
 from .config import TVUConfig
 from .tvu import TVU
 
 __all__ = ["AXI_READ_PORTS", "AXI_WRITE_PORTS", "Cfu", "generate"]
 
+def _signals(channels: wiring.Signature) -> tuple[tuple[str, int, str], ...]:
+    return tuple((name, Shape.cast(member.shape).width, "o" if member.flow is wiring.Out else "i")
+                 for name, member in channels.members.items())
+
+
 #: (name, width, direction from the TVU) of the signals of a read and of the write master.
-AXI_READ_PORTS = (("araddr", 32, "o"), ("arlen", 4, "o"), ("arvalid", 1, "o"), ("arready", 1, "i"),
-                  ("rdata", 64, "i"), ("rresp", 2, "i"), ("rlast", 1, "i"), ("rvalid", 1, "i"),
-                  ("rready", 1, "o"))
-AXI_WRITE_PORTS = (("awaddr", 32, "o"), ("awvalid", 1, "o"), ("awready", 1, "i"),
-                   ("wdata", 64, "o"), ("wstrb", 8, "o"), ("wvalid", 1, "o"), ("wready", 1, "i"),
-                   ("bresp", 2, "i"), ("bvalid", 1, "i"), ("bready", 1, "o"))
+AXI_READ_PORTS, AXI_WRITE_PORTS = _signals(AXIRead()), _signals(AXIWrite())
 
 
 class Cfu(Elaboratable):

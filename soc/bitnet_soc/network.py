@@ -7,6 +7,7 @@ from litex.gen import ClockSignal, LiteXModule, ResetSignal
 from litex.soc.interconnect import stream, wishbone
 from litex.soc.interconnect.csr import CSRField, CSRStatus, CSRStorage
 from migen import Instance, Signal
+from tvu.verilog import AXI_WRITE_PORTS
 
 __all__ = ["Network", "StreamPHY", "byte_stream"]
 
@@ -85,7 +86,5 @@ class Network(LiteXModule):
             i_uart_leave=self.uart_ask.fields.leave,
             **{f"o_{name if name in counts else f'state_{name}'}": signal
                for name, signal in state.items()},
-            **{f"o_axi_{name}": getattr(axi, name)
-               for name in ("awaddr", "awvalid", "wdata", "wstrb", "wvalid", "bready")},
-            **{f"i_axi_{name}": getattr(axi, name)
-               for name in ("awready", "wready", "bresp", "bvalid")})
+            **{f"{direction}_axi_{name}": getattr(axi, name)
+               for name, _, direction in AXI_WRITE_PORTS})
