@@ -6,7 +6,7 @@ and, of equal values, the one with the smaller number is larger. What beats the 
 and sinks: two cycles per level.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
+from amaranth.hdl import Assert, Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from xtvu.isa import LANES, RANK_LEVELS
@@ -49,6 +49,7 @@ class Ranking(wiring.Component):
 
         with m.If(self.start):
             m.d.sync += number.eq(self.base)
+        m.d.sync += Assert(~self.clear | self.idle, "the ranking is cleared while rows wait")
 
         values = Cat(self.row.payload.values[i] for i in range(LANES))
         candidate = Cat(~number, float_key(values.word_select(lane, 32)))
@@ -68,14 +69,14 @@ class Ranking(wiring.Component):
             m.d.comb += self.idle.eq(fsm.ongoing("SCAN") & ~self.row.valid)
             with m.State("SCAN"):
                 m.d.sync += [entry.eq(candidate), node.eq(1), level.eq(1)]
-                with m.If(self.clear):
-                    m.d.sync += [levels.eq(self.levels), root.eq(0), word.eq(0)]
-                    m.next = "CLEAR"
-                with m.Elif(self.row.valid):
+                with m.If(self.row.valid):
                     with m.If(self.row.payload.mask.bit_select(lane, 1) & (candidate > root)):
                         m.next = "READ"
                     m.d.sync += [lane.eq(lane + 1), number.eq(number + 1)]
                     m.d.comb += self.row.ready.eq(lane == LANES - 1)
+                with m.If(self.clear):
+                    m.d.sync += [levels.eq(self.levels), root.eq(0), word.eq(0)]
+                    m.next = "CLEAR"
             with m.State("CLEAR"):
                 m.d.comb += [write.addr.eq(word), write.en.eq(3)]
                 m.d.sync += word.eq(word + 1)
