@@ -7,6 +7,9 @@ APT_PACKAGES := verilator g++ make gcc-riscv64-unknown-elf python3-venv
 export PROMPT
 CHAT := $(if $(PROMPT),--prompt "$$PROMPT") $(if $(MAX_TOKENS),--max-tokens $(MAX_TOKENS)) $(if $(TARGET),--target $(TARGET))
 
+C_SOURCES := $(wildcard firmware/*.c firmware/include/*.h soc/bitnet_soc/sim/*.cpp soc/bitnet_soc/sim/*.hpp \
+	tests/*.cpp tests/soc/cfu/*.c tests/soc/cfu/*.cpp)
+
 .PHONY: chat test check oracle bench fuzz build setup generate clean
 
 # only the simulated board has to be built
@@ -26,6 +29,7 @@ test: build
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(C_SOURCES)
 	$(BIN)/python -m xtvu.emit --check docs/isa.md
 
 oracle: $(VENV)/.oracle

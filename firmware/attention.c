@@ -1,10 +1,12 @@
 // Attention over the int8 KV cache: all query heads of a KV head at once.
 //
-// K lies token by token, V in chunks of 512 tokens with a row of tokens per dimension, so that both scores and mixing are
-// matrix times vector. Scales (float32) lie in arrays of their own, one per token and KV head.
+// K lies token by token, V in chunks of 512 tokens with a row of tokens per dimension, so that both
+// scores and mixing are matrix times vector. Scales (float32) lie in arrays of their own, one per
+// token and KV head.
 //
-// Scalar operations go on behind vector ones until somebody names their result, and a transposed store's writes until the cache is
-// read: both stand here ahead of their use by some vector operations.
+// Scalar operations go on behind vector ones until somebody names their result, and a transposed
+// store's writes until the cache is read: both stand here ahead of their use by some vector
+// operations.
 #include "plan.h"
 
 #define BLOCK_BYTES 512u
@@ -37,9 +39,11 @@ static void divide_by_127(uint32_t out, uint32_t count)
     tvu_smul(out, out, S_INV_127);
 }
 
-// Puts the keys of `heads` heads and the scales of their keys and values into the cache. The values themselves are put there later,
-// by store_values with s[S_V_SCALES..]. Prepares the first of these heads' queries.
-static void store_heads(uint32_t index, uint32_t heads, uint32_t position, uint32_t q, uint32_t k, uint32_t v)
+// Puts the keys of `heads` heads and the scales of their keys and values into the cache. The values
+// themselves are put there later, by store_values with s[S_V_SCALES..]. Prepares the first of these
+// heads' queries.
+static void store_heads(uint32_t index, uint32_t heads, uint32_t position, uint32_t q, uint32_t k,
+                        uint32_t v)
 {
     uint32_t n = model.head_dim, rows = plan.head_rows;
     tvu_rep(heads, 0, 1, 0, rows, 0);
@@ -52,12 +56,15 @@ static void store_heads(uint32_t index, uint32_t heads, uint32_t position, uint3
     at_least_smallest(S_V_MAXIMA, heads);
     query_scale();
     for (uint32_t i = 0; i < heads; i++) {
-        uint32_t scale = i & 1 ? S_B : S_A, next = i & 1 ? S_A : S_B; // the next one is divided while this one is used
+        // the next one is divided while this one is used
+        uint32_t scale = i & 1 ? S_B : S_A, next = i & 1 ? S_A : S_B;
         tvu_smul(S_K_MAXIMA + i, S_K_MAXIMA + i, S_INV_127);
         if (i + 1 < heads)
             tvu_sdiv(next, S_127, S_K_MAXIMA + i + 1);
         tvu_sdiv(S_V_SCALES + i, S_127, S_V_MAXIMA + i);
-        tvu_storeq(model.k_base + (index + i) * model.k_head_bytes + position * plan.head_words * TVU_WORD_BYTES, k + i * rows, n, scale);
+        tvu_storeq(model.k_base + (index + i) * model.k_head_bytes +
+                       position * plan.head_words * TVU_WORD_BYTES,
+                   k + i * rows, n, scale);
         tvu_stores(model.ks_base + (index + i) * model.s_head_bytes + 4 * position, S_K_MAXIMA + i);
     }
     divide_by_127(S_V_MAXIMA, heads);
@@ -67,7 +74,8 @@ static void store_heads(uint32_t index, uint32_t heads, uint32_t position, uint3
 
 static void store_values(uint32_t index, uint32_t position, uint32_t v, uint32_t scale)
 {
-    uint32_t place = position / CHUNK_TOKENS * model.head_dim * BLOCK_BYTES + position % CHUNK_TOKENS;
+    uint32_t place =
+        position / CHUNK_TOKENS * model.head_dim * BLOCK_BYTES + position % CHUNK_TOKENS;
     tvu_storeqt(model.v_base + index * model.v_head_bytes + place, v, model.head_dim, scale);
 }
 
@@ -86,12 +94,13 @@ static void score(uint32_t group, uint32_t q, uint32_t index, uint32_t tokens)
     tvu_loadf(plan.cached, tokens, 0);
     tvu_stream((model.k_base + index * model.k_head_bytes) | FENCE, tokens * plan.head_words);
     tvu_epi(plan.cached, TVU_FACTOR_B, TVU_PICK_NONE, 0, 0);
-    tvu_dot(plan.scores, plan.head_words, TVU_MODE_INT8, group - 1, 0, S_OUT, plan.context_rows, tokens);
+    tvu_dot(plan.scores, plan.head_words, TVU_MODE_INT8, group - 1, 0, S_OUT, plan.context_rows,
+            tokens);
     stream_scales(model.vs_base, index, tokens);
 }
 
-// Softmax in base 2 without its division, times V's scales from the stream; leaves 127 / absmax in s[S_MAXIMA..], absmax / 127 in
-// s[S_FACTORS..], and the sums to divide by in s[S_SUMS..].
+// Softmax in base 2 without its division, times V's scales from the stream; leaves 127 / absmax in
+// s[S_MAXIMA..], absmax / 127 in s[S_FACTORS..], and the sums to divide by in s[S_SUMS..].
 static void weigh(uint32_t group, uint32_t tokens)
 {
     uint32_t s = plan.scores, rows = plan.context_rows;
@@ -110,7 +119,8 @@ static void weigh(uint32_t group, uint32_t tokens)
     divide_by_127(S_FACTORS, group);
 }
 
-// Values times weights into row out; meanwhile, if `more`, the scale of the next queries from what query_maximum left.
+// Values times weights into row out; meanwhile, if `more`, the scale of the next queries from what
+// query_maximum left.
 static void mix(uint32_t group, uint32_t out, uint32_t index, uint32_t tokens, bool more)
 {
     tvu_rep(group, 1, 1, 0, 0, 0);
@@ -122,13 +132,16 @@ static void mix(uint32_t group, uint32_t out, uint32_t index, uint32_t tokens, b
         tvu_quant8(0, plan.scores + start / TVU_LANES, S_MAXIMA, n);
         if (start == 0 && more)
             query_scale();
-        tvu_streamr((model.v_base + index * model.v_head_bytes + start / CHUNK_TOKENS * model.head_dim * BLOCK_BYTES) |
+        tvu_streamr((model.v_base + index * model.v_head_bytes +
+                     start / CHUNK_TOKENS * model.head_dim * BLOCK_BYTES) |
                         FENCE,
                     model.head_dim, words, 1);
         if (start == 0)
-            tvu_dot(out, words, TVU_MODE_INT8, group - 1, 1, S_FACTORS, plan.head_rows, model.head_dim);
+            tvu_dot(out, words, TVU_MODE_INT8, group - 1, 1, S_FACTORS, plan.head_rows,
+                    model.head_dim);
         else
-            tvu_dota(out, words, TVU_MODE_INT8, group - 1, 1, S_FACTORS, plan.head_rows, model.head_dim);
+            tvu_dota(out, words, TVU_MODE_INT8, group - 1, 1, S_FACTORS, plan.head_rows,
+                     model.head_dim);
     }
 }
 
@@ -136,7 +149,8 @@ void attention(uint32_t layer, uint32_t position, uint32_t qkv)
 {
     uint32_t group = model.heads / model.kv_heads, rows = plan.head_rows, tokens = position + 1;
     for (uint32_t first = 0; first < model.kv_heads; first += STORED_HEADS) {
-        uint32_t heads = model.kv_heads - first < STORED_HEADS ? model.kv_heads - first : STORED_HEADS;
+        uint32_t heads =
+            model.kv_heads - first < STORED_HEADS ? model.kv_heads - first : STORED_HEADS;
         uint32_t index = layer * model.kv_heads + first, q = qkv + first * group * rows;
         uint32_t k = qkv + (model.heads + first) * rows, v = k + model.kv_heads * rows;
         store_heads(index, heads, position, q, k, v);

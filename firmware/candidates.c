@@ -42,6 +42,7 @@ void candidates_send(const struct logits *logits, uint32_t most)
 {
     uint32_t count = find_candidates(logits, most < MOST_CANDIDATES ? most : MOST_CANDIDATES);
     for (uint32_t i = 0; i < count; i++)
-        candidates[i].key = order_key((uint32_t)candidates[i].key); // its own inverse: the logit's bits again
+        // its own inverse: the logit's bits again
+        candidates[i].key = order_key((uint32_t)candidates[i].key);
     link_send(EVENT_CANDIDATES, (const uint32_t *)(const void *)candidates, 2 * count);
 }

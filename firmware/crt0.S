@@ -25,7 +25,8 @@ _start:
     call main
 5:  j 5b
 
-# A trap is a bug: report it and stop, until the watchdog restarts the CPU. The stack is reset since it may be what broke.
+# A trap is a bug: report it and stop, until the watchdog restarts the CPU. The stack is reset since
+# it may be what broke.
     .align 2
 trap_entry:
     la sp, _stack_top

@@ -1,4 +1,5 @@
-// The output head: all logits, or int8 logits of the tokens that a ternary sketch of the embedding ranks highest.
+// The output head: all logits, or int8 logits of the tokens that a ternary sketch of the embedding
+// ranks highest.
 #include "head.h"
 
 #include "board.h"
@@ -22,7 +23,8 @@ static uint32_t chunk(uint32_t start)
 
 bool head_full(bool keep, struct logits *logits)
 {
-    const struct tensor *rows = model_tensor(KIND_EMBEDDING, 0), *scales = model_tensor(KIND_EMBEDDING_SCALE, 0);
+    const struct tensor *rows = model_tensor(KIND_EMBEDDING, 0),
+                        *scales = model_tensor(KIND_EMBEDDING_SCALE, 0);
     uint32_t words = model.hidden / TVU_WORD_BYTES;
     if (!keep)
         tvu_rank(1);
@@ -47,7 +49,8 @@ bool head_full(bool keep, struct logits *logits)
 
 static void rank_sketch(void)
 {
-    const struct tensor *rows = model_tensor(KIND_SKETCH, 0), *scales = model_tensor(KIND_SKETCH_SCALE, 0);
+    const struct tensor *rows = model_tensor(KIND_SKETCH, 0),
+                        *scales = model_tensor(KIND_SKETCH_SCALE, 0);
     uint32_t words = plan.hidden_words;
     tvu_rank(model.rank_levels);
     for (uint32_t start = 0; start < model.vocab; start += plan.logits_chunk) {
@@ -71,7 +74,8 @@ bool head_screened(struct logits *logits)
     if (!tvu_wait())
         return false;
     tvu_dot(plan.logits, words, TVU_MODE_INT8, 0, 0, S_OUT, 0, count);
-    // The product waits for each row: this loop calls nothing, lest the callee lies on the same lines of the instruction cache.
+    // The product waits for each row: this loop calls nothing, lest the callee lies on the same
+    // lines of the instruction cache.
     uint32_t found = 0, factors = model_tensor(KIND_EMBEDDING_SCALE, 0)->address;
     for (uint32_t entry = 1; entry <= kept && found < count; entry++) {
         uint32_t token = tvu_ranked(entry);
@@ -93,7 +97,8 @@ bool head_screened(struct logits *logits)
     logits->best = 0;
     for (uint32_t i = 0; i < count; i++) {
         uint32_t bits = *ddr_word(ddr_physical(results + 4 * i));
-        if (i == 0 || float_key(bits) > float_key(best) || (bits == best && tokens[i] < logits->best)) {
+        if (i == 0 || float_key(bits) > float_key(best) ||
+            (bits == best && tokens[i] < logits->best)) {
             best = bits;
             logits->best = tokens[i];
         }

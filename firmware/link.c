@@ -11,7 +11,8 @@ static uint32_t command_sequence;
 
 void link_init(void)
 {
-    for (uint32_t i = 0; i < MAILBOX_COMMAND; i++) // the memory may have outlived a restart of the CPU
+    // the memory may have outlived a restart of the CPU
+    for (uint32_t i = 0; i < MAILBOX_COMMAND; i++)
         mailbox[i] = 0;
 }
 
@@ -28,7 +29,8 @@ bool link_poll(struct message *message)
 {
     uart_serve();
     uint32_t sequence = mailbox[MAILBOX_COMMAND_SEQUENCE];
-    if (sequence != mailbox[MAILBOX_COMMAND_TAKEN] + 1) // an old number that comes again is no command
+    // an old number that comes again is no command
+    if (sequence != mailbox[MAILBOX_COMMAND_TAKEN] + 1)
         return false;
     command_sequence = sequence;
     message->type = mailbox[MAILBOX_COMMAND];

@@ -23,10 +23,17 @@ static bool is_stop(uint32_t token)
 static void do_info(void)
 {
     uint32_t info[INFO_WORDS] = {
-        [INFO_VERSION] = PROTOCOL_VERSION, [INFO_ISA_HASH] = TVU_ISA_HASH, [INFO_CLOCK_HZ] = CONFIG_CLOCK_FREQUENCY,
-        [INFO_SELFTEST] = selftest_result, [INFO_MODEL_ID] = model_loaded ? model.model_id : 0, [INFO_POSITION] = position,
-        [INFO_MODEL_BASE] = MODEL_BASE, [INFO_MEMORY_BYTES] = MAIN_RAM_SIZE, [INFO_RESTARTS] = fault_restart->count,
-        [INFO_LAST_ERROR] = fault_restart->code, [INFO_LAST_DETAIL] = fault_restart->detail,
+        [INFO_VERSION] = PROTOCOL_VERSION,
+        [INFO_ISA_HASH] = TVU_ISA_HASH,
+        [INFO_CLOCK_HZ] = CONFIG_CLOCK_FREQUENCY,
+        [INFO_SELFTEST] = selftest_result,
+        [INFO_MODEL_ID] = model_loaded ? model.model_id : 0,
+        [INFO_POSITION] = position,
+        [INFO_MODEL_BASE] = MODEL_BASE,
+        [INFO_MEMORY_BYTES] = MAIN_RAM_SIZE,
+        [INFO_RESTARTS] = fault_restart->count,
+        [INFO_LAST_ERROR] = fault_restart->code,
+        [INFO_LAST_DETAIL] = fault_restart->detail,
     };
     link_send(EVENT_INFO, info, INFO_WORDS);
 }
@@ -40,13 +47,16 @@ static void do_load(const struct message *m)
         model_unload();
 }
 
-// Checksums of equal pieces of DDR, as many as an event holds, so that a host sees which of them it need not send.
+// Checksums of equal pieces of DDR, as many as an event holds, so that a host sees which of them it
+// need not send.
 static void do_sums(const struct message *m)
 {
-    uint32_t address = m->payload[0], words = m->payload[1], count = m->payload[2]; // garbage if m->length is not 3
+    // garbage if m->length is not 3
+    uint32_t address = m->payload[0], words = m->payload[1], count = m->payload[2];
     uint32_t sums[MOST_SUMS];
-    if (m->length != 3 || address % 512 || address < MODEL_BASE || address >= MAIN_RAM_SIZE || count == 0 || count > MOST_SUMS ||
-        words == 0 || words % 16 || words > (MAIN_RAM_SIZE - address) / TVU_WORD_BYTES / count) {
+    if (m->length != 3 || address % 512 || address < MODEL_BASE || address >= MAIN_RAM_SIZE ||
+        count == 0 || count > MOST_SUMS || words == 0 || words % 16 ||
+        words > (MAIN_RAM_SIZE - address) / TVU_WORD_BYTES / count) {
         fault_raise(ERROR_ARGUMENT, 0);
         return;
     }
@@ -70,8 +80,8 @@ static bool goes_on_from(uint32_t there)
     return !fault_pending();
 }
 
-// Processes the prompt, then writes the best tokens until a stop token, the limit, the end of the context, or a cancel; or names the
-// best ones for the host to choose from.
+// Processes the prompt, then writes the best tokens until a stop token, the limit, the end of the
+// context, or a cancel; or names the best ones for the host to choose from.
 static void do_generate(const struct message *m)
 {
     uint32_t count = m->length < GENERATE_WORDS ? 0 : m->payload[GENERATE_PROMPT_TOKENS];
@@ -111,7 +121,8 @@ static void do_generate(const struct message *m)
             return;
         uint32_t step = count - done < batch ? count - done : batch;
         bool last = done + step == count;
-        if (!transformer_forward(m->payload + GENERATE_WORDS + done, step, last && (max_tokens || wanted) ? head : HEAD_NONE, &logits))
+        if (!transformer_forward(m->payload + GENERATE_WORDS + done, step,
+                                 last && (max_tokens || wanted) ? head : HEAD_NONE, &logits))
             return;
         done += step;
         link_progress(done, count);
@@ -149,9 +160,13 @@ static void do_generate(const struct message *m)
     uint64_t decode = cycles() - prefilled, prefill = prefilled - start;
     uint32_t passes = tokens > 1 ? tokens - 1 : count ? count : 1;
     uint32_t stats[STATS_WORDS] = {
-        [STATS_STOP_REASON] = reason, [STATS_TOKENS] = tokens, [STATS_PREFILL_TOKENS] = count,
-        [STATS_PREFILL_CYCLES_LOW] = (uint32_t)prefill, [STATS_PREFILL_CYCLES_HIGH] = (uint32_t)(prefill >> 32),
-        [STATS_DECODE_CYCLES_LOW] = (uint32_t)decode, [STATS_DECODE_CYCLES_HIGH] = (uint32_t)(decode >> 32),
+        [STATS_STOP_REASON] = reason,
+        [STATS_TOKENS] = tokens,
+        [STATS_PREFILL_TOKENS] = count,
+        [STATS_PREFILL_CYCLES_LOW] = (uint32_t)prefill,
+        [STATS_PREFILL_CYCLES_HIGH] = (uint32_t)(prefill >> 32),
+        [STATS_DECODE_CYCLES_LOW] = (uint32_t)decode,
+        [STATS_DECODE_CYCLES_HIGH] = (uint32_t)(decode >> 32),
         [STATS_POSITION] = position,
     };
     for (uint32_t i = 0; i < OPERATOR_COUNT * PARTS; i++)
@@ -166,7 +181,8 @@ static void do_score(const struct message *m)
         fault_raise(ERROR_ARGUMENT, 0);
     else if (!model_loaded)
         fault_raise(ERROR_NO_MODEL, 0);
-    else if (goes_on_from(m->payload[1]) && transformer_batch() && transformer_forward(m->payload, 1, HEAD_KEPT, &logits)) {
+    else if (goes_on_from(m->payload[1]) && transformer_batch() &&
+             transformer_forward(m->payload, 1, HEAD_KEPT, &logits)) {
         tvu_section(0);
         uint32_t reply[3] = {position, model.logits_base, model.vocab};
         link_send(EVENT_SCORED, reply, 3);
@@ -176,9 +192,11 @@ static void do_score(const struct message *m)
 // A matrix-vector product over whatever lies at MODEL_BASE, for measuring the stream.
 static void do_gemv(const struct message *m)
 {
-    uint32_t rows = m->payload[0], words = m->payload[1], mode = m->payload[2]; // garbage if m->length is not 3
+    // garbage if m->length is not 3
+    uint32_t rows = m->payload[0], words = m->payload[1], mode = m->payload[2];
     uint32_t most = mode == TVU_MODE_INT8 ? TVU_ROW_WORDS : TVU_ACT_WORDS;
-    if (m->length != 3 || rows == 0 || rows > 16384 || words == 0 || words > most || mode > TVU_MODE_INT8) {
+    if (m->length != 3 || rows == 0 || rows > 16384 || words == 0 || words > most ||
+        mode > TVU_MODE_INT8) {
         fault_raise(ERROR_ARGUMENT, 0);
         return;
     }

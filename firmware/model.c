@@ -47,8 +47,8 @@ static uint32_t float_bits(float value)
     return u.bits;
 }
 
-// The number of the limit of this firmware and machine that a model breaks, or 0. All that is computed from these fields afterwards
-// fits 64 bits.
+// The number of the limit of this firmware and machine that a model breaks, or 0. All that is
+// computed from these fields afterwards fits 64 bits.
 static uint32_t broken_limit(const struct image_header *h)
 {
     uint32_t limit = plan_broken_limit(h);
@@ -62,15 +62,17 @@ static bool consistent(const struct image_header *h)
 {
     struct image_header laid = *h;
     uint64_t end = image_layout(&laid);
-    return end == h->total_bytes && h->k_base == laid.k_base && h->v_base == laid.v_base && h->ks_base == laid.ks_base &&
-           h->vs_base == laid.vs_base && h->logits_base == laid.logits_base && h->candidates_base == laid.candidates_base &&
-           h->residual_base == laid.residual_base && h->k_head_bytes == laid.k_head_bytes && h->v_head_bytes == laid.v_head_bytes &&
-           h->s_head_bytes == laid.s_head_bytes && h->rank_levels == IMAGE_RANK_LEVELS(h->vocab) &&
+    return end == h->total_bytes && h->k_base == laid.k_base && h->v_base == laid.v_base &&
+           h->ks_base == laid.ks_base && h->vs_base == laid.vs_base &&
+           h->logits_base == laid.logits_base && h->candidates_base == laid.candidates_base &&
+           h->residual_base == laid.residual_base && h->k_head_bytes == laid.k_head_bytes &&
+           h->v_head_bytes == laid.v_head_bytes && h->s_head_bytes == laid.s_head_bytes &&
+           h->rank_levels == IMAGE_RANK_LEVELS(h->vocab) &&
            h->header_bytes == IMAGE_BLOCKS(sizeof *h + h->tensors * sizeof(struct image_tensor)) &&
            h->inverse_hidden_bits == float_bits(1.0f / (float)h->hidden) &&
            h->inverse_query_bits == float_bits(1.0f / (float)(h->heads * h->head_dim)) &&
-           h->inverse_intermediate_bits == float_bits(1.0f / (float)h->intermediate) && finite(h->eps_bits) &&
-           finite(h->score_scale_bits);
+           h->inverse_intermediate_bits == float_bits(1.0f / (float)h->intermediate) &&
+           finite(h->eps_bits) && finite(h->score_scale_bits);
 }
 
 static bool read_header(void)
@@ -82,7 +84,8 @@ static bool read_header(void)
     cache_forget();
     for (uint32_t i = 0; i < words; i++)
         copy[i] = *ddr_word(MODEL_BASE + 4 * i);
-    if (model.magic != IMAGE_MAGIC || model.version != IMAGE_VERSION || model.tensors > KIND_COUNT * IMAGE_MAX_LAYERS) {
+    if (model.magic != IMAGE_MAGIC || model.version != IMAGE_VERSION ||
+        model.tensors > KIND_COUNT * IMAGE_MAX_LAYERS) {
         fault_raise(ERROR_IMAGE, 0);
         return false;
     }
@@ -126,10 +129,12 @@ void model_unload(void)
 
 bool model_load(bool trust)
 {
-    protect(MODEL_BASE >> BLOCK_BITS, MAIN_RAM_SIZE >> BLOCK_BITS); // what is checked must stay as it is
+    // what is checked must stay as it is
+    protect(MODEL_BASE >> BLOCK_BITS, MAIN_RAM_SIZE >> BLOCK_BITS);
     if (!read_header())
         return false;
-    protect(MODEL_BASE >> BLOCK_BITS, (MODEL_BASE + model.total_bytes + (1u << BLOCK_BITS) - 1) >> BLOCK_BITS);
+    protect(MODEL_BASE >> BLOCK_BITS,
+            (MODEL_BASE + model.total_bytes + (1u << BLOCK_BITS) - 1) >> BLOCK_BITS);
     const struct tensor none = {0}; // not every model has every tensor
     for (uint32_t i = 0; i < KIND_INPUT_NORM; i++)
         single[i] = none;
@@ -138,10 +143,13 @@ bool model_load(bool trust)
     for (uint32_t i = 0; i < model.tensors; i++) {
         volatile const struct image_tensor *entry =
             (volatile const struct image_tensor *)(MAIN_RAM_BASE + MODEL_BASE + sizeof model) + i;
-        uint32_t kind = entry->kind, layer = entry->layer, offset = entry->offset, entry_words = entry->words;
-        struct tensor *place = layer < (kind < KIND_INPUT_NORM ? 1 : model.layers) ? slot(kind, layer) : 0;
-        if (!place || place->words || entry_words != image_expected_words(&model, kind) || offset % 512 || offset < model.header_bytes ||
-            offset > model.ddr_bytes || (uint64_t)entry_words * TVU_WORD_BYTES > model.ddr_bytes - offset ||
+        uint32_t kind = entry->kind, layer = entry->layer, offset = entry->offset,
+                 entry_words = entry->words;
+        struct tensor *place =
+            layer < (kind < KIND_INPUT_NORM ? 1 : model.layers) ? slot(kind, layer) : 0;
+        if (!place || place->words || entry_words != image_expected_words(&model, kind) ||
+            offset % 512 || offset < model.header_bytes || offset > model.ddr_bytes ||
+            (uint64_t)entry_words * TVU_WORD_BYTES > model.ddr_bytes - offset ||
             !finite(((volatile const uint32_t *)entry)[6])) {
             fault_raise(ERROR_IMAGE, i);
             return false;

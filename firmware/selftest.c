@@ -12,7 +12,8 @@ static bool control_works(uint32_t moved_before)
     uint32_t numbers = 0;
     for (uint32_t i = 1; i <= SELFTEST_ENTRIES; i++)
         numbers += tvu_ranked(i);
-    if (numbers != SELFTEST_NUMBERS || tvu_counter(TVU_COUNTER_MOVING, SELFTEST_SECTION) - moved_before != SELFTEST_MOVED)
+    if (numbers != SELFTEST_NUMBERS ||
+        tvu_counter(TVU_COUNTER_MOVING, SELFTEST_SECTION) - moved_before != SELFTEST_MOVED)
         return false;
     tvu_storef(SELFTEST_OUT, 0, 0); // nothing to store: an error
     tvu_sset(1, 1);

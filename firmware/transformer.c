@@ -1,4 +1,5 @@
-// One forward pass: embedding, layers, head. The CPU queues TVU instructions; every inner loop is one of them.
+// One forward pass: embedding, layers, head. The CPU queues TVU instructions; every inner loop is
+// one of them.
 #include "transformer.h"
 
 #include "board.h"
@@ -25,7 +26,8 @@ void transformer_count(bool from_here)
     for (uint32_t i = 0; i < OPERATOR_COUNT; i++)
         for (uint32_t part = 0; part < PARTS; part++) {
             uint32_t now = tvu_counter(part, 1 + i);
-            operator_counts[i][part] = from_here ? 0 : operator_counts[i][part] + (now - seen[i][part]);
+            operator_counts[i][part] =
+                from_here ? 0 : operator_counts[i][part] + (now - seen[i][part]);
             seen[i][part] = now;
         }
 }
@@ -85,10 +87,10 @@ static void quantise(uint32_t a, uint32_t n, uint32_t place, enum codes codes)
         tvu_quant4(place, a, S_SCALES + place, n);
 }
 
-// RMSNorm of n elements from row a into row out, and its int8 codes for the token at `place` of the pass; s[S_SCALES + place] is
-// what they were scaled with.
-static void norm(enum image_kind kind, uint32_t layer, uint32_t a, uint32_t out, uint32_t n, uint32_t inverse, uint32_t place,
-                 enum codes codes)
+// RMSNorm of n elements from row a into row out, and its int8 codes for the token at `place` of the
+// pass; s[S_SCALES + place] is what they were scaled with.
+static void norm(enum image_kind kind, uint32_t layer, uint32_t a, uint32_t out, uint32_t n,
+                 uint32_t inverse, uint32_t place, enum codes codes)
 {
     stream_tensor(kind, layer);
     tvu_sumsq(a, n, S_A);
@@ -112,8 +114,8 @@ static void output_scales(enum image_kind kind, uint32_t layer, uint32_t place, 
 }
 
 // For all tokens of the pass: dst = W . codes * (weight scale / activation scale), or added to dst.
-static void project(enum image_kind kind, uint32_t layer, uint32_t dst, uint32_t stride, uint32_t rows, uint32_t words, uint32_t count,
-                    bool add)
+static void project(enum image_kind kind, uint32_t layer, uint32_t dst, uint32_t stride,
+                    uint32_t rows, uint32_t words, uint32_t count, bool add)
 {
     stream_tensor(kind, layer);
     output_scales(kind, layer, 0, count);
@@ -125,7 +127,8 @@ static void project(enum image_kind kind, uint32_t layer, uint32_t dst, uint32_t
 
 static void embed(uint32_t token, uint32_t x)
 {
-    tvu_stream(model_tensor(KIND_EMBEDDING, 0)->address + token * model.hidden, model.hidden / TVU_WORD_BYTES);
+    tvu_stream(model_tensor(KIND_EMBEDDING, 0)->address + token * model.hidden,
+               model.hidden / TVU_WORD_BYTES);
     tvu_sset(S_A, model_float_bits(KIND_EMBEDDING_SCALE, token));
     tvu_loadb(x, S_A, model.hidden, 0);
 }
@@ -136,8 +139,8 @@ static uint32_t kept_residual(uint32_t token)
     return model.residual_base + token * model.hidden * 4;
 }
 
-// The MLP's inner vectors, relu(gate)^2 * up. For a single token, rows of up whose gate is not positive are not read: they count
-// for nothing.
+// The MLP's inner vectors, relu(gate)^2 * up. For a single token, rows of up whose gate is not
+// positive are not read: they count for nothing.
 static void gate_up(uint32_t layer, uint32_t count)
 {
     uint32_t rows = model.intermediate, words = plan.hidden_words, pick = count == 1;
@@ -148,7 +151,8 @@ static void gate_up(uint32_t layer, uint32_t count)
     tvu_epi(0, TVU_FACTOR_RELU2, pick ? TVU_PICK_MARK : TVU_PICK_NONE, 0, 0);
     tvu_dot(plan.gate, words, model.weight_mode, count - 1, 1, S_OUTS, plan.gate_rows, rows);
     if (pick)
-        tvu_streamp(model_tensor(KIND_UP, layer)->address | transformer_all_rows, rows / TVU_LANES, words);
+        tvu_streamp(model_tensor(KIND_UP, layer)->address | transformer_all_rows, rows / TVU_LANES,
+                    words);
     else
         stream_tensor(KIND_UP, layer);
     output_scales(KIND_UP, layer, 0, count);
@@ -156,23 +160,27 @@ static void gate_up(uint32_t layer, uint32_t count)
     tvu_dot(plan.gate, words, model.weight_mode, count - 1, 1, S_OUTS, plan.gate_rows, rows);
 }
 
-// x += W . codes by rows of W for all tokens of the pass. The activation memory holds one chunk of the inner vectors at a time;
-// sums of integers below 2^24 are exact in float32, so adding up chunks before scaling changes nothing.
+// x += W . codes by rows of W for all tokens of the pass. The activation memory holds one chunk of
+// the inner vectors at a time; sums of integers below 2^24 are exact in float32, so adding up
+// chunks before scaling changes nothing.
 static void down_all(uint32_t layer, uint32_t count)
 {
     uint32_t step = TVU_SHARED_WORDS * plan.per_word;
     uint32_t address = model_tensor(KIND_DOWN_ROWS, layer)->address;
     for (uint32_t start = 0; start < model.intermediate; start += step) {
-        uint32_t n = model.intermediate - start < step ? model.intermediate - start : step, words = plan_words(n, plan.per_word);
+        uint32_t n = model.intermediate - start < step ? model.intermediate - start : step,
+                 words = plan_words(n, plan.per_word);
         section(OPERATOR_ACTIVATION);
         for (uint32_t i = 0; i < count; i++)
             quantise(plan.gate + i * plan.gate_rows + start / TVU_LANES, n, i, CODES_TERNARY);
         section(OPERATOR_DOWN_PROJ);
         tvu_stream(address, model.hidden * words);
         if (start == 0)
-            tvu_dot(plan.gate, words, model.weight_mode, count - 1, 0, S_ONE, plan.gate_rows, model.hidden);
+            tvu_dot(plan.gate, words, model.weight_mode, count - 1, 0, S_ONE, plan.gate_rows,
+                    model.hidden);
         else
-            tvu_dota(plan.gate, words, model.weight_mode, count - 1, 0, S_ONE, plan.gate_rows, model.hidden);
+            tvu_dota(plan.gate, words, model.weight_mode, count - 1, 0, S_ONE, plan.gate_rows,
+                     model.hidden);
         address += model.hidden * words * TVU_WORD_BYTES;
     }
     output_scales(KIND_DOWN, layer, 0, count);
@@ -190,22 +198,26 @@ static void down_all(uint32_t layer, uint32_t count)
 // x += W . codes by columns of W; those whose code is zero are not read.
 static void down(uint32_t layer, uint32_t place)
 {
-    tvu_streamp(model_tensor(KIND_DOWN, layer)->address | transformer_all_columns, model.intermediate / TVU_LANES, plan.hidden_words);
+    tvu_streamp(model_tensor(KIND_DOWN, layer)->address | transformer_all_columns,
+                model.intermediate / TVU_LANES, plan.hidden_words);
     output_scales(KIND_DOWN, layer, place, 1);
-    tvu_cols(plan.x + place * plan.x_rows, plan.hidden_words, model.weight_mode, S_OUTS + place, model.hidden);
+    tvu_cols(plan.x + place * plan.x_rows, plan.hidden_words, model.weight_mode, S_OUTS + place,
+             model.hidden);
 }
 
 // Cosines and sines of a position.
 static void load_rope(uint32_t at)
 {
-    tvu_stream(model_tensor(KIND_ROPE, 0)->address + at * 2 * model.head_dim * 4, model.head_dim / 4);
+    tvu_stream(model_tensor(KIND_ROPE, 0)->address + at * 2 * model.head_dim * 4,
+               model.head_dim / 4);
     tvu_loadf(plan.rope, 2 * model.head_dim, 0);
 }
 
 // x * cos + rotate_half(x) * sin for all query and key heads from row qkv on.
 static void rotate(uint32_t qkv)
 {
-    uint32_t heads = model.heads + model.kv_heads, rows = plan.head_rows, half = rows / 2, n = model.head_dim;
+    uint32_t heads = model.heads + model.kv_heads, rows = plan.head_rows, half = rows / 2,
+             n = model.head_dim;
     uint32_t cosines = plan.rope, sines = plan.rope + rows;
     tvu_rep(heads, 0, 0, rows, rows, 0);
     tvu_mulv(plan.direct, qkv, S_ONE, cosines, n, 0);
@@ -223,7 +235,8 @@ static void run_layer(uint32_t layer, uint32_t count)
 
     section(OPERATOR_NORM);
     for (uint32_t i = 0; i < count; i++)
-        norm(KIND_INPUT_NORM, layer, plan.x + i * plan.x_rows, plan.t, model.hidden, S_INV_HIDDEN, i, CODES_TERNARY);
+        norm(KIND_INPUT_NORM, layer, plan.x + i * plan.x_rows, plan.t, model.hidden, S_INV_HIDDEN,
+             i, CODES_TERNARY);
     section(OPERATOR_QKV);
     project(KIND_Q, layer, plan.qkv, plan.qkv_rows, queries, plan.hidden_words, count, false);
     project(KIND_K, layer, k, plan.qkv_rows, keys, plan.hidden_words, count, false);
@@ -239,12 +252,14 @@ static void run_layer(uint32_t layer, uint32_t count)
     }
     section(OPERATOR_NORM);
     for (uint32_t i = 0; i < count; i++)
-        norm(KIND_ATTN_SUB_NORM, layer, plan.qkv + i * plan.qkv_rows, plan.t, queries, S_INV_QUERY, i, CODES_TERNARY);
+        norm(KIND_ATTN_SUB_NORM, layer, plan.qkv + i * plan.qkv_rows, plan.t, queries, S_INV_QUERY,
+             i, CODES_TERNARY);
     section(OPERATOR_O_PROJ);
     project(KIND_O, layer, plan.x, plan.x_rows, model.hidden, plan.query_words, count, true);
     section(OPERATOR_NORM);
     for (uint32_t i = 0; i < count; i++)
-        norm(KIND_POST_NORM, layer, plan.x + i * plan.x_rows, plan.t, model.hidden, S_INV_HIDDEN, i, CODES_TERNARY);
+        norm(KIND_POST_NORM, layer, plan.x + i * plan.x_rows, plan.t, model.hidden, S_INV_HIDDEN, i,
+             CODES_TERNARY);
     section(OPERATOR_GATE_UP);
     gate_up(layer, count);
     for (uint32_t i = 0; i < count; i++) {
@@ -261,7 +276,8 @@ static void run_layer(uint32_t layer, uint32_t count)
         down_all(layer, count);
 }
 
-bool transformer_forward(const volatile uint32_t *tokens, uint32_t count, enum head head, struct logits *logits)
+bool transformer_forward(const volatile uint32_t *tokens, uint32_t count, enum head head,
+                         struct logits *logits)
 {
     if (!model_loaded) {
         fault_raise(ERROR_NO_MODEL, 0);
@@ -288,8 +304,8 @@ bool transformer_forward(const volatile uint32_t *tokens, uint32_t count, enum h
     }
     if (head != HEAD_NONE) {
         section(OPERATOR_HEAD);
-        norm(KIND_FINAL_NORM, 0, plan.x + (count - 1) * plan.x_rows, plan.t, model.hidden, S_INV_HIDDEN, 0,
-             head == HEAD_SCREENED ? CODES_TERNARY : CODES_INT8);
+        norm(KIND_FINAL_NORM, 0, plan.x + (count - 1) * plan.x_rows, plan.t, model.hidden,
+             S_INV_HIDDEN, 0, head == HEAD_SCREENED ? CODES_TERNARY : CODES_INT8);
         tvu_sdiv(S_OUT, S_ONE, S_SCALES);
         if (!(head == HEAD_SCREENED ? head_screened(logits) : head_full(head == HEAD_KEPT, logits)))
             return false;

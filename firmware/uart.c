@@ -9,15 +9,15 @@
 #define WORDS (DATAGRAM_HEAD_WORDS + DATAGRAM_MOST_WORDS + 1)
 enum { MAGIC, TOKEN, SEQUENCE, KIND, ADDRESS, DATA };
 
-static uint32_t datagram[WORDS];       // that is being received, and then its answer
-static uint32_t received;              // words of it
-static uint32_t shift, bytes;          // the last four bytes; how many of them are of the word that comes
-static uint32_t last_byte;             // when it came
-static bool fast;                      // the rate is not the base one
-static uint32_t stray;                 // bytes outside of a datagram, since the last one
-static uint32_t malformed;             // datagrams that were begun and came to nothing
-static uint32_t token;                 // of the host at this line, if it holds the board
-static uint32_t last, last_status;     // WRITE that was done last
+static uint32_t datagram[WORDS]; // that is being received, and then its answer
+static uint32_t received;        // words of it
+static uint32_t shift, bytes;    // the last four bytes; how many of them are of the word that comes
+static uint32_t last_byte;       // when it came
+static bool fast;                // the rate is not the base one
+static uint32_t stray;           // bytes outside of a datagram, since the last one
+static uint32_t malformed;       // datagrams that were begun and came to nothing
+static uint32_t token;           // of the host at this line, if it holds the board
+static uint32_t last, last_status;                     // WRITE that was done last
 static uint32_t recent[DATAGRAM_RECENT_WORDS], newest; // DATA that arrived
 
 static void put(uint8_t byte)
@@ -42,8 +42,9 @@ void uart_hex(uint32_t value)
 static uint32_t crc_word(uint32_t crc, uint32_t word)
 {
     static const uint32_t nibble[16] = {
-        0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac, 0x76dc4190, 0x6b6b51f4, 0x4db26158, 0x5005713c,
-        0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c, 0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c,
+        0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac, 0x76dc4190, 0x6b6b51f4,
+        0x4db26158, 0x5005713c, 0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c,
+        0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c,
     };
     crc ^= word;
     for (int i = 0; i < 8; i++)
@@ -69,7 +70,8 @@ static void answer(uint32_t status, uint32_t count)
     put_word(~crc);
 }
 
-// -- who may ask, and for what: as gateware/network/claim.py and engine.py have it ---------------------------------------------------
+// -- who may ask, and for what: as gateware/network/claim.py and engine.py have it
+// ---------------------------------------------------
 
 enum { ASK_CLAIM = 1, ASK_TAKE_OVER = 2, ASK_LEAVE = 4 };
 
@@ -87,7 +89,8 @@ static bool claim(uint32_t wanted, bool take_over)
     uint32_t before = network_claims_read();
     network_uart_token_write(wanted);
     network_uart_ask_write(ASK_CLAIM | (take_over ? ASK_TAKE_OVER : 0));
-    bool granted = network_source_read() == DATAGRAM_SOURCE_UART && (network_claims_read() != before || wanted == token);
+    bool granted = network_source_read() == DATAGRAM_SOURCE_UART &&
+                   (network_claims_read() != before || wanted == token);
     if (granted && wanted != token)
         last = datagram[SEQUENCE];
     if (granted)
@@ -103,12 +106,17 @@ static void claim_asked(uint32_t count)
     }
     uint32_t wanted = datagram[TOKEN], status = DATAGRAM_STATUS_OK;
     if (!wanted || !claim(wanted, datagram[KIND] >> 8 & DATAGRAM_FLAG_TAKE_OVER))
-        status = network_source_read() == DATAGRAM_SOURCE_NONE ? DATAGRAM_STATUS_FREE : DATAGRAM_STATUS_HELD;
+        status = network_source_read() == DATAGRAM_SOURCE_NONE ? DATAGRAM_STATUS_FREE
+                                                               : DATAGRAM_STATUS_HELD;
     const uint32_t state[DATAGRAM_STATE_WORDS] = {
-        [DATAGRAM_STATE_SOURCE] = network_source_read(), [DATAGRAM_STATE_IP] = network_ip_read(),
-        [DATAGRAM_STATE_PORT] = network_port_read(), [DATAGRAM_STATE_SECONDS_HELD] = network_seconds_held_read(),
-        [DATAGRAM_STATE_SECONDS_SILENT] = network_seconds_silent_read(), [DATAGRAM_STATE_CLAIMS] = network_claims_read(),
-        [DATAGRAM_STATE_MALFORMED] = malformed, [DATAGRAM_STATE_CROWDED] = 0,
+        [DATAGRAM_STATE_SOURCE] = network_source_read(),
+        [DATAGRAM_STATE_IP] = network_ip_read(),
+        [DATAGRAM_STATE_PORT] = network_port_read(),
+        [DATAGRAM_STATE_SECONDS_HELD] = network_seconds_held_read(),
+        [DATAGRAM_STATE_SECONDS_SILENT] = network_seconds_silent_read(),
+        [DATAGRAM_STATE_CLAIMS] = network_claims_read(),
+        [DATAGRAM_STATE_MALFORMED] = malformed,
+        [DATAGRAM_STATE_CROWDED] = 0,
     };
     for (uint32_t i = 0; i < DATAGRAM_STATE_WORDS; i++)
         datagram[DATA + i] = state[i];
@@ -132,14 +140,17 @@ static bool within(uint32_t address, uint32_t base, uint32_t size)
 
 static bool writable(uint32_t address)
 {
-    return address % 4 == 0 && (within(address, SRAM_BASE, SRAM_SIZE) || within(address, MAIN_RAM_BASE, MAIN_RAM_SIZE) ||
-                                within(address, MAILBOX_BASE, MAILBOX_SIZE) || within(address, CSR_BASE, CSR_SIZE));
+    return address % 4 == 0 &&
+           (within(address, SRAM_BASE, SRAM_SIZE) ||
+            within(address, MAIN_RAM_BASE, MAIN_RAM_SIZE) ||
+            within(address, MAILBOX_BASE, MAILBOX_SIZE) || within(address, CSR_BASE, CSR_SIZE));
 }
 
 static bool is_protected(uint32_t address)
 {
     uint32_t block = (address - MAIN_RAM_BASE) >> 12;
-    return within(address, MAIN_RAM_BASE, MAIN_RAM_SIZE) && block >= network_protect_first_read() && block < network_protect_end_read();
+    return within(address, MAIN_RAM_BASE, MAIN_RAM_SIZE) && block >= network_protect_first_read() &&
+           block < network_protect_end_read();
 }
 
 static uint32_t write_words(uint32_t address, uint32_t count)
@@ -190,7 +201,9 @@ static void data_asked(uint32_t count)
     if (count && count % 2 == 0 && address % 8 == 0) {
         if ((int32_t)(datagram[SEQUENCE] - last) < 0)
             return;
-        status = address >= FIRST_DDR && address < MAIN_RAM_SIZE ? write_words(MAIN_RAM_BASE + address, count) : DATAGRAM_STATUS_UNMAPPED;
+        status = address >= FIRST_DDR && address < MAIN_RAM_SIZE
+                     ? write_words(MAIN_RAM_BASE + address, count)
+                     : DATAGRAM_STATUS_UNMAPPED;
     }
     if (status != DATAGRAM_STATUS_OK) {
         answer(status, 0);
@@ -228,7 +241,8 @@ static void settle(uint32_t baud)
     while (!uart_txempty_read())
         watchdog_feed();
     uint32_t start = cycles_low();
-    while (cycles_low() - start < 12 * (CONFIG_CLOCK_FREQUENCY / DATAGRAM_BASE_RATE)) // the last byte is on the line
+    // the last byte is on the line
+    while (cycles_low() - start < 12 * (CONFIG_CLOCK_FREQUENCY / DATAGRAM_BASE_RATE))
         ;
     set_rate(baud);
 }
@@ -251,8 +265,11 @@ static void serve(void)
         claim_asked(count);
         return;
     }
-    if (!token || datagram[TOKEN] != token || network_source_read() != DATAGRAM_SOURCE_UART || !claim(token, false)) {
-        answer(network_source_read() == DATAGRAM_SOURCE_NONE ? DATAGRAM_STATUS_FREE : DATAGRAM_STATUS_HELD, 0);
+    if (!token || datagram[TOKEN] != token || network_source_read() != DATAGRAM_SOURCE_UART ||
+        !claim(token, false)) {
+        answer(network_source_read() == DATAGRAM_SOURCE_NONE ? DATAGRAM_STATUS_FREE
+                                                             : DATAGRAM_STATUS_HELD,
+               0);
         return;
     }
     switch (operation) {
@@ -280,7 +297,7 @@ static void serve(void)
     }
 }
 
-// -- bytes to datagrams ------------------------------------------------------------------------------------------------------------------
+// -- bytes to datagrams ---------------------------------------------------------------------------
 
 static bool drop(void)
 {

@@ -35,13 +35,15 @@ static inline void cache_forget(void)
     __asm__ volatile(".word 0x500F" ::: "memory");
 }
 
-// Waits until the CPU's own stores have left it: the bus answers in order, so any uncached load does.
+// Waits until the CPU's own stores have left it: the bus answers in order, so any uncached load
+// does.
 static inline void stores_drain(void)
 {
     (void)uart_txfull_read();
 }
 
-// Tells the watchdog that the firmware gets on. Whoever loops for longer than some ten milliseconds calls it.
+// Tells the watchdog that the firmware gets on. Whoever loops for longer than some ten milliseconds
+// calls it.
 static inline void watchdog_feed(void)
 {
     watchdog_feed_write(WATCHDOG_CYCLES);

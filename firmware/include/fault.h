@@ -21,6 +21,6 @@ void fault_boot(void);
 // Notes what is being done, for the case that it never ends: a command, or 0.
 void fault_doing(uint32_t command);
 
-// Waits until the TVU is idle. False, with a fault raised and the TVU reset, if it reports an error; it does so, too, when nothing
-// gets on for 2^22 cycles.
+// Waits until the TVU is idle. False, with a fault raised and the TVU reset, if it reports an
+// error; it does so, too, when nothing gets on for 2^22 cycles.
 bool tvu_wait(void);

@@ -1,4 +1,5 @@
-// Commands and events, through the mailbox: memory that hosts reach over the network or, by way of uart.c, over UART.
+// Commands and events, through the mailbox: memory that hosts reach over the network or, by way of
+// uart.c, over UART.
 #pragma once
 
 #include <generated/protocol.h>

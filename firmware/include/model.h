@@ -14,8 +14,9 @@ struct tensor {
 extern struct image_header model;
 extern bool model_loaded;
 
-// Reads and checks the header at MODEL_BASE, then, unless told to trust it, the checksum of every tensor. Raises a fault if
-// something is wrong. From then on, until model_unload, hosts cannot write to the model's memory, nor to that of its KV cache.
+// Reads and checks the header at MODEL_BASE, then, unless told to trust it, the checksum of every
+// tensor. Raises a fault if something is wrong. From then on, until model_unload, hosts cannot
+// write to the model's memory, nor to that of its KV cache.
 bool model_load(bool trust);
 void model_unload(void);
 

@@ -9,25 +9,28 @@
 
 extern struct plan plan;
 
-// KV heads whose keys and values are put into the cache together: as many as there are registers for.
+// KV heads whose keys and values are put into the cache together: as many as there are registers
+// for.
 #define STORED_HEADS 5
 
 // Scalar registers. 1 to 21 are scratch; the rest hold constants during a forward pass.
 enum {
     S_A = 1,
     S_B = 2,
-    S_SCALE = 3,   // 127 / absmax of the queries quantised last
-    S_OUT = 21,    // factor of an int8 product
+    S_SCALE = 3, // 127 / absmax of the queries quantised last
+    S_OUT = 21,  // factor of an int8 product
     // Attention, until a layer's KV heads are done: 127 / absmax of values.
     S_V_SCALES = 4,
-    // ... while keys are stored: maxima of keys and values, then what their codes are multiplied with.
+    // ... while keys are stored: maxima of keys and values, then what their codes are multiplied
+    // with.
     S_K_MAXIMA = S_V_SCALES + STORED_HEADS,
     S_V_MAXIMA = S_K_MAXIMA + STORED_HEADS,
     // ... after that, in the same registers: four values each, one per query head of a KV head.
     S_MAXIMA = S_V_SCALES + STORED_HEADS,
     S_SUMS = S_MAXIMA + 4,
     S_FACTORS = S_SUMS + 4,
-    // Outside of attention, one per token of the pass: 127 / absmax of what norm quantised, factor of a matrix product.
+    // Outside of attention, one per token of the pass: 127 / absmax of what norm quantised, factor
+    // of a matrix product.
     S_SCALES = 4,
     S_OUTS = S_SCALES + TVU_VECTORS,
     S_INV_127 = 22,
@@ -40,9 +43,10 @@ enum {
     S_ONE = 30,
     S_127 = 31,
 };
-_Static_assert(S_V_MAXIMA + STORED_HEADS <= S_OUT && S_FACTORS + TVU_BYTE_VECTORS <= S_OUT && S_OUTS + TVU_VECTORS <= S_OUT,
+_Static_assert(S_V_MAXIMA + STORED_HEADS <= S_OUT && S_FACTORS + TVU_BYTE_VECTORS <= S_OUT &&
+                   S_OUTS + TVU_VECTORS <= S_OUT,
                "registers overlap");
 
-// Puts a token's keys and values, behind its queries at row qkv, into the cache of a layer and runs the layer's attention. The result
-// goes where the queries are.
+// Puts a token's keys and values, behind its queries at row qkv, into the cache of a layer and runs
+// the layer's attention. The result goes where the queries are.
 void attention(uint32_t layer, uint32_t position, uint32_t qkv);

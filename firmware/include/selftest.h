@@ -1,4 +1,5 @@
-// Checks the TVU against expected values; 0 if all are right, else the number of the first wrong scalar register plus one.
+// Checks the TVU against expected values; 0 if all are right, else the number of the first wrong
+// scalar register plus one.
 #pragma once
 
 #include <stdint.h>

@@ -9,7 +9,8 @@ extern uint32_t position; // tokens in the KV cache
 
 // Where cycles went: the TVU's first counters, by operator.
 extern uint64_t operator_counts[OPERATOR_COUNT][PARTS];
-// Adds what was counted since the last call, or starts anew. To be called before a counter wraps: every 2^32 cycles.
+// Adds what was counted since the last call, or starts anew. To be called before a counter wraps:
+// every 2^32 cycles.
 void transformer_count(bool from_here);
 
 // Read also what picking leaves out, to see what it saves.
@@ -27,5 +28,7 @@ enum head { HEAD_NONE, HEAD_SCREENED, HEAD_FULL, HEAD_KEPT };
 
 // Makes ready for the loaded model; the tokens that a pass can take, or 0 if a fault was raised.
 uint32_t transformer_batch(void);
-// Appends tokens, at most transformer_batch() of them, to the KV cache; the head is the last one's. False if a fault was raised.
-bool transformer_forward(const volatile uint32_t *tokens, uint32_t count, enum head head, struct logits *logits);
+// Appends tokens, at most transformer_batch() of them, to the KV cache; the head is the last one's.
+// False if a fault was raised.
+bool transformer_forward(const volatile uint32_t *tokens, uint32_t count, enum head head,
+                         struct logits *logits);

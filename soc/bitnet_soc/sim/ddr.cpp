@@ -26,9 +26,12 @@ static uint32_t next_random(uint32_t &state) {  // xorshift32
     return state ^= state << 5;
 }
 
-Ddr::Ddr(uint64_t size, const std::string &preload, const DdrPreset &preset, double fabric_hz, uint32_t seed)
-    : preset_(preset), size_(size), clocks_per_cycle_(DRAM_HZ / fabric_hz), random_(seed * 2654435761u | 1) {
-    void *base = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+Ddr::Ddr(uint64_t size, const std::string &preload, const DdrPreset &preset, double fabric_hz,
+         uint32_t seed)
+    : preset_(preset), size_(size), clocks_per_cycle_(DRAM_HZ / fabric_hz),
+      random_(seed * 2654435761u | 1) {
+    void *base = mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base == MAP_FAILED) {
         perror("simulated DDR");
         exit(2);
@@ -47,7 +50,8 @@ Ddr::Ddr(uint64_t size, const std::string &preload, const DdrPreset &preset, dou
             exit(2);
         }
         size_t length = std::min<uint64_t>(info.st_size, size);
-        if (length && mmap(base, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fd, 0) == MAP_FAILED) {
+        if (length && mmap(base, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fd, 0) ==
+                          MAP_FAILED) {
             perror("simulated DDR contents");
             exit(2);
         }
@@ -65,8 +69,10 @@ void Ddr::violation(const char *port, const char *rule, uint64_t address) {
 void Ddr::check_address(const char *port, uint64_t address, int beats) {
     uint64_t end = address + 8ull * beats;
     if (address % 8) violation(port, "address is not aligned to the 8-byte beat", address);
-    if ((address >> 12) != ((end - 1) >> 12)) violation(port, "burst crosses a 4 KB boundary", address);
-    if (address < FIRST_HP_ADDRESS || end > size_) violation(port, "address is outside of what HP ports reach", address);
+    if ((address >> 12) != ((end - 1) >> 12))
+        violation(port, "burst crosses a 4 KB boundary", address);
+    if (address < FIRST_HP_ADDRESS || end > size_)
+        violation(port, "address is outside of what HP ports reach", address);
 }
 
 double Ddr::cost(uint64_t address, int beats, bool write) {
@@ -98,8 +104,10 @@ void Ddr::schedule() {
         for (int i = 0; i < PORTS + WRITE_PORTS && chosen < 0; i++) {
             int port = (turn_ + i) % (PORTS + WRITE_PORTS);
             if (port >= PORTS) {
-                if (writes_[port - PORTS].pins.awvalid && !writes_[port - PORTS].pending.empty()) chosen = port;
-            } else if (reads_[port].scheduled < reads_[port].bursts.size() && pair_free_[port / 2] <= dram_now_) {
+                if (writes_[port - PORTS].pins.awvalid && !writes_[port - PORTS].pending.empty())
+                    chosen = port;
+            } else if (reads_[port].scheduled < reads_[port].bursts.size() &&
+                       pair_free_[port / 2] <= dram_now_) {
                 chosen = port;
             }
         }
@@ -124,7 +132,8 @@ void Ddr::schedule() {
             double clocks = cost(burst.address, burst.length, false);
             bus_free_ += clocks;
             double &pair = pair_free_[chosen / 2];
-            pair = std::max(pair, dram_now_ - clocks_per_cycle_) + burst.length / preset_.pair_share;
+            pair =
+                std::max(pair, dram_now_ - clocks_per_cycle_) + burst.length / preset_.pair_share;
             burst.ready_at = now_ + preset_.read_latency + jitter();
             used_ += burst.length;
         }
@@ -136,7 +145,9 @@ void Ddr::store(const Write &write) {
         if (write.strobe >> i & 1) memory_[write.address + i] = write.data >> (8 * i);
 }
 
-bool Ddr::moves() { return !hostile() || static_cast<int>(next_random(random_) & 15) >= preset_.gaps; }
+bool Ddr::moves() {
+    return !hostile() || static_cast<int>(next_random(random_) & 15) >= preset_.gaps;
+}
 
 int Ddr::jitter() { return preset_.spread ? next_random(random_) % preset_.spread : 0; }
 
@@ -150,7 +161,8 @@ void Ddr::sample() {
     for (int i = 0; i < PORTS; i++) {
         ReadPort &port = reads_[i];
         AxiReadPins &p = port.pins;
-        if (port.held && (!*p.arvalid || *p.araddr != port.held_address || *p.arlen != port.held_length))
+        if (port.held &&
+            (!*p.arvalid || *p.araddr != port.held_address || *p.arlen != port.held_length))
             violation(names[i], "ARVALID fell or the address changed before ARREADY", *p.araddr);
         port.held = *p.arvalid && !*p.arready;
         port.held_address = *p.araddr;
@@ -166,7 +178,8 @@ void Ddr::sample() {
         if (*p.arvalid && *p.arready) {
             check_address(names[i], *p.araddr, *p.arlen + 1);
             port.bursts.push_back({*p.araddr, *p.arlen + 1});
-            if (hostile()) memcpy(port.bursts.back().data, memory_ + *p.araddr, 8ull * (*p.arlen + 1));
+            if (hostile())
+                memcpy(port.bursts.back().data, memory_ + *p.araddr, 8ull * (*p.arlen + 1));
         }
     }
 
@@ -235,7 +248,8 @@ void Ddr::drive_write(WritePort &port, bool fails) {
     size_t open = port.pending.size() + port.responses.size();
     *p.awready = open + port.addresses.size() < OUTSTANDING && !frozen && moves();
     *p.wready = open + port.data.size() < OUTSTANDING && !frozen && moves();
-    bool due = !port.responses.empty() && static_cast<int64_t>(now_) >= port.responses.front().answer_at;
+    bool due =
+        !port.responses.empty() && static_cast<int64_t>(now_) >= port.responses.front().answer_at;
     *p.bvalid = port.shown || (due && !frozen && moves());
     *p.bresp = fails ? 2 : 0;
 }

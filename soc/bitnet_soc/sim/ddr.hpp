@@ -1,13 +1,14 @@
 // Model of the board's DDR3 behind the hard memory controller and its AXI HP ports.
 //
-// The data bus moves 8 bytes per DRAM clock (32 bit, double data rate, 533 MHz). Bursts of all ports are served one
-// after another; each pays its data time and what the preset charges for arbitration, row misses, refresh and
-// read/write turnaround. Data comes back a fixed latency after its bus slot, at most one 64-bit beat per port and
-// fabric clock. AXI3 rules are checked; breaking one ends the simulation.
+// The data bus moves 8 bytes per DRAM clock (32 bit, double data rate, 533 MHz). Bursts of all
+// ports are served one after another; each pays its data time and what the preset charges for
+// arbitration, row misses, refresh and read/write turnaround. Data comes back a fixed latency after
+// its bus slot, at most one 64-bit beat per port and fabric clock. AXI3 rules are checked; breaking
+// one ends the simulation.
 //
-// The preset `hostile` is not about speed: every channel stutters at random, latencies differ from burst to burst, a read
-// gives what memory held when its address was taken, a write shows when its response is taken, and memory starts full of
-// rubbish. AXI allows all of it.
+// The preset `hostile` is not about speed: every channel stutters at random, latencies differ from
+// burst to burst, a read gives what memory held when its address was taken, a write shows when its
+// response is taken, and memory starts full of rubbish. AXI allows all of it.
 #pragma once
 
 #include <cstdint>
@@ -19,18 +20,19 @@
 
 struct DdrPreset {
     const char *name;
-    int read_latency;         // fabric clocks from a burst's bus slot to its first beat
-    int write_latency;        // fabric clocks to the write response
-    double burst_overhead;    // DRAM clocks per burst, whatever it holds
-    double row_miss;          // DRAM clocks that opening another row leaves exposed
-    double turnaround;        // DRAM clocks between a read and a write
-    double pair_share;        // share of the bus that HP0+HP1, and HP2+HP3, can take
-    int gaps;                 // in 16 cycles, on average, in which a channel that could move does not
-    int spread;               // fabric clocks by which latencies differ
+    int read_latency;       // fabric clocks from a burst's bus slot to its first beat
+    int write_latency;      // fabric clocks to the write response
+    double burst_overhead;  // DRAM clocks per burst, whatever it holds
+    double row_miss;        // DRAM clocks that opening another row leaves exposed
+    double turnaround;      // DRAM clocks between a read and a write
+    double pair_share;      // share of the bus that HP0+HP1, and HP2+HP3, can take
+    int gaps;               // in 16 cycles, on average, in which a channel that could move does not
+    int spread;             // fabric clocks by which latencies differ
 };
 
-// Sources: UG585 table of DDRC efficiency (92 % for random reads, 2,840 MB/s per DDRC port), and 82 % as others measured;
-// the overheads are fitted so that four ports streaming together reach those shares.
+// Sources: UG585 table of DDRC efficiency (92 % for random reads, 2,840 MB/s per DDRC port), and 82
+// % as others measured; the overheads are fitted so that four ports streaming together reach those
+// shares.
 extern const DdrPreset DDR_PRESETS[3];
 const DdrPreset *find_preset(const char *name);  // null if there is none
 
@@ -50,11 +52,15 @@ struct AxiWritePins {
 
 class Ddr {
   public:
-    static constexpr int PORTS = 4, WRITE_PORTS = 2;  // that read; that write: of the vector unit, and of the network
-    static constexpr uint64_t FIRST_HP_ADDRESS = 0x100000;  // the ports do not reach the megabyte below
+    // that read; that write: of the vector unit, and of the network
+    static constexpr int PORTS = 4, WRITE_PORTS = 2;
+    // the ports do not reach the megabyte below
+    static constexpr uint64_t FIRST_HP_ADDRESS = 0x100000;
 
-    // Maps `size` bytes; `preload` (may be empty) fills them copy-on-write from a file. `seed` is of what is random.
-    Ddr(uint64_t size, const std::string &preload, const DdrPreset &preset, double fabric_hz, uint32_t seed = 1);
+    // Maps `size` bytes; `preload` (may be empty) fills them copy-on-write from a file. `seed` is
+    // of what is random.
+    Ddr(uint64_t size, const std::string &preload, const DdrPreset &preset, double fabric_hz,
+        uint32_t seed = 1);
 
     void attach(int port, const AxiReadPins &pins) { reads_[port].pins = pins; }
     void attach_write(int port, const AxiWritePins &pins) { writes_[port].pins = pins; }
@@ -68,14 +74,18 @@ class Ddr {
     uint8_t *memory() { return memory_; }
     uint64_t size() const { return size_; }
 
-    // Beats that could have moved: those that did, and those that fit into bus time without a request.
-    uint64_t granted() const { return used_ + static_cast<uint64_t>(lost_ * 16 / (16 + preset_.burst_overhead)); }
+    // Beats that could have moved: those that did, and those that fit into bus time without a
+    // request.
+    uint64_t granted() const {
+        return used_ + static_cast<uint64_t>(lost_ * 16 / (16 + preset_.burst_overhead));
+    }
     uint64_t used() const { return used_; }
     uint64_t cycles() const { return now_; }
-    bool measuring = true;    // idle bus time counts as granted
+    bool measuring = true;  // idle bus time counts as granted
     // To test what the design does with it:
-    unsigned failing = 0;     // ports that answer with SLVERR: bits 0 to 3 HP reads, bits 4 and 5 writes
-    bool frozen = false;      // no port takes or answers anything
+    // ports that answer with SLVERR: bits 0 to 3 HP reads, bits 4 and 5 writes
+    unsigned failing = 0;
+    bool frozen = false;  // no port takes or answers anything
 
   private:
     struct Burst {
@@ -121,7 +131,8 @@ class Ddr {
 
     static constexpr size_t OUTSTANDING = 8;  // of an HP port
     static constexpr double DRAM_HZ = 533.33e6;
-    static constexpr double REFRESH_EVERY = 4160, REFRESH_TIME = 139;  // DRAM clocks: 7.8 us, 260 ns
+    // DRAM clocks: 7.8 us, 260 ns
+    static constexpr double REFRESH_EVERY = 4160, REFRESH_TIME = 139;
     static constexpr int BANKS = 8, PAGE_BITS = 12;
 
     const DdrPreset preset_;
@@ -129,7 +140,8 @@ class Ddr {
     uint8_t *memory_;
     ReadPort reads_[PORTS];
     WritePort writes_[WRITE_PORTS];
-    double clocks_per_cycle_, dram_now_ = 0, bus_free_ = 0, next_refresh_ = REFRESH_EVERY, lost_ = 0;
+    double clocks_per_cycle_, dram_now_ = 0, bus_free_ = 0, next_refresh_ = REFRESH_EVERY,
+                              lost_ = 0;
     double pair_free_[2] = {0, 0};
     int64_t open_row_[BANKS];
     bool last_was_write_ = false;

@@ -10,16 +10,20 @@
 // Addresses as in soc.py; the host side is made up.
 static const uint8_t HOST_MAC[6] = {2, 0, 0, 0, 0, 1}, SOC_MAC[6] = {0x10, 0xe2, 0xd5, 0, 0, 1};
 static const uint8_t NET[3] = {192, 168, 1};
-static constexpr int SOC_HOST = 50, FIRST_HOST = 99;  // last numbers of addresses: the SoC's; 127.0.0.k is FIRST_HOST + k
-static constexpr int SOC_PORTS[2] = {1235, 1234};     // xtvu/datagram.py
-static constexpr size_t HEADERS = 14 + 20 + 8, MIN_FRAME = 60, MAX_PAYLOAD = 1472, MAX_FRAME = 2000, MAX_QUEUED = 64;
+// last numbers of addresses: the SoC's; 127.0.0.k is FIRST_HOST + k
+static constexpr int SOC_HOST = 50, FIRST_HOST = 99;
+static constexpr int SOC_PORTS[2] = {1235, 1234};  // xtvu/datagram.py
+static constexpr size_t HEADERS = 14 + 20 + 8, MIN_FRAME = 60, MAX_PAYLOAD = 1472, MAX_FRAME = 2000,
+                        MAX_QUEUED = 64;
 
 static uint16_t get16(const uint8_t *p) { return p[0] << 8 | p[1]; }
 static void put16(std::vector<uint8_t> &v, uint16_t x) {
     v.push_back(x >> 8);
     v.push_back(x & 255);
 }
-static void put(std::vector<uint8_t> &v, const uint8_t *p, size_t n) { v.insert(v.end(), p, p + n); }
+static void put(std::vector<uint8_t> &v, const uint8_t *p, size_t n) {
+    v.insert(v.end(), p, p + n);
+}
 
 static uint16_t checksum(const uint8_t *bytes, size_t length, uint32_t sum) {
     for (size_t i = 0; i < length; i++) sum += i & 1 ? bytes[i] : bytes[i] << 8;
@@ -86,13 +90,15 @@ void Network::poll() {
         while (frames_.size() < MAX_QUEUED) {
             sockaddr_in from;
             socklen_t length = sizeof from;
-            ssize_t n = recvfrom(sockets_[which], buffer, sizeof buffer, 0, reinterpret_cast<sockaddr *>(&from), &length);
+            ssize_t n = recvfrom(sockets_[which], buffer, sizeof buffer, 0,
+                                 reinterpret_cast<sockaddr *>(&from), &length);
             if (n < 0) break;
             size_t size = n;
             if (which != RAW && size <= MAX_PAYLOAD) wrap(SOC_PORTS[which], from, buffer, size);
             if (which == RAW) {
                 raw_client_ = from;
-                if (size > 1 && size <= MAX_FRAME) frames_.push_back({Bytes(buffer + 1, buffer + size), buffer[0] != 0});
+                if (size > 1 && size <= MAX_FRAME)
+                    frames_.push_back({Bytes(buffer + 1, buffer + size), buffer[0] != 0});
             }
         }
 }
@@ -131,8 +137,8 @@ void Network::from_soc(uint8_t byte, bool last) {
 }
 
 void Network::handle(const Bytes &f) {
-    if (f.size() >= HEADERS && !memcmp(&f[0], HOST_MAC, 6) && get16(&f[12]) == 0x0800 && f[23] == 17 && !memcmp(&f[30], NET, 3) &&
-        f[33] > FIRST_HOST) {
+    if (f.size() >= HEADERS && !memcmp(&f[0], HOST_MAC, 6) && get16(&f[12]) == 0x0800 &&
+        f[23] == 17 && !memcmp(&f[30], NET, 3) && f[33] > FIRST_HOST) {
         size_t length = std::min<size_t>(get16(&f[38]) - 8, f.size() - HEADERS);
         sockaddr_in to{};
         to.sin_family = AF_INET;
@@ -141,8 +147,10 @@ void Network::handle(const Bytes &f) {
         bool sound = !checksum(&f[14], 20, 0);  // another host would not take it either
         for (int which = 0; sound && which < RAW; which++)
             if (get16(&f[34]) == SOC_PORTS[which])
-                sendto(sockets_[which], &f[HEADERS], length, 0, reinterpret_cast<sockaddr *>(&to), sizeof to);
+                sendto(sockets_[which], &f[HEADERS], length, 0, reinterpret_cast<sockaddr *>(&to),
+                       sizeof to);
     } else if (raw_client_.sin_port) {
-        sendto(sockets_[RAW], f.data(), f.size(), 0, reinterpret_cast<sockaddr *>(&raw_client_), sizeof raw_client_);
+        sendto(sockets_[RAW], f.data(), f.size(), 0, reinterpret_cast<sockaddr *>(&raw_client_),
+               sizeof raw_client_);
     }
 }

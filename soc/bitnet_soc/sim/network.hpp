@@ -1,10 +1,11 @@
 // The board's Ethernet as UDP ports on localhost, without privileges.
 //
-// A datagram that arrives becomes a frame to the SoC's UDP port of that name, and a UDP frame from the SoC goes back to where it is
-// addressed to: the host at 127.0.0.k is 192.168.1.(99 + k) to the SoC, port for port, so there can be several. What arrives at
-// the port for raw frames is sent as it is, but for a first byte that says whether the frame is damaged; frames from the SoC
-// that go to nobody known are sent to whoever used that port last. As on a wire, a byte moves each cycle whether the SoC likes it
-// or not, and between frames there is time for preamble, checksum and gap.
+// A datagram that arrives becomes a frame to the SoC's UDP port of that name, and a UDP frame from
+// the SoC goes back to where it is addressed to: the host at 127.0.0.k is 192.168.1.(99 + k) to the
+// SoC, port for port, so there can be several. What arrives at the port for raw frames is sent as
+// it is, but for a first byte that says whether the frame is damaged; frames from the SoC that go
+// to nobody known are sent to whoever used that port last. As on a wire, a byte moves each cycle
+// whether the SoC likes it or not, and between frames there is time for preamble, checksum and gap.
 #pragma once
 
 #include <cstddef>

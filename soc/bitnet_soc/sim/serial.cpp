@@ -37,7 +37,8 @@ Serial::Serial(int tcp_port) {
     address.sin_port = htons(tcp_port);
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     socklen_t length = sizeof address;
-    if (bind(listener_, reinterpret_cast<sockaddr *>(&address), length) < 0 || listen(listener_, 1) < 0) {
+    if (bind(listener_, reinterpret_cast<sockaddr *>(&address), length) < 0 ||
+        listen(listener_, 1) < 0) {
         perror("TCP port for the simulated UART");
         exit(2);
     }
@@ -50,8 +51,9 @@ static double terminal_rate(int pty) {
     static const struct {
         speed_t code;
         double rate;
-    } rates[] = {{B9600, 9600},       {B115200, 115200},   {B460800, 460800},   {B921600, 921600},
-                 {B1000000, 1000000}, {B2000000, 2000000}, {B3000000, 3000000}, {B4000000, 4000000}};
+    } rates[] = {{B9600, 9600},       {B115200, 115200},   {B460800, 460800},
+                 {B921600, 921600},   {B1000000, 1000000}, {B2000000, 2000000},
+                 {B3000000, 3000000}, {B4000000, 4000000}};
     termios settings;
     if (tcgetattr(pty, &settings) < 0) return 0;
     for (const auto &entry : rates)

@@ -1,8 +1,9 @@
 // The simulated board: Verilated SoC, DDR model, UART, Ethernet, and a control port for statistics.
 //
-// soc_sim [--preset ug585|conservative|hostile] [--seed N] [--preload FILE] [--udp PORT] [--tcp PORT] [--max-cycles N]
-// The UDP port is the one for datagrams; Etherbone and raw frames have ports of their own (network.hpp).
-// Prints one line of JSON with the ports when it is up, and ends when its parent does.
+// soc_sim [--preset ug585|conservative|hostile] [--seed N] [--preload FILE] [--udp PORT] [--tcp
+// PORT] [--max-cycles N] The UDP port is the one for datagrams; Etherbone and raw frames have ports
+// of their own (network.hpp). Prints one line of JSON with the ports when it is up, and ends when
+// its parent does.
 #include <arpa/inet.h>
 #include <csignal>
 #include <cstring>
@@ -19,8 +20,10 @@
 
 static constexpr uint64_t DDR_BYTES = 1ull << 30;
 static constexpr int POLL_EVERY = 64;  // cycles
-static constexpr uint64_t RESET_CYCLES = 16, QUIET_CYCLES = 256;  // nothing comes from outside before the SoC is out of reset
-static constexpr int TVU_LINGER = 32;  // cycles that the TVU's clock goes on after it has nothing to do
+// nothing comes from outside before the SoC is out of reset
+static constexpr uint64_t RESET_CYCLES = 16, QUIET_CYCLES = 256;
+// cycles that the TVU's clock goes on after it has nothing to do
+static constexpr int TVU_LINGER = 32;
 static constexpr double CLOCK_HZ = 125e6;
 
 // Main memory as the CPU and Etherbone see it: single accesses and incrementing bursts on Wishbone.
@@ -78,8 +81,9 @@ class MainRam {
     int select_ = 0, wait_ = -1;
 };
 
-// A UDP port that answers every text with the memory model's counters. It obeys "quit", "reset" (the board's button), "fail MASK"
-// (Ddr::failing), "freeze 1" or "freeze 0", "stall 1" or "stall 0" (MainRam::stalled), and "save OFFSET BYTES FILE", which writes what memory holds there.
+// A UDP port that answers every text with the memory model's counters. It obeys "quit", "reset"
+// (the board's button), "fail MASK" (Ddr::failing), "freeze 1" or "freeze 0", "stall 1" or "stall
+// 0" (MainRam::stalled), and "save OFFSET BYTES FILE", which writes what memory holds there.
 class Control {
   public:
     Control() {
@@ -100,7 +104,8 @@ class Control {
         char text[512];
         sockaddr_in from;
         socklen_t length = sizeof from;
-        ssize_t n = recvfrom(socket_, text, sizeof text - 1, 0, reinterpret_cast<sockaddr *>(&from), &length);
+        ssize_t n = recvfrom(socket_, text, sizeof text - 1, 0, reinterpret_cast<sockaddr *>(&from),
+                             &length);
         if (n < 0) return true;
         text[n] = 0;
         if (!strcmp(text, "quit")) return false;
@@ -109,9 +114,11 @@ class Control {
         if (!strncmp(text, "freeze ", 7)) ddr.frozen = text[7] == '1';
         if (!strncmp(text, "stall ", 6)) ram.stalled = text[6] == '1';
         if (!strncmp(text, "save ", 5)) save(ddr, text + 5);
-        int size = snprintf(text, sizeof text, "{\"cycles\": %llu, \"granted\": %llu, \"used\": %llu}",
-                            static_cast<unsigned long long>(ddr.cycles()), static_cast<unsigned long long>(ddr.granted()),
-                            static_cast<unsigned long long>(ddr.used()));
+        int size =
+            snprintf(text, sizeof text, "{\"cycles\": %llu, \"granted\": %llu, \"used\": %llu}",
+                     static_cast<unsigned long long>(ddr.cycles()),
+                     static_cast<unsigned long long>(ddr.granted()),
+                     static_cast<unsigned long long>(ddr.used()));
         sendto(socket_, text, size, 0, reinterpret_cast<sockaddr *>(&from), length);
         return true;
     }
@@ -119,7 +126,9 @@ class Control {
     static void save(Ddr &ddr, const char *what) {
         unsigned long long offset, bytes;
         int path = 0;
-        if (sscanf(what, "%llu %llu %n", &offset, &bytes, &path) < 2 || offset > DDR_BYTES || bytes > DDR_BYTES - offset) return;
+        if (sscanf(what, "%llu %llu %n", &offset, &bytes, &path) < 2 || offset > DDR_BYTES ||
+            bytes > DDR_BYTES - offset)
+            return;
         if (FILE *file = fopen(what + path, "wb")) {
             fwrite(ddr.memory() + offset, 1, bytes, file);
             fclose(file);
@@ -144,17 +153,25 @@ int main(int argc, char **argv) {
         char *end = nullptr;
         uint64_t number = strtoull(value.c_str(), &end, 0);
         bool is_number = !value.empty() && !*end;
-        if (option == "--preload" && !value.empty()) preload = value;
-        else if (option == "--udp" && is_number) udp_port = number;
-        else if (option == "--tcp" && is_number) tcp_port = number;
-        else if (option == "--max-cycles" && is_number) max_cycles = number;
-        else if (option == "--seed" && is_number) seed = number;
-        else if (option == "--preset" && find_preset(value.c_str())) preset = find_preset(value.c_str());
+        if (option == "--preload" && !value.empty())
+            preload = value;
+        else if (option == "--udp" && is_number)
+            udp_port = number;
+        else if (option == "--tcp" && is_number)
+            tcp_port = number;
+        else if (option == "--max-cycles" && is_number)
+            max_cycles = number;
+        else if (option == "--seed" && is_number)
+            seed = number;
+        else if (option == "--preset" && find_preset(value.c_str()))
+            preset = find_preset(value.c_str());
         else {
             bool help = option == "--help" || option == "-h";
             if (!help) fprintf(stderr, "soc_sim does not know \"%s %s\"\n", argv[i], value.c_str());
-            fprintf(help ? stdout : stderr, "usage: soc_sim [--preset ug585|conservative|hostile] [--seed N] [--preload FILE] [--udp PORT] "
-                                            "[--tcp PORT] [--max-cycles N]\n");
+            fprintf(help ? stdout : stderr,
+                    "usage: soc_sim [--preset ug585|conservative|hostile] [--seed N] [--preload "
+                    "FILE] [--udp PORT] "
+                    "[--tcp PORT] [--max-cycles N]\n");
             return help ? 0 : 2;
         }
     }
@@ -170,9 +187,11 @@ int main(int argc, char **argv) {
     Serial serial(tcp_port);
     Network network(udp_port);
     Control control;
-    printf("{\"udp\": %d, \"etherbone\": %d, \"raw\": %d, \"tcp\": %d, \"pty\": \"%s\", \"control\": %d}\n",
-           network.port(Network::DATAGRAMS), network.port(Network::ETHERBONE), network.port(Network::RAW), serial.tcp_port(),
-           serial.pty().c_str(), control.port);
+    printf(
+        "{\"udp\": %d, \"etherbone\": %d, \"raw\": %d, \"tcp\": %d, \"pty\": \"%s\", \"control\": "
+        "%d}\n",
+        network.port(Network::DATAGRAMS), network.port(Network::ETHERBONE),
+        network.port(Network::RAW), serial.tcp_port(), serial.pty().c_str(), control.port);
     fflush(stdout);
     dup2(2, 1);  // what an assertion writes
 
@@ -193,7 +212,8 @@ int main(int argc, char **argv) {
         top->eval();
         ddr.sample();
         ram.sample();
-        bool serial_out = top->serial_source_valid, serial_taken = top->serial_sink_valid && top->serial_sink_ready;
+        bool serial_out = top->serial_source_valid,
+             serial_taken = top->serial_sink_valid && top->serial_sink_ready;
         uint8_t serial_byte = top->serial_source_data;
         bool eth_out = top->eth_source_valid, eth_last = top->eth_source_last;
         uint8_t eth_byte = top->eth_source_data;

@@ -1,7 +1,8 @@
 // Runs a TVU program outside of the SoC: the test bench of tests/gateware/test_tvu.py.
 //
-// tvu_sim MEMORY PROGRAM OUTPUT [PRESET [SEED]]: MEMORY is loaded at address 0; PROGRAM holds triples of 32-bit words
-// (function id, rs1, rs2). Function ids that do not exist stand for what the bench does:
+// tvu_sim MEMORY PROGRAM OUTPUT [PRESET [SEED]]: MEMORY is loaded at address 0; PROGRAM holds
+// triples of 32-bit words (function id, rs1, rs2). Function ids that do not exist stand for what
+// the bench does:
 //   0xffffffff  wait until the unit is idle; the response is STATUS
 //   0xfffffffe  memory answers errors from then on, on the ports of rs1 (Ddr::failing)
 //   0xfffffffd  the reset line: after rs1 cycles, for rs2 cycles
@@ -15,7 +16,8 @@
 #include "pins.hpp"
 #include "verilated.h"
 
-static constexpr uint32_t WAIT_IDLE = 0xffffffff, FAIL = 0xfffffffe, RESET_LINE = 0xfffffffd, FREEZE = 0xfffffffc, PASS = 0xfffffffb;
+static constexpr uint32_t WAIT_IDLE = 0xffffffff, FAIL = 0xfffffffe, RESET_LINE = 0xfffffffd,
+                          FREEZE = 0xfffffffc, PASS = 0xfffffffb;
 static constexpr uint32_t STATUS_ID = 1 << 3;
 static constexpr long LIMIT = 5000000;
 
@@ -66,7 +68,8 @@ static uint32_t command(uint32_t id, uint32_t rs1, uint32_t rs2) {
             fprintf(stderr, "cmd_ready is low while no command is offered\n");
             exit(5);
         }
-        bool accept = top->cmd_valid && top->cmd_ready, answered = top->rsp_valid && top->rsp_ready && taken;
+        bool accept = top->cmd_valid && top->cmd_ready,
+             answered = top->rsp_valid && top->rsp_ready && taken;
         uint32_t answer = top->rsp_payload_outputs_0;
         high();
         if (accept) {
@@ -132,7 +135,9 @@ int main(int argc, char **argv) {
     }
     fwrite(ddr->memory(), 1, size, output);
     fclose(output);
-    fprintf(stderr, "cycles %llu granted %llu used %llu\n", static_cast<unsigned long long>(ddr->cycles()),
-            static_cast<unsigned long long>(ddr->granted()), static_cast<unsigned long long>(ddr->used()));
+    fprintf(stderr, "cycles %llu granted %llu used %llu\n",
+            static_cast<unsigned long long>(ddr->cycles()),
+            static_cast<unsigned long long>(ddr->granted()),
+            static_cast<unsigned long long>(ddr->used()));
     return 0;
 }

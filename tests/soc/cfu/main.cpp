@@ -1,7 +1,9 @@
-// The CPU alone with a model of a CFU: runs PROGRAM (binary, at address 0) until it writes to 0xf0000000, prints the words that it
-// wrote to 0x20000000 and on, and how many commands the CFU took.
+// The CPU alone with a model of a CFU: runs PROGRAM (binary, at address 0) until it writes to
+// 0xf0000000, prints the words that it wrote to 0x20000000 and on, and how many commands the CFU
+// took.
 //
-// cfu_cpu PROGRAM SEED RULE: the CFU's `ready` is low at random while a command is offered; with RULE 0 also while none is.
+// cfu_cpu PROGRAM SEED RULE: the CFU's `ready` is low at random while a command is offered; with
+// RULE 0 also while none is.
 #include <cstdio>
 #include <cstdlib>
 
@@ -14,7 +16,9 @@ static uint32_t draw() {
     return state ^= state << 5;
 }
 
-static uint32_t answer(uint32_t id, uint32_t a, uint32_t b) { return a * 3 + (b ^ id * 2654435761u) + id; }
+static uint32_t answer(uint32_t id, uint32_t a, uint32_t b) {
+    return a * 3 + (b ^ id * 2654435761u) + id;
+}
 
 int main(int, char **argv) {
     static uint32_t rom[1 << 16], ram[1 << 12];
@@ -40,8 +44,9 @@ int main(int, char **argv) {
         top.CfuPlugin_bus_cmd_ready = room || (rule && !top.CfuPlugin_bus_cmd_valid);
         top.eval();
         bool taken = top.CfuPlugin_bus_cmd_valid && top.CfuPlugin_bus_cmd_ready && !top.reset;
-        uint32_t fresh = answer(top.CfuPlugin_bus_cmd_payload_function_id, top.CfuPlugin_bus_cmd_payload_inputs_0,
-                                top.CfuPlugin_bus_cmd_payload_inputs_1);
+        uint32_t fresh =
+            answer(top.CfuPlugin_bus_cmd_payload_function_id,
+                   top.CfuPlugin_bus_cmd_payload_inputs_0, top.CfuPlugin_bus_cmd_payload_inputs_1);
         bool given = top.CfuPlugin_bus_rsp_valid && top.CfuPlugin_bus_rsp_ready;
         bool i = top.iBusWishbone_CYC && top.iBusWishbone_STB && !acked_i && draw() % 4;
         bool d = top.dBusWishbone_CYC && top.dBusWishbone_STB && !acked_d && draw() % 3 == 0;
@@ -53,7 +58,8 @@ int main(int, char **argv) {
             if (d_we && d_address == 0xf0000000) ended = true;
             if (d_we && d_address >> 28 == 2)
                 for (int byte = 0; byte < 4; byte++)
-                    if (sel >> byte & 1) *word = (*word & ~(255u << 8 * byte)) | (d_out & 255u << 8 * byte);
+                    if (sel >> byte & 1)
+                        *word = (*word & ~(255u << 8 * byte)) | (d_out & 255u << 8 * byte);
             d_in = d_address >> 28 == 2 ? *word : rom[d_address >> 2 & 0xffff];
         }
         top.clk = 1;
