@@ -3,6 +3,7 @@
 
 #include "board.h"
 #include "link.h"
+#include <generated/tvu.h>
 
 struct candidate {
     uint32_t token;
@@ -27,7 +28,7 @@ static uint32_t find_candidates(const struct logits *logits, uint32_t most)
     cache_forget();
     for (uint32_t i = 0; i < logits->count; i++) {
         struct candidate new = {logits->tokens ? logits->tokens[i] : i,
-                                order_key(*ddr_word(ddr_physical(logits->address + 4 * i)))};
+                                order_key(*ddr_word(tvu_physical(logits->address + 4 * i)))};
         if (count == most && !better(&new, &candidates[count - 1]))
             continue;
         uint32_t place = count < most ? count++ : count - 1;

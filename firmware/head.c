@@ -5,6 +5,7 @@
 #include "board.h"
 #include "fault.h"
 #include "plan.h"
+#include <generated/tvu.h>
 
 #define MAX_CANDIDATES (1u << TVU_RANK_LEVELS)
 
@@ -83,7 +84,7 @@ bool head_screened(struct logits *logits)
             continue;
         tokens[found] = token;
         tvu_stream(rows->address + token * model.hidden, words);
-        *ddr_word(ddr_physical(scales + 4 * found)) = *ddr_word(ddr_physical(factors + 4 * token));
+        *ddr_word(tvu_physical(scales + 4 * found)) = *ddr_word(tvu_physical(factors + 4 * token));
         found++;
     }
     stores_drain();
@@ -96,7 +97,7 @@ bool head_screened(struct logits *logits)
     uint32_t best = 0;
     logits->best = 0;
     for (uint32_t i = 0; i < count; i++) {
-        uint32_t bits = *ddr_word(ddr_physical(results + 4 * i));
+        uint32_t bits = *ddr_word(tvu_physical(results + 4 * i));
         if (i == 0 || float_key(bits) > float_key(best) ||
             (bits == best && tokens[i] < logits->best)) {
             best = bits;

@@ -30,7 +30,7 @@ const struct tensor *model_tensor(enum image_kind kind, uint32_t layer)
 
 uint32_t model_float_bits(enum image_kind kind, uint32_t index)
 {
-    return *ddr_word(ddr_physical(slot(kind, 0)->address + 4 * index));
+    return *ddr_word(tvu_physical(slot(kind, 0)->address + 4 * index));
 }
 
 static bool finite(uint32_t bits)

@@ -23,12 +23,6 @@ static inline volatile uint32_t *ddr_word(uint32_t offset)
     return (volatile uint32_t *)(MAIN_RAM_BASE + offset);
 }
 
-// Where the byte at a linear address lies (xtvu.layout.physical_address).
-static inline uint32_t ddr_physical(uint32_t linear)
-{
-    return (linear & ~0x1ffu) | (linear >> 3 & 3) << 7 | (linear >> 5 & 15) << 3 | (linear & 7);
-}
-
 // Forgets cached DDR contents: needed before the CPU reads what the TVU or the host wrote.
 static inline void cache_forget(void)
 {

@@ -9,14 +9,20 @@ and counts what is owed. After a reset the rest of the unit starts when nothing 
 from amaranth.hdl import Assert, Cat, Const, DomainRenamer, Module, Signal, Value, signed
 from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
+from xtvu.layout import ADDRESS_BITS, PORTS
 
 from .logic import choose
 
-__all__ = ["AXIRead", "AXIWrite", "Burst", "PORTS", "ReadPort", "WriteBeat", "WritePort"]
+__all__ = ["AXIRead", "AXIWrite", "Burst", "PORTS", "ReadPort", "WriteBeat", "WritePort",
+           "physical"]
 
-PORTS = 4
 _OPEN_WRITES = 32
 _WAITING_BURSTS = 4
+
+
+def physical(linear: Value) -> Value:
+    """The DDR address of the byte at a linear address (``layout.physical_address``)."""
+    return Cat(linear[bit] for bit in ADDRESS_BITS)
 
 
 class AXIRead(wiring.Signature):

@@ -13,7 +13,7 @@ from amaranth.hdl import Assert, Cat, Const, Module, Mux, ResetSignal, Signal, s
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from .axi import PORTS, AXIRead, ReadPort
+from .axi import PORTS, AXIRead, ReadPort, physical
 from .config import TVUConfig
 from .logic import choose
 from .queue import Queue
@@ -106,8 +106,7 @@ class StreamReader(wiring.Component):
             m.submodules[f"port{i}"] = port = ReadPort(depth)
             wiring.connect(m, port.port, wiring.flipped(getattr(self, f"port{i}")))
             m.d.comb += [
-                port.burst.payload.address.eq(Cat(Const(0, 3), address[:4], Const(i, 2),
-                                                  address[4:])),
+                port.burst.payload.address.eq(physical(Cat(Const(0, 3), Const(i, 2), address))),
                 port.burst.payload.length.eq(last_beat), port.burst.valid.eq(issue),
             ]
             ports.append(port)

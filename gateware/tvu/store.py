@@ -6,7 +6,7 @@ from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
 from xtvu.isa import LANES
 
-from .axi import AXIWrite, WritePort
+from .axi import AXIWrite, WritePort, physical
 from .reader import TICKET_BITS
 
 __all__ = ["StoreKind", "StoreRow", "StoreUnit"]
@@ -84,7 +84,7 @@ class StoreUnit(wiring.Component):
                 ]
 
         m.d.comb += [
-            port.beat.payload.address.eq(Cat(Const(0, 3), linear[5:9], linear[3:5], linear[9:])),
+            port.beat.payload.address.eq(physical(Cat(Const(0, 3), linear[3:]))),
             port.beat.payload.data.eq(wdata), port.beat.payload.strobe.eq(strobe),
         ]
         with m.If(row.valid & port.beat.ready):

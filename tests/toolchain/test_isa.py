@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from dataclasses import replace
 
@@ -118,3 +119,15 @@ def test_striping_is_the_address_map():
     for linear in range(data.size):
         assert striped[physical_address(linear)] == data[linear]
     np.testing.assert_array_equal(unstripe(striped)[:1500], data)
+
+
+def test_the_firmware_s_physical_addresses_are_those_of_the_layout():
+    """The expression in C, which Python reads alike but for the suffixes."""
+    expression = emit.c_header().split("tvu_physical(uint32_t linear)")[1].split("return ")[1]
+    code = re.sub(r"\b(0x[0-9a-f]+)u\b", r"\1", expression.split(";")[0])
+    rng = np.random.default_rng(2)
+    for linear in [*range(1100), *rng.integers(0, 1 << 32, 300).tolist()]:
+        # as the text of the layout says it: piece p of word w of a block lies at 128 p + 8 w
+        word, piece, byte = linear >> 5 & 15, linear >> 3 & 3, linear & 7
+        want = linear // 512 * 512 + 128 * piece + 8 * word + byte
+        assert eval(code, {"linear": linear}) == want == physical_address(linear)

@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import isa
+from . import isa, layout
 
 __all__ = ["c_header", "markdown"]
 
@@ -78,8 +78,28 @@ def c_header() -> str:
               "              \\",
               "        rd_;                                                                        "
               "            \\",
-              "    })", ""]
+              "    })", "",
+              "// Where the byte at a linear address lies in DDR.",
+              "static inline uint32_t tvu_physical(uint32_t linear)", "{",
+              f"    return {_physical('linear')};", "}", ""]
     return "\n".join(lines) + "\n" + "\n".join(_intrinsic(ins) for ins in isa.INSTRUCTIONS)
+
+
+def _physical(linear: str) -> str:
+    """layout.physical_address as a C expression: bits that stay neighbours, together."""
+    runs: list[list[int]] = []
+    for place, bit in enumerate(layout.ADDRESS_BITS):
+        if runs and bit == layout.ADDRESS_BITS[place - 1] + 1:
+            runs[-1].append(place)
+        else:
+            runs.append([place])
+    terms = []
+    for run in runs:
+        place, bit = run[0], layout.ADDRESS_BITS[run[0]]
+        mask = (1 << len(run)) - 1
+        terms.append(f"({linear} & 0x{mask << place:x}u)" if bit == place
+                     else f"({linear} >> {bit} & 0x{mask:x}u) << {place}")
+    return " | ".join(terms)
 
 
 def _fields(ins: isa.Instruction, source: int) -> str:

@@ -17,11 +17,19 @@ from numpy.typing import NDArray
 from .isa import WORD_BYTES
 
 __all__ = [
-    "BLOCK_BYTES", "WEIGHTS_PER_WORD", "pack_ternary", "physical_address", "row_words", "stripe",
+    "ADDRESS_BITS", "BEAT_BYTES", "BLOCK_BYTES", "BLOCK_WORDS", "PORTS", "WEIGHTS_PER_WORD",
+    "pack_ternary", "physical_address", "row_words", "stripe",
     "unpack_ternary", "unstripe",
 ]
 
-BLOCK_BYTES = 512
+PORTS, BEAT_BYTES, BLOCK_WORDS = 4, 8, 16
+BLOCK_BYTES = PORTS * BEAT_BYTES * BLOCK_WORDS
+#: The bit of a linear address that is bit 0, 1, 2 ... of the DDR address: of the byte in its piece,
+#: then of the word, of the port, and of the block.
+ADDRESS_BITS = (*range(3), *range(5, 9), *range(3, 5), *range(9, 32))
+_IN_BLOCK: list[int] = [
+    sum((offset >> bit & 1) << place for place, bit in enumerate(ADDRESS_BITS))
+    for offset in range(BLOCK_BYTES)]
 WEIGHTS_PER_WORD = {"base3": 160, "2bit": 128, "int8": 32}
 _BASE = {"base3": 3, "2bit": 4}
 
@@ -33,7 +41,7 @@ def row_words(columns: int, mode: str) -> int:
 
 def physical_address(linear: int) -> int:
     """DDR address of the byte at a linear address."""
-    return linear & ~0x1FF | (linear >> 3 & 3) << 7 | (linear >> 5 & 15) << 3 | linear & 7
+    return linear & -BLOCK_BYTES | _IN_BLOCK[linear % BLOCK_BYTES]
 
 
 def stripe(data: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -42,12 +50,14 @@ def stripe(data: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
     flat = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data.reshape(-1)
     padded = np.zeros(-(-flat.size // BLOCK_BYTES) * BLOCK_BYTES, np.uint8)
     padded[:flat.size] = flat
-    return np.ascontiguousarray(padded.reshape(-1, 16, 4, 8).transpose(0, 2, 1, 3)).reshape(-1)
+    return np.ascontiguousarray(padded.reshape(-1, BLOCK_WORDS, PORTS, BEAT_BYTES)
+                                .transpose(0, 2, 1, 3)).reshape(-1)
 
 
 def unstripe(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The inverse of ``stripe``; the size must be a multiple of 512."""
-    return np.ascontiguousarray(data.reshape(-1, 4, 16, 8).transpose(0, 2, 1, 3)).reshape(-1)
+    return np.ascontiguousarray(data.reshape(-1, PORTS, BLOCK_WORDS, BEAT_BYTES)
+                                .transpose(0, 2, 1, 3)).reshape(-1)
 
 
 def pack_ternary(weights: NDArray[np.int8], mode: str) -> NDArray[np.uint8]:
