@@ -1,9 +1,11 @@
 // The simulated board: Verilated SoC, DDR model, UART, Ethernet, and a control port for statistics.
 //
-// soc_sim [--preset ug585|conservative|hostile] [--seed N] [--preload FILE] [--udp PORT] [--tcp
-// PORT] [--max-cycles N] The UDP port is the one for datagrams; Etherbone and raw frames have ports
-// of their own (network.hpp). Prints one line of JSON with the ports when it is up, and ends when
-// its parent does.
+// soc_sim [--preset ug585|conservative|hostile] [--seed N] [--preload FILE] [--udp PORT]
+//         [--tcp PORT] [--max-cycles N]
+//
+// The UDP port is the one for datagrams; Etherbone and raw frames have ports of their own
+// (network.hpp). Prints one line of JSON with the ports when it is up, and ends when its parent
+// does.
 #include <arpa/inet.h>
 #include <csignal>
 #include <cstring>
