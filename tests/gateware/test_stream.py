@@ -22,18 +22,19 @@ from xtvu.layout import pack_ternary, physical_address
 _SMALL = TVUConfig(port_fifo_depth=32)
 
 
-def _simulate(unit, *benches, lanes=False):
+def _simulate(unit, *benches, dsp_clock=0):
+    """``dsp_clock``: of the unit's product array, if it has one."""
     top = Module()
     top.submodules.unit = unit
-    for name in ("axi", *(("dot", "fast", "fill") if lanes else ())):
+    for name in ("axi", *(("dot", "fast", "fill") if dsp_clock else ())):
         top.domains += ClockDomain(name, reset_less=True)
     sim = Simulator(top)
     sim.add_clock(1e-6, phase=0.5e-6)
     sim.add_clock(1e-6, phase=0.5e-6, domain="axi", if_exists=True)
-    if lanes:
+    if dsp_clock:
         for name in ("dot", "fill"):
             sim.add_clock(1e-6, phase=0.5e-6, domain=name)
-        sim.add_clock(0.5e-6, phase=0.5e-6, domain="fast")
+        sim.add_clock(1e-6 / dsp_clock, phase=0.5e-6, domain="fast")
     for bench in benches:
         sim.add_testbench(bench, background=bench is not benches[0])
     sim.run()
@@ -243,8 +244,8 @@ def _slice(m, name, domain, *, x, use_x, subtract, c, z, neighbour, p, cascade):
 class _LanesAndCollector(wiring.Component):
     """The dot path from stream words to collected rows."""
 
-    def __init__(self):
-        self.lanes, self.collector = DotProducts(_slice), Collector()
+    def __init__(self, dsp_clock):
+        self.lanes, self.collector = DotProducts(_slice, dsp_clock=dsp_clock), Collector()
         super().__init__({})
 
     def elaborate(self, platform):
@@ -262,9 +263,10 @@ class _LanesAndCollector(wiring.Component):
     ("base3", 1, 0.5, 2,
      61, 0, 0.4), ("2bit", 8, 1.0, 1, 61, 120, 0.8), ("base3", 1, 1.0, 1, 16, 0, 0.0),
 ])
-def test_lanes_under_back_pressure(mode, vectors, chance, words, rows, sleep, share):
+@pytest.mark.parametrize("dsp_clock", [2, 1])
+def test_lanes_under_back_pressure(mode, vectors, chance, words, rows, sleep, share, dsp_clock):
     rng = np.random.default_rng(8)
-    unit = _LanesAndCollector()
+    unit = _LanesAndCollector(dsp_clock)
     lanes, collector = unit.lanes, unit.collector
     per_word = {"base3": 160, "2bit": 128, "int8": 32}[mode]
     columns = words * per_word
@@ -300,6 +302,7 @@ def test_lanes_under_back_pressure(mode, vectors, chance, words, rows, sleep, sh
         ctx.set(lanes.words, words)
         ctx.set(lanes.mode, isa.MODES[mode])
         ctx.set(collector.vectors, vectors - 1)
+        ctx.set(lanes.vectors, vectors - 1)
         ctx.set(lanes.rows, rows)
         ctx.set(lanes.picked, int(share is not None))
         ctx.set(lanes.start, 1)
@@ -341,7 +344,7 @@ def test_lanes_under_back_pressure(mode, vectors, chance, words, rows, sleep, sh
                 lasts.append(row.last)
             await ctx.tick()
 
-    _simulate(unit, feed, sink, entries, lanes=True)
+    _simulate(unit, feed, sink, entries, dsp_clock=dsp_clock)
 
 
 def test_checksum_with_gaps():
