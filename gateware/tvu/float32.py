@@ -15,7 +15,7 @@ from .logic import choose, delay, leading_zeros
 
 __all__ = [
     "FloatAdd", "FloatExp2", "FloatMultiply", "FloatToInt8", "IntToFloat",
-    "float_key", "round_pack",
+    "float_key", "is_infinite", "round_pack",
 ]
 
 _FACTOR_BITS = 17  # of a number without sign that a DSP slice multiplies by one of 24 bits
@@ -24,6 +24,11 @@ _FACTOR_BITS = 17  # of a number without sign that a DSP slice multiplies by one
 def _data(shape: object, name: str) -> Signal:
     """A register that needs no reset: what is valid stands beside it."""
     return Signal(shape, name=name, reset_less=True)
+
+
+def is_infinite(bits: Value) -> Value:
+    """Whether a float32 is infinite or no number."""
+    return bits[23:31] == 255
 
 
 def float_key(bits: Value) -> Value:

@@ -48,8 +48,7 @@ class Held:
         # the first one.
         self.grouped, self.refused, self.settled, self.again = (Signal(), Signal(), Signal(),
                                                                 Signal())
-        # its unit starts now; it sends rows to the store unit or the ranking
-        self.starts, self.sends_rows = Signal(), Signal()
+        self.sends_rows = Signal()  # to the store unit or the ranking
 
     def name_is(self, *names: str) -> Value:
         """Whether an instruction of one of these names is held."""

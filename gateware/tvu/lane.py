@@ -11,8 +11,7 @@ from .float32 import FloatAdd, FloatExp2, FloatMultiply, FloatToInt8, IntToFloat
 from .logic import delay
 from .operation import Add, Factor
 
-__all__ = ["ADDED", "ADDS", "LATENCY", "Lane", "MULTIPLIES", "OPERANDS", "Powers", "SCALES",
-           "is_infinite"]
+__all__ = ["ADDED", "ADDS", "LATENCY", "Lane", "MULTIPLIES", "OPERANDS", "Powers", "SCALES"]
 
 # Cycles after a row was issued.
 OPERANDS = 2  # its operands are there
@@ -23,11 +22,6 @@ ADDED = ADDS + FloatAdd.LATENCY
 _POST = FloatExp2.LATENCY + 1  # a row's powers take two cycles
 LATENCY = ADDED + _POST  # its result is there
 _ONE, _MINUS_ZERO = 0x3F800000, 0x80000000
-
-
-def is_infinite(value: Value) -> Value:
-    """Whether a float32 is infinite or no number."""
-    return value[23:31] == 255
 
 
 class Lane(wiring.Component):

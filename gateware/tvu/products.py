@@ -35,10 +35,10 @@ def _rests(words: int, dsp_clock: int) -> int:
 class DotProducts(wiring.Component):
     """Members: ``start`` latches ``words`` (stream words per row), ``mode``, ``vectors`` (their
     number minus one), ``rows``, ``picked`` (rows are those of ``entry``) and ``columns`` (picked
-    columns instead of rows); ``word`` and
-    ``entry`` in; ``write`` to the activation memory; ``result`` out, one per row; ``column_row``
-    out, the sums of columns; ``hungry`` while a word could be taken; ``awake`` and ``awake_fill``:
-    the clocks of ``dot`` and ``fast``, and of ``fill``, must run.
+    columns instead of rows); ``word`` and ``entry`` in; ``write`` to the activation memory;
+    ``result`` out, one per row; ``column_row`` out, the sums of columns; ``hungry`` while a word
+    could be taken; ``awake`` and ``awake_fill``: the clocks of ``dot`` and ``fast``, and of
+    ``fill``, must run.
     """
 
     def __init__(self, adder: Callable[..., None] = dsp.adder, *, dsp_clock: int = 2) -> None:

@@ -11,6 +11,7 @@ from amaranth.lib.wiring import In, Out
 from xtvu import isa
 
 from .decoder import OPCODES
+from .float32 import is_infinite
 from .instruction import Held, QueuedInstruction
 from .limits import unfit
 from .operation import Factor, Reduce, Sink, VectorOp
@@ -178,9 +179,11 @@ class Sequencer(wiring.Component):
         ]
 
     def _start_lines(self, m: Module) -> None:
-        """From registers and ``starts`` alone: they reach far."""
+        """A unit starts when START says so, and otherwise by registers alone: these lines reach
+        far."""
         held = self._held
-        stores, on_vectors, self._rank_idle = Signal(), Signal(), Signal()
+        stores, on_vectors = Signal(), Signal()
+        self._starts, self._rank_idle = Signal(), Signal()
         m.d.sync += [
             stores.eq(held.group == isa.STORE), on_vectors.eq(held.name_is(*RECIPES)),
             # A store's rows may still leave when it counts as done; what sends rows itself, or to
@@ -189,13 +192,13 @@ class Sequencer(wiring.Component):
                                 | (held.name_is("DOT") & held.epilogue.rank)),
             self._rank_idle.eq(self.rank.idle),
         ]
-        stores_scalar = held.starts & held.name_is("STORES")
+        stores_scalar = self._starts & held.name_is("STORES")
         m.d.sync += self.row.valid.eq(stores_scalar | (self.row.valid & ~self.row.ready))
         m.d.comb += [
-            self.vector.start.eq(held.starts & on_vectors),
-            self.dot.start.eq(held.starts & held.is_dot),
-            self.rank.start.eq(held.starts & held.is_dot),
-            self.store.start.eq(held.starts & stores),
+            self.vector.start.eq(self._starts & on_vectors),
+            self.dot.start.eq(self._starts & held.is_dot),
+            self.rank.start.eq(self._starts & held.is_dot),
+            self.store.start.eq(self._starts & stores),
         ]
 
     def _queue_scalars(self, m: Module, scalars: ScalarQueue) -> None:
@@ -272,7 +275,7 @@ class Sequencer(wiring.Component):
         """Writes a scalar register."""
         m.d.comb += [self._write.addr.eq(register), self._write.data.eq(value),
                      self._write.en.eq(register != 0),
-                     self._infinite.eq(check & (value[23:31] == 255))]
+                     self._infinite.eq(check & is_infinite(value))]
 
     def _decode(self, m: Module) -> None:
         held, field = self._held, self._held.field
@@ -321,8 +324,8 @@ class Sequencer(wiring.Component):
         with m.Else():
             m.d.sync += [loads.eq(loads + 1), held.s.eq(held.s + step_first),
                          held.b.eq(held.b + step_second)]
-            m.d.comb += infinite.eq(~refusal & ((reads[0] & (first[23:31] == 255))
-                                              | (reads[1] & (second[23:31] == 255))))
+            m.d.comb += infinite.eq(~refusal & ((reads[0] & is_infinite(first))
+                                              | (reads[1] & is_infinite(second))))
             with m.If(refusal):
                 m.d.comb += self.bad.eq(1)
                 m.next = "COMPLETE"
@@ -331,7 +334,7 @@ class Sequencer(wiring.Component):
 
     def _start(self, m: Module, scalars: ScalarQueue) -> None:
         held, name_is = self._held, self._held.name_is
-        m.d.comb += held.starts.eq(~held.sends_rows | self.row_free)
+        m.d.comb += self._starts.eq(~held.sends_rows | self.row_free)
         with m.If(name_is("SSET")):
             self._put(m, held.t, held.field({"SSET": "value"}), Const(0))
             m.next = "COMPLETE"

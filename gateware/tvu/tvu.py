@@ -98,12 +98,11 @@ class TVU(wiring.Component):
     def _share_words(self, m: Module) -> None:
         """One unit at a time takes words of the stream."""
         word, takers = self._reader.word, (self._products, self._checksum, self._vector)
-        self._hungry = Cat(unit.hungry for unit in takers)
+        self._hungry = hungry = Signal(len(takers))
+        m.d.comb += hungry.eq(Cat(unit.hungry for unit in takers))
         m.d.comb += word.ready.eq(Cat(unit.word.ready for unit in takers).any())
         for unit in takers:
             m.d.comb += [unit.word.valid.eq(word.valid), unit.word.payload.eq(word.payload)]
-        hungry = Signal(len(takers))
-        m.d.comb += hungry.eq(self._hungry)
         m.d.sync += Assert((hungry & (hungry - 1)[:len(takers)]) == 0,
                            "two units take words of the stream")
 

@@ -16,8 +16,9 @@ from xtvu.isa import LANES, VECTORS
 
 from .activations import ActivationWrite
 from .collect import CollectedRow
+from .float32 import is_infinite
 from .issue import Issue, Kind, Row
-from .lane import ADDED, ADDS, LATENCY, MULTIPLIES, OPERANDS, SCALES, Lane, Powers, is_infinite
+from .lane import ADDED, ADDS, LATENCY, MULTIPLIES, OPERANDS, SCALES, Lane, Powers
 from .logic import choose
 from .maxima import Maxima
 from .operands import Operands
