@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
+from bitnet_host.run.link.simulator import build_folder
 
-__all__ = ["BUILD", "ROOT"]
+__all__ = ["BUILD", "DSP_CLOCK", "ROOT"]
 
 ROOT = Path(__file__).resolve().parent.parent
-BUILD = Path(os.environ.get("BITNET_BUILD") or ROOT / "build")
+BUILD = build_folder()
+#: The clock of the DSP slices that it was built with, as soc/build.py names it.
+DSP_CLOCK = "1x" if BUILD.name == "1x" else "2x"
 
 
 def _built(path: Path) -> Path:

@@ -17,7 +17,7 @@ from bitnet_soc.report import (
     yosys,
 )
 from bitnet_soc.timing import Netlist
-from conftest import BUILD, ROOT
+from conftest import BUILD, DSP_CLOCK, ROOT
 
 _VERILOG = """
 module add_a (input clk, input [15:0] a, b, output reg [15:0] r);
@@ -85,8 +85,9 @@ def test_luts_that_only_feed_multiplexers_and_control_sets():
 
 def test_a_unit_that_is_not_there(tmp_path):
     """One sentence that names those that are."""
-    done = subprocess.run([sys.executable, ROOT / "soc/build.py", "--output", BUILD, "--report",
-                           "no.such"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, ROOT / "soc/build.py", "--output", BUILD,
+                           "--dsp-clock", DSP_CLOCK, "--report", "no.such"],
+                          capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.startswith("build: there is no unit no.such")
     assert "products.array" in done.stderr and "tvu" in done.stderr and ", ," not in done.stderr

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -27,6 +28,9 @@ from bitnet_soc import soc
 from conftest import ROOT
 
 from firmware import other_firmware
+
+sys.path.insert(0, str(ROOT / "soc"))
+import build
 
 DDR_BYTES_PER_SECOND = 4 * 2 * 533.33e6
 
@@ -155,6 +159,31 @@ def test_options_of_the_simulator(arguments, code):
     done = subprocess.run([build_folder() / "sim/soc_sim", *arguments], capture_output=True,
                           text=True, timeout=20)
     assert done.returncode == code and "usage: soc_sim" in (done.stderr if code else done.stdout)
+
+
+def test_a_build_folder_named_from_here(tmp_path, monkeypatch):
+    """The simulator starts in another folder, so the name has to be made whole first."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BITNET_BUILD", "some/build")
+    assert build_folder() == tmp_path / "some/build"
+
+
+def test_an_interrupt_that_python_drops(tmp_path, monkeypatch):
+    """As in a finaliser, where it only prints: the build still ends, after the step and without
+    its stamp."""
+    def action():
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        (tmp_path / "made").touch()
+
+    monkeypatch.setattr(build, "_interrupted", False)
+    before = signal.signal(signal.SIGINT, build._interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            build._Steps(tmp_path, 1).step("a step", "digest", action, tmp_path / "made")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
 
 
 def test_ctrl_c_in_the_build(tmp_path):

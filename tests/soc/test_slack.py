@@ -10,7 +10,7 @@ from functools import cache
 import pytest
 from bitnet_soc.delays import GRADES
 from bitnet_soc.timing import Netlist, analyse
-from conftest import BUILD, ROOT
+from conftest import BUILD, DSP_CLOCK, ROOT
 
 sys.path.insert(0, str(ROOT / "soc"))
 from build import synthesise
@@ -26,7 +26,7 @@ _NOISE = 0.5
 
 @cache
 def _slack(unit):
-    netlist, top = synthesise(BUILD, unit)
+    netlist, top = synthesise(BUILD, unit, DSP_CLOCK)
     nets = Netlist(json.loads(netlist.read_text())["modules"][top])
     return {grade: analyse(nets, grade, keep=1) for grade in GRADES}
 
