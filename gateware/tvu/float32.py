@@ -223,7 +223,7 @@ class FloatToInt8(wiring.Component):
 class FloatExp2(wiring.Component):
     """r = 2^a by table and linear interpolation (``semantics.exp2``)."""
 
-    LATENCY = 5
+    LATENCY = 6
 
     def __init__(self) -> None:
         super().__init__({"a": In(32), "r": Out(31)})  # a power has no sign
@@ -251,9 +251,9 @@ class FloatExp2(wiring.Component):
             sign.eq(self.a[31]), huge.eq(exponent > 136),
         ]
 
-        fixed = Signal(27)
+        fixed = _data(27, "fixed")
         # floor, also below zero: -(magnitude + lost), in one addition
-        m.d.comb += fixed.eq((magnitude ^ sign.replicate(27)) + (sign & ~lost.any()))
+        m.d.sync += fixed.eq((magnitude ^ sign.replicate(27)) + (sign & ~lost.any()))
         m.d.comb += port.addr.eq(fixed[9:16])
         value, slope, rest = _data(23, "value"), _data(17, "slope"), _data(9, "rest")
         power = _data(range(-1024, 1024), "power")
@@ -261,7 +261,7 @@ class FloatExp2(wiring.Component):
             Cat(value, slope).eq(port.data), rest.eq(fixed[:9]),
             power.eq(fixed[16:27].as_signed()),
         ]
-        limit, below = delay(m, huge, 2), delay(m, sign, 2)
+        limit, below = delay(m, huge, 3), delay(m, sign, 3)
         product = delay(m, slope * rest, 1)
         fraction, biased = _data(23, "fraction"), _data(range(-1024, 2048), "biased")
         infinite, zero = _data(1, "infinite"), _data(1, "zero")

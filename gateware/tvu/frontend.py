@@ -14,12 +14,13 @@ from amaranth.lib.wiring import In, Out
 from xtvu import isa
 
 from .decoder import OPCODE_BITS, OPCODES, Decoder, operand
+from .descriptor import TICKET_BITS, StreamDescriptor
 from .instruction import QueuedInstruction
-from .reader import TICKET_BITS, StreamDescriptor
 
 __all__ = ["CFUBus", "FrontEnd", "PATIENCE_BITS"]
 
 PATIENCE_BITS = 22
+_LOOK_UP = 2  # cycles
 _READS = ("COUNTER", "SGET", "RANKED")
 _ADDRESS = {ins.name: "addr" for ins in isa.INSTRUCTIONS if ins.group == isa.STREAM}
 
@@ -44,7 +45,7 @@ class FrontEnd(wiring.Component):
 
     A command is held in a register first, so that the CPU's stall hangs on nothing but whether that
     is free, and carried out in the next cycle; a queued instruction waits there for room in its
-    queue, and what reads a counter, a scalar or the ranking has it a cycle later. The answer
+    queue, and what reads a counter, a scalar or the ranking has it two cycles later. The answer
     follows in the next cycle. If nothing gets on for 2^``patience_bits`` cycles the
     ``queue`` error is set, and queued instructions are dropped until a RESET: the CPU never hangs.
 
@@ -79,9 +80,9 @@ class FrontEnd(wiring.Component):
         to_stream = self._defined & (self._group == isa.STREAM)
         to_queue = self._defined & (self._group > isa.STREAM)
 
-        # A command that reads what lies outside has the answer in the second cycle.
-        done, room, read = self.done, Signal(), Signal()
-        m.d.bus += read.eq(holds & ~done)
+        # A command that reads what lies outside has the answer in the third cycle.
+        done, room, looked = self.done, Signal(), Signal(_LOOK_UP)
+        m.d.bus += looked.eq(Mux(done, 0, Cat(holds, looked)))
         with m.If((to_stream | to_queue) & ~errors.queue):
             m.d.comb += room.eq(~self.resetting
                                 & Mux(to_stream, self.descriptor.ready, self.instruction.ready))
@@ -90,7 +91,7 @@ class FrontEnd(wiring.Component):
         m.d.comb += [
             decoder.function_id.eq(cmd.payload.function_id),
             cmd.ready.eq(~cmd.valid | (~holds & ~ResetSignal("bus", allow_reset_less=True))),
-            done.eq(holds & (~rsp.valid | rsp.ready) & room & (~self._reads | read)),
+            done.eq(holds & (~rsp.valid | rsp.ready) & room & (~self._reads | looked[-1])),
             self.descriptor.valid.eq(done & to_stream & ~errors.queue),
             self.instruction.valid.eq(done & to_queue & ~errors.queue),
             self.instruction.payload.opcode.eq(self._opcode),

@@ -160,16 +160,18 @@ class Issue(wiring.Component):
             m.d.comb += [self.row.dst.eq(dst_base + index), a.eq(a_base + index),
                          b.eq(b_base + index)]
         second, resting = Signal(), Signal()  # b's turn, of two in one bank; a row's powers
-        ready = (~resting & (~kind.needs_word | self.word_valid)
-                 & (~kind.from_dot | self.dot.valid) & (~kind.buffered | self.room))
+        # but for a word of the stream, which may depend on whether it is taken here
+        ready = Signal()
+        m.d.comb += ready.eq(self.active & ~resting & (~self.conflict | second)
+                             & (~kind.from_dot | self.dot.valid) & (~kind.buffered | self.room))
         m.d.sync += [second.eq(~self.start & self.active & self.conflict & ~second),
                      resting.eq(self.issue & op.exp2)]
         x = Mux(second, b, a)
         m.d.comb += [
             self.conflict.eq(kind.two_reads & (a_base[0] == b_base[0])),
-            self.issue.eq(self.active & ready & (~self.conflict | second)),
+            self.issue.eq(ready & (~kind.needs_word | self.word_valid)),
             self.hungry.eq(self.active & kind.needs_word),
-            self.word_ready.eq(self.issue & kind.needs_word
+            self.word_ready.eq(ready & kind.needs_word
                                & ((op.source != Source.BYTES) | (index[:2] == 3))),
             # as issue, which may wait for more
             self.dot.ready.eq(self.active & kind.from_dot & ~resting

@@ -18,8 +18,8 @@ from .array import ProductArray
 from .collect import CollectedRow, DotResult
 from .columns import Columns
 from .logic import delay
+from .picks import PickedRow
 from .queue import Queue
-from .reader import PickedRow
 
 __all__ = ["DotProducts"]
 

@@ -23,8 +23,8 @@ _ENTRY_BITS = 32 + _NUMBER_BITS
 class Ranking(wiring.Component):
     """Members: ``clear`` empties it and takes ``levels``; ``base`` (number of the first value of
     the first row) is taken with ``start``; ``row`` in; ``peek`` names an entry (1 to 2^levels - 1)
-    and ``number`` is its number, all ones if there is none; ``idle`` while nothing is being sorted
-    in.
+    and ``number`` is its number a cycle later, all ones if there is none; ``idle`` while nothing is
+    being sorted in.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,8 @@ class Ranking(wiring.Component):
                 m.d.sync += root.eq(value)
 
         m.d.comb += read.addr.eq(self.peek[1:])
-        peeked = read.data.word_select(self.peek[0], _ENTRY_BITS)
+        peeked = Signal(_ENTRY_BITS)
+        m.d.sync += peeked.eq(read.data.word_select(self.peek[0], _ENTRY_BITS))
         m.d.comb += self.number.eq(Mux(peeked[_NUMBER_BITS:] == 0, ~0, ~peeked[:_NUMBER_BITS]))
 
         with m.FSM() as fsm:

@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from xtvu.isa import LANES
 
 from .axi import AXIWrite, WritePort, physical
-from .reader import TICKET_BITS
+from .descriptor import TICKET_BITS
 
 __all__ = ["StoreKind", "StoreRow", "StoreUnit"]
 

@@ -35,8 +35,8 @@ _STORE_DEPTH = 32
 
 class VectorUnit(wiring.Component):
     """Members: ``start`` begins ``op``, which holds until it is done; ``done`` pulses when
-    everything is written, ranked, or on its way to be stored; before, ``reduced`` pulses for each
-    group that was reduced to ``value``; ``word`` in (stream words), ``hungry`` while one could
+    everything is written, ranked, or on its way to be stored; by then ``reduced`` has pulsed for
+    each group that was reduced to ``value``; ``word`` in (stream words), ``hungry`` while one could
     be taken; ``dot`` in (collected rows); scratchpad ports, one read port per bank; write ports of
     activations and pick memory; ``row`` out to the store unit or the ranking, ``rows_wait`` while
     one is on its way there; ``overflow`` pulses on an infinite result.
@@ -83,6 +83,8 @@ class VectorUnit(wiring.Component):
             maxima.valid.eq(valids[LATENCY]), maxima.last.eq(rows[LATENCY].last),
             maxima.mask.eq(rows[LATENCY].mask),
             *(value.eq(lane.r) for value, lane in zip(maxima.values, lanes, strict=True)),
+        ]
+        m.d.sync += [
             self.reduced.eq(Mux(kind.summing, sums.done,
                                 (self.op.reduce != Reduce.NONE) & maxima.done)),
             self.value.eq(Mux(kind.summing, lanes[0].total, maxima.value)),

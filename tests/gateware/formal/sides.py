@@ -184,16 +184,16 @@ def front_end(tvu: str) -> _Bench:
     accepted, taken, waiting, before, command = (cmd.valid & cmd.ready, rsp.valid & rsp.ready,
                                                  Signal(2), Signal(), _command(m, front))
     free, room = ~rsp.valid | rsp.ready, descriptor.ready & instruction.ready & ~front.resetting
-    reads, looked = _is(command, "COUNTER", "SGET", "RANKED"), Signal()
+    reads, looked = _is(command, "COUNTER", "SGET", "RANKED"), Signal(2)
     m.d.sync += [
         waiting.eq(Mux(line, 0, waiting + accepted - front.done)), before.eq(front.done & ~line),
         Assert(cmd.valid | cmd.ready, "not ready although no command is offered"),
         Assert(cmd.ready | waiting.any() | line, "not ready without reason"),
         Assert(~front.done | waiting.any(), "commands are not carried out one by one"),
-        looked.eq(front.holds & ~front.done & ~line),
-        Assert(front.done | (reads & ~looked) | ~(waiting.any() & free & room),
+        looked.eq(Mux(front.done | line, 0, Cat(front.holds, looked))),
+        Assert(front.done | (reads & ~looked[1]) | ~(waiting.any() & free & room),
                "a command waits although there is room"),
-        Assert(~front.done | ~reads | looked, "an answer before it was read"),
+        Assert(~front.done | ~reads | looked[1], "an answer before it was read"),
         Assert(~front.done | free, "an answer is overwritten"),
         Assert(~before | rsp.valid, "an answer is late"),
         Assert(front.holds == waiting, "a command is here unnoticed"),
