@@ -3,8 +3,8 @@
 A word holds 32 byte lanes x 5 digits, matching a stream word of base-3 weights: element ``e`` of a
 vector sits in byte lane ``e % 32`` at digit ``e % P // 32`` (P = 160 or 128, see ``xtvu.layout``).
 The product array wants them by *position*: byte lanes 0 to 15 are positions 0 to 15 of five chains,
-one per digit, and lanes 16 to 31 those of five others. So there is a memory per position, read at
-its own address; vectors 0 to 3 begin in its lower half, 4 to 7 in the upper one.
+one per digit, and lanes 16 to 31 those of five others. So there is a memory per position and band
+of chains, read at its own address; vectors 0 to 3 begin in its lower half, 4 to 7 in the upper one.
 
 A code is stored plus 128, so that it is never negative.
 """
@@ -16,11 +16,14 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 from xtvu.isa import ACT_WORDS, BYTE_VECTORS, LANES, SHARED_WORDS, VECTORS, WORD_BYTES
 
-__all__ = ["ActivationWrite", "Activations", "CHAINS", "DIGITS", "POSITIONS", "TOKENS"]
+__all__ = ["ActivationWrite", "Activations", "BANDS", "CHAINS", "DIGITS", "POSITIONS", "TOKENS"]
 
 DIGITS = 5
 POSITIONS = 16
 CHAINS = DIGITS * WORD_BYTES // POSITIONS  # chain 2 d + h: digit d of byte lanes 16 h to 16 h + 15
+#: Chains whose slices stand in one of the columns of the chip, of 60, 60, 60, 20 and 20 slices.
+#: These lie apart: what all slices need goes to each band by registers of its own.
+BANDS = (range(0, 3), range(3, 6), range(6, 9), range(9, 10))
 TOKENS = VECTORS // 2  # vectors that are read at once
 _ADDRESS_BITS = (ACT_WORDS - 1).bit_length()
 
@@ -39,21 +42,22 @@ class ActivationWrite(wiring.Signature):
 class Activations(wiring.Component):
     """Members: ``write`` (in ``sync``, takes two cycles); ``spread``: write |``code``| to vector 0
     and zeros to vectors 1 to 3 at every place of word ``spread_address``, as plain numbers, for
-    column sums; ``read_address`` of each position, whose codes ``stored`` gives in the same cycle;
-    ``awake``: the clock of domain ``fill`` must run.
+    column sums; ``read_address`` of each position, band by band, for what ``codes`` gives in the
+    same cycle; ``awake``: the clock of domain ``fill`` must run.
     """
 
     def __init__(self) -> None:
-        self._words = [Signal(8 * TOKENS * CHAINS, name=f"read{p}") for p in range(POSITIONS)]
+        self._codes = [[Signal(8 * TOKENS, name=f"read{p}_{chain}") for chain in range(CHAINS)]
+                       for p in range(POSITIONS)]
         super().__init__({
             "write": In(ActivationWrite()), "spread": In(1), "spread_address": In(_ADDRESS_BITS),
             "code": In(signed(8)),
-            "read_address": In(_ADDRESS_BITS).array(POSITIONS), "awake": Out(1),
+            "read_address": In(_ADDRESS_BITS).array(len(BANDS), POSITIONS), "awake": Out(1),
         })
 
-    def stored(self, position: int, chain: int, token: int) -> Value:
-        """The stored code of what is read."""
-        return self._words[position].word_select(chain * TOKENS + token, 8)
+    def codes(self, position: int, chain: int) -> Value:
+        """The stored codes of the vectors, as they are read."""
+        return self._codes[position][chain]
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -78,24 +82,27 @@ class Activations(wiring.Component):
         ]
         m.d.sync += Assert(~(write.enable & self.spread), "two writes to the activation memory")
         m.d.comb += self.awake.eq(enable)
-        for p in range(POSITIONS):
-            m.submodules[f"position{p}"] = words = memory.Memory(
-                shape=unsigned(8 * TOKENS * CHAINS), depth=ACT_WORDS,
-                init=[int.from_bytes(b"\x80" * (TOKENS * CHAINS), "little")] * ACT_WORDS)
-            port, read = (words.write_port(domain="fill", granularity=8),
-                          words.read_port(domain="comb"))
-            here = p * 2 // POSITIONS
-            enables, data = [], []
-            for chain in range(CHAINS):
-                digit, half = chain // 2, chain % 2
-                for k in range(TOKENS):
-                    enables.append(enable
-                                   & (whole
-                                      | (digits[digit]
-                                         & (quarter == 2 * half + here) & (token == k))))
-                    data.append((others if k else codes).word_select(p % LANES, 8))
-            m.d.comb += [
-                port.addr.eq(address), port.en.eq(Cat(enables)), port.data.eq(Cat(data)),
-                read.addr.eq(self.read_address[p]), self._words[p].eq(read.data),
-            ]
+        for b, band in enumerate(BANDS):
+            size = TOKENS * len(band)
+            for p in range(POSITIONS):
+                m.submodules[f"band{b}_position{p}"] = words = memory.Memory(
+                    shape=unsigned(8 * size), depth=ACT_WORDS,
+                    init=[int.from_bytes(b"\x80" * size, "little")] * ACT_WORDS)
+                port, read = (words.write_port(domain="fill", granularity=8),
+                              words.read_port(domain="comb"))
+                here = p * 2 // POSITIONS
+                enables, data = [], []
+                for chain in band:
+                    digit, half = chain // 2, chain % 2
+                    for k in range(TOKENS):
+                        enables.append(enable
+                                       & (whole
+                                          | (digits[digit]
+                                             & (quarter == 2 * half + here) & (token == k))))
+                        data.append((others if k else codes).word_select(p % LANES, 8))
+                m.d.comb += [
+                    port.addr.eq(address), port.en.eq(Cat(enables)), port.data.eq(Cat(data)),
+                    read.addr.eq(self.read_address[b][p]),
+                    Cat(self._codes[p][chain] for chain in band).eq(read.data),
+                ]
         return m

@@ -21,27 +21,34 @@ starts with 2048 - 128 W in each field, W the sum of the chain's 16 weights: wha
 plus the sum of products, positive in any case.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, signed, unsigned
-from amaranth.lib import memory, wiring
+from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 from xtvu.isa import ACT_WORDS, COLUMN_WORDS, MODES, SHARED_WORDS, VECTORS, WORD_BYTES
 
 from . import dsp
-from .activations import CHAINS, DIGITS, POSITIONS, TOKENS, Activations, ActivationWrite
+from .activations import (
+    BANDS,
+    CHAINS,
+    DIGITS,
+    POSITIONS,
+    TOKENS,
+    Activations,
+    ActivationWrite,
+)
+from .band import BAND_ENTRY, COLUMN_SUM_BITS, Band, Lead
 from .logic import choose, delay
 
-__all__ = ["COLUMN_SUM_BITS", "ProductArray", "SUM_BITS"]
+__all__ = ["ProductArray", "SUM_BITS"]
 
 SUM_BITS = 28  # 127 words of int8: 127 * 32 * 127 * 128
-COLUMN_SUM_BITS = 24  # 16,384 columns times 127 need 22
 _PIPELINE = 28  # fast cycles from a word in its register to its sums
 _FIELD = dsp.WIDTH // TOKENS
-_SUMMING = 3  # fast cycles that it takes to sum the weights of a chain
-_ENTRY = 1 + _SUMMING  # from what the ROM reads to the slice at position 0
+# Fast cycles that it takes to sum the weights of a chain, while what goes along with the word is on
+# its way to the bands.
+_SUMMING = BAND_ENTRY
 _ADDRESS_BITS = (ACT_WORDS - 1).bit_length()
 
 
@@ -69,8 +76,8 @@ class ProductArray(wiring.Component):
     them for each pass. ``ahead`` cycles before a word's sums: ``total_valid``, ``first`` (word of a
     row) and ``select`` (the vector that serves vector 0). ``latency`` cycles after it was taken:
     ``sums``. ``mode``, ``columns`` and ``both`` (words have two passes) hold during an operation.
-    ``read_columns`` and ``read_place`` choose what ``column_sum`` gives, in the same cycle, or with
-    ``dsp_clock`` 1 in the next. ``write``, ``spread``, ``spread_address`` and ``code``: see
+    ``read_columns`` and ``read_place`` choose what ``column_sum`` gives, ``settling`` cycles later.
+    ``write``, ``spread``, ``spread_address`` and ``code``: see
     Activations. ``awake_fill``: the clock of ``fill`` must run. ``adder`` makes a slice; Amaranth's
     own simulator needs another one than ``dsp.adder``.
 
@@ -81,8 +88,9 @@ class ProductArray(wiring.Component):
     def __init__(self, adder: Callable[..., None] = dsp.adder, *, dsp_clock: int = 2) -> None:
         self._adder, self._dsp_clock = adder, dsp_clock
         self.latency, self.ahead = 1 + _PIPELINE // dsp_clock, 2 // dsp_clock
-        self._columns = [Signal(COLUMN_SUM_BITS * CHAINS, name=f"columns{p}")
-                         for p in range(POSITIONS)]
+        self.settling = 2 // dsp_clock
+        self._sums = [[Signal(COLUMN_SUM_BITS, name=f"column_sum{p}_{chain}")
+                       for chain in range(CHAINS)] for p in range(POSITIONS)]
         super().__init__({
             "mode": In(2), "columns": In(1), "both": In(1),
             "word": In(8 * WORD_BYTES), "valid": In(1), "pass2": In(1),
@@ -100,34 +108,26 @@ class ProductArray(wiring.Component):
     def column_sum(self, lane: int, digit: int) -> Value:
         """The accumulator of a byte lane and digit."""
         chain = 2 * digit + lane // POSITIONS
-        return self._columns[lane % POSITIONS].word_select(chain, COLUMN_SUM_BITS).as_signed()
+        return self._sums[lane % POSITIONS][chain].as_signed()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.activations = activations = Activations()
-        wiring.connect(m, activations.write, wiring.flipped(self.write))
-        m.d.comb += [activations.spread.eq(self.spread),
-                     activations.spread_address.eq(self.spread_address),
-                     activations.code.eq(self.code), self.awake_fill.eq(activations.awake)]
-
         pass2, late_pass2 = self._pass(m)
-        int8, both, columns = Signal(), Signal(), Signal()
+        mode, int8, both, columns = Signal(2), Signal(), Signal(), Signal()
         # These hold during an operation, so they may come late, and go on to where they are needed
         # from register to register: no net of theirs has to reach everywhere.
-        m.d.fast += [int8.eq(self.mode == MODES["int8"]), both.eq(self.both),
+        m.d.fast += [mode.eq(self.mode), int8.eq(self.mode == MODES["int8"]), both.eq(self.both),
                      columns.eq(self.columns)]
-        nonzero, negative = self._decode(m, pass2, int8)
-        address, place, fresh = Signal(_ADDRESS_BITS), Signal(range(COLUMN_WORDS)), Signal()
-        keep = Signal()
+        lead = Signal(Lead)
         m.d.fast += [
-            address.eq(self.address | Mux(pass2 & ~int8, SHARED_WORDS, 0)), place.eq(self.place),
-            fresh.eq(self.fresh),
+            lead.address.eq(self.address | Mux(pass2 & ~int8, SHARED_WORDS, 0)),
+            lead.place.eq(self.place), lead.fresh.eq(self.fresh),
             # of two passes over a column the second one counts
-            keep.eq(self.valid & columns & (pass2 if self._dsp_clock == 2 else 1)),
+            lead.keep.eq(self.valid & columns & (pass2 if self._dsp_clock == 2 else 1)),
         ]
+        nonzero, negative = self._decode(m, pass2, mode, int8, columns)
         starts = self._starts(m, nonzero, negative)
-        fields = self._chains(m, activations, nonzero, negative, starts, address, place, fresh,
-                              keep, columns)
+        fields = self._chains(m, lead, columns, nonzero, negative, starts)
         late_int8 = delay(m, int8, 1, "fast")
         totals = self._tree(m, fields, late_int8)
         self._accumulate(m, totals, late_pass2, delay(m, late_int8, 1, "fast"),
@@ -144,13 +144,13 @@ class ProductArray(wiring.Component):
         m.d.fast += [seen.eq(tick), pass2.eq(tick != seen), late.eq(~pass2)]
         return pass2, late
 
-    def _decode(self, m: Module, pass2: Value,
-                int8: Value) -> tuple[list[list[Value]], list[list[Value]]]:
+    def _decode(self, m: Module, pass2: Value, mode: Value, int8: Value,
+                columns: Value) -> tuple[list[list[Value]], list[list[Value]]]:
         """Weights that are not zero and weights that are negative, by byte lane and digit, in
         ``fast``: a cycle for the ROM, and one for a register behind it, as the ROM takes most of a
         cycle."""
         flip = Signal()
-        m.d.fast += flip.eq(self.negative & self.columns)
+        m.d.fast += flip.eq(self.negative & columns)
         rom = _weights_rom()
         read = {}
         for lane in range(POSITIONS):
@@ -159,7 +159,7 @@ class ProductArray(wiring.Component):
             for byte in (lane, lane + POSITIONS):
                 port = table.read_port(domain="fast")
                 m.d.comb += port.addr.eq(Cat(self.word.word_select(byte, 8),
-                                             Mux(int8, pass2, self.mode[0]), int8))
+                                             Mux(int8, pass2, mode[0]), int8))
                 read[byte] = port.data
         nonzero, negative = [], []
         for lane in range(WORD_BYTES):
@@ -191,53 +191,37 @@ class ProductArray(wiring.Component):
             starts.append(Cat(C(0, 7), counts[0], *[Cat(C(0, 6), counts[0])] * 3)[:dsp.WIDTH])
         return starts
 
-    def _chains(self, m: Module, activations: Activations, nonzero: list[list[Value]],
-                negative: list[list[Value]],
-                starts: list[Value], address: Value, place: Value, fresh: Value, keep: Value,
-                columns: Value) -> list[Value]:
-        """The slices and the column accumulators; returns what leaves each chain."""
-        neighbours: list[Value] = [C(0, dsp.WIDTH)] * CHAINS
-        results: list[Value] = []
-        address, place, fresh = (delay(m, value, _ENTRY - 1, "fast", plain=True)
-                                 for value in (address, place, fresh))
-        keep = delay(m, keep, _ENTRY + 2, "fast")
-        for p in range(POSITIONS):
-            # While columns are drained all positions read at one place.
-            following = Signal.like(place, name=f"place{p}")
-            m.d.fast += following.eq(Mux(self.read_columns, self.read_place, place))
-            place, write_place = following, delay(m, following, 2, "fast")
-            address, fresh, columns = (delay(m, value, 1, "fast", plain=True)
-                                       for value in (address, fresh, columns))
-            m.submodules[f"columns{p}"] = sums = memory.Memory(shape=unsigned(COLUMN_SUM_BITS
-                    * CHAINS), depth=COLUMN_WORDS, init=[])
-            read, write = sums.read_port(domain="comb"), sums.write_port(domain="fast")
+    def _chains(self, m: Module, lead: data.View, columns: Value, nonzero: list[list[Value]],
+                negative: list[list[Value]], starts: list[Value]) -> list[Value]:
+        """Activation memory and slices; returns what leaves each chain."""
+        m.submodules.activations = activations = Activations()
+        wiring.connect(m, activations.write, wiring.flipped(self.write))
+        m.d.comb += [activations.spread.eq(self.spread),
+                     activations.spread_address.eq(self.spread_address),
+                     activations.code.eq(self.code), self.awake_fill.eq(activations.awake)]
+        # by byte lane, when its position needs them; the last stage in a flip-flop, which is fast
+        weights = [delay(m, delay(m, Cat(nonzero[lane], negative[lane]),
+                                  _SUMMING + lane % POSITIONS - 1, "fast"), 1, "fast", plain=True)
+                   for lane in range(WORD_BYTES)]
+        results = []
+        for b, chains in enumerate(BANDS):
+            m.submodules[f"band{b}"] = band = Band(len(chains), self._adder)
             m.d.comb += [
-                activations.read_address[p].eq(address), read.addr.eq(place),
-                self._columns[p].eq(read.data), write.addr.eq(write_place), write.en.eq(keep),
+                band.lead.eq(lead), band.columns.eq(columns),
+                band.read_columns.eq(self.read_columns), band.read_place.eq(self.read_place),
             ]
-            weights = delay(m,
-                            Cat(Cat(nonzero[lane], negative[lane]) for lane in (p, p + POSITIONS)),
-                            _SUMMING + p, "fast")
-            from_memory = C(dsp.Z_C, 3) if p == 0 else C(dsp.Z_NEIGHBOUR, 3)
-            z = Mux(columns, Mux(fresh, dsp.Z_ZERO, dsp.Z_C), from_memory)[:3]
-            results = []
-            for chain in range(CHAINS):
-                digit, upper = chain // 2, chain % 2
-                lane = weights.word_select(upper, 2 * DIGITS)
-                old = Cat(read.data.word_select(chain, COLUMN_SUM_BITS),
-                          C(0, dsp.WIDTH - COLUMN_SUM_BITS))
-                result = Signal(dsp.WIDTH, name=f"sums{p}_{chain}")
-                cascade = Signal(dsp.WIDTH, name=f"cascade{p}_{chain}")
-                codes = Cat(Cat(activations.stored(p, chain, k), C(0, _FIELD - 8))
-                            for k in range(TOKENS))
-                self._adder(m, f"slice{p}_{chain}", "fast", x=codes, use_x=lane[digit],
-                            subtract=lane[DIGITS + digit],
-                          c=Mux(columns, old, starts[chain]) if p == 0 else old, z=z,
-                          neighbour=neighbours[chain], p=result, cascade=cascade)
-                neighbours[chain] = cascade
-                results.append(result)
-            m.d.comb += write.data.eq(Cat(result[:COLUMN_SUM_BITS] for result in results))
-            keep = delay(m, keep, 1, "fast")
+            for i, chain in enumerate(chains):
+                digit, first = chain // 2, chain % 2 * POSITIONS
+                m.d.comb += band.start[i].eq(starts[chain])
+                for p in range(POSITIONS):
+                    m.d.comb += [
+                        activations.read_address[b][p].eq(band.address[p]),
+                        band.codes[p][i].eq(activations.codes(p, chain)),
+                        band.use[p][i].eq(weights[first + p][digit]),
+                        band.subtract[p][i].eq(weights[first + p][DIGITS + digit]),
+                        self._sums[p][chain].eq(band.column_sums[p][i]),
+                    ]
+                results.append(band.result[i])
         return results
 
     def _tree(self, m: Module, chains: list[Value], int8: Value) -> list[Value]:
@@ -269,10 +253,9 @@ class ProductArray(wiring.Component):
         they go into one sum (int8) or there is but one. What is to be added is chosen a fast cycle
         before."""
         valid, first, second = Signal(), Signal(), Signal()  # ``second``: the upper halves of int8
-        one = Signal()
-        m.d.fast += [valid.eq(self.total_valid), first.eq(self.first), second.eq(int8 & pass2),
-                     one.eq(int8 | ~both)]
+        m.d.fast += [valid.eq(self.total_valid), first.eq(self.first), second.eq(int8 & pass2)]
         for k in range(TOKENS):
+            one = delay(m, int8 | ~both, 1, "fast", plain=True)
             total = choose(totals, self.select) if k == 0 else totals[k]
             addend = Signal(signed(_FIELD + 10), name=f"addend{k}")
             new, old = (Signal(signed(SUM_BITS), name=f"new{k}"),

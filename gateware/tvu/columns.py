@@ -21,11 +21,11 @@ _QUARTERS = WORD_BYTES // LANES
 class Columns(wiring.Component):
     """Members: ``start`` takes ``rows`` and ``digits5``; ``drain`` starts the results on their way,
     and ``empty`` says then that there was no column; ``row`` out. Reads the accumulators of
-    ``array``; ``settling``: they show a cycle after their place was named.
+    ``array``.
     """
 
-    def __init__(self, array: ProductArray, *, settling: bool) -> None:
-        self._array, self._settling = array, settling
+    def __init__(self, array: ProductArray) -> None:
+        self._array = array
         super().__init__({
             "start": In(1), "rows": In(15), "digits5": In(1), "drain": In(1), "empty": In(1),
             "row": Out(stream.Signature(CollectedRow)),
@@ -38,9 +38,9 @@ class Columns(wiring.Component):
                                        Signal(range(_QUARTERS)), Signal(12))
         left, digits5, draining, empty = Signal(15), Signal(), Signal(), Signal()
         row, free, moves = self.row, Signal(), Signal()  # ``moves``: another place is named
-        settled = Signal(init=1)
-        if self._settling:
-            m.d.sync += settled.eq(~moves)
+        settling = Signal(array.settling)  # until what was named shows, a bit per cycle
+        settled = settling == 0
+        m.d.sync += settling.eq(Mux(moves, ~0, settling >> 1))
         m.d.comb += [free.eq(~row.valid | row.ready), array.read_columns.eq(draining),
                      array.read_place.eq(word)]
         with m.If(self.start):

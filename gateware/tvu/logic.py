@@ -8,17 +8,22 @@ from collections.abc import Sequence
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.hdl._ast import Value  # the base class has no public home in Amaranth 0.5
 
-__all__ = ["choose", "delay", "leading_zeros"]
+__all__ = ["KEPT", "choose", "delay", "leading_zeros"]
+
+
+#: Attributes of a register that must not become one with another of the same value.
+KEPT = {"keep": "true"}
 
 
 def delay(m: Module, value: Value, cycles: int, domain: str = "sync", *,
           plain: bool = False) -> Value:
     """``value``, ``cycles`` cycles later. Without reset, so that it can become shift-register LUTs,
-    whose outputs are slow; ``plain`` keeps it in flip-flops."""
+    whose outputs are slow; ``plain`` keeps it in flip-flops, and apart from others that hold the
+    same."""
     name = re.sub(r"(_\d+)+$", "", value.name) if isinstance(value, Signal) else "delayed"
     for cycle in range(1, cycles + 1):
         stage = Signal.like(value, name=f"{name}_{cycle}", reset_less=True,
-                            attrs={"keep": 1} if plain else {})
+                            attrs=KEPT if plain else {})
         m.d[domain] += stage.eq(value)
         value = stage
     return value

@@ -35,7 +35,8 @@ class PickScanner(wiring.Component):
     """Members: ``start`` begins a scan of ``groups`` groups of eight rows, of ``words`` stream
     words each, from word ``address`` on; ``everything`` takes all rows for picked. They hold during
     ``start`` only. ``pick_address`` and ``pick_data`` (8 codes, a cycle later) read the memory;
-    ``row`` out, the last one with ``end``; ``busy`` until that was taken.
+    ``row`` out, the last one with ``end``; ``busy`` until that was taken; ``over`` when no other is
+    to come.
     """
 
     def __init__(self) -> None:
@@ -43,7 +44,7 @@ class PickScanner(wiring.Component):
             "start": In(1), "groups": In(GROUP_BITS), "words": In(_WORD_BITS),
             "address": In(WORD_ADDRESS_BITS), "everything": In(1),
             "pick_address": Out((PICK_ROWS - 1).bit_length()), "pick_data": In(8 * LANES),
-            "row": Out(stream.Signature(RowAddress)), "busy": Out(1),
+            "row": Out(stream.Signature(RowAddress)), "busy": Out(1), "over": Out(1),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -65,6 +66,7 @@ class PickScanner(wiring.Component):
             self.pick_address.eq(following), taken.eq(self.row.valid & self.row.ready),
             row.entry.row.eq(Cat(lane, group)), row.entry.code.eq(codes.word_select(lane, 8)),
             row.entry.end.eq(waiting == 0), row.address.eq(base + distance),
+            self.over.eq((waiting == 0) & through),
             self.row.valid.eq(self.busy & ((waiting != 0) | (loaded & through))),
         ]
         with m.If(self.busy):

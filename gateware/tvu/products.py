@@ -57,7 +57,7 @@ class DotProducts(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.array = array = ProductArray(self._adder, dsp_clock=self._dsp_clock)
-        m.submodules.drain = drain = Columns(array, settling=self._dsp_clock == 1)
+        m.submodules.drain = drain = Columns(array)
         latency = array.latency
         last_word, mode, rows = Signal(7), Signal(2), Signal(19)
         picked, columns, ending, fresh = Signal(), Signal(), Signal(), Signal()

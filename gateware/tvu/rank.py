@@ -70,11 +70,11 @@ class Ranking(wiring.Component):
             m.d.comb += self.idle.eq(fsm.ongoing("SCAN") & ~self.row.valid)
             with m.State("SCAN"):
                 m.d.sync += [entry.eq(candidate), node.eq(1), level.eq(1)]
+                m.d.comb += self.row.ready.eq(lane == LANES - 1)
                 with m.If(self.row.valid):
                     with m.If(self.row.payload.mask.bit_select(lane, 1) & (candidate > root)):
                         m.next = "READ"
                     m.d.sync += [lane.eq(lane + 1), number.eq(number + 1)]
-                    m.d.comb += self.row.ready.eq(lane == LANES - 1)
                 with m.If(self.clear):
                     m.d.sync += [levels.eq(self.levels), root.eq(0), word.eq(0)]
                     m.next = "CLEAR"

@@ -136,8 +136,7 @@ class StreamReader(wiring.Component):
                          left.eq(left + Cat(address[:4], Const(-1, 20)))]
         m.d.sync += [
             Assert(~running | ((left != 0) & (words != 0)), "a stream without words runs"),
-            Assert(~scanner.row.valid | scanner.row.payload.entry.end | (words != 0),
-                   "rows without words are picked"),
+            Assert(~scanner.busy | scanner.over | (words != 0), "rows without words are picked"),
         ]
 
     def _hand_over_picks(self, m: Module) -> None:

@@ -151,25 +151,21 @@ class TVU(wiring.Component):
         ]
 
     def _hand_over_dots(self, m: Module) -> None:
-        """Rows of dot products and of column sums to the vector unit.
-
-        Rows from the collector are handed over every second cycle, so that no path runs from the
-        vector unit into its registers. The stream waits while columns are drained, so their rows
-        come every cycle, by a path into the drain, which is short.
-        """
+        """Rows of dot products and column sums to the vector unit, every second cycle: so no path
+        runs from there into the registers that they come from."""
         dot, collected, drained = (self._vector.dot, self._collector.row,
                                    self._products.column_row)
         by_columns = Signal()
         with m.If(self._sequencer.dot.start):
             m.d.sync += by_columns.eq(self._sequencer.dot.columns)
-        with m.If(by_columns & (~dot.valid | dot.ready)):
+        with m.If(dot.valid):
+            m.d.sync += dot.valid.eq(~dot.ready)
+        with m.Elif(by_columns):
             m.d.comb += drained.ready.eq(1)
             m.d.sync += [dot.valid.eq(drained.valid), dot.payload.eq(drained.payload)]
-        with m.Elif(~by_columns & ~dot.valid):
+        with m.Else():
             m.d.comb += collected.ready.eq(1)
             m.d.sync += [dot.valid.eq(collected.valid), dot.payload.eq(collected.payload)]
-        with m.Elif(dot.ready):
-            m.d.sync += dot.valid.eq(0)
 
     def _route_rows(self, m: Module) -> None:
         """Rows that leave the vector unit go to the ranking or to the store unit, which also gets
