@@ -9,8 +9,6 @@
 // operations.
 #include "plan.h"
 
-#define BLOCK_BYTES 512u
-
 // s[S_SCALE] = max(absmax, 1e-5) of the query heads from row q on that share a KV head.
 static void query_maximum(uint32_t q)
 {
@@ -75,7 +73,7 @@ static void store_heads(uint32_t index, uint32_t heads, uint32_t position, uint3
 static void store_values(uint32_t index, uint32_t position, uint32_t v, uint32_t scale)
 {
     uint32_t place =
-        position / CHUNK_TOKENS * model.head_dim * BLOCK_BYTES + position % CHUNK_TOKENS;
+        position / CHUNK_TOKENS * model.head_dim * TVU_BLOCK_BYTES + position % CHUNK_TOKENS;
     tvu_storeqt(model.v_base + index * model.v_head_bytes + place, v, model.head_dim, scale);
 }
 
@@ -133,7 +131,7 @@ static void mix(uint32_t group, uint32_t out, uint32_t index, uint32_t tokens, b
         if (start == 0 && more)
             query_scale();
         tvu_streamr((model.v_base + index * model.v_head_bytes +
-                     start / CHUNK_TOKENS * model.head_dim * BLOCK_BYTES) |
+                     start / CHUNK_TOKENS * model.head_dim * TVU_BLOCK_BYTES) |
                         FENCE,
                     model.head_dim, words, 1);
         if (start == 0)

@@ -5,7 +5,6 @@
 #include "uart.h"
 #include <generated/tvu.h>
 
-#define TVU_BUSY 0x80000000u
 #define KEPT_MAGIC 0x57a27ed1u
 
 static uint32_t fault_code, fault_detail;

@@ -54,9 +54,9 @@ static void do_sums(const struct message *m)
     // garbage if m->length is not 3
     uint32_t address = m->payload[0], words = m->payload[1], count = m->payload[2];
     uint32_t sums[MOST_SUMS];
-    if (m->length != 3 || address % 512 || address < MODEL_BASE || address >= MAIN_RAM_SIZE ||
-        count == 0 || count > MOST_SUMS || words == 0 || words % 16 ||
-        words > (MAIN_RAM_SIZE - address) / TVU_WORD_BYTES / count) {
+    if (m->length != 3 || address % TVU_BLOCK_BYTES || address < MODEL_BASE ||
+        address >= MAIN_RAM_SIZE || count == 0 || count > MOST_SUMS || words == 0 ||
+        words % TVU_BLOCK_WORDS || words > (MAIN_RAM_SIZE - address) / TVU_WORD_BYTES / count) {
         fault_raise(ERROR_ARGUMENT, 0);
         return;
     }

@@ -148,7 +148,7 @@ bool model_load(bool trust)
         struct tensor *place =
             layer < (kind < KIND_INPUT_NORM ? 1 : model.layers) ? slot(kind, layer) : 0;
         if (!place || place->words || entry_words != image_expected_words(&model, kind) ||
-            offset % 512 || offset < model.header_bytes || offset > model.ddr_bytes ||
+            offset % TVU_BLOCK_BYTES || offset < model.header_bytes || offset > model.ddr_bytes ||
             (uint64_t)entry_words * TVU_WORD_BYTES > model.ddr_bytes - offset ||
             !finite(((volatile const uint32_t *)entry)[6])) {
             fault_raise(ERROR_IMAGE, i);

@@ -55,14 +55,14 @@ uint32_t transformer_batch(void)
 
 static void set_constants(void)
 {
-    tvu_sset(S_127, 0x42fe0000);
-    tvu_sset(S_ONE, 0x3f800000);
-    tvu_sset(S_SMALLEST, 0x3727c5ac);
+    tvu_sset(S_127, TVU_FLOAT_MAX_CODE);
+    tvu_sset(S_ONE, TVU_FLOAT_ONE);
+    tvu_sset(S_SMALLEST, TVU_FLOAT_SMALLEST);
     tvu_sset(S_EPS, model.eps_bits);
     tvu_sset(S_INV_HIDDEN, model.inverse_hidden_bits);
     tvu_sset(S_INV_QUERY, model.inverse_query_bits);
     tvu_sset(S_INV_INTERMEDIATE, model.inverse_intermediate_bits);
-    tvu_sset(S_INV_127, 0x3c010204);
+    tvu_sset(S_INV_127, TVU_FLOAT_MAX_CODE_INVERSE);
     tvu_sset(S_SCORE, model.score_scale_bits);
 }
 

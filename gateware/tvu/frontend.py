@@ -194,7 +194,8 @@ class FrontEnd(wiring.Component):
                             ("SGET", self.scalar), ("RANKED", self.ranked)):
             with m.If(self._is(name)):
                 m.d.bus += read.eq(value)
-        status = Cat(errors.as_value(), Const(0, 31 - len(isa.ERRORS)), self.busy | self.resetting)
+        status = Cat(errors.as_value(), Const(0, isa.BUSY_BIT - len(isa.ERRORS)),
+                     self.busy | self.resetting)
         for name, value in (("ID", Const(isa.isa_hash(), 32)), ("STATUS", status),
                             *((name, read) for name in _READS)):
             with m.If(self._is(name)):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import data
 from xtvu import isa
+from xtvu.layout import WEIGHTS_PER_WORD
 
 from .instruction import Held
+from .logic import choose
 
 __all__ = ["unfit"]
-
-_MAX_ROWS = 32768  # that DotLanes and Collector count
 
 
 def unfit(m: Module, held: Held, op: data.View, units: Any) -> Value:
@@ -24,7 +24,7 @@ def unfit(m: Module, held: Held, op: data.View, units: Any) -> Value:
     with m.If(held.is_dot):
         columns = Mux(dot.mode == isa.MODES["base3"], (dot.words << 7) + (dot.words << 5),
                       dot.words << 7)
-        too_many = Mux(dot.columns, dot.rows > columns, dot.rows > _MAX_ROWS)
+        too_many = Mux(dot.columns, dot.rows > columns, dot.rows > isa.MOST_ROWS)
         limit = Mux(dot.columns, isa.COLUMN_WORDS,
                     Mux(dot.vectors[2], isa.SHARED_WORDS, isa.ACT_WORDS))
         too_long = dot.words > limit
@@ -50,10 +50,12 @@ def unfit(m: Module, held: Held, op: data.View, units: Any) -> Value:
 def _room(m: Module, held: Held) -> Value:
     """Elements that an activation vector holds."""
     room, dst = Signal(16), held.dst
+    digits5, digits4, byte = (WEIGHTS_PER_WORD[mode] for mode in ("base3", "2bit", "int8"))
     with m.If(held.name_is("QUANT8")):
-        m.d.comb += room.eq((isa.BYTE_VECTORS - dst[:2]) << 10)  # 32 words of 32
+        m.d.comb += room.eq(choose([Const(isa.ACT_WORDS * byte * (isa.BYTE_VECTORS - vector), 16)
+                                    for vector in range(isa.BYTE_VECTORS)], dst[:2]))
     with m.Elif(held.name_is("QUANT5")):
-        m.d.comb += room.eq(Mux(dst[2], isa.SHARED_WORDS * 160, isa.ACT_WORDS * 160))
+        m.d.comb += room.eq(Mux(dst[2], isa.SHARED_WORDS * digits5, isa.ACT_WORDS * digits5))
     with m.Else():
-        m.d.comb += room.eq(Mux(dst[2], isa.SHARED_WORDS * 128, isa.ACT_WORDS * 128))
+        m.d.comb += room.eq(Mux(dst[2], isa.SHARED_WORDS * digits4, isa.ACT_WORDS * digits4))
     return room

@@ -4,6 +4,7 @@ from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from xtvu import isa
+from xtvu.layout import WEIGHTS_PER_WORD
 
 from .scalars import REGISTER_BITS
 
@@ -86,6 +87,7 @@ class Repetition(wiring.Component):
     def _activations_allow(self, length: Value) -> Value:
         """Vectors 0 to 3 only, or so few elements that each of the eight would hold them."""
         low = (length[3:] == 0) & (self.dst[:3] + length[:3] < isa.BYTE_VECTORS)
-        shared = self.count <= isa.SHARED_WORDS * Mux(self.digits5, 160, 128)
-        return Mux(self.to_bytes, low & (self.count <= isa.ACT_WORDS * 32),
+        digits5, digits4, byte = (WEIGHTS_PER_WORD[mode] for mode in ("base3", "2bit", "int8"))
+        shared = self.count <= isa.SHARED_WORDS * Mux(self.digits5, digits5, digits4)
+        return Mux(self.to_bytes, low & (self.count <= isa.ACT_WORDS * byte),
                    ~self.quantises | low | shared)

@@ -5,6 +5,7 @@ from amaranth.hdl import Assert, Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
 from xtvu.isa import LANES
+from xtvu.layout import BLOCK_BYTES
 
 from .axi import AXIWrite, WritePort, physical
 from .descriptor import TICKET_BITS
@@ -75,7 +76,7 @@ class StoreUnit(wiring.Component):
                 code = Cat(v[:8] for v in values).word_select(part, 8)
                 m.d.comb += [
                     wdata.eq(code.replicate(8)), strobe.eq(mask.bit_select(part, 1) << linear[:3]),
-                    last_part.eq(7), step.eq(512),
+                    last_part.eq(7), step.eq(BLOCK_BYTES),
                 ]
             with m.Case(StoreKind.SCALAR):
                 m.d.comb += [

@@ -7,7 +7,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import isa, layout
+import numpy as np
+
+from . import isa, layout, semantics
 
 __all__ = ["c_header", "markdown"]
 
@@ -43,12 +45,17 @@ def c_header() -> str:
              f"#define TVU_SHARED_WORDS {isa.SHARED_WORDS}u",
              f"#define TVU_COLUMN_WORDS {isa.COLUMN_WORDS}u",
              f"#define TVU_PICK_ROWS {isa.PICK_ROWS}u",
+             f"#define TVU_BLOCK_BYTES {layout.BLOCK_BYTES}u",
+             f"#define TVU_BLOCK_WORDS {layout.BLOCK_WORDS}u",
+             f"#define TVU_BUSY 0x{1 << isa.BUSY_BIT:x}u",
              f"#define TVU_RANK_LEVELS {isa.RANK_LEVELS}u",
              f"#define TVU_RANK_NUMBERS {isa.largest('EPI', 'base') + 1}u",
              f"#define TVU_SECTIONS {isa.SECTIONS}u", ""]
     lines += [f"#define TVU_MODE_{name.upper()} {value}u" for name, value in isa.MODES.items()]
     for prefix, table in (("FACTOR", isa.FACTORS), ("PICK", isa.PICKS)):
         lines += [f"#define TVU_{prefix}_{name.upper()} {value}u" for name, value in table.items()]
+    lines += [f"#define TVU_FLOAT_{name} 0x{int(value.view(np.uint32)):08x}u // {value}"
+              for name, value in semantics.CONSTANTS.items()]
     lines += [f"#define TVU_ERROR_{name.upper()} 0x{1 << bit:x}u // {doc}"
               for bit, (name, doc) in enumerate(isa.ERRORS.items())]
     lines += [f"#define TVU_COUNTER_{name.upper()} {index}u // {doc}"

@@ -24,9 +24,10 @@ import hashlib
 from dataclasses import dataclass
 
 __all__ = [
-    "ACT_WORDS", "BYTE_VECTORS", "COLUMN_WORDS", "CONTROL", "COUNTERS", "CUSTOM0", "ERRORS",
-    "FACTORS", "Field", "GROUPS", "INSTRUCTIONS",
-    "Instruction", "IsaError", "LANES", "MODES", "PICKS", "PICK_ROWS", "QUANTISERS", "RANK_LEVELS",
+    "ACT_WORDS", "BUSY_BIT", "BYTE_VECTORS", "COLUMN_WORDS", "CONTROL", "COUNTERS", "CUSTOM0",
+    "ERRORS", "FACTORS", "Field", "GROUPS", "INSTRUCTIONS",
+    "Instruction", "IsaError", "LANES", "MODES", "MOST_ROWS", "PICKS", "PICK_ROWS", "QUANTISERS",
+    "RANK_LEVELS",
     "SCALAR", "SCALARS", "SCRATCH_ROWS",
     "SECTIONS", "SHARED_WORDS", "STORE", "STREAM", "VECTOR", "VECTORS", "WORD_BYTES",
     "by_function_id", "by_name", "check", "isa_hash",
@@ -45,7 +46,9 @@ SCRATCH_ROWS = 8192
 ACT_WORDS = 32
 SHARED_WORDS = ACT_WORDS // 2  # of them when vectors 4 to 7 are in use, which take the other half
 COLUMN_WORDS = 32  # words of a matrix column that COLS accumulates
+MOST_ROWS = 32768  # of a DOT or DOTA
 PICK_ROWS = 2048  # rows of the pick memory, 8 codes each
+BUSY_BIT = 31  # of STATUS
 RANK_LEVELS = 8  # levels of the ranking's heap: it keeps 2^levels - 1 entries
 SECTIONS = 16  # parts of a program that counters are kept apart for
 

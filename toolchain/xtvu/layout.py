@@ -18,7 +18,7 @@ from .isa import WORD_BYTES
 
 __all__ = [
     "ADDRESS_BITS", "BEAT_BYTES", "BLOCK_BYTES", "BLOCK_WORDS", "PORTS", "WEIGHTS_PER_WORD",
-    "pack_ternary", "physical_address", "row_words", "stripe",
+    "WORD_DIGITS", "pack_ternary", "physical_address", "row_words", "stripe",
     "unpack_ternary", "unstripe",
 ]
 
@@ -30,7 +30,8 @@ ADDRESS_BITS = (*range(3), *range(5, 9), *range(3, 5), *range(9, 32))
 _IN_BLOCK: list[int] = [
     sum((offset >> bit & 1) << place for place, bit in enumerate(ADDRESS_BITS))
     for offset in range(BLOCK_BYTES)]
-WEIGHTS_PER_WORD = {"base3": 160, "2bit": 128, "int8": 32}
+WORD_DIGITS = 5 * WORD_BYTES  # of activations that a stream word can meet
+WEIGHTS_PER_WORD = {"base3": WORD_DIGITS, "2bit": 4 * WORD_BYTES, "int8": WORD_BYTES}
 _BASE = {"base3": 3, "2bit": 4}
 
 

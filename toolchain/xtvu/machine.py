@@ -22,6 +22,7 @@ from .isa import (
     FACTORS,
     LANES,
     MODES,
+    MOST_ROWS,
     PICK_ROWS,
     PICKS,
     QUANTISERS,
@@ -33,14 +34,13 @@ from .isa import (
     by_name,
     isa_hash,
 )
-from .layout import WEIGHTS_PER_WORD, physical_address
+from .layout import BLOCK_BYTES, WEIGHTS_PER_WORD, WORD_DIGITS, physical_address
 
 __all__ = ["Machine"]
 
 _MODE_NAMES = {value: name for name, value in MODES.items()}
 _PER_WORD = {QUANTISERS[mode]: count for mode, count in WEIGHTS_PER_WORD.items()}
 _FACTOR_NAMES = {value: name for name, value in FACTORS.items()}
-_MAX_ROWS = 32768  # of DOT and DOTA
 #: Operations that REP refuses if a run reads rows that another one writes, with the operands that
 #: they read.
 _ROW_OPERANDS = {"MULS": ("a",), "MULV": ("a", "b"), "ADDV": ("a", "b"), "AXPY": ("a", "b"),
@@ -50,14 +50,14 @@ _STORE_ALIGNMENT = {"STOREF": WORD_BYTES, "STOREQ": WORD_BYTES, "STOREQT": 1, "S
 
 class Machine:
     """State: ``scratch`` float32 [rows * 8], ``scalars`` uint32 [32], ``activations`` int8 [4, 32,
-    160], ``pick`` int8 [16384], ``ranking`` (numbers of the largest values, best first), ``memory``
-    uint8 (physical order), ``errors`` (set of names)."""
+    WORD_DIGITS], ``pick`` int8 [16384], ``ranking`` (numbers of the largest values, best first),
+    ``memory`` uint8 (physical order), ``errors`` (set of names)."""
 
     def __init__(self, memory: NDArray[np.uint8], rows: int = SCRATCH_ROWS) -> None:
         self.memory = memory
         self.scratch = np.zeros(rows * LANES, np.float32)
         self.scalars = np.zeros(SCALARS, np.uint32)
-        self.activations = np.zeros((BYTE_VECTORS, ACT_WORDS, 160), np.int8)
+        self.activations = np.zeros((BYTE_VECTORS, ACT_WORDS, WORD_DIGITS), np.int8)
         self.pick = np.zeros(PICK_ROWS * LANES, np.int8)
         self.ranking: list[tuple[int, int]] = []  # key and complement of the number, largest first
         self.errors: set[str] = set()
@@ -154,7 +154,8 @@ class Machine:
             return
         for row in range(rows):
             for word in range(o["words"]):
-                self._stream.append(self._word(base + 512 * stride * row + WORD_BYTES * word))
+                at = base + BLOCK_BYTES * stride * row + WORD_BYTES * word
+                self._stream.append(self._word(at))
 
     def _take(self, words: int) -> NDArray[np.uint8]:
         return np.concatenate([self._stream.popleft() for _ in range(words)])
@@ -287,16 +288,17 @@ class Machine:
         words = -(-codes.size // per_word)
         grid = np.zeros(words * per_word, np.int8)
         grid[:codes.size] = codes
-        # The fifth digit of a word of 128 keeps what was there, as no weight uses it. An int8 code
-        # stands in four digits, one for each bit of half a byte.
+        # The fifth digit of a word with four keeps what was there, as no weight uses it. An int8
+        # code stands in four digits, one for each bit of half a byte.
         copies = 4 if per_word == WORD_BYTES else 1
         places = self._words_of(vector)[:words]
         places[:, :per_word * copies] = np.tile(grid.reshape(words, per_word), copies)
 
     def _words_of(self, vector: int) -> NDArray[np.int8]:
-        """The activation memory from a vector's first word on, [words, 160]."""
+        """The activation memory from a vector's first word on, [words,
+        WORD_DIGITS]."""
         start = vector % BYTE_VECTORS * ACT_WORDS + vector // BYTE_VECTORS * SHARED_WORDS
-        return self.activations.reshape(-1, 160)[start:]
+        return self.activations.reshape(-1, WORD_DIGITS)[start:]
 
     def _ternary(self, matrix: NDArray[np.uint8], words: int, mode: str) -> NDArray[np.int32]:
         """Rows of stream words to weights int32 [rows, columns]."""
@@ -318,7 +320,7 @@ class Machine:
             fits = o["vectors"] == 0 or (o["vectors"] < BYTE_VECTORS and o["words"] <= ACT_WORDS)
         else:
             fits = o["words"] <= (ACT_WORDS if o["vectors"] < BYTE_VECTORS else SHARED_WORDS)
-        if (self._refuse(mode is None or not o["rows"] or o["rows"] > _MAX_ROWS or not o["words"]
+        if (self._refuse(mode is None or not o["rows"] or o["rows"] > MOST_ROWS or not o["words"]
                          or not fits)):
             return
         assert mode is not None
@@ -416,7 +418,7 @@ class Machine:
         self._finite(sem.multiply(a, scale))
         codes = sem.quantise(a, scale).tobytes()
         for i, code in enumerate(codes):
-            self._write(o["addr"] + (512 * i if name == "STOREQT" else i), bytes([code]))
+            self._write(o["addr"] + (BLOCK_BYTES * i if name == "STOREQT" else i), bytes([code]))
 
 
 def _independent(o: dict[str, int], r: dict[str, int], operand: str) -> bool:

@@ -14,13 +14,18 @@ from numpy.typing import ArrayLike, NDArray
 from .isa import LANES, WORD_BYTES
 
 __all__ = [
-    "RunningChecksum",
+    "CONSTANTS", "RunningChecksum",
     "EXP2_BITS", "EXP2_SLOPE", "EXP2_TABLE", "SLOTS", "add", "argmax", "absmax", "checksum",
     "divide", "exp2", "float_key", "flush",
     "maximum", "multiply", "quantise", "reduce_sum", "sqrt",
 ]
 
 _MASK = 0xFFFFFFFF
+
+#: Numbers that firmware and golden model quantise with: codes reach MAX_CODE, and a vector whose
+#: largest magnitude is below SMALLEST is quantised as if that were it (DESIGN.md).
+CONSTANTS = {"ONE": np.float32(1), "MAX_CODE": np.float32(127),
+             "MAX_CODE_INVERSE": np.float32(1 / 127), "SMALLEST": np.float32(1e-5)}
 
 F32 = NDArray[np.float32]
 

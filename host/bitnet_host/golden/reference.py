@@ -23,8 +23,8 @@ __all__ = ["Quantised", "ReferenceModel", "bitlinear", "inverse_scale", "quantis
 
 F32 = NDArray[np.float32]
 I8 = NDArray[np.int8]
-ONE, MAX_CODE, SMALLEST, MAX_CODE_INVERSE = (np.float32(1), np.float32(127), np.float32(1e-5),
-                                             np.float32(1 / 127))
+ONE, MAX_CODE, SMALLEST, MAX_CODE_INVERSE = (
+    sem.CONSTANTS[name] for name in ("ONE", "MAX_CODE", "SMALLEST", "MAX_CODE_INVERSE"))
 _CACHED_WEIGHTS = 200_000_000  # models with more are kept as int8, not as float32
 # rows that are converted to float32 at once, so that they stay in the processor's cache
 _BLOCK = 128

@@ -33,8 +33,7 @@ MEMORY_BYTES = 0x4000_0000
 WEIGHT_MODES = {"base3": 0, "2bit": 1}
 MAX_LAYERS = 64  # of the firmware's tensor table
 MAX_STOPS = 4  # stop0 to stop3 of the header
-# tokens of one chunk of the transposed V cache: a row of it is one 512-byte block
-CHUNK_TOKENS = 512
+CHUNK_TOKENS = BLOCK_BYTES  # of the transposed V cache: a row of a chunk is one block
 
 #: Tensor kinds. Per layer from INPUT_NORM on. Columns of a matrix are its inputs, but DOWN is
 #: stored transposed: a row of it holds what one input gives to all outputs, so that inputs of zero

@@ -217,7 +217,8 @@ def make_plan(header: DdrHeader, down_rows: bool | None = None) -> Plan:
         words[KINDS[tensor.kind]] += expected_words(laid, KINDS[tensor.kind])
     whole = sum(words[kind] for kind in ("Q", "K", "V", "O", "GATE"))
     batch = tokens_per_pass(vars(laid), down_rows)
-    head = words["SKETCH"] + 63 * words["EMBEDDING"] // laid.vocab
+    rescored = (1 << laid.rank_levels) - 1
+    head = words["SKETCH"] + rescored * words["EMBEDDING"] // laid.vocab
     decode = (32 * (whole
                     + _READ_UP
                     * words["UP"] + _READ_DOWN * words["DOWN"] + head) / _BYTES_PER_CYCLE)

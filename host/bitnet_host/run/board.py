@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 import numpy as np
 from numpy.typing import NDArray
 from xtvu.isa import WORD_BYTES, isa_hash
-from xtvu.layout import unstripe
+from xtvu.layout import BLOCK_BYTES, unstripe
 from xtvu.semantics import checksum
 
 from bitnet_host.errors import (
@@ -262,9 +262,9 @@ class BoardTarget(Target):
         self._send("SCORE", [token, len(self.tokens)])
         _, payload = self._event("SCORED")
         self.tokens, self._unsure = tokens, False
-        blocks = -(-int(payload[2]) * 4 // 512)
+        blocks = -(-int(payload[2]) * 4 // BLOCK_BYTES)
         with self._explained():
-            raw = self.transport.read_ddr(int(payload[1]), blocks * 128)
+            raw = self.transport.read_ddr(int(payload[1]), blocks * BLOCK_BYTES // 4)
         return unstripe(raw.astype("<u4").view(np.uint8)).view(np.float32)[:int(payload[2])].copy()
 
     # -- generation --------------------------------------------------------------------------------
