@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 from amaranth.lib import data, enum
 
-__all__ = ["SLOT_WORDS", "Addresses", "Byte", "Kind", "Outgoing", "Packet", "Word", "swapped"]
+__all__ = [
+    "DATAGRAM_HEAD", "HEAD_BYTES", "SLOT_WORDS", "Addresses", "Byte", "Kind", "Outgoing", "Packet",
+    "Word", "swapped",
+]
 
 SLOT_WORDS = 512  # a frame has at most 1,514 bytes
 
@@ -63,6 +66,10 @@ class Word:
     PAYLOAD = 11
     DATA = 16  # of a datagram
     RECORD, FIRST = 13, 14  # of Etherbone
+
+
+HEAD_BYTES = 28  # of IP and UDP
+DATAGRAM_HEAD = HEAD_BYTES + 4 * (Word.DATA - Word.PAYLOAD + 1)  # with that of a datagram, and CRC
 
 
 def swapped(number: int, count: int) -> int:

@@ -35,7 +35,7 @@ class Transmitter(wiring.Component):
         write_slot, read_slot = Signal(range(_SLOTS)), Signal(range(_SLOTS))
         place, following = Signal(11), Signal(11)  # of the byte that is sent, and of the next
         busy, moves = Signal(), Signal()
-        sent = Outgoing(queue.r_data)
+        waiting, sent = Outgoing(queue.r_data), Signal(Outgoing)
         whole = Signal(11)
         byte, payload = Signal(8), Signal()
         m.d.comb += [
@@ -43,8 +43,6 @@ class Transmitter(wiring.Component):
             write.en.eq(self.write),
             queue.w_data.eq(self.send.payload.as_value()), queue.w_en.eq(self.send.valid),
             self.send.ready.eq(queue.w_rdy),
-            whole.eq(Mux(sent.datagram, sent.length + 4,
-                         Mux(sent.length < _LEAST, _LEAST, sent.length))),
             payload.eq(sent.datagram & (place >= _PAYLOAD) & (place < sent.length)),
             byte.eq(Mux(place < sent.length, read.data.word_select((place + 2)[:2], 8),
                         Mux(sent.datagram, crc.crc.word_select((place - sent.length)[:2], 8), 0))),
@@ -59,7 +57,11 @@ class Transmitter(wiring.Component):
             Assert(~self.write | self.send.ready, "a frame was built without room"),
         ]
         with m.If(~busy):
-            m.d.sync += busy.eq(queue.r_rdy)
+            m.d.sync += [
+                busy.eq(queue.r_rdy), sent.eq(waiting),
+                whole.eq(Mux(waiting.datagram, waiting.length + 4,
+                             Mux(waiting.length < _LEAST, _LEAST, waiting.length))),
+            ]
         with m.Elif(moves & self.frame.payload.last):
             m.d.comb += queue.r_en.eq(1)
             m.d.sync += [busy.eq(0), place.eq(0), read_slot.eq(read_slot + 1)]

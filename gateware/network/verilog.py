@@ -72,7 +72,9 @@ class Network(wiring.Component):
         ]
         for name, pulse in zip(_COUNTS, (receiver.malformed, receiver.crowded, engine.refused),
                                strict=True):
-            m.d.sync += getattr(self, name).eq(getattr(self, name) + pulse)
+            counted = Signal(name=f"{name}_pulse")
+            m.d.sync += [counted.eq(pulse),
+                         getattr(self, name).eq(getattr(self, name) + counted)]
         return m
 
 
