@@ -7,7 +7,7 @@ result queue.
 
 from collections.abc import Callable
 
-from amaranth.hdl import Assert, Cat, Module, Mux, Signal
+from amaranth.hdl import Assert, Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from xtvu.isa import ACT_WORDS, MODES, SHARED_WORDS, VECTORS
@@ -56,110 +56,138 @@ class DotProducts(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.array = array = ProductArray(self._adder, dsp_clock=self._dsp_clock)
-        m.submodules.drain = drain = Columns(array)
-        latency = array.latency
-        last_word, mode, rows = Signal(7), Signal(2), Signal(19)
-        picked, columns, ending, fresh = Signal(), Signal(), Signal(), Signal()
-        index, row = Signal(7), Signal(15)
+        m.submodules.array = self._array = ProductArray(self._adder, dsp_clock=self._dsp_clock)
+        m.submodules.drain = self._drain = Columns(self._array)
+        # of the operation; ``ending``: the end of the picked rows is still to come
+        self._last_word, self._mode, self._rows = Signal(7), Signal(2), Signal(19)
+        self._picked, self._columns, self._ending = Signal(), Signal(), Signal()
+        # of the word that comes next; whether it is of the first column
+        self._index, self._row, self._fresh = Signal(7), Signal(15), Signal()
         # The upper half of the activation memory holds column codes, one after the other.
-        spread = Signal(range(ACT_WORDS), init=SHARED_WORDS)
-        first, final = index == 0, index == last_word
+        self._spread = Signal(range(ACT_WORDS), init=SHARED_WORDS)
         # Whether words have two passes of a cycle each, and which one enters the array.
-        both, pass2 = Signal(), Signal()
-        credit = Signal(range(_RESULTS + 1), init=_RESULTS)
+        self._both, self._pass2 = Signal(), Signal()
+        self._final = self._index == self._last_word
         room = Signal(init=1)  # for a row, after the one that may just be ending
+        enter, take, mark = Signal(), Signal(), Signal()
+        self._accept(m, room, enter, take, mark)
+        self._step(m, enter, take, mark)
+        ends, marked = self._follow(m, enter, take, mark)
+        credit = self._queue(m, ends, marked)
         m.d.sync += room.eq(credit > 1)
-        may_enter, enter, take, mark = Signal(), Signal(), Signal(), Signal()
+        return m
+
+    def _accept(self, m: Module, room: Value, enter: Signal, take: Signal, mark: Signal) -> None:
+        """Which word enters the array and is taken, and when the end of the picked rows is."""
         rest = Signal(_COLUMN_TURN - 1)  # cycles until the next column may come, a bit each
-        entry = self.entry
-        with m.If(picked):
-            m.d.comb += self.hungry.eq(ending & ~(entry.valid & entry.payload.end))
+        may_enter, entry = Signal(), self.entry
+        ends = entry.valid & entry.payload.end
+        with m.If(self._picked):
+            m.d.comb += self.hungry.eq(self._ending & ~ends)
         with m.Else():
-            m.d.comb += self.hungry.eq(rows != 0)
+            m.d.comb += self.hungry.eq(self._rows != 0)
         m.d.comb += [
-            may_enter.eq(self.hungry & room & (~picked | entry.valid) & ~rest[0]),
+            may_enter.eq(self.hungry & room & (~self._picked | entry.valid) & ~rest[0]),
             enter.eq(self.word.valid & may_enter),
-            self.word.ready.eq(may_enter & (pass2 | ~both)),
+            self.word.ready.eq(may_enter & (self._pass2 | ~self._both)),
             take.eq(self.word.valid & self.word.ready),
-            mark.eq(picked & ending & entry.valid & entry.payload.end & room),
-            entry.ready.eq(mark | (picked & take & final)),
+            mark.eq(self._picked & self._ending & ends & room),
+            entry.ready.eq(mark | (self._picked & take & self._final)),
         ]
         m.d.sync += rest.eq(rest >> 1)
         for n in range(1, _COLUMN_TURN):
-            with m.If(take & columns & final & (last_word == n - 1)):
+            with m.If(take & self._columns & self._final & (self._last_word == n - 1)):
                 m.d.sync += rest.eq((1 << _rests(n, self._dsp_clock)) - 1)
+
+    def _step(self, m: Module, enter: Value, take: Value, mark: Value) -> None:
+        """From word to word, and from one operation to the next."""
         if self._dsp_clock == 1:
             with m.If(enter):
-                m.d.sync += pass2.eq(both & ~pass2)
+                m.d.sync += self._pass2.eq(self._both & ~self._pass2)
             with m.If(self.start):
-                m.d.sync += both.eq((self.mode == MODES["int8"]) | (self.vectors >= TOKENS))
+                m.d.sync += self._both.eq((self.mode == MODES["int8"]) | (self.vectors >= TOKENS))
         with m.If(self.start):
             m.d.sync += [
-                last_word.eq(self.words - 1), mode.eq(self.mode), index.eq(0),
-                rows.eq(Mux(self.picked, 0, self.rows)),
-                row.eq(0), picked.eq(self.picked), columns.eq(self.columns),
-                ending.eq(self.picked), fresh.eq(1),
+                self._last_word.eq(self.words - 1), self._mode.eq(self.mode),
+                self._rows.eq(Mux(self.picked, 0, self.rows)), self._picked.eq(self.picked),
+                self._columns.eq(self.columns), self._ending.eq(self.picked),
+                self._index.eq(0), self._row.eq(0), self._fresh.eq(1),
             ]
         with m.Elif(take):
-            m.d.sync += index.eq(Mux(final, 0, index + 1))
-            with m.If(final):
-                m.d.sync += [row.eq(row + 1), fresh.eq(0), spread.eq((spread + 1) | SHARED_WORDS)]
-                with m.If(~picked):
-                    m.d.sync += rows.eq(rows - 1)
+            m.d.sync += self._index.eq(Mux(self._final, 0, self._index + 1))
+            with m.If(self._final):
+                m.d.sync += [self._row.eq(self._row + 1), self._fresh.eq(0),
+                             self._spread.eq((self._spread + 1) | SHARED_WORDS)]
+                with m.If(~self._picked):
+                    m.d.sync += self._rows.eq(self._rows - 1)
         with m.If(mark):
-            m.d.sync += ending.eq(0)
+            m.d.sync += self._ending.eq(0)
 
-        valids, marks, ends = [enter], [mark], [((take & final) | mark) & ~columns]
+    def _follow(self, m: Module, enter: Value, take: Value,
+                mark: Value) -> tuple[list[Value], Value]:
+        """Follows words through the array. Returns by cycle whether a row's result or the end of
+        the picked rows is there, and for the last cycle whether it is that end."""
+        array, drain, latency = self._array, self._drain, self._array.latency
+        valids, marks = [enter], [mark]
+        ends: list[Value] = [((take & self._final) | mark) & ~self._columns]
         for _ in range(latency):
             for stages, name in ((valids, "valid"), (marks, "marked"), (ends, "end")):
                 stage = Signal(name=name)
                 m.d.sync += stage.eq(stages[-1])
                 stages.append(stage)
-        last = delay(m, (rows == 1) & ~picked, latency)
-        row_late = delay(m, Mux(picked, entry.payload.row, row), latency)
-        m.d.comb += [self.awake.eq(Cat(valids).any() | drain.drain | array.read_columns),
-                     self.awake_fill.eq(array.awake_fill)]
-
-        m.d.dot += [
-            array.word.eq(self.word.payload), array.address.eq(Mux(columns, spread, index)),
-            array.place.eq(index),
-            array.negative.eq(entry.payload.code < 0), array.fresh.eq(fresh),
-            array.pass2.eq(pass2),
-        ]
+        m.d.sync += Assert(~array.read_columns | ~Cat(valids).any(),
+                           "columns are read while products are added")
+        self._feed(m, valids)
+        first = self._index == 0
         m.d.comb += [
-            array.mode.eq(mode), array.columns.eq(columns),
-            array.both.eq(both if self._dsp_clock == 1 else 1),
-            array.valid.eq(valids[1]),
-            array.total_valid.eq(valids[latency - array.ahead]),
-            array.first.eq(delay(m, first, latency - array.ahead)),
-            array.select.eq(delay(m, index[(ACT_WORDS - 1).bit_length():],
-                                  latency - array.ahead)),
-            array.spread.eq(take & columns & first), array.spread_address.eq(spread),
-            array.code.eq(entry.payload.code),
+            self.awake.eq(Cat(valids).any() | drain.drain | array.read_columns),
+            self.awake_fill.eq(array.awake_fill),
+            array.spread.eq(take & self._columns & first), array.spread_address.eq(self._spread),
+            array.code.eq(self.entry.payload.code),
+            drain.start.eq(self.start & self.columns), drain.rows.eq(self.rows),
+            drain.digits5.eq(self._mode == MODES["base3"]),
+            drain.drain.eq(marks[-1] & self._columns), drain.empty.eq(self._fresh),
         ]
         wiring.connect(m, array.write, wiring.flipped(self.write))
-        m.d.comb += [
-            drain.start.eq(self.start & self.columns), drain.rows.eq(self.rows),
-            drain.digits5.eq(self.mode == MODES["base3"]),
-            drain.drain.eq(marks[-1] & columns), drain.empty.eq(fresh),
-        ]
         wiring.connect(m, wiring.flipped(self.column_row), drain.row)
+        return ends, marks[-1] & ends[-1]
 
+    def _feed(self, m: Module, valids: list[Value]) -> None:
+        """A word and what the array has to know of it, when it enters and when its sums are
+        added."""
+        array = self._array
+        m.d.dot += [
+            array.word.eq(self.word.payload),
+            array.address.eq(Mux(self._columns, self._spread, self._index)),
+            array.place.eq(self._index), array.negative.eq(self.entry.payload.code < 0),
+            array.fresh.eq(self._fresh), array.pass2.eq(self._pass2),
+        ]
+        late = array.latency - array.ahead
+        m.d.comb += [
+            array.mode.eq(self._mode), array.columns.eq(self._columns),
+            array.both.eq(self._both if self._dsp_clock == 1 else 1),
+            array.valid.eq(valids[1]), array.total_valid.eq(valids[late]),
+            array.first.eq(delay(m, self._index == 0, late)),
+            array.select.eq(delay(m, self._index[(ACT_WORDS - 1).bit_length():], late)),
+        ]
+
+    def _queue(self, m: Module, ends: list[Value], marker: Value) -> Value:
+        """Results wait to be taken; returns for how many more there is room, of those not yet on
+        their way."""
+        array = self._array
         m.submodules.results = results = Queue(DotResult, depth=_RESULTS)
         wiring.connect(m, results.o, wiring.flipped(self.result))
-        result = results.i.payload
-        marker = marks[-1] & ends[-1]
+        result, credit = results.i.payload, Signal(range(_RESULTS + 1), init=_RESULTS)
+        last = delay(m, (self._rows == 1) & ~self._picked, array.latency)
+        row = delay(m, Mux(self._picked, self.entry.payload.row, self._row), array.latency)
         m.d.comb += [
             *(result.sums[v].eq(array.sums[v]) for v in range(VECTORS)),
-            result.last.eq(last | marker), result.row.eq(row_late), result.data.eq(~marker),
+            result.last.eq(last | marker), result.row.eq(row), result.data.eq(~marker),
             results.i.valid.eq(ends[-1]),
         ]
         m.d.sync += [
             credit.eq(credit - ends[0] + (self.result.valid & self.result.ready)),
-            Assert(~array.read_columns | ~Cat(valids).any(),
-                   "columns are read while products are added"),
             Assert(credit + results.level + sum(ends[1:]) == _RESULTS,
                    "credits of the result queue went astray"),
         ]
-        return m
+        return credit
