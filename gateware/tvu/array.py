@@ -71,12 +71,12 @@ def _weights_rom() -> list[int]:
 
 class ProductArray(wiring.Component):
     """Members, a cycle after a word was taken: ``word``, ``valid``, ``address`` (its word of the
-    activation vectors), ``place`` (its word of a column), ``negative`` (the column's code is) and
+    activation vectors), ``slot`` (its word of a column), ``negative`` (the column's code is) and
     ``fresh`` (the first column of an operation); with ``dsp_clock`` 1 also ``pass2``, and all of
     them for each pass. ``ahead`` cycles before a word's sums: ``total_valid``, ``first`` (word of a
     row) and ``select`` (the vector that serves vector 0). ``latency`` cycles after it was taken:
     ``sums``. ``mode``, ``columns`` and ``both`` (words have two passes) hold during an operation.
-    ``read_columns`` and ``read_place`` choose what ``column_sum`` gives, ``settling`` cycles later.
+    ``read_columns`` and ``read_slot`` choose what ``column_sum`` gives, ``settling`` cycles later.
     ``write``, ``spread``, ``spread_address`` and ``code``: see
     Activations. ``awake_fill``: the clock of ``fill`` must run. ``adder`` makes a slice; Amaranth's
     own simulator needs another one than ``dsp.adder``.
@@ -95,11 +95,11 @@ class ProductArray(wiring.Component):
             "mode": In(2), "columns": In(1), "both": In(1),
             "word": In(8 * WORD_BYTES), "valid": In(1), "pass2": In(1),
             "address": In(_ADDRESS_BITS),
-            "place": In(range(COLUMN_WORDS)),
+            "slot": In(range(COLUMN_WORDS)),
             "negative": In(1), "fresh": In(1),
             "total_valid": In(1),
             "first": In(1), "select": In(2), "sums": Out(signed(SUM_BITS)).array(VECTORS),
-            "read_columns": In(1), "read_place": In(range(COLUMN_WORDS)),
+            "read_columns": In(1), "read_slot": In(range(COLUMN_WORDS)),
             "write": In(ActivationWrite()), "spread": In(1), "spread_address": In(_ADDRESS_BITS),
             "code": In(signed(8)),
             "awake_fill": Out(1),
@@ -121,7 +121,7 @@ class ProductArray(wiring.Component):
         lead = Signal(Lead)
         m.d.fast += [
             lead.address.eq(self.address | Mux(pass2 & ~int8, SHARED_WORDS, 0)),
-            lead.place.eq(self.place), lead.fresh.eq(self.fresh),
+            lead.slot.eq(self.slot), lead.fresh.eq(self.fresh),
             # of two passes over a column the second one counts
             lead.keep.eq(self.valid & columns & (pass2 if self._dsp_clock == 2 else 1)),
         ]
@@ -208,7 +208,7 @@ class ProductArray(wiring.Component):
             m.submodules[f"band{b}"] = band = Band(len(chains), self._adder)
             m.d.comb += [
                 band.lead.eq(lead), band.columns.eq(columns),
-                band.read_columns.eq(self.read_columns), band.read_place.eq(self.read_place),
+                band.read_columns.eq(self.read_columns), band.read_slot.eq(self.read_slot),
             ]
             for i, chain in enumerate(chains):
                 digit, first = chain // 2, chain % 2 * POSITIONS

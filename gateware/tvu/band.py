@@ -21,12 +21,12 @@ _TURN = 2  # fast cycles from reading an accumulator to writing it
 
 
 class Lead(data.Struct):
-    """What goes along with a word: its ``address`` in the activation memory, its ``place`` in a
+    """What goes along with a word: its ``address`` in the activation memory, its ``slot`` in a
     column; of a column's, whether it is the ``first`` of the operation, and whether the sums are
     kept."""
 
     address: range(ACT_WORDS)
-    place: range(COLUMN_WORDS)
+    slot: range(COLUMN_WORDS)
     fresh: 1
     keep: 1
 
@@ -40,7 +40,7 @@ class Band(wiring.Component):
     of a chain leave it as ``result``, two cycles behind the last position.
 
     ``columns`` (sums of columns, not of rows) holds during an operation. With ``read_columns``, and
-    no words under way, ``column_sums`` are the accumulators at ``read_place``, two cycles later.
+    no words under way, ``column_sums`` are the accumulators at ``read_slot``, two cycles later.
     """
 
     def __init__(self, size: int, adder: Callable[..., None]) -> None:
@@ -50,7 +50,7 @@ class Band(wiring.Component):
             "codes": In(8 * TOKENS).array(POSITIONS, size),
             "use": In(size).array(POSITIONS), "subtract": In(size).array(POSITIONS),
             "start": In(dsp.WIDTH).array(size), "result": Out(dsp.WIDTH).array(size),
-            "columns": In(1), "read_columns": In(1), "read_place": In(range(COLUMN_WORDS)),
+            "columns": In(1), "read_columns": In(1), "read_slot": In(range(COLUMN_WORDS)),
             "column_sums": Out(COLUMN_SUM_BITS).array(POSITIONS, size),
         })
 
@@ -58,16 +58,16 @@ class Band(wiring.Component):
         m = Module()
         # Registers of its own for all that comes from afar: a net to every band would cross the
         # chip within a cycle.
-        lead, columns, reads, read_place = (
+        lead, columns, reads, read_slot = (
             delay(m, value, cycles, "fast", plain=True)
             for value, cycles in ((self.lead, BAND_ENTRY), (self.columns, 1),
-                                  (self.read_columns, 1), (self.read_place, 1)))
+                                  (self.read_columns, 1), (self.read_slot, 1)))
         cascades: list[Signal] = [C(0, dsp.WIDTH)] * self._size
         for p in range(POSITIONS):
             here = Signal(Lead, name=f"lead{p}", reset_less=True)
             m.d.fast += here.eq(lead)
-            with m.If(reads):  # while columns are drained all positions read at one place
-                m.d.fast += here.place.eq(read_place)
+            with m.If(reads):  # while columns are drained all positions read at one slot
+                m.d.fast += here.slot.eq(read_slot)
             lead, columns = here, delay(m, columns, 1, "fast", plain=True)
             m.d.comb += self.address[p].eq(lead.address)
             cascades, results = self._slices(m, p, columns, lead.fresh, cascades)
@@ -81,8 +81,8 @@ class Band(wiring.Component):
             shape=unsigned(COLUMN_SUM_BITS * self._size), depth=COLUMN_WORDS, init=[])
         read, write = sums.read_port(domain="comb"), sums.write_port(domain="fast")
         m.d.comb += [
-            read.addr.eq(lead.place), Cat(self.column_sums[p]).eq(read.data),
-            write.addr.eq(delay(m, lead.place, _TURN, "fast")),
+            read.addr.eq(lead.slot), Cat(self.column_sums[p]).eq(read.data),
+            write.addr.eq(delay(m, lead.slot, _TURN, "fast")),
             write.en.eq(delay(m, lead.keep, _TURN, "fast")),
             write.data.eq(Cat(result[:COLUMN_SUM_BITS] for result in results)),
         ]

@@ -23,27 +23,27 @@ class DotResult(data.Struct):
 
 
 class CollectedRow(data.Struct):
-    """Eight integers of row ``group`` for ``vector``; ``mask`` marks the lanes that hold a result,
+    """Eight integers of row ``index`` for ``vector``; ``mask`` marks the lanes that hold a result,
     ``last`` the operation's last row."""
 
     sums: data.ArrayLayout(signed(SUM_BITS), LANES)
-    group: 12
+    index: 12
     vector: 3
     mask: LANES
     last: 1
 
 
 class Collector(wiring.Component):
-    """Members: ``vectors`` (number minus one, constant during an operation); ``result`` in; ``row``
+    """Members: ``last_vector`` (its number, constant during an operation); ``result`` in; ``row``
     out.
 
-    Results of one group of eight are gathered until one of another group, or the last one, comes. A
-    gathered group leaves vector by vector while the next one is gathered.
+    Results of eight matrix rows are gathered until one of others, or the last one, comes. What was
+    gathered leaves vector by vector while the next ones are gathered.
     """
 
     def __init__(self) -> None:
         super().__init__({
-            "vectors": In(3),
+            "last_vector": In(3),
             "result": In(stream.Signature(DotResult)), "row": Out(stream.Signature(CollectedRow)),
         })
 
@@ -52,33 +52,33 @@ class Collector(wiring.Component):
         count = VECTORS
         gathered = [[Signal(signed(SUM_BITS), name=f"gathered{v}_{i}", reset_less=True)
                      for i in range(LANES)] for v in range(count)]
-        group, filled, final = Signal(12), Signal(LANES), Signal()
+        index, filled, final = Signal(12), Signal(LANES), Signal()
         leaving = [[Signal(signed(SUM_BITS), name=f"leaving{v}_{i}", reset_less=True)
                     for i in range(LANES)] for v in range(count)]
-        busy, vector, group_out, mask_out, final_out = (Signal(), Signal(3), Signal(12),
+        busy, vector, index_out, mask_out, final_out = (Signal(), Signal(3), Signal(12),
                                                         Signal(LANES), Signal())
 
         result = self.result
-        lane, result_group = result.payload.row[:3], result.payload.row[3:]
-        elsewhere = result.valid & result.payload.data & (result_group != group)
+        lane, result_index = result.payload.row[:3], result.payload.row[3:]
+        elsewhere = result.valid & result.payload.data & (result_index != index)
         move = Signal()
         m.d.comb += [
             move.eq((final
                      | filled[-1]
                      | ((filled != 0)
-                        & elsewhere)) & (~busy | (self.row.ready & (vector == self.vectors)))),
+                        & elsewhere)) & (~busy | (self.row.ready & (vector == self.last_vector)))),
             result.ready.eq(move | (~final & ~filled[-1] & ((filled == 0) | ~elsewhere))),
         ]
         with m.If(move):
             m.d.sync += [
                 busy.eq(1), vector.eq(0), final_out.eq(final), mask_out.eq(filled),
-                group_out.eq(group), filled.eq(0), final.eq(0),
+                index_out.eq(index), filled.eq(0), final.eq(0),
             ]
             for v in range(count):
                 m.d.sync += [leaving[v][i].eq(gathered[v][i]) for i in range(LANES)]
         with m.Elif(busy & self.row.ready):
             m.d.sync += vector.eq(vector + 1)
-            with m.If(vector == self.vectors):
+            with m.If(vector == self.last_vector):
                 m.d.sync += busy.eq(0)
         with m.If(result.valid & result.ready):
             m.d.sync += final.eq(result.payload.last)
@@ -87,11 +87,11 @@ class Collector(wiring.Component):
                     with m.If(lane == i):
                         m.d.sync += [gathered[v][i].eq(result.payload.sums[v])
                                      for v in range(count)]
-                m.d.sync += [filled.eq(Mux(move, 0, filled) | (1 << lane)), group.eq(result_group)]
+                m.d.sync += [filled.eq(Mux(move, 0, filled) | (1 << lane)), index.eq(result_index)]
         row = self.row.payload
         m.d.comb += [self.row.valid.eq(busy), row.vector.eq(vector), row.mask.eq(mask_out),
-                     row.group.eq(group_out),
-                     row.last.eq(final_out & (vector == self.vectors))]
+                     row.index.eq(index_out),
+                     row.last.eq(final_out & (vector == self.last_vector))]
         m.d.comb += [row.sums[i].eq(choose([leaving[v][i] for v in range(count)], vector))
                      for i in range(LANES)]
         return m

@@ -34,18 +34,18 @@ class Columns(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         array = self._array
-        word, digit, quarter, group = (Signal(range(COLUMN_WORDS)), Signal(3),
+        word, digit, quarter, index = (Signal(range(COLUMN_WORDS)), Signal(3),
                                        Signal(range(_QUARTERS)), Signal(12))
         left, digits5, draining, empty = Signal(15), Signal(), Signal(), Signal()
-        row, free, moves = self.row, Signal(), Signal()  # ``moves``: another place is named
+        row, free, moves = self.row, Signal(), Signal()  # ``moves``: another slot is named
         settling = Signal(array.settling)  # until what was named shows, a bit per cycle
         settled = settling == 0
         m.d.sync += settling.eq(Mux(moves, ~0, settling >> 1))
         m.d.comb += [free.eq(~row.valid | row.ready), array.read_columns.eq(draining),
-                     array.read_place.eq(word)]
+                     array.read_slot.eq(word)]
         with m.If(self.start):
             m.d.sync += [left.eq(self.rows), digits5.eq(self.digits5), word.eq(0), digit.eq(0),
-                         quarter.eq(0), group.eq(0)]
+                         quarter.eq(0), index.eq(0)]
         with m.If(self.drain):
             m.d.comb += moves.eq(1)
             m.d.sync += [draining.eq(1), empty.eq(self.empty)]
@@ -57,10 +57,10 @@ class Columns(wiring.Component):
                                   quarter) for d in range(DIGITS)]
                 m.d.sync += row.payload.sums[i].eq(Mux(empty, 0, choose(choices, digit)))
             m.d.sync += [
-                row.payload.group.eq(group), row.payload.vector.eq(0),
+                row.payload.index.eq(index), row.payload.vector.eq(0),
                 row.payload.last.eq(left <= LANES),
                 row.payload.mask.eq(Mux(left < LANES, (1 << left[:3]) - 1, ~0)),
-                left.eq(left - LANES), group.eq(group + 1), quarter.eq(quarter + 1),
+                left.eq(left - LANES), index.eq(index + 1), quarter.eq(quarter + 1),
             ]
             with m.If(quarter == _QUARTERS - 1):
                 m.d.sync += digit.eq(digit + 1)

@@ -14,7 +14,7 @@ class StreamDescriptor(data.Struct):
 
     ``address`` is the linear address divided by 32. With ``fence`` the fetch waits until ``ticket``
     stores are complete; with ``picked``, ``rows`` are groups of eight, ``stride`` does not count,
-    ``ticket`` is the number of picks to wait for, and ``fence`` takes all rows for picked.
+    ``ticket`` is the number of picks to wait for, and ``everything`` takes all rows for picked.
     """
 
     address: WORD_ADDRESS_BITS
@@ -23,4 +23,5 @@ class StreamDescriptor(data.Struct):
     stride: 12
     fence: 1
     picked: 1
+    everything: 1
     ticket: TICKET_BITS

@@ -161,8 +161,9 @@ class FrontEnd(wiring.Component):
         descriptor, address = self.descriptor.payload, self._operand(**_ADDRESS)
         strided, picked = self._is("STREAMR"), self._is("STREAMP")
         m.d.comb += [
-            descriptor.address.eq(address[5:]), descriptor.fence.eq(address[0]),
-            descriptor.picked.eq(picked),
+            descriptor.address.eq(address[5:]), descriptor.picked.eq(picked),
+            descriptor.fence.eq(address[0] & ~picked),
+            descriptor.everything.eq(address[0] & picked),
             descriptor.ticket.eq(Mux(picked, picks, stores)),
             descriptor.words.eq(self._operand(STREAM="words", STREAMR="words", STREAMP="words")),
             descriptor.rows.eq(Mux(strided | picked,

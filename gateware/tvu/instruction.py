@@ -46,7 +46,7 @@ class Held:
         self.repeat, self.epilogue = Signal(Runs), Signal(Epilogue)
         # Under REP: all runs as one operation, or none at all; whether that is settled; a run after
         # the first one.
-        self.grouped, self.refused, self.settled, self.again = (Signal(), Signal(), Signal(),
+        self.together, self.refused, self.settled, self.again = (Signal(), Signal(), Signal(),
                                                                 Signal())
         self.sends_rows = Signal()  # to the store unit or the ranking
 

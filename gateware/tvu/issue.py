@@ -30,7 +30,7 @@ class Kind(data.Struct):
 class Row(data.Struct):
     """What travels beside a row through the pipeline: its row of the scratchpad, ``dst``, or its
     place among the activations, ``vector`` to ``quarter``; which elements count; its number; whose
-    scalars apply; whether its group ends."""
+    scalars apply; whether its run ends."""
 
     dst: 13
     mask: LANES
@@ -77,7 +77,7 @@ class Issue(wiring.Component):
         place = Signal(_Place)
         word_end = ((place.quarter == 3)
                     & (place.digit == Mux(op.bytes, 0, Mux(op.digits5, 4, 3))))
-        ended = Signal()  # the last row of a group
+        ended = Signal()  # the last row of a run
         with m.If(kind.from_dot):
             m.d.comb += ended.eq(self.dot.payload.last)
         with m.Elif(kind.to_act):
@@ -87,7 +87,7 @@ class Issue(wiring.Component):
         with m.Else():
             m.d.comb += ended.eq(rows_left <= 1)
 
-        group = self._advance(m, ended, index, rows_left, elements_left, place, word_end)
+        run = self._advance(m, ended, index, rows_left, elements_left, place, word_end)
         mask = Signal(LANES)
         with m.If(elements_left >= LANES):
             m.d.comb += mask.eq(~0)
@@ -96,9 +96,9 @@ class Issue(wiring.Component):
         dot, row = self.dot.payload, self.row
         m.d.comb += [
             row.mask.eq(Mux(kind.from_dot, dot.mask, mask)),
-            row.index.eq(Mux(kind.from_dot, dot.group, index)),
+            row.index.eq(Mux(kind.from_dot, dot.index, index)),
             row.vector.eq(Mux(kind.from_dot, dot.vector, place.vector)),
-            row.factor.eq(Mux(kind.from_dot, dot.vector, Mux(op.step, group, 0))),
+            row.factor.eq(Mux(kind.from_dot, dot.vector, Mux(op.step, run, 0))),
             row.last.eq(ended), row.address.eq(place.address), row.digit.eq(place.digit),
             row.quarter.eq(place.quarter),
         ]
@@ -106,9 +106,9 @@ class Issue(wiring.Component):
 
     def _advance(self, m: Module, ended: Value, index: Signal, rows_left: Signal,
                  elements_left: Signal, place: data.View, word_end: Value) -> Value:
-        """Counts rows and groups; returns the number of the group."""
+        """Counts rows and runs; returns the number of the run."""
         op, kind = self.op, self.kind
-        groups_left, group = Signal(6), Signal(3)
+        runs_left, run = Signal(6), Signal(3)
         a_base, b_base, dst_base = Signal(13), Signal(13), Signal(13)
         row_count = (op.count + LANES - 1) >> 3
         self._places(m, index, a_base, b_base, dst_base)
@@ -116,7 +116,7 @@ class Issue(wiring.Component):
             m.d.sync += [
                 self.active.eq(1), index.eq(0), place.eq(0), place.vector.eq(op.vector),
                 elements_left.eq(op.count), rows_left.eq(row_count),
-                groups_left.eq(op.groups), group.eq(0),
+                runs_left.eq(op.runs), run.eq(0),
                 a_base.eq(op.a), b_base.eq(op.b), dst_base.eq(op.dst),
             ]
         with m.Elif(self.issue):
@@ -129,18 +129,18 @@ class Issue(wiring.Component):
                 m.d.sync += [place.digit.eq(Mux(word_end, 0, place.digit + 1)),
                              place.address.eq(place.address + word_end)]
             with m.If(ended):
-                with m.If(kind.from_dot | (groups_left <= 1)):
+                with m.If(kind.from_dot | (runs_left <= 1)):
                     m.d.sync += self.active.eq(0)
                 with m.Else():
                     m.d.sync += [
                         index.eq(0), elements_left.eq(op.count), rows_left.eq(row_count),
-                        groups_left.eq(groups_left - 1), group.eq(group + 1),
+                        runs_left.eq(runs_left - 1), run.eq(run + 1),
                         place.address.eq(0), place.digit.eq(0), place.quarter.eq(0),
                         place.vector.eq(place.vector + op.step_dst[:3]),
                         a_base.eq(a_base + op.step_a), b_base.eq(b_base + op.step_b),
                         dst_base.eq(dst_base + op.step_dst),
                     ]
-        return group
+        return run
 
     def _places(self, m: Module, index: Value, a_base: Value, b_base: Value,
                 dst_base: Value) -> None:
@@ -154,8 +154,8 @@ class Issue(wiring.Component):
             m.d.sync += start.eq(op.dst + multiple)
         a, b = Signal(13), Signal(13)
         with m.If(kind.from_dot):
-            m.d.comb += [self.row.dst.eq(choose(starts, dot.vector) + dot.group),
-                         a.eq(Mux(op.b_dst, self.row.dst, op.b + dot.group))]
+            m.d.comb += [self.row.dst.eq(choose(starts, dot.vector) + dot.index),
+                         a.eq(Mux(op.b_dst, self.row.dst, op.b + dot.index))]
         with m.Else():
             m.d.comb += [self.row.dst.eq(dst_base + index), a.eq(a_base + index),
                          b.eq(b_base + index)]

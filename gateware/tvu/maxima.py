@@ -1,4 +1,4 @@
-"""Largest element, or largest magnitude, of the rows of a group."""
+"""Largest element, or largest magnitude, of the rows of a run."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
@@ -11,10 +11,10 @@ __all__ = ["Maxima"]
 
 
 class Maxima(wiring.Component):
-    """Keeps a maximum per lane and folds them in three steps when a group ends.
+    """Keeps a maximum per lane and folds them in three steps when a run ends.
 
     Members: ``start``; ``valid`` while a row is there, its ``last``, ``mask`` and ``values``;
-    ``done`` pulses when ``value`` is a group's; ``busy`` before. ``magnitude`` (signs do not
+    ``done`` pulses when ``value`` is that of a run; ``busy`` before. ``magnitude`` (signs do not
     count) holds during an operation.
     """
 

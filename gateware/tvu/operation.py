@@ -57,10 +57,10 @@ class VectorOp(data.Struct):
 
     ``b_read``: operand b comes from the scratchpad; ``b_word``: from the stream; ``b_dst``: b is
     what dst holds. ``scale``: the scalar factor applies; ``relu``: negative values become zero
-    after it. ``factors`` and ``addends`` are the scalars per activation vector (DOT) or group
+    after it. ``factors`` and ``addends`` are the scalars per activation vector (DOT) or run
     (``step``), else element 0 of them. ``mark``: positive results are marked in the pick memory.
-    Rows come in ``groups`` of ``count`` elements; ``step_dst``, ``step_a`` and ``step_b`` lie
-    between their starts.
+    Rows come in ``runs`` (of REP) of ``count`` elements; ``step_dst``, ``step_a`` and ``step_b``
+    lie between their starts.
     """
 
     source: Source
@@ -84,7 +84,7 @@ class VectorOp(data.Struct):
     b: 13
     count: 15
     stride: 13
-    groups: 6
+    runs: 6
     step: 1
     step_dst: 13
     step_a: 13

@@ -33,9 +33,9 @@ def _rests(words: int, dsp_clock: int) -> int:
 
 
 class DotProducts(wiring.Component):
-    """Members: ``start`` latches ``words`` (stream words per row), ``mode``, ``vectors`` (their
-    number minus one), ``rows``, ``picked`` (rows are those of ``entry``) and ``columns`` (picked
-    columns instead of rows); ``word`` and ``entry`` in; ``write`` to the activation memory;
+    """Members: ``start`` latches ``words`` (stream words per row), ``mode``, ``last_vector`` (the
+    number of the last one), ``rows``, ``picked`` (rows are those of ``entry``) and ``columns``
+    (picked columns instead of rows); ``word`` and ``entry`` in; ``write`` to the activation memory;
     ``result`` out, one per row; ``column_row`` out, the sums of columns; ``hungry`` while a word
     could be taken; ``awake`` and ``awake_fill``: the clocks of ``dot`` and ``fast``, and of
     ``fill``, must run.
@@ -45,7 +45,7 @@ class DotProducts(wiring.Component):
         self._adder, self._dsp_clock = adder, dsp_clock
         super().__init__({
             "start": In(1),
-            "words": In(7), "mode": In(2), "vectors": In(3), "rows": In(19), "picked": In(1),
+            "words": In(7), "mode": In(2), "last_vector": In(3), "rows": In(19), "picked": In(1),
             "columns": In(1),
             "word": In(stream.Signature(256)), "entry": In(stream.Signature(PickedRow)),
             "hungry": Out(1),
@@ -69,15 +69,15 @@ class DotProducts(wiring.Component):
         self._both, self._pass2 = Signal(), Signal()
         self._final = self._index == self._last_word
         room = Signal(init=1)  # for a row, after the one that may just be ending
-        enter, take, mark = Signal(), Signal(), Signal()
-        self._accept(m, room, enter, take, mark)
-        self._step(m, enter, take, mark)
-        ends, marked = self._follow(m, enter, take, mark)
-        credit = self._queue(m, ends, marked)
+        enter, take, close = Signal(), Signal(), Signal()
+        self._accept(m, room, enter, take, close)
+        self._step(m, enter, take, close)
+        ends, closed = self._follow(m, enter, take, close)
+        credit = self._queue(m, ends, closed)
         m.d.sync += room.eq(credit > 1)
         return m
 
-    def _accept(self, m: Module, room: Value, enter: Signal, take: Signal, mark: Signal) -> None:
+    def _accept(self, m: Module, room: Value, enter: Signal, take: Signal, close: Signal) -> None:
         """Which word enters the array and is taken, and when the end of the picked rows is."""
         rest = Signal(_COLUMN_TURN - 1)  # cycles until the next column may come, a bit each
         may_enter, entry = Signal(), self.entry
@@ -91,21 +91,22 @@ class DotProducts(wiring.Component):
             enter.eq(self.word.valid & may_enter),
             self.word.ready.eq(may_enter & (self._pass2 | ~self._both)),
             take.eq(self.word.valid & self.word.ready),
-            mark.eq(self._picked & self._ending & ends & room),
-            entry.ready.eq(mark | (self._picked & take & self._final)),
+            close.eq(self._picked & self._ending & ends & room),
+            entry.ready.eq(close | (self._picked & take & self._final)),
         ]
         m.d.sync += rest.eq(rest >> 1)
         for n in range(1, _COLUMN_TURN):
             with m.If(take & self._columns & self._final & (self._last_word == n - 1)):
                 m.d.sync += rest.eq((1 << _rests(n, self._dsp_clock)) - 1)
 
-    def _step(self, m: Module, enter: Value, take: Value, mark: Value) -> None:
+    def _step(self, m: Module, enter: Value, take: Value, close: Value) -> None:
         """From word to word, and from one operation to the next."""
         if self._dsp_clock == 1:
             with m.If(enter):
                 m.d.sync += self._pass2.eq(self._both & ~self._pass2)
             with m.If(self.start):
-                m.d.sync += self._both.eq((self.mode == MODES["int8"]) | (self.vectors >= TOKENS))
+                m.d.sync += self._both.eq((self.mode == MODES["int8"])
+                                          | (self.last_vector >= TOKENS))
         with m.If(self.start):
             m.d.sync += [
                 self._last_word.eq(self.words - 1), self._mode.eq(self.mode),
@@ -120,18 +121,18 @@ class DotProducts(wiring.Component):
                              self._spread.eq((self._spread + 1) | SHARED_WORDS)]
                 with m.If(~self._picked):
                     m.d.sync += self._rows.eq(self._rows - 1)
-        with m.If(mark):
+        with m.If(close):
             m.d.sync += self._ending.eq(0)
 
     def _follow(self, m: Module, enter: Value, take: Value,
-                mark: Value) -> tuple[list[Value], Value]:
+                close: Value) -> tuple[list[Value], Value]:
         """Follows words through the array. Returns by cycle whether a row's result or the end of
         the picked rows is there, and for the last cycle whether it is that end."""
         array, drain, latency = self._array, self._drain, self._array.latency
-        valids, marks = [enter], [mark]
-        ends: list[Value] = [((take & self._final) | mark) & ~self._columns]
+        valids, closes = [enter], [close]
+        ends: list[Value] = [((take & self._final) | close) & ~self._columns]
         for _ in range(latency):
-            for stages, name in ((valids, "valid"), (marks, "marked"), (ends, "end")):
+            for stages, name in ((valids, "valid"), (closes, "closing"), (ends, "end")):
                 stage = Signal(name=name)
                 m.d.sync += stage.eq(stages[-1])
                 stages.append(stage)
@@ -146,11 +147,11 @@ class DotProducts(wiring.Component):
             array.code.eq(self.entry.payload.code),
             drain.start.eq(self.start & self.columns), drain.rows.eq(self.rows),
             drain.digits5.eq(self._mode == MODES["base3"]),
-            drain.drain.eq(marks[-1] & self._columns), drain.empty.eq(self._fresh),
+            drain.drain.eq(closes[-1] & self._columns), drain.empty.eq(self._fresh),
         ]
         wiring.connect(m, array.write, wiring.flipped(self.write))
         wiring.connect(m, wiring.flipped(self.column_row), drain.row)
-        return ends, marks[-1] & ends[-1]
+        return ends, closes[-1] & ends[-1]
 
     def _feed(self, m: Module, valids: list[Value]) -> None:
         """A word and what the array has to know of it, when it enters and when its sums are
@@ -159,7 +160,7 @@ class DotProducts(wiring.Component):
         m.d.dot += [
             array.word.eq(self.word.payload),
             array.address.eq(Mux(self._columns, self._spread, self._index)),
-            array.place.eq(self._index), array.negative.eq(self.entry.payload.code < 0),
+            array.slot.eq(self._index), array.negative.eq(self.entry.payload.code < 0),
             array.fresh.eq(self._fresh), array.pass2.eq(self._pass2),
         ]
         late = array.latency - array.ahead
@@ -171,7 +172,7 @@ class DotProducts(wiring.Component):
             array.select.eq(delay(m, self._index[(ACT_WORDS - 1).bit_length():], late)),
         ]
 
-    def _queue(self, m: Module, ends: list[Value], marker: Value) -> Value:
+    def _queue(self, m: Module, ends: list[Value], closing: Value) -> Value:
         """Results wait to be taken; returns for how many more there is room, of those not yet on
         their way."""
         array = self._array
@@ -182,7 +183,7 @@ class DotProducts(wiring.Component):
         row = delay(m, Mux(self._picked, self.entry.payload.row, self._row), array.latency)
         m.d.comb += [
             *(result.sums[v].eq(array.sums[v]) for v in range(VECTORS)),
-            result.last.eq(last | marker), result.row.eq(row), result.data.eq(~marker),
+            result.last.eq(last | closing), result.row.eq(row), result.data.eq(~closing),
             results.i.valid.eq(ends[-1]),
         ]
         m.d.sync += [

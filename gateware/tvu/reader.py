@@ -84,18 +84,18 @@ class StreamReader(wiring.Component):
     def _measure(self, m: Module, length: Signal) -> tuple[Value, Value]:
         """The ``length`` of the next burst; returns one less than that, and whether the burst ends
         its row."""
-        place, left = self._address[:4], self._left
+        offset, left = self._address[:4], self._left
         short, last_beat = Signal(), Signal(4)
         # faster than subtracting and comparing
         fits = Cat(left[:5] <= BURST_WORDS - start for start in range(BURST_WORDS))
         m.d.comb += [
-            short.eq((left[5:] == 0) & choose(list(fits), place)),
-            length.eq(Mux(short, left[:5], (BURST_WORDS - place)[:5])),
+            short.eq((left[5:] == 0) & choose(list(fits), offset)),
+            length.eq(Mux(short, left[:5], (BURST_WORDS - offset)[:5])),
             # one less, as a table: faster than a subtraction
             last_beat.eq(Mux(short, choose([Const((low - 1) % BURST_WORDS, 4)
-                                            for low in range(BURST_WORDS)], left[:4]), ~place)),
+                                            for low in range(BURST_WORDS)], left[:4]), ~offset)),
         ]
-        m.d.sync += Assert(~self._issue | (place + length <= BURST_WORDS),
+        m.d.sync += Assert(~self._issue | (offset + length <= BURST_WORDS),
                            "a burst leaves its block of 512 bytes")
         return last_beat, short
 
@@ -114,7 +114,7 @@ class StreamReader(wiring.Component):
             self._queue.o.ready.eq(self._load), self.bad.eq(self._load & empty),
             scanner.start.eq(self._load & head.picked), scanner.address.eq(head.address),
             scanner.groups.eq(Mux(empty, 0, head.rows)), scanner.words.eq(head.words),
-            scanner.everything.eq(head.fence),
+            scanner.everything.eq(head.everything),
         ]
         with m.If(self._load):
             m.d.sync += [
@@ -131,7 +131,7 @@ class StreamReader(wiring.Component):
                 running.eq(~scanner.busy & (rows != 1)),
             ]
         with m.Elif(self._issue):
-            # a burst that does not end a row ends its block: left - (16 - place in the block)
+            # a burst that does not end a row ends its block: left - (16 - offset in the block)
             m.d.sync += [address.eq(Cat(Const(0, 4), address[4:] + 1)),
                          left.eq(left + Cat(address[:4], Const(-1, 20)))]
         m.d.sync += [

@@ -9,7 +9,7 @@ from .scalar import ScalarFunction
 from .scalars import REGISTER_BITS
 from .store import StoreKind
 
-__all__ = ["DOTS", "GROUPED", "PREFIXES", "READ_B", "RECIPES", "ROWS", "SCALAR_FUNCTIONS",
+__all__ = ["DOTS", "TOGETHER", "PREFIXES", "READ_B", "RECIPES", "ROWS", "SCALAR_FUNCTIONS",
            "STORE_KINDS", "named"]
 
 #: How each vector or row-storing instruction sets up the vector unit; what is not named is 0.
@@ -40,8 +40,8 @@ RECIPES: dict[str, dict[str, object]] = {
     "STOREQ": {"scale": 1, "codes": 1, "sink": Sink.STORE},
     "STOREQT": {"scale": 1, "codes": 1, "sink": Sink.STORE},
 }
-#: Vector operations that REP runs as one: groups of rows that differ in their places only.
-GROUPED = ("MULS", "MULV", "ADDV", "AXPY", "EXP2", "QUANT5", "QUANT4", "QUANT8", "MAX", "ABSMAX")
+#: Vector operations that REP runs as one, all runs together: they differ in their places only.
+TOGETHER = ("MULS", "MULV", "ADDV", "AXPY", "EXP2", "QUANT5", "QUANT4", "QUANT8", "MAX", "ABSMAX")
 #: Those of them that write scratchpad rows, and those that read b from there: their runs must not
 #: depend on each other.
 ROWS, READ_B = ("MULS", "MULV", "ADDV", "AXPY", "EXP2"), ("MULV", "ADDV", "AXPY")

@@ -28,7 +28,7 @@ class Repetition(wiring.Component):
     ``reads_first`` and ``reads_second``, and ``target``, which it writes; ``steps``: each run reads
     other ones; ``quantises``, for words of 4 digits or with ``digits5`` of 5; ``to_bytes`` instead.
 
-    A cycle after these hold: ``together``: the runs can be groups of one operation; ``apart_a``
+    A cycle after these hold: ``together``: the runs can be one operation; ``apart_a``
     and ``apart_b``: no run reads there what another one writes.
     """
 

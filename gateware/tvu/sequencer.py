@@ -17,13 +17,13 @@ from .limits import unfit
 from .operation import Factor, Reduce, Sink, VectorOp
 from .recipes import (
     DOTS,
-    GROUPED,
     PREFIXES,
     READ_B,
     RECIPES,
     ROWS,
     SCALAR_FUNCTIONS,
     STORE_KINDS,
+    TOGETHER,
     named,
 )
 from .repetition import Repetition
@@ -61,7 +61,7 @@ class Sequencer(wiring.Component):
                 "start": Out(1), "op": Out(VectorOp), "done": In(1), "reduced": In(1),
                 "value": In(32)})),
             "dot": Out(wiring.Signature({
-                "start": Out(1), "words": Out(7), "mode": Out(2), "vectors": Out(3),
+                "start": Out(1), "words": Out(7), "mode": Out(2), "last_vector": Out(3),
                 "rows": Out(19), "picked": Out(1), "columns": Out(1)})),
             "rank": Out(wiring.Signature({
                 "clear": Out(1), "levels": Out(4), "start": Out(1), "base": Out(20),
@@ -142,10 +142,10 @@ class Sequencer(wiring.Component):
             self._apply_epilogue(m, op)
         runs = held.repeat
         m.d.comb += [
-            op.vector.eq(Mux(held.is_dot, self.dot.vectors, held.dst)), op.dst.eq(held.dst),
+            op.vector.eq(Mux(held.is_dot, self.dot.last_vector, held.dst)), op.dst.eq(held.dst),
             op.a.eq(held.a), op.b.eq(Mux(held.is_dot, held.epilogue.b, held.b)),
             op.count.eq(held.field(named("n"))), op.stride.eq(held.field(named("stride"))),
-            op.groups.eq(Mux(held.grouped, runs.count, 1)), op.step.eq(held.grouped & steps),
+            op.runs.eq(Mux(held.together, runs.count, 1)), op.step.eq(held.together & steps),
             op.step_dst.eq(runs.stride_dst), op.step_a.eq(runs.stride_a),
             op.step_b.eq(runs.stride_b),
         ]
@@ -170,7 +170,7 @@ class Sequencer(wiring.Component):
         m.d.comb += [
             self.dot.words.eq(field(dict.fromkeys(DOTS, "words"))),
             self.dot.mode.eq(field(named("mode"))), self.dot.rows.eq(field(named("rows"))),
-            self.dot.vectors.eq(Mux(columns, 0, field(named("vectors")))),
+            self.dot.last_vector.eq(Mux(columns, 0, field(named("last_vector")))),
             self.dot.picked.eq((held.name_is("DOT") & picked) | columns),
             self.dot.columns.eq(columns),
             self.rank.base.eq(held.epilogue.base), self.rank.levels.eq(field(named("levels"))),
@@ -230,7 +230,7 @@ class Sequencer(wiring.Component):
         hazard = ((reads[0] & scalars.pending.bit_select(self._first.addr, 1))
                   | (reads[1] & scalars.pending.bit_select(self._second.addr, 1))
                   | scalars.pending.bit_select(held.t, 1)
-                  | (held.grouped & (held.t != 0) & scalars.pending.any()))
+                  | (held.together & (held.t != 0) & scalars.pending.any()))
         refusal = unfit(m, held, op, self)
         written = Signal(REGISTER_BITS)  # where the vector unit's next reduction goes
         loads = Signal(range(isa.VECTORS))
@@ -298,14 +298,14 @@ class Sequencer(wiring.Component):
               reads: tuple[Signal, Signal], infinite: Signal, repetition: Repetition) -> None:
         """Reads scalars, one pair a cycle."""
         held, name_is = self._held, self._held.name_is
-        last = Mux(held.is_dot, self.dot.vectors, held.repeat.count - 1)[:len(loads)]
+        last = Mux(held.is_dot, self.dot.last_vector, held.repeat.count - 1)[:len(loads)]
         step_first = Mux(held.is_dot, held.field(named("step_s")) & ~name_is("COLS"),
-                         held.grouped & held.repeat.step_s)
-        step_second = Mux(held.grouped & name_is("EXP2"),
+                         held.together & held.repeat.step_s)
+        step_second = Mux(held.together & name_is("EXP2"),
                           held.repeat.stride_b[:REGISTER_BITS], 0)
         first, second = self._first.data, self._second.data
         # what REP makes of the operation takes a cycle
-        settling = name_is(*GROUPED) & (held.repeat.count > 1) & ~held.settled
+        settling = name_is(*TOGETHER) & (held.repeat.count > 1) & ~held.settled
         with m.Switch(loads):
             for i in range(isa.VECTORS):
                 with m.Case(i):
@@ -313,7 +313,7 @@ class Sequencer(wiring.Component):
         m.d.sync += held.settled.eq(1)
         with m.If(settling):
             m.d.sync += [
-                held.grouped.eq(repetition.together),
+                held.together.eq(repetition.together),
                 held.refused.eq(name_is(*ROWS) & ~held.again
                                  & ~(repetition.apart_a
                                      & (~name_is(*READ_B) | repetition.apart_b))),
@@ -329,7 +329,7 @@ class Sequencer(wiring.Component):
             with m.If(refusal):
                 m.d.comb += self.bad.eq(1)
                 m.next = "COMPLETE"
-            with m.Elif((loads == last) | ~(held.is_dot | (held.grouped & steps))):
+            with m.Elif((loads == last) | ~(held.is_dot | (held.together & steps))):
                 m.next = "START"
 
     def _start(self, m: Module, scalars: ScalarQueue) -> None:
@@ -361,10 +361,10 @@ class Sequencer(wiring.Component):
 
     def _complete(self, m: Module) -> None:
         held, runs = self._held, self._held.repeat
-        m.d.sync += [held.settled.eq(0), held.grouped.eq(0), held.refused.eq(0)]
+        m.d.sync += [held.settled.eq(0), held.together.eq(0), held.refused.eq(0)]
         repeatable = (((held.group == isa.VECTOR) & ~held.is_dot & ~held.name_is("CHECK"))
                       | (held.group == isa.SCALAR))
-        with m.If((runs.count > 1) & repeatable & ~held.grouped & ~held.refused):
+        with m.If((runs.count > 1) & repeatable & ~held.together & ~held.refused):
             m.d.sync += [
                 held.again.eq(1), runs.count.eq(runs.count - 1),
                 held.dst.eq(held.dst + runs.stride_dst), held.a.eq(held.a + runs.stride_a),

@@ -22,7 +22,7 @@ class _Tag(data.Struct):
 
     tagged: 1
     phase: 3
-    place: 3
+    slot: 3
 
 
 class RunningSums(wiring.Component):
@@ -65,10 +65,10 @@ class RunningSums(wiring.Component):
             m.d.sync += rows.eq(self.index + 1)
         with m.If(fold):
             m.d.comb += [entering.tagged.eq(1), entering.phase.eq(leaving.phase + 1),
-                         entering.place.eq(leaving.place - half)]
+                         entering.slot.eq(leaving.slot - half)]
         with m.Elif(self.summing & self.valid):
             m.d.comb += [entering.tagged.eq(issued + SLOTS >= rows),
-                         entering.place.eq(issued + SLOTS - rows)]
+                         entering.slot.eq(issued + SLOTS - rows)]
         self._operands(m, fold, half, lanes, filled)
         m.d.comb += [self.ending.eq(leaving.tagged),
                      self.done.eq(leaving.tagged & (leaving.phase == 6))]
@@ -82,7 +82,7 @@ class RunningSums(wiring.Component):
             with m.Switch(leaving.phase):
                 for phase, slots in enumerate((4, 2, 1)):
                     with m.Case(phase):
-                        m.d.comb += [fold.eq(leaving.place >= slots), half.eq(slots)]
+                        m.d.comb += [fold.eq(leaving.slot >= slots), half.eq(slots)]
                 with m.Case(3, 4, 5):
                     m.d.comb += [fold.eq(1), lanes.eq(leaving.phase - 2)]
         return fold, half, lanes

@@ -85,7 +85,7 @@ class TVU(wiring.Component):
             for name, member in commands.signature.members.items():
                 told, own = getattr(commands, name), getattr(unit, name)
                 m.d.comb += own.eq(told) if member.flow is Out else told.eq(own)
-        m.d.comb += self._collector.vectors.eq(sequencer.dot.vectors)
+        m.d.comb += self._collector.last_vector.eq(sequencer.dot.last_vector)
 
     def _queue_instructions(self, m: Module) -> Value:
         """From the front end to the sequencer; returns whether an instruction waits."""

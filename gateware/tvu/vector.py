@@ -36,7 +36,7 @@ _STORE_DEPTH = 32
 class VectorUnit(wiring.Component):
     """Members: ``start`` begins ``op``, which holds until it is done; ``done`` pulses when
     everything is written, ranked, or on its way to be stored; by then ``reduced`` has pulsed for
-    each group that was reduced to ``value``; ``word`` in (stream words), ``hungry`` while one could
+    each run that was reduced to ``value``; ``word`` in (stream words), ``hungry`` while one could
     be taken; ``dot`` in (collected rows); scratchpad ports, one read port per bank; write ports of
     activations and pick memory; ``row`` out to the store unit or the ranking, ``rows_wait`` while
     one is on its way there; ``overflow`` pulses on an infinite result.

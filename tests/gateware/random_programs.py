@@ -217,7 +217,7 @@ class ProgramWriter:
             self._add("EPI", b=self._int(0, _ROWS - 64), factor=self._int(0, 3),
                       pick=isa.PICKS["none"], rank=0, base=0)
         self._add(name, dst=_ROWS + self._int(0, 100), words=words, mode=isa.MODES[mode],
-                  vectors=vectors - 1, s=2, step_s=0, stride=stride,
+                  last_vector=vectors - 1, s=2, step_s=0, stride=stride,
                   rows=rows)
 
     def _picking(self) -> None:
@@ -226,7 +226,7 @@ class ProgramWriter:
         words, groups = self._int(1, 4), self._int(1, 12)
         self._codes(mode, 1, words)
         self._set(2, 0.0005, 0.01)
-        dot = dict(dst=_ROWS, words=words, mode=isa.MODES[mode], vectors=0, s=2, step_s=0,
+        dot = dict(dst=_ROWS, words=words, mode=isa.MODES[mode], last_vector=0, s=2, step_s=0,
                    stride=0, rows=8 * groups)
         for _ in range(self._int(1, 2)):
             if self._maybe(0.5):
@@ -264,8 +264,8 @@ class ProgramWriter:
                       b=self._int(0, 100), factor=isa.FACTORS["b" if self._maybe(0.3) else "none"],
                       pick=0, rank=1, base=part * 1000)
             scale = 0 if self._maybe(0.1) else 2  # 0: all are equal
-            self._add("DOT", dst=0, words=1, mode=isa.MODES["int8"], vectors=0, s=scale, step_s=0,
-                      stride=0, rows=rows)
+            self._add("DOT", dst=0, words=1, mode=isa.MODES["int8"], last_vector=0, s=scale,
+                      step_s=0, stride=0, rows=rows)
         self._add("WAIT")
         start = len(self._program.instructions)
         for index in range(1, 1 << levels):
@@ -275,7 +275,7 @@ class ProgramWriter:
 
     def _refusal(self) -> None:
         """Something that is not done, and says so."""
-        dot = dict(dst=0, words=1, mode=0, vectors=0, s=1, step_s=0, stride=0, rows=8)
+        dot = dict(dst=0, words=1, mode=0, last_vector=0, s=1, step_s=0, stride=0, rows=8)
         choices: list[Instruction] = [
             ("MULS", dict(dst=0, a=0, s=1, n=0, t=0)),
             ("STOREF", dict(addr=_RESULT + 4 * self._int(1, 7), a=0, n=8)),
@@ -285,7 +285,7 @@ class ProgramWriter:
             ("DOT", dot | dict(rows=0)),
             ("DOT", dot | dict(rows=self._int(32769, (1 << 19) - 1))),
             ("DOTA", dot | dict(mode=3)), ("DOT", dot | dict(words=33)),
-            ("DOT", dot | dict(words=17, vectors=4)),
+            ("DOT", dot | dict(words=17, last_vector=4)),
             ("COLS", dict(dst=0, words=1, mode=0, s=1, rows=161)),
             ("COLS", dict(dst=0, words=2, mode=1, s=1, rows=257)),
             ("LOADB", dict(dst=0, s=1, n=32 * self._int(1, 3) + 8, t=0)),

@@ -29,7 +29,7 @@ def test_waiting_for_memory(tvu_sim, tmp_path, preset, operation):
     take = {"LOADF": ("LOADF", dict(dst=0, n=8, t=0)), "CHECK": ("CHECK", dict(t=0, words=1)),
             "DOT": ("DOT",
                     dict(dst=0, words=1,
-                         mode=0, vectors=0, s=0, step_s=0, stride=0, rows=1))}[operation]
+                         mode=0, last_vector=0, s=0, step_s=0, stride=0, rows=1))}[operation]
     turn = [("STREAM", dict(addr=DATA, words=1)), take, ("PASS", dict(cycles=300))]
     counts = _counts(tvu_sim, tmp_path, turn * 20, preset)
     assert counts["moving"] == counts["requested"] == 20 and counts["operations"] == 22 - 1
@@ -75,8 +75,8 @@ def test_passes_of_a_word(each_tvu_sim, tmp_path, mode, vectors, passes):
     rows, words = 30, 16
     counts = _counts(each_tvu_sim, tmp_path, [
         ("STREAM", dict(addr=DATA, words=rows * words)), ("PASS", dict(cycles=400)),
-        ("DOT", dict(dst=0, words=words, mode=isa.MODES[mode], vectors=vectors - 1, s=0, step_s=0,
-                     stride=64, rows=rows))])
+        ("DOT", dict(dst=0, words=words, mode=isa.MODES[mode], last_vector=vectors - 1, s=0,
+                     step_s=0, stride=64, rows=rows))])
     assert counts["moving"] == rows * words
     slow = each_tvu_sim.parts[-3] == "1x" and passes == 2
     least = rows * words if slow else 0

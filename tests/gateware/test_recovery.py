@@ -38,7 +38,7 @@ PROBE = [
     ("PICK", dict(a=100, s=1, n=64)),
     ("STREAMP", dict(addr=DATA, groups=8, words=1)),
     ("EPI", dict(b=0, factor=0, pick=isa.PICKS["picked"], rank=0, base=0)),
-    ("DOT", dict(dst=200, words=1, mode=0, vectors=0, s=1, step_s=0, stride=0, rows=64)),
+    ("DOT", dict(dst=200, words=1, mode=0, last_vector=0, s=1, step_s=0, stride=0, rows=64)),
     ("STOREF", dict(addr=RESULT + 4096, a=200, n=8)),
     WAIT, *(("SGET", dict(s=s)) for s in range(2, 5)),
 ]
@@ -113,7 +113,7 @@ def test_how_long_a_reset_takes(tvu_sim, tmp_path, preset):
     assert not any(got[len(turn) * i - 2] for i in range(1, len(program) // len(turn) + 1))
 
 
-_DOT = dict(dst=0, words=33, mode=0, vectors=0, s=1, step_s=0, stride=0, rows=1)
+_DOT = dict(dst=0, words=33, mode=0, last_vector=0, s=1, step_s=0, stride=0, rows=1)
 _CHECK = ("CHECK", dict(t=1, words=1))
 _WEDGES = {
     "refused DOT leaves its words": [("STREAM", dict(addr=DATA, words=33)), ("DOT", _DOT)],

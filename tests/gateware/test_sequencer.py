@@ -161,12 +161,12 @@ async def _vector(bench, ctx, ins, operands):
     names |= {name: name for name in ("dst", "a", "b", "vector")}
     for name in operands.keys() & names.keys():
         assert op[names[name]] == operands[name], (ins.name, name)
-    for name in operands.keys() & {"words", "mode", "vectors", "rows"}:
+    for name in operands.keys() & {"words", "mode", "last_vector", "rows"}:
         assert ctx.get(getattr(unit.dot, name)) == operands[name], (ins.name, name)
     if "addr" in operands:
         assert ctx.get(unit.store.start) and ctx.get(unit.store.address) == operands["addr"]
     step = operands.get("step_s", 0)
-    for vector in range(operands.get("vectors", 0) + 1):
+    for vector in range(operands.get("last_vector", 0) + 1):
         for name, values in (("s", unit.vector.op.factors), ("c", unit.vector.op.addends)):
             if name in operands:
                 want = await bench.scalar(ctx, operands[name] + step * vector)

@@ -93,9 +93,8 @@ def test_dot(each_tvu_sim, tmp_path, mode, rows, columns, vectors):
         program += [
             ("STREAM", dict(addr=DATA + len(data), words=rows * row_words(columns, mode))),
             (name,
-             dict(dst=5000,
-                  words=row_words(columns, mode), mode=isa.MODES[mode], vectors=vectors - 1, s=4,
-                        step_s=int(name == "DOT"), stride=32, rows=rows)),
+             dict(dst=5000, words=row_words(columns, mode), mode=isa.MODES[mode],
+                  last_vector=vectors - 1, s=4, step_s=int(name == "DOT"), stride=32, rows=rows)),
         ]
     for v in range(vectors):
         _store(program, 5000 + 32 * v, rows, 1024 * v)
@@ -121,7 +120,7 @@ def test_every_byte_in_every_lane(each_tvu_sim, tmp_path, mode):
                 ("DOT",
                  dict(dst=400, words=1,
                       mode=isa.MODES[mode],
-                      vectors=vectors - 1, s=2, step_s=0, stride=32, rows=256))]
+                      last_vector=vectors - 1, s=2, step_s=0, stride=32, rows=256))]
     _store(program, 400, 256 * vectors, 0)
     data = x.tobytes() + bytes(0x2000 - x.nbytes) + matrix.tobytes()
     _check(each_tvu_sim, tmp_path, memory_of(data), program)
@@ -229,7 +228,7 @@ def test_grouped_repetition(each_tvu_sim, tmp_path):
         ("STREAM", dict(addr=DATA + 1024, words=4 * 40)),
         ("DOT",
          dict(dst=2700, words=2,
-              mode=isa.MODES["base3"], vectors=3, s=5, step_s=1, stride=11, rows=80)),
+              mode=isa.MODES["base3"], last_vector=3, s=5, step_s=1, stride=11, rows=80)),
     ]
     for start in range(1000, 2800, 256):
         _store(program, start, 2048, 8192 * ((start - 1000) // 256))
@@ -262,7 +261,7 @@ def test_picked_rows_and_columns(each_tvu_sim, tmp_path, mode, preset, rows, col
         data += pack_ternary(matrix, mode).tobytes()
         data += bytes(-len(data) % 512)
     quant = isa.QUANTISERS[mode]
-    dot = dict(words=words, mode=isa.MODES[mode], vectors=0, s=2, step_s=0, stride=0, rows=rows)
+    dot = dict(words=words, mode=isa.MODES[mode], last_vector=0, s=2, step_s=0, stride=0, rows=rows)
     groups = -(-rows // 8)
     program: list = []
     _load(program, x, 0)
@@ -300,7 +299,7 @@ def test_empty_picked_streams_and_maxima_into_register_zero(each_tvu_sim, tmp_pa
     rows = pack_ternary(rng.integers(-1, 2, (16, 160)).astype(np.int8), "base3")
     place = DATA + x.nbytes
     picked = dict(b=0, factor=0, pick=isa.PICKS["picked"], rank=0, base=0)
-    dot = dict(dst=200, words=1, mode=isa.MODES["base3"], vectors=0, s=1, step_s=0, stride=0,
+    dot = dict(dst=200, words=1, mode=isa.MODES["base3"], last_vector=0, s=1, step_s=0, stride=0,
                rows=16)
     program: list = []
     _load(program, x, 0)
@@ -335,7 +334,7 @@ def test_factor_from_the_scratchpad(each_tvu_sim, tmp_path):
         ("EPI", dict(b=3, factor=isa.FACTORS["b"], pick=0, rank=0, base=0)),
         ("DOT",
          dict(dst=100, words=3,
-              mode=isa.MODES["int8"], vectors=3, s=2, step_s=0, stride=9, rows=rows)),
+              mode=isa.MODES["int8"], last_vector=3, s=2, step_s=0, stride=9, rows=rows)),
         ("MULS", dict(dst=200, a=100, s=2, n=16, t=3)),
     ]
     for v in range(4):
@@ -362,7 +361,7 @@ def test_ranking_keeps_the_largest(each_tvu_sim, tmp_path, levels, rows):
             ("EPI", dict(b=0, factor=0, pick=0, rank=1, base=part * rows)),
             ("DOT",
              dict(dst=0, words=1,
-                  mode=isa.MODES["int8"], vectors=0, s=1, step_s=0, stride=0, rows=rows)),
+                  mode=isa.MODES["int8"], last_vector=0, s=1, step_s=0, stride=0, rows=rows)),
         ]
     program += [("STORES", dict(addr=RESULT + 0x8000, s=1)), WAIT]  # no vector operation between
     data = np.zeros(512, np.uint8)

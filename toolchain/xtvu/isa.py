@@ -171,7 +171,8 @@ def _fields(text: str) -> tuple[Field, ...]:
 _D, _A, _S = "dst=1:0+13", "a=1:13+13", "s=1:26+5"
 _B, _N, _T = "b=2:0+13", "n=2:13+14", "t=2:27+5"
 
-_DOT = f"{_D} words=1:13+7 mode=1:20+2 vectors=1:22+3 step_s=1:25+1 {_S} stride=2:0+13 rows=2:13+19"
+_DOT = (f"{_D} words=1:13+7 mode=1:20+2 last_vector=1:22+3 step_s=1:25+1 {_S} "
+        "stride=2:0+13 rows=2:13+19")
 
 _TABLE: tuple[tuple[int, str, int, str, str, str], ...] = (
     (CONTROL, "ID", 0, "",
@@ -267,9 +268,9 @@ _TABLE: tuple[tuple[int, str, int, str, str, str], ...] = (
      "not the scratchpad."),
     (VECTOR, "DOT", 19,
      _DOT,
-     "dst[v*stride][r] = float(row r of the stream . act[v]) * s[s + step_s*v], v = 0..vectors",
-     "Matrix rows from the stream times 1 to 8 activation vectors, or 1 to 4 of int8; `vectors` is "
-     "their number minus one. Up to 32 words "
+     "dst[v*stride][r] = float(row r of the stream . act[v]) * s[s + step_s*v], v = 0..last_vector",
+     "Matrix rows from the stream times 1 to 8 activation vectors, or 1 to 4 of int8; "
+     "`last_vector` is the number of the last. Up to 32 words "
      "for four vectors, 16 for more; a single int8 vector may go on in the next ones."),
     (VECTOR, "DOTA", 20,
      _DOT,

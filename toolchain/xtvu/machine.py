@@ -317,9 +317,10 @@ class Machine:
     def _dot(self, name: str, o: dict[str, int], epilogue: dict[str, int]) -> None:
         mode = _MODE_NAMES.get(o["mode"])
         if mode == "int8":
-            fits = o["vectors"] == 0 or (o["vectors"] < BYTE_VECTORS and o["words"] <= ACT_WORDS)
+            last = o["last_vector"]
+            fits = last == 0 or (last < BYTE_VECTORS and o["words"] <= ACT_WORDS)
         else:
-            fits = o["words"] <= (ACT_WORDS if o["vectors"] < BYTE_VECTORS else SHARED_WORDS)
+            fits = o["words"] <= (ACT_WORDS if o["last_vector"] < BYTE_VECTORS else SHARED_WORDS)
         if (self._refuse(mode is None or not o["rows"] or o["rows"] > MOST_ROWS or not o["words"]
                          or not fits)):
             return
@@ -331,7 +332,7 @@ class Machine:
         if mode == "int8":
             weights = matrix.view(np.int8).astype(np.int32)
             codes: list[NDArray[np.int8]] = []
-            for v in range(o["vectors"] + 1):
+            for v in range(o["last_vector"] + 1):
                 used = self._words_of(v)[:o["words"]].reshape(-1, 5, WORD_BYTES)[:, :4]
                 if np.any(used != used[:, :1]):
                     raise ValueError("an int8 product with codes that QUANT8 did not write")
@@ -339,8 +340,8 @@ class Machine:
         else:
             weights = self._ternary(matrix, o["words"], mode)
             codes = [self._words_of(v)[:o["words"], :WEIGHTS_PER_WORD[mode]].reshape(-1)
-                     for v in range(o["vectors"] + 1)]
-        for v in range(o["vectors"] + 1):
+                     for v in range(o["last_vector"] + 1)]
+        for v in range(o["last_vector"] + 1):
             sums = (weights @ codes[v].astype(np.int32)).astype(np.float32)
             result = sem.multiply(sums, self.scalar(o["s"] + v * o["step_s"] & 31))
             self._finite(result)

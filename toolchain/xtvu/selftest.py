@@ -82,7 +82,7 @@ def program() -> tuple[bytes, _Program]:
     for mode, code in MODES.items():
         vectors = BYTE_VECTORS if mode == "int8" else VECTORS
         columns = dict(n=WEIGHTS_PER_WORD[mode])
-        dot = dict(words=1, mode=code, vectors=vectors - 1, s=1, step_s=0, stride=3, rows=_ROWS)
+        dot = dict(words=1, mode=code, last_vector=vectors - 1, s=1, step_s=0, stride=3, rows=_ROWS)
         p += [(QUANTISERS[mode], columns | dict(vector=v, a=20 * v, s=2)) for v in range(vectors)]
         p += [("STREAM", dict(addr=at[mode], words=_ROWS)), ("DOT", dot | dict(dst=row)),
               ("STREAMR", dict(addr=at[mode], rows=1, words=_ROWS, stride=0)),
@@ -90,7 +90,7 @@ def program() -> tuple[bytes, _Program]:
         row += 3 * vectors
     # a product that marks rows and one of the picked ones; columns, which are lost on words 16 to
     # 31; the ranking
-    one = dict(words=1, mode=MODES["base3"], vectors=0, s=1, step_s=0, stride=0, rows=_ROWS)
+    one = dict(words=1, mode=MODES["base3"], last_vector=0, s=1, step_s=0, stride=0, rows=_ROWS)
     picked = dict(addr=at["base3"], groups=_ROWS // 8, words=1)
     p += [
         ("QUANT5", n | dict(vector=0, a=0, s=2)), ("STREAM", dict(addr=at["base3"], words=_ROWS)),
