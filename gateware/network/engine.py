@@ -95,8 +95,14 @@ class Engine(wiring.Component):
         self._etherbone_record = Signal()  # bytes of words are the other way round there
         self._reads = Signal(8)  # that follow the writes of such a record
         self._late, waited = Signal(), Signal(_PATIENCE)  # the bus is
-        m.d.comb += self._late.eq(waited.all() | (self.bus.cyc & self.bus.err))
-        m.d.sync += waited.eq(Mux(self.bus.cyc & ~self.bus.ack, waited + 1, 0))
+        # What the bus says is looked at from registers, so ``cyc`` must not be up a cycle longer.
+        bus, self._asks, self._acked, failed = self.bus, Signal(), Signal(), Signal()
+        self._read_data = Signal.like(bus.dat_r)
+        m.d.comb += [bus.cyc.eq(self._asks & ~self._acked & ~failed),
+                     self._late.eq(waited.all() | failed)]
+        m.d.sync += [self._acked.eq(bus.cyc & bus.ack), failed.eq(bus.cyc & bus.err),
+                     self._read_data.eq(bus.dat_r),
+                     waited.eq(Mux(bus.cyc & ~bus.ack, waited + 1, 0))]
         claim, (_, token, sequence, operation, _) = self.claim, self._head
         self._operation, self._flags, self._count = operation[:8], operation[8:16], operation[16:]
         m.d.comb += [
@@ -140,9 +146,9 @@ class Engine(wiring.Component):
     def _access(self, m: Module, write: int) -> Value:
         """Drives the bus, from registers, until it answers or is given up; whether it answers
         now."""
-        bus, answered = self.bus, Signal(name="answered")
-        m.d.comb += answered.eq(bus.cyc & bus.ack)
-        m.d.sync += [bus.cyc.eq(~answered & ~self._late), bus.we.eq(write)]
+        answered = Signal(name="answered")
+        m.d.comb += answered.eq(self._asks & self._acked)
+        m.d.sync += [self._asks.eq(~answered & ~self._late), self.bus.we.eq(write)]
         return answered
 
     def _put(self, m: Module, place: Value | int, word: Value | int) -> None:
@@ -348,7 +354,6 @@ class Engine(wiring.Component):
     # -- words from the bus, and to it -------------------------------------------------------------
 
     def _read(self, m: Module) -> None:
-        bus = self.bus
         with m.State("READ"):
             self._fetch(m)
             m.d.sync += self._target.eq(self._swap(self.word))
@@ -367,7 +372,7 @@ class Engine(wiring.Component):
                 m.d.sync += self._status.eq(STATUS["STUCK"])
                 m.next = "READ STORE"
             with m.Elif(answered):
-                m.d.sync += self._value.eq(bus.dat_r)
+                m.d.sync += self._value.eq(self._read_data)
                 m.next = "READ STORE"
         with m.State("READ STORE"):
             self._put(m, self._place, self._swap(self._value))
