@@ -67,7 +67,7 @@ class PickScanner(wiring.Component):
             row.entry.row.eq(Cat(lane, group)), row.entry.code.eq(codes.word_select(lane, 8)),
             row.entry.end.eq(waiting == 0), row.address.eq(base + distance),
             self.over.eq((waiting == 0) & through),
-            self.row.valid.eq(self.busy & ((waiting != 0) | (loaded & through))),
+            self.row.valid.eq(self.busy & ((waiting != 0) | through)),
         ]
         with m.If(self.busy):
             m.d.sync += loaded.eq(1)
