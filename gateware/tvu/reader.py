@@ -2,15 +2,12 @@
 
 A descriptor is split into bursts that stay inside a 512-byte block; the same burst goes to all four
 ports, each of which holds 8 bytes of every word (``xtvu.layout``). Bursts are requested as far
-ahead as the port FIFOs can hold the answers, so latency costs nothing once a stream flows. Between
-two descriptors, or two rows of a picked stream (picks.py), a cycle passes without a request; a
-burst of sixteen words takes sixteen cycles to arrive.
+ahead as the port FIFOs can hold the answers, so latency costs nothing once a stream flows. A burst
+is measured in one cycle and requested in the next; only bursts of a single word arrive faster.
 """
 
-from __future__ import annotations
-
 from amaranth.hdl import Assert, Cat, Const, Module, Mux, ResetSignal, Signal, Value
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .axi import PORTS, AXIRead, ReadPort, physical
@@ -24,6 +21,15 @@ __all__ = ["BURST_WORDS", "StreamReader"]
 
 BURST_WORDS = 16
 _ENTRIES = 64  # picked rows between fetching and consuming
+
+
+class _Measured(data.Struct):
+    """The next burst: ``length`` in words, one less for the port, and whether it ends its row."""
+
+    valid: 1
+    ends: 1
+    length: 5
+    last_beat: 4
 
 
 class StreamReader(wiring.Component):
@@ -57,10 +63,10 @@ class StreamReader(wiring.Component):
         m.submodules.scanner = self._scanner = PickScanner()
         self._running = Signal()  # a row is being requested
         self._address, self._left = Signal(WORD_ADDRESS_BITS), Signal(24)  # what is left of it
-        self._issue, length = Signal(), Signal(5)
-        last_beat, ends = self._measure(m, length)
-        self._walk(m, ends)
-        self._hand_over_picks(m)
+        self._issue = Signal()
+        burst = self._measure(m)
+        free = self._walk(m, burst.ends)
+        self._hand_over_picks(m, free)
 
         ports = [ReadPort(depth) for _ in range(PORTS)]
         for i, port in enumerate(ports):
@@ -69,9 +75,9 @@ class StreamReader(wiring.Component):
             m.d.comb += [
                 port.burst.payload.address.eq(
                     physical(Cat(Const(0, 3), Const(i, 2), self._address))),
-                port.burst.payload.length.eq(last_beat), port.burst.valid.eq(self._issue),
+                port.burst.payload.length.eq(burst.last_beat), port.burst.valid.eq(self._issue),
             ]
-        reserved = self._reserve(m, ports, length)
+        reserved = self._reserve(m, ports, burst)
         self._buffer(m, ports, reserved)
         m.d.comb += [
             self.error.eq(Cat(port.error for port in ports).any()),
@@ -81,26 +87,31 @@ class StreamReader(wiring.Component):
         ]
         return m
 
-    def _measure(self, m: Module, length: Signal) -> tuple[Value, Value]:
-        """The ``length`` of the next burst; returns one less than that, and whether the burst ends
-        its row."""
-        offset, left = self._address[:4], self._left
-        short, last_beat = Signal(), Signal(4)
+    def _measure(self, m: Module) -> data.View:
+        """The next burst, a cycle after where it starts and what is left of its row."""
+        burst, offset, left = Signal(_Measured), self._address[:4], self._left
+        ends = Signal()
         # faster than subtracting and comparing
         fits = Cat(left[:5] <= BURST_WORDS - start for start in range(BURST_WORDS))
-        m.d.comb += [
-            short.eq((left[5:] == 0) & choose(list(fits), offset)),
-            length.eq(Mux(short, left[:5], (BURST_WORDS - offset)[:5])),
+        m.d.comb += ends.eq((left[5:] == 0) & choose(list(fits), offset))
+        m.d.sync += [
+            burst.valid.eq(self._running & ~self._issue), burst.ends.eq(ends),
+            burst.length.eq(Mux(ends, left[:5], (BURST_WORDS - offset)[:5])),
             # one less, as a table: faster than a subtraction
-            last_beat.eq(Mux(short, choose([Const((low - 1) % BURST_WORDS, 4)
-                                            for low in range(BURST_WORDS)], left[:4]), ~offset)),
+            burst.last_beat.eq(Mux(ends, choose([Const((low - 1) % BURST_WORDS, 4)
+                                                 for low in range(BURST_WORDS)], left[:4]),
+                                   ~offset)),
+            Assert(~burst.valid | self._running, "a burst is measured of no row"),
+            Assert(~burst.valid | ((burst.ends == ends) & (burst.length == Mux(
+                ends, left[:5], (BURST_WORDS - offset)[:5]))), "another burst was measured"),
+            Assert(~self._issue | (offset + burst.length <= BURST_WORDS),
+                   "a burst leaves its block of 512 bytes"),
         ]
-        m.d.sync += Assert(~self._issue | (offset + length <= BURST_WORDS),
-                           "a burst leaves its block of 512 bytes")
-        return last_beat, short
+        return burst
 
-    def _walk(self, m: Module, ends: Value) -> None:
-        """From burst to burst, row to row, and descriptor to descriptor."""
+    def _walk(self, m: Module, ends: Value) -> Value:
+        """From burst to burst, row to row, and descriptor to descriptor; returns whether another
+        row may begin."""
         running, address, left, scanner = (self._running, self._address, self._left,
                                            self._scanner)
         head, picked = self._queue.o.payload, scanner.row.payload
@@ -109,8 +120,10 @@ class StreamReader(wiring.Component):
         self._load, empty = Signal(), (head.words == 0) | (head.rows == 0)
         waiting = Mux(head.picked, (self.picks - head.ticket)[:TICKET_BITS].as_signed() < 0,
                       head.fence & ((self.completed - head.ticket)[:TICKET_BITS].as_signed() < 0))
+        free = Signal()
         m.d.comb += [
-            self._load.eq(~running & ~scanner.busy & self._queue.o.valid & ~waiting),
+            free.eq(~running | (self._issue & ends & (scanner.busy | (rows == 1)))),
+            self._load.eq(free & ~scanner.busy & self._queue.o.valid & ~waiting),
             self._queue.o.ready.eq(self._load), self.bad.eq(self._load & empty),
             scanner.start.eq(self._load & head.picked), scanner.address.eq(head.address),
             scanner.groups.eq(Mux(empty, 0, head.rows)), scanner.words.eq(head.words),
@@ -138,8 +151,9 @@ class StreamReader(wiring.Component):
             Assert(~running | ((left != 0) & (words != 0)), "a stream without words runs"),
             Assert(~scanner.busy | scanner.over | (words != 0), "rows without words are picked"),
         ]
+        return free
 
-    def _hand_over_picks(self, m: Module) -> None:
+    def _hand_over_picks(self, m: Module, free: Value) -> None:
         """A picked row is requested, and its entry goes to who takes the words."""
         scanner = self._scanner
         m.submodules.entries = entries = Queue(PickedRow, depth=_ENTRIES)
@@ -147,22 +161,21 @@ class StreamReader(wiring.Component):
         m.d.comb += [
             self.pick_address.eq(scanner.pick_address), scanner.pick_data.eq(self.pick_data),
             entries.i.payload.eq(scanner.row.payload.entry),
-            entries.i.valid.eq(scanner.row.valid & ~self._running),
-            scanner.row.ready.eq(entries.i.ready & ~self._running),
+            entries.i.valid.eq(scanner.row.valid & free),
+            scanner.row.ready.eq(entries.i.ready & free),
         ]
 
-    def _reserve(self, m: Module, ports: list[ReadPort], length: Value) -> Signal:
+    def _reserve(self, m: Module, ports: list[ReadPort], burst: data.View) -> Signal:
         """A burst is issued if there is room for its words; returns for how many there is none
         left."""
         depth, taken = self.config.port_fifo_depth, self.word.valid & self.word.ready
         reserved, room = Signal(range(depth + 1)), Signal()
         m.d.comb += [
-            self._issue.eq(self._running & room & Cat(port.free for port in ports).all()),
-            self.requested.eq(Mux(self._issue, length, 0)),
+            self._issue.eq(burst.valid & room & Cat(port.free for port in ports).all()),
+            self.requested.eq(Mux(self._issue, burst.length, 0)),
         ]
         m.d.sync += [
-            # for the burst after the one that may just be issued
-            room.eq(reserved <= depth - 2 * BURST_WORDS),
+            room.eq(reserved <= depth - BURST_WORDS),  # bursts do not follow cycle by cycle
             reserved.eq(reserved + self.requested - taken),
             Assert(~self._issue | Cat(port.burst.ready for port in ports).all(),
                    "a burst came to a full port"),
