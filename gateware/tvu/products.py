@@ -146,7 +146,7 @@ class DotProducts(wiring.Component):
             array.spread.eq(take & self._columns & first), array.spread_address.eq(self._spread),
             array.code.eq(self.entry.payload.code),
             drain.start.eq(self.start & self.columns), drain.rows.eq(self.rows),
-            drain.digits5.eq(self._mode == MODES["base3"]),
+            drain.digits5.eq(self.mode == MODES["base3"]),
             drain.drain.eq(closes[-1] & self._columns), drain.empty.eq(self._fresh),
         ]
         wiring.connect(m, array.write, wiring.flipped(self.write))

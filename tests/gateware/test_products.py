@@ -10,7 +10,7 @@ from simulation import simulate, slice_model
 from tvu.collect import Collector
 from tvu.products import DotProducts
 from xtvu import isa
-from xtvu.layout import pack_ternary
+from xtvu.layout import WEIGHTS_PER_WORD, pack_ternary
 
 
 class _LanesAndCollector(wiring.Component):
@@ -117,3 +117,52 @@ def test_lanes_under_back_pressure(mode, vectors, chance, words, rows, sleep, sh
             await ctx.tick()
 
     simulate(unit, feed, sink, entries, dsp_clock=dsp_clock)
+
+
+@pytest.mark.parametrize("dsp_clock", [2, 1])
+@pytest.mark.parametrize("mode,words,rows,chance", [
+    ("2bit", 3, 137, 1.0), ("base3", 1, 61, 1.0), ("base3", 2, 320, 0.4)])
+def test_sums_of_columns(mode, words, rows, chance, dsp_clock):
+    rng = np.random.default_rng(words)
+    lanes = DotProducts(slice_model, dsp_clock=dsp_clock)
+    count = 7
+    matrix = rng.integers(-1, 2, (count, words * WEIGHTS_PER_WORD[mode]))
+    packed = pack_ternary(matrix.astype(np.int8), mode).reshape(-1, 32)
+    codes = rng.integers(-127, 128, count)
+    got = {}
+
+    async def feed(ctx):
+        for name, value in (("words", words), ("mode", isa.MODES[mode]), ("rows", rows),
+                            ("picked", 1), ("columns", 1), ("start", 1)):
+            ctx.set(getattr(lanes, name), value)
+        await ctx.tick()
+        for name in ("start", "words", "rows", "picked", "columns"):
+            ctx.set(getattr(lanes, name), 0)
+        for word in packed:
+            while rng.random() > chance:
+                await ctx.tick()
+            ctx.set(lanes.word.payload, int.from_bytes(word.tobytes(), "little"))
+            ctx.set(lanes.word.valid, 1)
+            await ctx.tick().until(lanes.word.ready)
+            ctx.set(lanes.word.valid, 0)
+        for _ in range(800):
+            await ctx.tick()
+        assert got == dict(enumerate((codes @ matrix)[:rows].tolist()))
+
+    async def entries(ctx):
+        for code in [*codes.tolist(), None]:
+            ctx.set(lanes.entry.payload, {"end": 1} if code is None else {"code": code})
+            ctx.set(lanes.entry.valid, 1)
+            await ctx.tick().until(lanes.entry.ready)
+            ctx.set(lanes.entry.valid, 0)
+
+    async def sink(ctx):
+        while True:
+            ctx.set(lanes.column_row.ready, int(rng.random() < chance))
+            _, _, valid, ready, row = await ctx.tick().sample(
+                lanes.column_row.valid, lanes.column_row.ready, lanes.column_row.payload)
+            if valid and ready:
+                got.update((8 * row.index + lane, row.sums[lane]) for lane in range(8)
+                           if row.mask >> lane & 1)
+
+    simulate(lanes, feed, sink, entries, dsp_clock=dsp_clock)
