@@ -41,10 +41,10 @@ def udp(payload: bytes, port: int, source_port: int = 5000, source: bytes = HOST
     return ip(17, body, source)
 
 
-def echo(payload: bytes, kind: int = 8) -> bytes:
+def echo(payload: bytes, kind: int = 8, source: bytes = HOST_IP) -> bytes:
     """A frame with an ICMP echo request."""
     body = struct.pack(">BBHHH", kind, 0, 0, 77, 1) + payload
-    return ip(1, body[:2] + struct.pack(">H", checksum(body)) + body[4:])
+    return ip(1, body[:2] + struct.pack(">H", checksum(body)) + body[4:], source)
 
 
 def arp(target: bytes = SOC_IP, operation: int = 1) -> bytes:

@@ -237,6 +237,7 @@ class _Board:
             await ctx.tick()
             ctx.set(bus.ack, 0)
             ctx.set(bus.err, 0)
+            assert not ctx.get(bus.cyc), "a slave would take it for another access"
 
     async def memory(self, ctx):
         axi, owed = self.unit.axi, []
@@ -310,11 +311,11 @@ class _Board:
         return dict(zip(STATE, state, strict=True))
 
 
-def sound_answer(frame):
+def sound_answer(frame, host=HOST_IP):
     """Checks the heads of an answer by hand; which protocol it is."""
     assert frame[:12] == HOST_MAC + SOC_MAC and len(frame) >= 60
     assert (frame[12:15] == b"\x08\x00\x45" and not checksum(frame[14:34])
-            and frame[26:34] == SOC_IP + HOST_IP and frame[22] == 64)
+            and frame[26:34] == SOC_IP + host and frame[22] == 64)
     length = struct.unpack_from(">H", frame, 16)[0]
     assert len(frame) == max(60, 14 + length)
     if frame[23] == 1:
@@ -336,8 +337,18 @@ def test_arp_and_echo():
             answer = await board.ask(ctx, echo(payload))
             assert (sound_answer(answer) == "icmp" and answer[34] == 0
                     and answer[38:42 + size] == echo(payload)[38:42 + size])
+        # a head in whose sum the carry of a carry counts
+        host = next(bytes([10, 128, high, low]) for high in range(256) for low in range(256)
+                    if _carries_twice(bytes([10, 128, high, low])))
+        assert sound_answer(await board.ask(ctx, echo(b"", source=host)), host) == "icmp"
 
     board.run(bench)
+
+
+def _carries_twice(host):
+    head = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 28, 0, 0x4000, 64, 1, 0, SOC_IP, host)
+    total = sum(struct.unpack("<10H", head))
+    return (total & 0xFFFF) + (total >> 16) > 0xFFFF
 
 
 def test_words_are_read_and_written_once():
