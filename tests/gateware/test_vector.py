@@ -31,7 +31,7 @@ def test_random_back_pressure(case, chance):
     sums = rng.integers(-10000, 10000, (rows, 8))
     codes = rng.integers(-128, 128, (rows // 4, 32)).astype(np.int8)
     factor = np.float32(0.37)
-    op = {"count": 8 * rows, "dst": 32, "a": 0, "b": 4, "groups": 1,
+    op = {"count": 8 * rows, "dst": 32, "a": 0, "b": 4, "runs": 1,
           "factors": [int(factor.view(np.uint32))] * 4}
     op |= {
         "word": {"source": Source.SCRATCH, "b_word": 1, "factor": Factor.B, "sink": Sink.SCRATCH},
@@ -83,7 +83,7 @@ def test_random_back_pressure(case, chance):
     async def dot_in(ctx):
         for row in range(rows):
             ctx.set(unit.dot.payload,
-                    {"sums": sums[row].tolist(), "group": row, "vector": 0, "mask": 255,
+                    {"sums": sums[row].tolist(), "index": row, "vector": 0, "mask": 255,
                      "last": int(row == rows - 1)})
             while rng.random() > chance:
                 await ctx.tick()
