@@ -38,14 +38,13 @@ from .activations import (
     Activations,
     ActivationWrite,
 )
-from .band import BAND_ENTRY, COLUMN_SUM_BITS, Band, Lead
+from .band import BAND_ENTRY, COLUMN_SUM_BITS, FIELD_BITS, Band, Lead
 from .logic import choose, delay
 
 __all__ = ["ProductArray", "SUM_BITS"]
 
 SUM_BITS = 28  # 127 words of int8: 127 * 32 * 127 * 128
 _PIPELINE = 28  # fast cycles from a word in its register to its sums
-_FIELD = dsp.WIDTH // TOKENS
 # Fast cycles that it takes to sum the weights of a chain, while what goes along with the word is on
 # its way to the bands.
 _SUMMING = BAND_ENTRY
@@ -228,16 +227,16 @@ class ProductArray(wiring.Component):
         """The sums of the four vectors over all chains, four cycles later."""
         totals = []
         for k in range(TOKENS):
-            fields = [chain.word_select(k, _FIELD) ^ 1 << _FIELD - 1 for chain in chains]
+            fields = [chain.word_select(k, FIELD_BITS) ^ 1 << FIELD_BITS - 1 for chain in chains]
             digits = []
             for d in range(DIGITS):
-                pair = Signal(signed(_FIELD + 1), name=f"digit{k}_{d}")
+                pair = Signal(signed(FIELD_BITS + 1), name=f"digit{k}_{d}")
                 m.d.fast += pair.eq(fields[2 * d].as_signed() + fields[2 * d + 1].as_signed())
                 digits.append(pair)
-            lower, upper = (Signal(signed(_FIELD + 3), name=f"lower{k}"),
-                            Signal(signed(_FIELD + 3), name=f"upper{k}"))
-            four, all_five = (Signal(signed(_FIELD + 6), name=f"four{k}"),
-                              Signal(signed(_FIELD + 6), name=f"five{k}"))
+            lower, upper = (Signal(signed(FIELD_BITS + 3), name=f"lower{k}"),
+                            Signal(signed(FIELD_BITS + 3), name=f"upper{k}"))
+            four, all_five = (Signal(signed(FIELD_BITS + 6), name=f"four{k}"),
+                              Signal(signed(FIELD_BITS + 6), name=f"five{k}"))
             m.d.fast += [
                 lower.eq(digits[0] + Mux(int8, digits[1] << 1, digits[1])),
                 upper.eq(digits[2] + Mux(int8, digits[3] << 1, digits[3])),
@@ -257,7 +256,7 @@ class ProductArray(wiring.Component):
         for k in range(TOKENS):
             one = delay(m, int8 | ~both, 1, "fast", plain=True)
             total = choose(totals, self.select) if k == 0 else totals[k]
-            addend = Signal(signed(_FIELD + 10), name=f"addend{k}")
+            addend = Signal(signed(FIELD_BITS + 10), name=f"addend{k}")
             new, old = (Signal(signed(SUM_BITS), name=f"new{k}"),
                         Signal(signed(SUM_BITS), name=f"old{k}"))
             m.d.fast += addend.eq(Mux(int8 & pass2, total << 4, total))

@@ -12,18 +12,18 @@ from . import dsp
 from .activations import POSITIONS, TOKENS
 from .logic import delay
 
-__all__ = ["BAND_ENTRY", "Band", "COLUMN_SUM_BITS", "Lead"]
+__all__ = ["BAND_ENTRY", "Band", "COLUMN_SUM_BITS", "FIELD_BITS", "Lead"]
 
 COLUMN_SUM_BITS = 24  # 16,384 columns times 127 need 22
 BAND_ENTRY = 3  # fast cycles that a lead has to reach a band
-_FIELD = dsp.WIDTH // TOKENS
+FIELD_BITS = dsp.WIDTH // TOKENS  # of a slice's word, for each vector
 _TURN = 2  # fast cycles from reading an accumulator to writing it
 
 
 class Lead(data.Struct):
     """What goes along with a word: its ``address`` in the activation memory, its ``slot`` in a
-    column; of a column's, whether it is the ``first`` of the operation, and whether the sums are
-    kept."""
+    column; whether that column is the first one of its operation (``fresh``), and whether its sums
+    are kept (``keep``)."""
 
     address: range(ACT_WORDS)
     slot: range(COLUMN_WORDS)
@@ -97,7 +97,7 @@ class Band(wiring.Component):
             old = Cat(self.column_sums[p][chain], C(0, dsp.WIDTH - COLUMN_SUM_BITS))
             result, cascade = (Signal(dsp.WIDTH, name=f"sums{p}_{chain}"),
                                Signal(dsp.WIDTH, name=f"cascade{p}_{chain}"))
-            codes = Cat(Cat(self.codes[p][chain].word_select(k, 8), C(0, _FIELD - 8))
+            codes = Cat(Cat(self.codes[p][chain].word_select(k, 8), C(0, FIELD_BITS - 8))
                         for k in range(TOKENS))
             self._adder(m, f"slice{p}_{chain}", "fast", x=codes, use_x=self.use[p][chain],
                         subtract=self.subtract[p][chain],

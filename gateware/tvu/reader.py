@@ -117,19 +117,19 @@ class StreamReader(wiring.Component):
         head, picked = self._queue.o.payload, scanner.row.payload
         row_address = Signal(WORD_ADDRESS_BITS)
         words, rows, stride = Signal(24), Signal(12), Signal(12)
-        self._load, empty = Signal(), (head.words == 0) | (head.rows == 0)
+        load, empty = Signal(), (head.words == 0) | (head.rows == 0)
         waiting = Mux(head.picked, (self.picks - head.ticket)[:TICKET_BITS].as_signed() < 0,
                       head.fence & ((self.completed - head.ticket)[:TICKET_BITS].as_signed() < 0))
         free = Signal()
         m.d.comb += [
             free.eq(~running | (self._issue & ends & (scanner.busy | (rows == 1)))),
-            self._load.eq(free & ~scanner.busy & self._queue.o.valid & ~waiting),
-            self._queue.o.ready.eq(self._load), self.bad.eq(self._load & empty),
-            scanner.start.eq(self._load & head.picked), scanner.address.eq(head.address),
+            load.eq(free & ~scanner.busy & self._queue.o.valid & ~waiting),
+            self._queue.o.ready.eq(load), self.bad.eq(load & empty),
+            scanner.start.eq(load & head.picked), scanner.address.eq(head.address),
             scanner.groups.eq(Mux(empty, 0, head.rows)), scanner.words.eq(head.words),
             scanner.everything.eq(head.everything),
         ]
-        with m.If(self._load):
+        with m.If(load):
             m.d.sync += [
                 running.eq(~empty & ~head.picked), address.eq(head.address),
                 row_address.eq(head.address), left.eq(head.words), words.eq(head.words),

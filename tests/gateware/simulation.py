@@ -1,12 +1,15 @@
-"""Amaranth's simulator for units of the TVU by themselves: their clocks, and a DSP slice."""
+"""Amaranth's simulator for units of the TVU by themselves: their clocks, streams under random
+back-pressure, codes for the activation memory, and a DSP slice."""
 
 from __future__ import annotations
 
+import numpy as np
 from amaranth.hdl import ClockDomain, Module, Mux, Signal
 from amaranth.sim import Simulator
 from tvu import dsp
+from xtvu.layout import WEIGHTS_PER_WORD
 
-__all__ = ["simulate", "slice_model"]
+__all__ = ["accept", "offer", "simulate", "slice_model", "words_of", "write_codes"]
 
 
 def simulate(unit, *benches, dsp_clock=0):
@@ -25,6 +28,49 @@ def simulate(unit, *benches, dsp_clock=0):
     for bench in benches:
         sim.add_testbench(bench, background=bench is not benches[0])
     sim.run()
+
+
+async def offer(ctx, stream, payloads, rng, chance=1.0):
+    """Sends all payloads; in each cycle one begins with a ``chance``."""
+    for payload in payloads:
+        while rng.random() > chance:
+            await ctx.tick()
+        ctx.set(stream.payload, payload)
+        ctx.set(stream.valid, 1)
+        await ctx.tick().until(stream.ready)
+        ctx.set(stream.valid, 0)
+
+
+async def accept(ctx, stream, take, rng, chance=1.0):
+    """Calls ``take`` with every payload, for ever; each cycle is ready with a ``chance``."""
+    while True:
+        ready = rng.random() < chance
+        ctx.set(stream.ready, int(ready))
+        if ready and ctx.get(stream.valid):
+            take(ctx.get(stream.payload))
+        await ctx.tick()
+
+
+def words_of(data):
+    """uint8 [n, 32] as payloads of stream words."""
+    return [int.from_bytes(word.tobytes(), "little") for word in data]
+
+
+async def write_codes(ctx, write, mode, codes):
+    """Writes whole words of codes, int [vectors, elements], through an ActivationWrite."""
+    per_word = WEIGHTS_PER_WORD[mode]
+    ctx.set(write.enable, 1)
+    ctx.set(write.bytes, int(mode == "int8"))
+    for vector, values in enumerate(codes):
+        for place, eight in enumerate(values.reshape(-1, 8)):
+            word, within = divmod(place, per_word // 8)
+            ctx.set(write.vector, vector)
+            ctx.set(write.address, word)
+            ctx.set(write.digit, within // 4)
+            ctx.set(write.quarter, within % 4)
+            ctx.set(write.codes, int.from_bytes(eight.astype(np.int8).tobytes(), "little"))
+            await ctx.tick()
+    ctx.set(write.enable, 0)
 
 
 def slice_model(m, name, domain, *, x, use_x, subtract, c, z, neighbour, p, cascade):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from simulation import simulate, slice_model
+from simulation import simulate, slice_model, write_codes
 from tvu.array import ProductArray
 from xtvu import isa
 from xtvu.layout import WEIGHTS_PER_WORD, pack_ternary
@@ -21,23 +21,6 @@ def _matrix(rng, mode, rows, words):
         return matrix, matrix.astype(np.int8).view(np.uint8)
     matrix = rng.integers(-1, 2, (rows, columns))
     return matrix, pack_ternary(matrix.astype(np.int8), mode)
-
-
-async def _write_codes(ctx, array, mode, codes):
-    per_word = WEIGHTS_PER_WORD[mode]
-    ctx.set(array.write.enable, 1)
-    ctx.set(array.write.bytes, int(mode == "int8"))
-    for vector, values in enumerate(codes):
-        for place, eight in enumerate(values.reshape(-1, 8)):
-            word, within = divmod(place, per_word // 8)
-            ctx.set(array.write.vector, vector)
-            ctx.set(array.write.address, word)
-            ctx.set(array.write.digit, within // 4)
-            ctx.set(array.write.quarter, within % 4)
-            ctx.set(array.write.codes, int.from_bytes(eight.astype(np.int8).tobytes(), "little"))
-            await ctx.tick()
-    ctx.set(array.write.enable, 0)
-    await ctx.tick().repeat(3)
 
 
 class _Later:
@@ -73,7 +56,7 @@ def test_dot_products(mode, vectors, dsp_clock):
     got = []
 
     async def bench(ctx):
-        await _write_codes(ctx, array, mode, codes)
+        await write_codes(ctx, array.write, mode, codes)
         ctx.set(array.mode, isa.MODES[mode])
         ctx.set(array.both, int(both))
         await ctx.tick().repeat(3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from simulation import simulate
+from simulation import offer, simulate, words_of
 from tvu.checksum import Checksum
 from xtvu import semantics
 
@@ -18,13 +18,7 @@ def test_checksum_with_gaps():
         ctx.set(unit.start, 1)
         await ctx.tick()
         ctx.set(unit.start, 0)
-        for word in data.reshape(-1, 32):
-            while rng.random() > 0.5:
-                await ctx.tick()
-            ctx.set(unit.word.payload, int.from_bytes(word.tobytes(), "little"))
-            ctx.set(unit.word.valid, 1)
-            await ctx.tick().until(unit.word.ready)
-            ctx.set(unit.word.valid, 0)
+        await offer(ctx, unit.word, words_of(data.reshape(-1, 32)), rng, 0.5)
         for _ in range(20):
             if ctx.get(unit.done):
                 break

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from amaranth.hdl import Module
 from amaranth.lib import wiring
-from simulation import simulate, slice_model
+from simulation import accept, offer, simulate, slice_model, words_of, write_codes
 from tvu.collect import Collector
 from tvu.products import DotProducts
 from xtvu import isa
@@ -56,21 +56,7 @@ def test_lanes_under_back_pressure(mode, vectors, chance, words, rows, sleep, sh
     got, lasts = np.zeros((vectors, 64), np.int64), []
 
     async def feed(ctx):
-        layout = per_word
-        for v in range(vectors):
-            padded = np.zeros(-(-columns // layout) * layout, np.int64)
-            padded[:columns] = codes[v]
-            for row, group in enumerate(padded.reshape(-1, 8)):
-                place = row % (layout // 8)
-                ctx.set(lanes.write.enable, 1)
-                ctx.set(lanes.write.vector, v)
-                ctx.set(lanes.write.bytes, int(mode == "int8"))
-                ctx.set(lanes.write.address, row // (layout // 8))
-                ctx.set(lanes.write.digit, place // 4)
-                ctx.set(lanes.write.quarter, place % 4)
-                ctx.set(lanes.write.codes, sum(int(c & 255) << 8 * i for i, c in enumerate(group)))
-                await ctx.tick()
-        ctx.set(lanes.write.enable, 0)
+        await write_codes(ctx, lanes.write, mode, codes)
         ctx.set(lanes.words, words)
         ctx.set(lanes.mode, isa.MODES[mode])
         ctx.set(collector.last_vector, vectors - 1)
@@ -80,13 +66,7 @@ def test_lanes_under_back_pressure(mode, vectors, chance, words, rows, sleep, sh
         ctx.set(lanes.start, 1)
         await ctx.tick()
         ctx.set(lanes.start, 0)
-        for word in stream:
-            while rng.random() > chance:
-                await ctx.tick()
-            ctx.set(lanes.word.payload, int.from_bytes(word.tobytes(), "little"))
-            ctx.set(lanes.word.valid, 1)
-            await ctx.tick().until(lanes.word.ready)
-            ctx.set(lanes.word.valid, 0)
+        await offer(ctx, lanes.word, words_of(stream), rng, chance)
         for _ in range(400):
             await ctx.tick()
         assert not ctx.get(lanes.hungry)
@@ -94,27 +74,20 @@ def test_lanes_under_back_pressure(mode, vectors, chance, words, rows, sleep, sh
         np.testing.assert_array_equal(got[:, :rows], want)
 
     async def entries(ctx):
-        for place in [*places.tolist(), None] if share is not None else []:
-            ctx.set(lanes.entry.payload, {"end": 1} if place is None else {"row": place})
-            while rng.random() > chance:
-                await ctx.tick()
-            ctx.set(lanes.entry.valid, 1)
-            await ctx.tick().until(lanes.entry.ready)
-            ctx.set(lanes.entry.valid, 0)
+        if share is not None:
+            await offer(ctx, lanes.entry, [*({"row": place} for place in places.tolist()),
+                                           {"end": 1}], rng, chance)
 
     async def sink(ctx):
+        def take(row):
+            for lane in range(8):
+                if row.mask >> lane & 1:
+                    got[row.vector, 8 * row.index + lane] = row.sums[lane]
+            lasts.append(row.last)
+
         for _ in range(sleep):
             await ctx.tick()
-        while True:
-            ready = rng.random() < chance
-            ctx.set(collector.row.ready, int(ready))
-            if ready and ctx.get(collector.row.valid):
-                row = ctx.get(collector.row.payload)
-                for lane in range(8):
-                    if row.mask >> lane & 1:
-                        got[row.vector, 8 * row.index + lane] = row.sums[lane]
-                lasts.append(row.last)
-            await ctx.tick()
+        await accept(ctx, collector.row, take, rng, chance)
 
     simulate(unit, feed, sink, entries, dsp_clock=dsp_clock)
 
@@ -138,31 +111,20 @@ def test_sums_of_columns(mode, words, rows, chance, dsp_clock):
         await ctx.tick()
         for name in ("start", "words", "rows", "picked", "columns"):
             ctx.set(getattr(lanes, name), 0)
-        for word in packed:
-            while rng.random() > chance:
-                await ctx.tick()
-            ctx.set(lanes.word.payload, int.from_bytes(word.tobytes(), "little"))
-            ctx.set(lanes.word.valid, 1)
-            await ctx.tick().until(lanes.word.ready)
-            ctx.set(lanes.word.valid, 0)
+        await offer(ctx, lanes.word, words_of(packed), rng, chance)
         for _ in range(800):
             await ctx.tick()
         assert got == dict(enumerate((codes @ matrix)[:rows].tolist()))
 
     async def entries(ctx):
-        for code in [*codes.tolist(), None]:
-            ctx.set(lanes.entry.payload, {"end": 1} if code is None else {"code": code})
-            ctx.set(lanes.entry.valid, 1)
-            await ctx.tick().until(lanes.entry.ready)
-            ctx.set(lanes.entry.valid, 0)
+        await offer(ctx, lanes.entry, [*({"code": code} for code in codes.tolist()), {"end": 1}],
+                    rng)
 
     async def sink(ctx):
-        while True:
-            ctx.set(lanes.column_row.ready, int(rng.random() < chance))
-            _, _, valid, ready, row = await ctx.tick().sample(
-                lanes.column_row.valid, lanes.column_row.ready, lanes.column_row.payload)
-            if valid and ready:
-                got.update((8 * row.index + lane, row.sums[lane]) for lane in range(8)
-                           if row.mask >> lane & 1)
+        def take(row):
+            got.update((8 * row.index + lane, row.sums[lane]) for lane in range(8)
+                       if row.mask >> lane & 1)
+
+        await accept(ctx, lanes.column_row, take, rng, chance)
 
     simulate(lanes, feed, sink, entries, dsp_clock=dsp_clock)

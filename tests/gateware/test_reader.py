@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from simulation import simulate
+from simulation import accept, simulate
 from tvu.config import TVUConfig
 from tvu.reader import StreamReader
 
@@ -88,13 +88,10 @@ def test_reader_delivers_words_in_order(chance):
         return bench
 
     async def sink(ctx):
-        while True:
-            ready = rng.random() < chance
-            ctx.set(unit.word.ready, int(ready))
-            if ready and ctx.get(unit.word.valid):
-                payload = ctx.get(unit.word.payload)
-                got.append([payload >> 64 * p & (1 << 64) - 1 for p in range(4)])
-            await ctx.tick()
+        def take(payload):
+            got.append([payload >> 64 * p & (1 << 64) - 1 for p in range(4)])
+
+        await accept(ctx, unit.word, take, rng, chance)
 
     async def pick_memory(ctx):
         while True:
@@ -104,13 +101,8 @@ def test_reader_delivers_words_in_order(chance):
             ctx.set(unit.pick_data, int.from_bytes(row.astype(np.int8).tobytes(), "little"))
 
     async def entry_sink(ctx):
-        while True:
-            ready = rng.random() < chance
-            ctx.set(unit.entry.ready, int(ready))
-            if ready and ctx.get(unit.entry.valid):
-                entry = ctx.get(unit.entry.payload)
-                entries.append((entry.row, entry.code, entry.end))
-            await ctx.tick()
+        await accept(ctx, unit.entry,
+                     lambda entry: entries.append((entry.row, entry.code, entry.end)), rng, chance)
 
     simulate(unit, feed, *(port_bench(i) for i in range(4)), sink, pick_memory, entry_sink)
 

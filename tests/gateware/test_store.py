@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from simulation import simulate
+from simulation import offer, simulate
 from tvu.store import StoreKind, StoreUnit
 from xtvu.layout import physical_address
 
@@ -37,13 +37,8 @@ def test_store_unit_writes_every_byte(kind, chance):
         ctx.set(unit.start, 1)
         await ctx.tick()
         ctx.set(unit.start, 0)
-        for values, mask in rows:
-            while rng.random() > chance:
-                await ctx.tick()
-            ctx.set(unit.row.payload, {"values": values, "mask": mask})
-            ctx.set(unit.row.valid, 1)
-            await ctx.tick().until(unit.row.ready)
-            ctx.set(unit.row.valid, 0)
+        await offer(ctx, unit.row, [{"values": values, "mask": mask} for values, mask in rows], rng,
+                    chance)
         for _ in range(2000):
             if ctx.get(unit.idle):
                 break

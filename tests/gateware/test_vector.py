@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
+from simulation import accept, offer
 from tvu.operation import Add, Factor, Sink, Source
 from tvu.vector import VectorUnit
 from xtvu import semantics
@@ -72,32 +73,15 @@ def test_random_back_pressure(case, chance):
     async def words_in(ctx):
         payloads = ([int.from_bytes(c.tobytes(), "little") for c in codes] if case == "bytes"
                     else [_pack(_bits(w)) for w in words])
-        for payload in payloads:
-            ctx.set(unit.word.payload, payload)
-            while rng.random() > chance:
-                await ctx.tick()
-            ctx.set(unit.word.valid, 1)
-            await ctx.tick().until(unit.word.ready)
-            ctx.set(unit.word.valid, 0)
+        await offer(ctx, unit.word, payloads, rng, chance)
 
     async def dot_in(ctx):
-        for row in range(rows):
-            ctx.set(unit.dot.payload,
-                    {"sums": sums[row].tolist(), "index": row, "vector": 0, "mask": 255,
-                     "last": int(row == rows - 1)})
-            while rng.random() > chance:
-                await ctx.tick()
-            ctx.set(unit.dot.valid, 1)
-            await ctx.tick().until(unit.dot.ready)
-            ctx.set(unit.dot.valid, 0)
+        await offer(ctx, unit.dot, [
+            {"sums": sums[row].tolist(), "index": row, "vector": 0, "mask": 255,
+             "last": int(row == rows - 1)} for row in range(rows)], rng, chance)
 
     async def rows_out(ctx):
-        while True:
-            ready = rng.random() < chance
-            ctx.set(unit.row.ready, int(ready))
-            if ready and ctx.get(unit.row.valid):
-                stored.append([ctx.get(unit.row.payload.values[i]) for i in range(8)])
-            await ctx.tick()
+        await accept(ctx, unit.row, lambda row: stored.append(list(row.values)), rng, chance)
 
     sim = Simulator(unit)
     sim.add_clock(1e-6)
