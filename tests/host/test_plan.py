@@ -4,6 +4,7 @@ plan."""
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -76,6 +77,10 @@ def test_the_2b_model():
     assert not plan.down_rows and plan.fits and 770 < plan.model_bytes / 2**20 < 790
     short = make_plan(make_header(parse_shape("2b4t,context=2048"), "base3"))
     assert short.down_rows and short.fits and 45 < short.prefill < 65 and 9.5 < short.decode < 11.5
+    # 255 rows of the head are looked at again, 192 more than in a small vocabulary, 80 words each
+    fewer = make_plan(replace(header, rank_levels=6))
+    assert header.rank_levels == 8
+    assert 15_000 < 125e6 / plan.decode - 125e6 / fewer.decode < 18_000
 
 
 @pytest.mark.parametrize("field,value", [
