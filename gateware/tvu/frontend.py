@@ -99,13 +99,17 @@ class FrontEnd(wiring.Component):
             self.instruction.payload.rs2.eq(self._command.rs2),
         ]
         m.d.bus += Assert(cmd.valid | cmd.ready, "a command that is not there would be held back")
-        with m.If(cmd.valid & ~holds):
+        # These registers take what the bus shows, command or not: their enables hang on nothing of
+        # the CPU's.
+        with m.If(~holds):
             m.d.bus += [
-                holds.eq(1), self._command.eq(cmd.payload), self._opcode.eq(decoder.opcode),
+                self._command.eq(cmd.payload), self._opcode.eq(decoder.opcode),
                 self._group.eq(decoder.group), self._defined.eq(decoder.defined),
                 self._reads.eq(Cat(decoder.opcode == OPCODES[name] for name in _READS).any()
                                & decoder.defined),
             ]
+        with m.If(cmd.valid & ~holds):
+            m.d.bus += holds.eq(1)
         with m.Elif(done):
             m.d.bus += holds.eq(0)
         self._reset(m, done)

@@ -47,6 +47,7 @@ _FAULTS = [
     ("front_end", "frontend.py", "cmd.ready.eq(~cmd.valid | (", "cmd.ready.eq(("),
     ("front_end", "frontend.py", "(~holds & ~ResetSignal", "(~ResetSignal"),
     ("front_end", "frontend.py", "with m.If(cmd.valid & ~holds):", "with m.If(cmd.valid):"),
+    ("front_end", "frontend.py", "with m.If(~holds):", "with m.If(cmd.ready):"),
     ("front_end", "frontend.py", "(~rsp.valid | rsp.ready) & room", "room"),
     ("front_end", "frontend.py", "with m.Elif(done):\n            m.d.bus += holds",
      "with m.Elif(done & rsp.ready):\n            m.d.bus += holds"),
