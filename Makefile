@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 APT_TOOLS := verilator g++ make riscv64-unknown-elf-gcc
 APT_PACKAGES := verilator g++ make gcc-riscv64-unknown-elf python3-venv
+# what only tests run
+TEST_TOOLS := openocd tclsh
+TEST_PACKAGES := openocd tcl
 export PROMPT
 CHAT := $(if $(PROMPT),--prompt "$$PROMPT") $(if $(MAX_TOKENS),--max-tokens $(MAX_TOKENS)) $(if $(TARGET),--target $(TARGET))
 
@@ -22,7 +25,7 @@ export BITNET_BUILD := $(CURDIR)/build/1x
 BUILD_OPTIONS := --dsp-clock 1x --output build/1x
 endif
 
-test: build
+test: build $(VENV)/.test-tools
 	@$(BIN)/python soc/build.py --vector-unit --dsp-clock 1x --output build/1x
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations 30
 
@@ -64,6 +67,12 @@ $(VENV)/.installed: pyproject.toml
 	@echo "installing Python packages ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install -q --disable-pip-version-check -e '.[gateware,dev]'
+	@touch $@
+
+$(VENV)/.test-tools: $(VENV)/.installed
+	@for tool in $(TEST_TOOLS); do command -v $$tool > /dev/null || missing=1; done; \
+	if [ -n "$$missing" ]; then echo "installing what tests run ..."; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(TEST_PACKAGES) > /dev/null; fi
 	@touch $@
 
 $(VENV)/.oracle: $(VENV)/.installed

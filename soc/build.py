@@ -2,7 +2,8 @@
 change are skipped.
 
 With --report it synthesises the SoC for the XC7Z020 instead and says what it takes and how fast it
-may be (some 15 minutes), or one unit of it (seconds to minutes).
+may be (some 15 minutes), or one unit of it (seconds to minutes). With --board and --ps7 it writes
+how the processing system of a board is started.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ _VERILATOR = ["--cc", "--exe", "-O3", "--x-assign", "fast", "--x-initial", "fast
               "-Wno-fatal", "-Wno-lint",
               "-Wno-COMBDLY", "-Wno-BLKANDNBLK", "-Wno-UNOPTFLAT", "--output-split", "20000"]
 
-__all__ = ["build", "build_vector_unit", "main", "rom_init", "synthesise", "write_if_changed"]
+__all__ = ["build", "build_vector_unit", "list_boards", "main", "rom_init", "synthesise",
+           "write_if_changed", "write_ps7"]
 
 
 _interrupted = False
@@ -287,6 +289,46 @@ def synthesise(folder: Path, unit: str, dsp_clock: str = "2x") -> tuple[Path, st
     return work / "netlist.json", top
 
 
+def list_boards() -> None:
+    from bitnet_soc import boards
+    for name in boards.names():
+        board = boards.load(name)
+        print(f"{name:16}{board.title}, {board.part}, {board.dram.bytes >> 20} MB")
+
+
+def _board(name: str | None, ps7: Path | None) -> None:
+    from bitnet_soc import boards
+    if name not in boards.names():
+        raise BuildError(f"{'there is no board ' + name if name else '--ps7 needs --board'}; "
+                         f"the boards are {', '.join(boards.names())}")
+    if ps7 is None:
+        raise BuildError("a design for a board cannot be built yet; --ps7 FILE writes how its "
+                         "processing system is started")
+    write_ps7(name, ps7)
+
+
+def write_ps7(name: str, path: Path) -> None:
+    """Writes the start of a board's processing system, in the form that the name's suffix asks for.
+    Raises BuildError."""
+    from bitnet_soc import boards
+    from bitnet_soc.ps7 import emit
+    from bitnet_soc.ps7.sequence import start
+    forms: dict[str, Callable[..., str]] = {".json": emit.json_text, ".cfg": emit.openocd,
+                                            ".tcl": emit.xsdb, ".h": emit.c_table}
+    if path.suffix not in forms:
+        raise BuildError(f"--ps7 {path}: the name has to end in .json, .cfg (for OpenOCD), .tcl "
+                         "(for xsdb) or .h")
+    board = boards.load(name)
+    text = forms[path.suffix](start(board), board.title)
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(text)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise BuildError(f"{path} cannot be written: {error.strerror}") from error
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=ROOT / "build", help="folder to build into")
@@ -300,10 +342,19 @@ def main() -> int:
                              "(default: 2x)")
     parser.add_argument("--vector-unit", action="store_true",
                         help="only the simulator of the vector unit, for its tests")
+    parser.add_argument("--list-boards", action="store_true", help="name the boards")
+    parser.add_argument("--board", metavar="B", help="one of --list-boards")
+    parser.add_argument("--ps7", type=Path, metavar="FILE",
+                        help="write how the processing system of --board is started: as a list "
+                             "(.json), for OpenOCD (.cfg), for xsdb (.tcl), or in C (.h)")
     arguments = parser.parse_args()
     signal.signal(signal.SIGINT, _interrupt)
     try:
-        if arguments.report:
+        if arguments.list_boards:
+            list_boards()
+        elif arguments.board or arguments.ps7:
+            _board(arguments.board, arguments.ps7)
+        elif arguments.report:
             from bitnet_soc.report import print_report
             print_report(*synthesise(arguments.output.resolve(), arguments.report,
                                      arguments.dsp_clock))

@@ -1,0 +1,167 @@
+"""The start of the processing system: held against eight public register tables, field by field,
+and against mistakes in a board file.
+
+The tables (ps7_tables) hold what the vendor's tool computed for these boards, as it stands in
+U-Boot at 6073c36b, board/*/zynq/*/ps7_init_gpl.c, for production silicon.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from bitnet_soc import boards
+from bitnet_soc.boards.board import Clocks
+from bitnet_soc.ps7 import clocks
+from bitnet_soc.ps7.compare import Difference, differences
+from bitnet_soc.ps7.registers import REGISTERS
+from bitnet_soc.ps7.sequence import start
+from bitnet_soc.ps7.steps import PHASES, as_json, write
+from ps7_boards import REFERENCES
+
+_TABLES = Path(__file__).parent / "ps7_tables"
+
+
+def _ours_alone(*registers: str) -> Callable[[Difference], bool]:
+    return lambda d: not d.theirs and d.register.startswith(registers)
+
+
+#: Why a field may differ, and when that holds. Nothing else may.
+_REASONS: dict[str, Callable[[Difference], bool]] = {
+    "reserved on production silicon; the newer tool writes other values":
+        lambda d: d.register.startswith("DDRIOB_DRIVE_SLEW") and d.ours + d.theirs in (
+            (0x1C, 0x68), (0xC, 0)),
+    "reserved on production silicon; the older tool sets it with an internal reference":
+        lambda d: (d.register, d.field, d.theirs) == ("DDRIOB_DDR_CTRL", "REFIO_TEST", (3,)),
+    "another pair of divisors with the same product":
+        lambda d: d.field.startswith("DIVISOR"),  # test_the_divisors looks at the product
+    "CKE rises after 500 us as the standard has it; the newer tool waits 200 longer, and so do we":
+        lambda d: (d.register, d.field, d.ours, d.theirs) == (
+            "DRAM_BURST8_RDWR", "PRE_CKE_X1024", (365,), (261,)),
+    "on-die termination of writes is its value after reset too; the older tool leaves it":
+        lambda d: (d.register, d.theirs) == ("DRAM_ODT_REG", ()) and (d.field, d.ours) in (
+            ("RANK0_RD_ODT", (0,)), ("RANK0_WR_ODT", (1,))),
+    "counters of ECC, which is off, are cleared by the older tool":
+        lambda d: d.register == "CHE_ECC_CONTROL" and (d.ours, d.theirs) == ((0,), (1, 0)),
+    "a pin that was released stays driven; the tool turns it into an input again with the next one":
+        lambda d: d.register.startswith(("GPIO_DIRM_", "GPIO_OEN_")) and all(
+            mine & other == other for mine, other in zip(d.ours, d.theirs, strict=True)),
+    "U-Boot's own driver sets the UART up": _ours_alone("UART0_", "UART1_"),
+    "U-Boot moves the on-chip memory by itself": _ours_alone("OCM_CFG"),
+    "the tool leaves the memory ports as they come out of reset": _ours_alone("AFI"),
+}
+
+
+def _table(name: str) -> dict[str, list[list[str | int]]]:
+    found: dict[str, list[list[str | int]]] = json.loads((_TABLES / f"{name}.json").read_text())
+    return found
+
+
+def _found(name: str) -> list[Difference]:
+    return differences(as_json(start(REFERENCES[name])), _table(name))
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_every_difference_has_a_reason(name: str) -> None:
+    for difference in _found(name):
+        assert any(holds(difference) for holds in _REASONS.values()), difference
+
+
+def test_every_reason_is_needed() -> None:
+    found = [difference for name in REFERENCES for difference in _found(name)]
+    for reason, holds in _REASONS.items():
+        assert any(map(holds, found)), reason
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_the_divisors_have_the_same_product(name: str) -> None:
+    def products(rows: dict[str, list[list[str | int]]]) -> dict[str, int]:
+        found = {}
+        for kind, *numbers in rows["clock_init"]:
+            address, _, value = ([int(str(n), 16) for n in numbers] + [0])[:3]
+            divisors = (value >> 8 & 63, value >> 20 & 63)
+            if kind == "maskwrite" and divisors[0]:
+                found[f"{address:x}"] = divisors[0] * max(1, divisors[1])
+        return found
+
+    ours, theirs = products(as_json(start(REFERENCES[name]))), products(_table(name))
+    enables = ("f800012c", "f8000008", "f8000004")
+    assert ({a: p for a, p in ours.items() if a not in enables}
+            == {a: p for a, p in theirs.items() if a not in enables})
+
+
+@pytest.mark.parametrize("name", boards.names())
+def test_our_boards_differ_in_nothing_but_clocks(name: str) -> None:
+    """What is set up is what the tables of the same board say, but for the clocks that we want."""
+    reference = {"zturn_7020": "zturn"}.get(name, name)
+    if reference not in REFERENCES:
+        assert name in ("navigator_7020",)  # nobody published a table of it
+        return
+    ours = as_json(start(replace(boards.load(name), clocks=REFERENCES[reference].clocks)))
+    assert ours == as_json(start(REFERENCES[reference]))
+
+
+def test_order() -> None:
+    """The DRAM starts last in its phase; the fabric's reset is released when all is set."""
+    for name in boards.names():
+        rows = as_json(start(boards.load(name)))
+        assert tuple(rows) == PHASES
+        ddr = rows["ddr_init"]
+        assert ddr[0][1] == "0xF8006000" and int(str(ddr[0][3]), 16) & 1 == 0
+        assert [row[1] for row in ddr[-3:]] == ["0xF8000B74", "0xF8006000", "0xF8006054"]
+        assert int(str(ddr[-2][3]), 16) & 1
+        post = [row[1] for row in rows["post_config"]]
+        assert post.index("0xF8000900") < post.index("0xF8008000") < post.index("0xF8000240")
+        delay = rows["post_config"].index(["delay", "0xF8F00200", 1])
+        assert post.index("0xF8000900") < delay < post.index("0xF8008000")
+
+
+def test_the_fabric_gets_125_mhz() -> None:
+    for name in boards.names():
+        board = boards.load(name)
+        [row] = [row for row in as_json(start(board))["clock_init"] if row[1] == "0xF8000170"]
+        value = int(str(row[3]), 16)
+        rate = Fraction(board.clocks.crystal * board.clocks.pll("io"))
+        assert value >> 4 & 3 == 0  # of the IO PLL
+        assert abs(rate / (value >> 8 & 63) / (value >> 20 & 63) - 125_000_000) < 10_000
+
+
+def test_the_clock_of_the_calibration() -> None:
+    for rate in (Fraction(32 * 33_333_333, 1_000_000), Fraction(1050), Fraction(1200)):
+        one, two = clocks.dci_divisors(rate)
+        assert 1 <= one <= 63 and 1 <= two <= 63
+        assert Fraction("10.0") < rate / one / two <= Fraction("10.16")
+
+
+def test_registers_do_not_overlap() -> None:
+    for register in REGISTERS.values():
+        taken = 0
+        for field in register.fields:
+            assert not taken & field.mask and field.mask < 1 << 32, (register.name, field.name)
+            taken |= field.mask
+
+
+def test_a_value_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="64 does not fit field DIVISOR"):
+        write("ARM_CLK_CTRL", DIVISOR=64)
+
+
+def test_two_functions_on_a_pin_are_refused() -> None:
+    board = boards.load("microzed")
+    mio = replace(board.mio, functions=board.mio.functions | {"i2c0": "48-49"})
+    with pytest.raises(ValueError, match="MIO 48 has two functions"):
+        start(replace(board, mio=mio))
+
+
+def test_a_clock_that_cannot_be_made_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"1000\.0 MHz cannot be divided to 700 MHz"):
+        start(replace(boards.load("microzed"), clocks=Clocks(fclk=(700,))))
+
+
+def test_a_pll_that_cannot_multiply_is_refused() -> None:
+    with pytest.raises(ValueError, match="the IO PLL cannot multiply with 67"):
+        start(replace(boards.load("microzed"), clocks=Clocks(io_pll=67)))
