@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 from bitnet_soc import boards
 from bitnet_soc.boards.board import Clocks
-from bitnet_soc.ps7 import clocks
+from bitnet_soc.ps7 import clocks, ddr
 from bitnet_soc.ps7.compare import Difference, differences
 from bitnet_soc.ps7.registers import REGISTERS
 from bitnet_soc.ps7.sequence import start
-from bitnet_soc.ps7.steps import PHASES, as_json, write
+from bitnet_soc.ps7.steps import PHASES, Write, as_json, write
 from ps7_boards import REFERENCES
 
 _TABLES = Path(__file__).parent / "ps7_tables"
@@ -165,3 +165,51 @@ def test_a_clock_that_cannot_be_made_is_refused() -> None:
 def test_a_pll_that_cannot_multiply_is_refused() -> None:
     with pytest.raises(ValueError, match="the IO PLL cannot multiply with 67"):
         start(replace(boards.load("microzed"), clocks=Clocks(io_pll=67)))
+
+
+def _words(name: str, phase: str) -> dict[str, int]:
+    """Address to the value that is written there last."""
+    rows = as_json(start(boards.load(name)))[phase]
+    return {str(row[1]): int(str(row[-1]), 16) for row in rows if row[0] != "delay"}
+
+
+def test_memory_ports_and_on_chip_memory() -> None:
+    """64 bits, eight commands at a time, no hints from the fabric; all of the OCM at the top as
+    U-Boot's arch_cpu_init has it."""
+    words = _words("zybo_z7_20", "post_config")
+    for i in range(4):
+        assert words[f"0xF800{8 + i:X}000"] == 0 and words[f"0xF800{8 + i:X}014"] == 0xF00
+        assert words[f"0xF800{8 + i:X}004"] == words[f"0xF800{8 + i:X}018"] == 0x77
+    assert words["0xF8000910"] == 0x1F
+    assert words["0xF8000900"] == 0xF and words["0xF8000240"] == 0
+
+
+@pytest.mark.parametrize("mhz, code", [(400, 2), (533, 4), (600, 5), (666, 5), (800, 6)])
+def test_the_write_recovery_in_the_mode_register(mhz: int, code: int) -> None:
+    """15 ns in cycles, rounded up to what MR0 knows: JESD79-3, table of MR0."""
+    [row] = [row for row in ddr.controller(boards.load("zc702").dram, Fraction(mhz))
+             if isinstance(row, Write) and row.register.name == "DRAM_EMR_MR_REG"]
+    assert dict(row.values)["MR"] >> 9 == code
+
+
+def test_activates_are_four_cycles_apart_at_least() -> None:
+    dram = replace(boards.load("zc702").dram, t_rrd=4)
+    [row] = [row for row in ddr.controller(dram, Fraction(533))
+             if isinstance(row, Write) and row.register.name == "DRAM_PARAM_REG3"]
+    assert dict(row.values)["T_RRD"] == 4
+
+
+def test_the_comparison_sees_what_only_the_other_list_has() -> None:
+    ours = as_json(start(boards.load("zc702")))
+    for row, said in (
+            (["write", "0xF8000004", "0x0000767B"], "SLCR_LOCK.LOCK_KEY"),
+            (["maskwrite", "0xF8000910", "0x80000000", "0x80000000"], "OCM_CFG.bits 0x80000000"),
+            (["maskwrite", "0xF8000B78", "0x1", "0x1"], "0xf8000b78.mask 0x1: not written here"),
+            (["maskwrite", "0xF8000008", "0x0000FFFF", "0x0000DF0D"], "SLCR_UNLOCK.UNLOCK_KEY"),
+            (["poll", "0xF8000B74", "0x00002000"], "DDRIOB_DCI_STATUS.waits for DONE")):
+        theirs = {phase: [*rows, row] if phase == "ddr_init" else rows
+                  for phase, rows in ours.items()}
+        [difference] = differences(ours, theirs)
+        assert said in str(difference)
+    with pytest.raises(ValueError, match="unknown step poke"):
+        differences(ours, {"ddr_init": [["poke", "0xF8000004", "0x1"]]})
