@@ -76,7 +76,6 @@ class Netlist:
         self.cells = {name: Cell(cell["type"], cell["connections"], cell.get("parameters", {}))
                       for name, cell in module["cells"].items()}
         self._module, fast_names = module, set(fast)
-        self.names = self._names()
         self.driver: dict[Net, tuple[str, str, int]] = {}
         self.sinks: dict[Net, list[tuple[str, str, int]]] = defaultdict(list)
         outputs = {name: {port for port, way in cell["port_directions"].items() if way == "output"}
@@ -89,6 +88,7 @@ class Netlist:
                             self.driver[net] = name, port, bit
                         else:
                             self.sinks[net].append((name, port, bit))
+        self.names = self._names()
         self._fast = {net for name, port in module["ports"].items() if name in fast_names
                       for net in port["bits"]}
         self.inputs = {net for port in module["ports"].values() if port["direction"] == "input"
@@ -101,17 +101,26 @@ class Netlist:
         self._beside = self._packed()
 
     def _names(self) -> dict[Net, str]:
-        """A name for each net: a public one if there is one, and of those the one that is deepest
-        in the hierarchy."""
-        best: dict[Net, tuple[bool, int, str]] = {}
+        """A name for each net: a public one if there is one, and of those one of the instance that
+        drives it, or else the one that is deepest in the hierarchy."""
+        best: dict[Net, tuple[bool, bool, int, str]] = {}
         for name, entry in self._module["netnames"].items():
             hidden = bool(entry.get("hide_name"))
+            instance = name.rpartition(".")[0].replace("\\", "")
             for bit, net in enumerate(entry["bits"]):
                 if isinstance(net, int):
                     label = name if len(entry["bits"]) == 1 else f"{name}[{bit}]"
-                    best[net] = min(best.get(net, (True, 0, "~")),
-                                    (hidden, -name.count("."), label))
-        return {net: label for net, (_, _, label) in best.items()}
+                    foreign = self._instance(net) != instance
+                    best[net] = min(best.get(net, (True, True, 0, "~")),
+                                    (hidden, foreign, -name.count("."), label))
+        return {net: label for net, (_, _, _, label) in best.items()}
+
+    def _instance(self, net: Net) -> str | None:
+        """The path of the instance that a net's driver lay in before all was flattened, if Yosys
+        still knows it."""
+        driver = self.driver.get(net)
+        found = re.match(r"\$flatten\\(.*?)\.\$", driver[0]) if driver else None
+        return found and found[1].replace("\\", "")
 
     def _packed(self) -> dict[Net, tuple[str, str, int]]:
         """The pin that lies in one slice with the logic that drives its net: one for each net, and

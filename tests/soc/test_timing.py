@@ -203,3 +203,12 @@ def test_parts_are_named_by_instance():
     assert part_of("VexRiscv.\\Cfu.tvu.vector.scale3.product[4] D") == "VexRiscv.Cfu.tvu"
     assert (part_of("tvu.vector.scale3.product", 3) == "tvu.vector.scale*"
             and part_of("single") == "(top)")
+
+
+def test_a_register_is_named_by_the_instance_it_lies_in():
+    """Not by the instances that its output goes to, however deep those are."""
+    cells = {"$flatten\\CPU.\\decode.$auto$1": _ff(90, 10), "b": _ff(10, 13)}
+    found, _ = analyse(Netlist(_module(cells, {"CPU.decode.rs1": 10, "CPU.bus.rs1": 10,
+                                               "Cfu.tvu.frontend.rs1": 10, "last": 13})), "-1")
+    assert {endpoint.end.split()[0] for endpoint in found} == {"CPU.decode.rs1", "last"}
+    assert {endpoint.start for endpoint in found if endpoint.end == "last D"} == {"CPU.decode.rs1"}
