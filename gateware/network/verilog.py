@@ -16,7 +16,7 @@ from .frames import Addresses, Byte
 from .receive import Receiver
 from .transmit import Transmitter
 
-__all__ = ["Network", "generate", "ports"]
+__all__ = ["Network", "convert", "generate", "ports"]
 
 _COUNTS = ("malformed", "crowded", "refused")
 # what it sets of the claim
@@ -81,32 +81,37 @@ class Network(wiring.Component):
 class _Top(Elaboratable):
     """With clock and reset as ports. What AXI has begun outlives a reset (tvu.axi)."""
 
-    def __init__(self, network: Network) -> None:
-        self._network, self.clk, self.rst = network, Signal(name="clk"), Signal(name="rst")
+    def __init__(self, unit: wiring.Component, name: str) -> None:
+        self._unit, self._name = unit, name
+        self.clk, self.rst = Signal(name="clk"), Signal(name="rst")
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.domains.sync = sync = ClockDomain()
         m.domains.axi = axi = ClockDomain(reset_less=True)
         m.d.comb += [sync.clk.eq(self.clk), sync.rst.eq(self.rst), axi.clk.eq(self.clk)]
-        m.submodules.network = self._network
+        m.submodules[self._name] = self._unit
         return m
 
 
-def ports(network: Network) -> dict[str, Signal]:
+def ports(unit: wiring.Component) -> dict[str, Signal]:
     """Names in the Verilog, such as ``rx_payload`` or ``axi_awaddr``, and their signals."""
     values = {"_".join(path): Value.cast(value)
-              for path, _, value in network.signature.flatten(network)}
+              for path, _, value in unit.signature.flatten(unit)}
     # a `ready` that is always high is none
     return {name: value for name, value in values.items() if isinstance(value, Signal)}
 
 
 def generate(path: Path, addresses: Addresses, memory: Memory) -> None:
     """Writes the Verilog to ``path``."""
-    network = Network(addresses, memory)
-    top = _Top(network)
-    named = {"clk": top.clk, "rst": top.rst, **ports(network)}
-    text = verilog.convert(top, name="network",
+    convert(path, Network(addresses, memory), "network")
+
+
+def convert(path: Path, unit: wiring.Component, name: str) -> None:
+    """Writes a unit as module ``name`` to ``path``, with ``clk``, ``rst`` and its ``ports``."""
+    top = _Top(unit, name)
+    named = {"clk": top.clk, "rst": top.rst, **ports(unit)}
+    text = verilog.convert(top, name=name,
                            ports={name: (value, None) for name, value in named.items()},
                            emit_src=False)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """The processing system's registers and on-chip memory on the SoC's bus, at their own addresses.
 
 Whole words only, one at a time. What lies outside of the blocks below is answered with a bus error,
-as is a block that does not answer in time: one without a clock never does. A late answer is awaited
-before the next access begins.
+as is a block that does not answer in time: one without a clock never does. The port takes no other
+request before that answer has come.
 """
 
 from amaranth.hdl import Cat, Module, Signal
@@ -48,7 +48,7 @@ class Window(wiring.Component):
                         m.d.sync += bus.err.eq(1)
                         m.next = "idle"
             with m.State("ask"):
-                # another client's transaction may never end either
+                # a transaction before it may never end
                 m.d.comb += request.valid.eq(bus.cyc & ~patience.all())
                 with m.If(request.valid & request.ready):
                     m.next = "asked"
@@ -62,10 +62,5 @@ class Window(wiring.Component):
                     m.next = "idle"
                 with m.Elif(patience.all()):
                     m.d.sync += bus.err.eq(1)
-                    m.next = "late"
-            with m.State("late"):
-                with m.If(bus.cyc & ~bus.err & patience.all()):
-                    m.d.sync += bus.err.eq(1)
-                with m.If(answer.valid):
                     m.next = "idle"
         return m

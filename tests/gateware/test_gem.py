@@ -14,6 +14,7 @@ from gp_slave import Slave
 from ps import registers
 from ps.gem import GEMReceiver, GEMTransmitter
 from ps.gp import GP, Port
+from ps_models import EthernetController, collect_frames, offer_frames, random_frames
 from simulation import simulate
 
 _BASE = 0xE000_B000
@@ -43,93 +44,6 @@ class _Dut(wiring.Component):
         return m
 
 
-class _Controller:
-    """The controller's side of the rings, in the memory of ``slave``. Both rings are set up as the
-    firmware does."""
-
-    def __init__(self, slave: Slave) -> None:
-        self.memory, self.sent, self.started = slave.memory, [], 0
-        self._rx = self._tx = 0
-        self.holds = False  # it sends nothing
-        slave.on_write = {_BASE: self._start}
-        for i in range(registers.RX_BUFFERS):
-            self.memory[registers.RX_RING + 8 * i] = (
-                registers.RX_FRAMES + registers.BUFFER_BYTES * i
-                | (i == registers.RX_BUFFERS - 1) << 1)
-        for i in range(registers.TX_BUFFERS):
-            self.memory[registers.TX_RING + 8 * i + 4] = (
-                1 << 31 | (i == registers.TX_BUFFERS - 1) << 30)
-
-    def _start(self, word: int) -> None:
-        assert word == 0b10_0001_1100  # start transmission, MDIO, transmitter, receiver
-        self.started += 1
-        self.send()
-
-    def send(self) -> None:
-        """All frames from the place where it stands, up to one that is not its own."""
-        while not self.holds:
-            place = registers.TX_RING + 8 * self._tx
-            told = self.memory[place + 4]
-            if told >> 31:
-                return
-            assert told >> 15 & 1 and not told & 0x3FFF_4000 & ~0x8000
-            self.sent.append(self._bytes(self.memory[place], told & 0x3FFF))
-            self.memory[place + 4] = told | 1 << 31
-            self._tx = 0 if told >> 30 & 1 else self._tx + 1
-
-    def _bytes(self, address: int, length: int) -> bytes:
-        words = [self.memory[address + 4 * i] for i in range((length + 3) // 4)]
-        return b"".join(word.to_bytes(4, "little") for word in words)[:length]
-
-    def receive(self, frame: bytes, flags: int = 0b11) -> bool:
-        """False: there was no buffer, and the frame is lost."""
-        place = registers.RX_RING + 8 * self._rx
-        first = self.memory[place]
-        if first & 1:
-            return False
-        padded = frame + bytes(-len(frame) % 4)
-        for i in range(len(padded) // 4):
-            self.memory[(first & ~3) + 4 * i] = int.from_bytes(padded[4 * i:4 * i + 4], "little")
-        self.memory[place + 4] = len(frame) | flags << 14
-        self.memory[place] = first | 1
-        self._rx = 0 if first >> 1 & 1 else self._rx + 1
-        return True
-
-
-def _frames(count: int, seed: int) -> list[bytes]:
-    rng = random.Random(seed)
-    sizes = [60, 61, 62, 63, 64, 65, 1514, 1536, 128, 1]
-    return [rng.randbytes(sizes[i] if i < len(sizes) else rng.randrange(60, 400))
-            for i in range(count)]
-
-
-async def _collect(ctx, rx, into):
-    """Frames as (bytes, error); asserts the pause behind each."""
-    frame, after = bytearray(), False
-    while True:
-        _, _, valid, data, last, error = await ctx.tick().sample(
-            rx.valid, rx.payload.data, rx.payload.last, rx.payload.error)
-        assert not (valid and after), "no pause behind a frame"
-        after = False
-        if valid:
-            frame.append(data)
-            assert last or not error
-            if last:
-                into.append((bytes(frame), error))
-                frame, after = bytearray(), True
-
-
-async def _offer(ctx, tx, frames, rng):
-    for frame in frames:
-        for i, byte in enumerate(frame):
-            while rng.random() < 0.1:
-                await ctx.tick()
-            ctx.set(tx.payload, {"data": byte, "last": i == len(frame) - 1, "error": 0})
-            ctx.set(tx.valid, 1)
-            await ctx.tick().until(tx.ready)
-            ctx.set(tx.valid, 0)
-
-
 def _bench(chance=0.8, **dut):
     dut = _Dut(**dut)
     slave = Slave(np.random.default_rng(9), chance)
@@ -137,14 +51,14 @@ def _bench(chance=0.8, **dut):
     async def serve(ctx):
         await slave.run(ctx, dut.port)
 
-    return dut, slave, _Controller(slave), serve
+    return dut, slave, EthernetController(slave), serve
 
 
 @pytest.mark.parametrize("chance", [1.0, 0.5])
 def test_frames_both_ways(chance):
     """More than the rings hold, while frames go the other way."""
     dut, _, controller, serve = _bench(chance)
-    coming, going, host = _frames(registers.RX_BUFFERS + 20, 1), _frames(20, 2), []
+    coming, going, host = random_frames(registers.RX_BUFFERS + 20, 1), random_frames(20, 2), []
 
     async def run(ctx):
         ctx.set(dut.enable, 1)
@@ -156,10 +70,10 @@ def test_frames_both_ways(chance):
                 await ctx.tick()
 
     async def send(ctx):
-        await _offer(ctx, dut.tx, going, random.Random(5))
+        await offer_frames(ctx, dut.tx, going, random.Random(5))
 
     async def collect(ctx):
-        await _collect(ctx, dut.rx, host)
+        await collect_frames(ctx, dut.rx, host)
 
     simulate(dut, run, send, collect, serve)
     assert host == [(frame, 0) for frame in coming]
@@ -184,7 +98,7 @@ def test_full_size_frames_come_faster_than_the_line():
         took.append(cycles)
 
     async def collect(ctx):
-        await _collect(ctx, dut.rx, host)
+        await collect_frames(ctx, dut.rx, host)
 
     real = slave._read
 
@@ -200,7 +114,7 @@ def test_full_size_frames_come_faster_than_the_line():
 
 def test_parts_of_frames_and_wrong_lengths_are_passed_over():
     dut, slave, controller, serve = _bench()
-    good, host = _frames(4, 3), []
+    good, host = random_frames(4, 3), []
     controller.receive(good[0])
     controller.receive(b"first part" * 9, flags=0b01)
     controller.receive(b"last part" * 9, flags=0b10)
@@ -217,7 +131,7 @@ def test_parts_of_frames_and_wrong_lengths_are_passed_over():
             await ctx.tick()
 
     async def collect(ctx):
-        await _collect(ctx, dut.rx, host)
+        await collect_frames(ctx, dut.rx, host)
 
     simulate(dut, run, collect, serve)
     assert host == [(frame, 0) for frame in good[:3]]
@@ -227,7 +141,7 @@ def test_parts_of_frames_and_wrong_lengths_are_passed_over():
 
 def test_a_frame_that_cannot_be_read_is_marked():
     dut, slave, controller, serve = _bench()
-    frames, host = _frames(3, 4), []
+    frames, host = random_frames(3, 4), []
     for frame in frames:
         controller.receive(frame)
     slave.failing = {registers.RX_FRAMES + registers.BUFFER_BYTES + 8}
@@ -238,7 +152,7 @@ def test_a_frame_that_cannot_be_read_is_marked():
             await ctx.tick()
 
     async def collect(ctx):
-        await _collect(ctx, dut.rx, host)
+        await collect_frames(ctx, dut.rx, host)
 
     simulate(dut, run, collect, serve)
     assert [error for _, error in host] == [0, 1, 0]
@@ -247,17 +161,17 @@ def test_a_frame_that_cannot_be_read_is_marked():
 
 def test_without_a_link_frames_are_dropped_not_waited_for():
     dut, _, controller, serve = _bench(patience_bits=8)
-    going = _frames(registers.TX_BUFFERS + 3, 5)
+    going = random_frames(registers.TX_BUFFERS + 3, 5)
     controller.holds = True
 
     async def run(ctx):
         ctx.set(dut.enable, 1)
-        await _offer(ctx, dut.tx, going, random.Random(5))
+        await offer_frames(ctx, dut.tx, going, random.Random(5))
         assert not controller.sent
         controller.holds = False
         controller.send()
         assert controller.sent == going[:registers.TX_BUFFERS]
-        await _offer(ctx, dut.tx, going[:1], random.Random(5))
+        await offer_frames(ctx, dut.tx, going[:1], random.Random(5))
         while len(controller.sent) <= registers.TX_BUFFERS:
             await ctx.tick()
 
@@ -269,28 +183,28 @@ def test_it_starts_anew_with_the_rings():
     """While it is not enabled nothing is read, frames to send vanish, and both rings begin at
     their first buffers again."""
     dut, slave, controller, serve = _bench()
-    frames, host = _frames(6, 6), []
+    frames, host = random_frames(6, 6), []
 
     async def run(ctx):
-        await _offer(ctx, dut.tx, frames[:2], random.Random(1))
+        await offer_frames(ctx, dut.tx, frames[:2], random.Random(1))
         assert not slave.log and ctx.get(dut.idle)
         ctx.set(dut.enable, 1)
         controller.receive(frames[0])
-        await _offer(ctx, dut.tx, frames[1:2], random.Random(1))
+        await offer_frames(ctx, dut.tx, frames[1:2], random.Random(1))
         while len(host) < 1 or not controller.sent:
             await ctx.tick()
         ctx.set(dut.enable, 0)
         await ctx.tick().until(dut.idle)
-        again = _Controller(slave)
+        again = EthernetController(slave)
         ctx.set(dut.enable, 1)
         again.receive(frames[2])
-        await _offer(ctx, dut.tx, frames[3:4], random.Random(1))
+        await offer_frames(ctx, dut.tx, frames[3:4], random.Random(1))
         while len(host) < 2 or not again.sent:
             await ctx.tick()
         assert again.sent == [frames[3]]
 
     async def collect(ctx):
-        await _collect(ctx, dut.rx, host)
+        await collect_frames(ctx, dut.rx, host)
 
     simulate(dut, run, collect, serve)
     assert [frame for frame, _ in host] == [frames[0], frames[2]]

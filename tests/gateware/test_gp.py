@@ -143,6 +143,17 @@ def test_a_reset_in_the_middle(write, cycle):
     slave = Slave(np.random.default_rng(cycle), 0.5)
     slave.memory = {_OCM + 4 * i: 1000 + i for i in range(16)}
     one, other = dut.clients
+    early = []
+
+    async def watch(ctx):
+        """No beat is taken from a client before its request is."""
+        await ctx.tick().until(dut.reset)
+        while True:
+            _, _, taken, asked = await ctx.tick().sample(one.beat.ready, one.request.ready)
+            if asked:
+                return
+            if taken:
+                early.append(taken)
 
     async def run(ctx):
         await _request(ctx, one, _OCM, 15, write)
@@ -154,14 +165,17 @@ def test_a_reset_in_the_middle(write, cycle):
         await ctx.tick()
         ctx.set(one.beat.valid, 0)
         ctx.set(dut.reset, 0)
+        ctx.set(one.beat.payload, {"data": 5, "strobe": 0xF})
+        ctx.set(one.beat.valid, 1)  # of a write that it has not asked for yet
         words, errors = await _read(ctx, other, _OCM + 60, 1)
         assert (words, errors) == ([slave.memory[_OCM + 60]], [0])
         assert await _write(ctx, one, _OCM + 64, [5]) == 0
+        assert not early
 
     async def serve(ctx):
         await slave.run(ctx, dut.port)
 
-    simulate(dut, run, serve)
+    simulate(dut, run, watch, serve)
     kinds = [entry[:2] for entry in slave.log]
     assert kinds == [("write" if write else "read", _OCM), ("read", _OCM + 60),
                      ("write", _OCM + 64)]

@@ -14,11 +14,12 @@ from gp_slave import Slave
 from ps import registers
 from ps.gp import GP, Port
 from ps.uart import UARTPort
+from ps_models import UARTController
 from simulation import accept, offer, simulate
 
 _BASE = registers.UART_BASES[1]
-_STATUS, _FIFO = 0xE000_102C, 0xE000_1030  # UG585: Channel_sts_reg0, TX_RX_FIFO0
-_DEPTH = 64
+_STATUS = 0xE000_102C
+_DEPTH = 64  # of both FIFOs
 
 
 class _Dut(wiring.Component):
@@ -39,33 +40,11 @@ class _Dut(wiring.Component):
         return m
 
 
-class _Controller:
-    """FIFOs of 64 bytes on either side; status as UG585 has it."""
-
-    def __init__(self, slave: Slave) -> None:
-        self.received, self.sent = [], []
-        self.waiting = []  # to be sent
-        slave.on_read = {_STATUS: self._status, _FIFO: self._take}
-        slave.on_write = {_FIFO: self._put}
-
-    def _status(self) -> int:
-        return ((not self.received) << 1 | (len(self.received) >= _DEPTH) << 2
-                | (not self.waiting) << 3 | (len(self.waiting) >= _DEPTH) << 4)
-
-    def _take(self) -> int:
-        assert self.received, "read from an empty FIFO"
-        return self.received.pop(0) | 0xABCDEF00
-
-    def _put(self, word: int) -> None:
-        assert len(self.waiting) < _DEPTH, "written to a full FIFO"
-        self.waiting.append(word)
-
-
 @pytest.mark.parametrize("chance", [1.0, 0.3])
 def test_bytes_both_ways(chance):
     dut, rng = _Dut(), random.Random(3)
     slave = Slave(np.random.default_rng(3), 0.7)
-    controller = _Controller(slave)
+    controller = UARTController(slave)
     out = [rng.randrange(256) for _ in range(150)]
     into = [rng.randrange(256) for _ in range(150)]
     line, host = list(into), []
@@ -96,7 +75,7 @@ def test_bytes_both_ways(chance):
 
 def test_a_refused_access_loses_nothing_else():
     dut, slave = _Dut(), Slave(np.random.default_rng(4))
-    controller, host = _Controller(slave), []
+    controller, host = UARTController(slave), []
     controller.received = [1, 2, 3]
 
     async def run(ctx):
@@ -121,7 +100,7 @@ def test_a_refused_access_loses_nothing_else():
 def test_it_rests_when_there_is_nothing_to_do():
     """A look at the status every 64 cycles and some, so that the port is free for others."""
     dut, slave = _Dut(), Slave(np.random.default_rng(4), 1.0)
-    _Controller(slave)
+    UARTController(slave)
 
     async def run(ctx):
         for _ in range(2000):
