@@ -48,10 +48,9 @@ class EthernetController:
         self._rx = self._tx = 0
         self.holds = False  # it sends nothing
         slave.on_write = {_GEM: self._start}
-        for i in range(registers.RX_BUFFERS):
-            self.memory[registers.RX_RING + 8 * i] = (
-                registers.RX_FRAMES + registers.BUFFER_BYTES * i
-                | (i == registers.RX_BUFFERS - 1) << 1)
+        self._fresh = {registers.RX_RING + 8 * i: registers.RX_FRAMES + registers.BUFFER_BYTES * i
+                       | (i == registers.RX_BUFFERS - 1) << 1 for i in range(registers.RX_BUFFERS)}
+        self.memory.update(self._fresh)
         for i in range(registers.TX_BUFFERS):
             self.memory[registers.TX_RING + 8 * i + 4] = (
                 1 << 31 | (i == registers.TX_BUFFERS - 1) << 30)
@@ -76,6 +75,10 @@ class EthernetController:
     def _bytes(self, address: int, length: int) -> bytes:
         words = [self.memory[address + 4 * i] for i in range((length + 3) // 4)]
         return b"".join(word.to_bytes(4, "little") for word in words)[:length]
+
+    def has_all_buffers(self) -> bool:
+        """Every descriptor of the receiver's ring is again what it was when it was set up."""
+        return {place: self.memory[place] for place in self._fresh} == self._fresh
 
     def receive(self, frame: bytes, flags: int = 0b11) -> bool:
         """False: there was no buffer, and the frame is lost."""

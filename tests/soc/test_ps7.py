@@ -99,7 +99,7 @@ def test_our_boards_differ_in_nothing_but_clocks(name: str) -> None:
     """What is set up is what the tables of the same board say, but for the clocks that we want."""
     reference = {"zturn_7020": "zturn"}.get(name, name)
     if reference not in REFERENCES:
-        assert name in ("navigator_7020",)  # nobody published a table of it
+        assert name in ("ax7020", "navigator_7020")  # nobody published a table of them
         return
     ours = as_json(start(replace(boards.load(name), clocks=REFERENCES[reference].clocks)))
     assert ours == as_json(start(REFERENCES[reference]))
@@ -148,6 +148,18 @@ def test_registers_do_not_overlap() -> None:
 def test_a_value_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="64 does not fit field DIVISOR"):
         write("ARM_CLK_CTRL", DIVISOR=64)
+
+
+def test_pins_of_a_board_as_its_vendor_configures_them() -> None:
+    """AX7020: what ALINX' projects say of single pins (ps_config.tcl), as register words of
+    UG585."""
+    words = _words("ax7020", "mio_init")
+    for pin, word in ((0, 0x1600), (1, 0x1602), (2, 0x602), (8, 0x600), (16, 0x3902),
+                      (22, 0x1903), (28, 0x1204), (29, 0x1205), (40, 0x1280),
+                      (46, 0x1200), (47, 0x1201), (48, 0x12E0), (49, 0x12E1), (52, 0x1280)):
+        assert words[f"0xF80007{4 * pin:02X}"] == word, pin
+    assert words["0xF8000830"] == 47 << 16 | 55  # write protect comes from the fabric
+    assert words["0xF8000B6C"] == 0x260 and words["0xF8000B00"] == 1
 
 
 def test_two_functions_on_a_pin_are_refused() -> None:
