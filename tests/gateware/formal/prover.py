@@ -22,7 +22,7 @@ from amaranth.lib import wiring
 
 __all__ = ["GATEWARE", "Refuted", "inputs", "package", "prove"]
 
-GATEWARE = Path(__file__).parents[3] / "gateware" / "tvu"
+GATEWARE = Path(__file__).parents[3] / "gateware"
 _SECONDS = 240
 
 
@@ -37,10 +37,11 @@ def inputs(unit: wiring.Component) -> Iterator[Signal]:
             yield Value.cast(value)
 
 
-def package(folder: Path, name: str, file: str = "", old: str = "", new: str = "") -> str:
-    """A copy of the TVU as package ``name`` under ``folder``, with ``old`` replaced in ``file``,
-    that ``importlib`` finds."""
-    shutil.copytree(GATEWARE, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+def package(folder: Path, name: str, file: str = "", old: str = "", new: str = "",
+            source: str = "tvu") -> str:
+    """A copy of a package of the gateware as ``name`` under ``folder``, with ``old`` replaced in
+    ``file``, that ``importlib`` finds."""
+    shutil.copytree(GATEWARE / source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     if file:
         text = (folder / name / file).read_text()
         pattern = "".join(r"\s+" if part.isspace() else re.escape(part)

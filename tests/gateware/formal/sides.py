@@ -14,8 +14,8 @@ from amaranth.lib import wiring
 from formal.prover import inputs
 from xtvu import isa
 
-__all__ = ["front_end", "patience", "products", "read_count", "read_port", "reader", "recovery",
-           "recovery_step", "vector", "write_port"]
+__all__ = ["front_end", "held", "patience", "products", "read_count", "read_port", "reader",
+           "recovery", "recovery_step", "vector", "write_port"]
 
 _Bench = tuple[Module, list[Signal]]
 
@@ -30,7 +30,7 @@ def _clock(m: Module, *names: str) -> Signal:
     return clock
 
 
-def _held(m: Module, valid: Value, ready: Value, *payload: Value, cut: Value | int = 0,
+def held(m: Module, valid: Value, ready: Value, *payload: Value, cut: Value | int = 0,
           domain: str = "sync") -> None:
     """What is offered stays, unchanged, until it is taken (or ``cut`` off)."""
     waiting = Signal()
@@ -50,7 +50,7 @@ def read_port(tvu: str) -> _Bench:
     m.submodules.dut = dut = axi.ReadPort(64)
     port, burst = dut.port, dut.burst
     asked, sent = burst.valid & burst.ready, port.arvalid & port.arready
-    _held(m, port.arvalid, port.arready, port.araddr, port.arlen)
+    held(m, port.arvalid, port.arready, port.araddr, port.arlen)
     # any one burst is watched
     which, last, number_in, number_out = Signal(3), Signal(3), Signal(3), Signal(3)
     started, watched = Signal(), Signal.like(burst.payload.as_value())
@@ -111,8 +111,8 @@ def write_port(tvu: str) -> _Bench:
         started.eq(beat.valid & beat.ready), before.eq(beat.payload.as_value()),
     ]
     m.d.comb += Assume(~port.bvalid | ((addresses != 0) & (words != 0)))
-    _held(m, port.awvalid, port.awready, port.awaddr)
-    _held(m, port.wvalid, port.wready, port.wdata, port.wstrb)
+    held(m, port.awvalid, port.awready, port.awaddr)
+    held(m, port.wvalid, port.wready, port.wdata, port.wstrb)
     sent = axi.WriteBeat(before)
     m.d.sync += [
         Assert((dut.owed == addresses + port.awvalid) & (dut.owed == words + port.wvalid),
@@ -211,7 +211,7 @@ def front_end(tvu: str) -> _Bench:
     owed = Signal(2)
     m.d.sync += [owed.eq(Mux(line, 0, owed + front.done - taken)),
                  Assert(owed == rsp.valid, "commands and answers are not one to one")]
-    _held(m, rsp.valid, rsp.ready, rsp.payload, cut=line)
+    held(m, rsp.valid, rsp.ready, rsp.payload, cut=line)
     queued = descriptor.valid | instruction.valid
     m.d.sync += [
         Assert(~queued | (front.done & ~front.resetting), "queued without a command, or in reset"),
@@ -338,7 +338,7 @@ def _recovery(tvu: str) -> tuple[Module, list[Signal], wiring.Component, wiring.
                         (store.port, ("aw", "w"))):
         for name in names:
             payload = getattr(port, "wdata" if name == "w" else f"{name}addr")
-            _held(m, getattr(port, f"{name}valid"), getattr(port, f"{name}ready"), payload,
+            held(m, getattr(port, f"{name}valid"), getattr(port, f"{name}ready"), payload,
                   domain="bench")
     driven = {id(value) for value in (*inputs(reader.descriptor), front.quiet)}
     ports = [clock, line,
