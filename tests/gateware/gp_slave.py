@@ -73,7 +73,9 @@ class Slave:
         for i in range(length + 1):
             place = address + 4 * i
             read = self.on_read.get(place)
-            words.append(read() if read else self.memory.get(place, 0xDEADBEEF))
+            # an answer with an error may hold anything
+            words.append(0xFFFF_FFFF if place in self.failing else read() if read
+                         else self.memory.get(place, 0xDEADBEEF))
             ctx.set(port.rdata, words[-1])
             ctx.set(port.rresp, _SLVERR if place in self.failing else _OKAY)
             ctx.set(port.rlast, int(i == length))

@@ -161,6 +161,31 @@ def test_a_frame_that_cannot_be_read_is_marked():
     assert host[2][0] == frames[2]
 
 
+def test_a_descriptor_that_cannot_be_read_is_looked_at_again():
+    dut, slave, controller, serve = _bench()
+    [frame], host = random_frames(1, 4), []
+    slave.failing = {registers.RX_RING, registers.RX_RING + 4, registers.TX_RING + 4}
+
+    async def run(ctx):
+        ctx.set(dut.enable, 1)
+        for _ in range(400):
+            await ctx.tick()
+        assert {kind for kind, _, _ in slave.log} == {"read"} and not controller.sent
+        slave.failing = set()
+        controller.receive(frame)
+        while not host or not controller.sent:
+            await ctx.tick()
+
+    async def send(ctx):
+        await offer_frames(ctx, dut.tx, [frame], random.Random(5))
+
+    async def collect(ctx):
+        await collect_frames(ctx, dut.rx, host)
+
+    simulate(dut, run, send, collect, serve)
+    assert host == [(frame, 0)] and controller.sent == [frame]
+
+
 def test_without_a_link_frames_are_dropped_not_waited_for():
     dut, _, controller, serve = _bench(patience_bits=8)
     going = random_frames(registers.TX_BUFFERS + 3, 5)
@@ -191,6 +216,8 @@ def test_it_starts_anew_with_the_rings():
         await offer_frames(ctx, dut.tx, frames[:2], random.Random(1))
         assert not slave.log and ctx.get(dut.idle)
         ctx.set(dut.enable, 1)
+        await ctx.tick()
+        assert not ctx.get(dut.receiver.idle) and not ctx.get(dut.transmitter.idle)
         controller.receive(frames[0])
         await offer_frames(ctx, dut.tx, frames[1:2], random.Random(1))
         while len(host) < 1 or not controller.sent:

@@ -126,7 +126,7 @@ def test_errors_and_bytes():
         assert await _write(ctx, client, _OCM, [0xAABBCCDD], strobe=0b0101) == 0
         assert await _read(ctx, client, _OCM, 1) == ([0x11BB33DD], [0])
         assert await _write(ctx, client, _OCM + 4, [1, 2]) == 1
-        assert await _read(ctx, client, _OCM + 4, 3) == ([1, 2, 0xDEADBEEF], [0, 1, 0])
+        assert await _read(ctx, client, _OCM + 4, 3) == ([1, 0xFFFFFFFF, 0xDEADBEEF], [0, 1, 0])
 
     async def serve(ctx):
         await slave.run(ctx, dut.port)
