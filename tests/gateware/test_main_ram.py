@@ -94,6 +94,10 @@ def test_a_line_is_one_burst():
             ("read", 0x10_0040, 8)]
         assert await _single(ctx, bus, 0x10_0044) == _words(17, 1)[0]
         assert len(slave.log[-1][2]) == 1
+        assert await ram_burst(ctx, bus, 0x10_004C, 2) == _words(19, 2)
+        for _ in range(100):
+            await ctx.tick()
+        assert len(slave.log[-1][2]) == 5  # to the end of the line, not beyond
 
     _run(bench)
 
@@ -119,8 +123,10 @@ def test_errors_of_the_port_are_bus_errors():
 
 @pytest.mark.parametrize("taken", [0, 1, 5])
 @pytest.mark.parametrize("gap", [0, 3])
-def test_a_master_that_goes_away(taken, gap):
-    """After a burst that was begun, another master's word is its own, with and without a pause."""
+@pytest.mark.parametrize("write_first", [True, False])
+def test_a_master_that_goes_away(taken, gap, write_first):
+    """After a burst that was begun, another master's word is its own, with and without a pause,
+    and what memory holds now."""
     async def bench(ctx, bus, slave):
         for i in range(taken):
             assert await ram_beat(ctx, bus, 0x10_0000 + 4 * i, 2) == _words(i, 1)[0]
@@ -134,8 +140,12 @@ def test_a_master_that_goes_away(taken, gap):
         ctx.set(bus.cyc, int(not gap))
         for _ in range(gap):
             await ctx.tick()
-        assert await _single(ctx, bus, 0x10_0100, 9) == ""
+        if write_first:
+            assert await _single(ctx, bus, 0x10_0100, 9) == ""
+        if gap:  # the word that the burst would have given next
+            slave.memory[0x10_0000 + 4 * taken] = 5
+            assert await _single(ctx, bus, 0x10_0000 + 4 * taken) == 5
         assert await _single(ctx, bus, 0x10_0200) == _words(128, 1)[0]
-        assert slave.memory[0x10_0100] == 9
+        assert slave.memory[0x10_0100] == (9 if write_first else _words(64, 1)[0])
 
     _run(bench, 1.0 if taken else 0.2)
