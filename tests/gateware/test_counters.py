@@ -34,7 +34,8 @@ def test_waiting_for_memory(tvu_sim, tmp_path, preset, operation):
     counts = _counts(tvu_sim, tmp_path, turn * 20, preset)
     assert counts["moving"] == counts["requested"] == 20 and counts["operations"] == 22 - 1
     assert 20 * (LATENCY[preset] - 15) <= counts["stall_memory"] <= 20 * (LATENCY[preset] + 25)
-    assert counts["stall_compute"] < 20 * 70 and counts["stall_control"] > 20 * 100
+    # the longest: DOT with the slices at the system clock
+    assert counts["stall_compute"] < 20 * 80 and counts["stall_control"] > 20 * 100
 
 
 def test_computing(tvu_sim, tmp_path):
