@@ -310,6 +310,8 @@ def _board(name: str | None, ps7: Path | None) -> None:
 def write_ps7(name: str, path: Path) -> None:
     """Writes the start of a board's processing system, in the form that the name's suffix asks for.
     Raises BuildError."""
+    from bitnet_host.errors import BadArgument, BadFile
+    from bitnet_host.files import replacing
     from bitnet_soc import boards
     from bitnet_soc.ps7 import emit
     from bitnet_soc.ps7.sequence import start
@@ -319,14 +321,15 @@ def write_ps7(name: str, path: Path) -> None:
         raise BuildError(f"--ps7 {path}: the name has to end in .json, .cfg (for OpenOCD), .tcl "
                          "(for xsdb) or .h")
     board = boards.load(name)
-    text = forms[path.suffix](start(board), board.title)
-    part = path.with_name(path.name + ".part")
     try:
-        part.write_text(text)
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise BuildError(f"{path} cannot be written: {error.strerror}") from error
+        text = forms[path.suffix](start(board), board.title)
+    except ValueError as error:
+        raise BuildError(f"soc/bitnet_soc/boards/{name}.py: {error}") from error
+    try:
+        with replacing(path) as file:
+            file.write(text.encode())
+    except (BadArgument, BadFile) as error:
+        raise BuildError(str(error)) from error
 
 
 def main() -> int:

@@ -41,19 +41,18 @@ class _Ring:
     """A place in a ring, with the addresses of its descriptor and its buffer."""
 
     def __init__(self, name: str, ring: int, frames: int, count: int) -> None:
-        self._start = ring, frames
-        self._count = count
+        self._first = frames
         self.index = Signal(range(count), name=f"{name}_index")
         self.frame = Signal(32, name=f"{name}_frame", init=frames)
         self.descriptor = Const(ring, 32) + (self.index << 3)
         self.wraps = self.index == count - 1
 
     def reset(self) -> list:
-        return [self.index.eq(0), self.frame.eq(self._start[1])]
+        return [self.index.eq(0), self.frame.eq(self._first)]
 
     def advance(self) -> list:
         return [self.index.eq(self.index + 1),
-                self.frame.eq(Mux(self.wraps, self._start[1],
+                self.frame.eq(Mux(self.wraps, self._first,
                                   self.frame + registers.BUFFER_BYTES))]
 
 

@@ -174,6 +174,12 @@ def test_a_clock_that_cannot_be_made_is_refused() -> None:
         start(replace(boards.load("microzed"), clocks=Clocks(fclk=(700,))))
 
 
+def test_a_clock_without_a_rate_is_refused() -> None:
+    """ZC702 has a CAN controller, whose rate has no default."""
+    with pytest.raises(ValueError, match="a clock of 0 MHz cannot be made"):
+        start(replace(boards.load("zc702"), clocks=Clocks()))
+
+
 def test_a_pll_that_cannot_multiply_is_refused() -> None:
     with pytest.raises(ValueError, match="the IO PLL cannot multiply with 67"):
         start(replace(boards.load("microzed"), clocks=Clocks(io_pll=67)))
@@ -225,3 +231,37 @@ def test_the_comparison_sees_what_only_the_other_list_has() -> None:
         assert said in str(difference)
     with pytest.raises(ValueError, match="unknown step poke"):
         differences(ours, {"ddr_init": [["poke", "0xF8000004", "0x1"]]})
+
+
+def test_pins_that_are_left_as_they_come_up() -> None:
+    board = boards.load("microzed")
+    rows = as_json(start(replace(board, mio=replace(board.mio, unset="9-13"))))["mio_init"]
+    addresses = {row[1] for row in rows}
+    assert not addresses & {f"0xF80007{4 * pin:02X}" for pin in range(9, 14)}
+    assert {"0xF8000720", "0xF8000738"} <= addresses
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({"functions": {"ethernet0": "16-27"}}, "no MIO pin can be ethernet0: there are qspi, enet0"),
+    ({"functions": {"i2c0": "53-54"}}, "there is no MIO 54"),
+    ({"banks": ("LVCMOS33", "1.8V")}, "a bank of MIO is 1.8V: it can be LVCMOS18, "),
+])
+def test_pins_that_no_chip_has_are_refused(changes: dict[str, object], said: str) -> None:
+    board = boards.load("microzed")
+    with pytest.raises(ValueError, match=said):
+        start(replace(board, mio=replace(board.mio, **changes)))
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({"vref": "ext"}, "vref of the DRAM is 'ext': it can be 'external' or 'internal'"),
+    ({"bus": 64}, "bus of the DRAM is 64: it can be 16 or 32"),
+    ({"volts": 1.8}, "volts of the DRAM is 1.8"), ({"width": 4}, "width of the DRAM is 4"),
+])
+def test_a_dram_that_no_controller_knows_is_refused(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        replace(boards.load("microzed").dram, **changes)
+
+
+def test_a_dram_that_is_too_slow_is_refused() -> None:
+    with pytest.raises(ValueError, match="tWR would be 3 cycles"):
+        ddr.controller(boards.load("microzed").dram, Fraction(200))

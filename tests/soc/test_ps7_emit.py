@@ -191,7 +191,7 @@ def test_the_command_writes_all_forms(tmp_path: Path) -> None:
     (["--board", "zybo"], "there is no board zybo; the boards are ax7020, microzed"),
     (["--ps7", "x.json"], "--ps7 needs --board; the boards are ax7020, microzed"),
     (["--board", "zc702", "--ps7", "x.txt"], "x.txt: the name has to end in .json, .cfg"),
-    (["--board", "zc702", "--ps7", "nowhere/x.json"], "nowhere/x.json cannot be written: No such"),
+    (["--board", "zc702", "--ps7", "nowhere/x.json"], "cannot write nowhere/x.json: No such"),
 ])
 def test_the_command_refuses(arguments: list[str], said: str) -> None:
     done = _build(*arguments)
@@ -213,3 +213,27 @@ def test_the_boards_are_listed() -> None:
     done = _build("--list-boards")
     assert [line.split()[0] for line in done.stdout.splitlines()] == boards.names()
     assert "Avnet MicroZed 7020, xc7z020clg400-1, 1024 MB" in done.stdout
+
+
+_CONFIG = """from dataclasses import replace
+from bitnet_soc import boards
+from bitnet_soc.boards.board import Clocks
+real = boards.load
+boards.load = lambda name: replace(real(name), clocks=Clocks(can=24, fclk=(700,)))
+"""
+
+
+@pytest.mark.parametrize("program", [
+    f"import runpy; runpy.run_path({str(_BUILD)!r}, run_name='__main__')",
+    "from bitnet_soc.ps7 import compare\ncompare.load = boards.load\nexit(compare.main())",
+])
+def test_a_board_file_that_is_wrong_is_named(program: str, tmp_path: Path) -> None:
+    """Not the file that is written or compared with, and without a traceback."""
+    (tmp_path / "x.json").write_text("{}")
+    arguments = (["--board", "zc702", "--ps7", "y.json"] if "runpy" in program
+                 else ["zc702", "x.json"])
+    done = subprocess.run([sys.executable, "-c", _CONFIG + program, *arguments], cwd=tmp_path,
+                          capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "zc702" in done.stderr and "1000.0 MHz cannot be divided to 700 MHz" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]

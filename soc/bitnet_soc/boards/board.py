@@ -48,6 +48,14 @@ class Dram:
     clock_lag: tuple[float, float, float, float] = (0, 0, 0, 0)
     delay: tuple[float, float, float, float] = (0.25, 0.25, 0.25, 0.25)
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no controller can do, or a word that means nothing here."""
+        for name, allowed in (("vref", ("external", "internal")), ("volts", (1.5, 1.35)),
+                              ("bus", (16, 32)), ("width", (8, 16))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} of the DRAM is {getattr(self, name)!r}: it can be "
+                                 f"{' or '.join(map(repr, allowed))}")
+
     @property
     def bytes(self) -> int:
         return self.megabits * (self.bus // self.width) << 17

@@ -52,6 +52,8 @@ def plls(clocks: Clocks) -> list[Step]:
 def divisors(rate: Fraction, wanted: float, limits: tuple[int, int] = (63, 63)) -> tuple[int, int]:
     """Two divisors of at most ``limits`` by which ``rate`` comes nearest to ``wanted``, both in
     MHz; the second as small as can be. Raises ValueError if ``wanted`` is not within 5 %."""
+    if wanted <= 0:
+        raise ValueError(f"a clock of {wanted} MHz cannot be made: say how fast it is to be")
     pairs = ((min(limits[0], max(1, round(rate / two / Fraction(wanted)))), two)
              for two in range(1, limits[1] + 1))
     best = min(pairs, key=lambda pair: (abs(rate / pair[0] / pair[1] - Fraction(wanted)), pair[1]))

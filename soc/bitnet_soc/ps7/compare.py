@@ -98,8 +98,12 @@ def main() -> int:
     parser.add_argument("file", type=Path)
     arguments = parser.parse_args()
     try:
-        found = differences(as_json(start(load(arguments.board))),
-                            json.loads(arguments.file.read_text()))
+        ours = as_json(start(load(arguments.board)))
+    except ValueError as error:
+        print(f"compare: the file of {arguments.board}: {error}", file=sys.stderr)
+        return 2
+    try:
+        found = differences(ours, json.loads(arguments.file.read_text()))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         print(f"compare: {arguments.file} is no list of start steps ({error}); see docs/board.md",
               file=sys.stderr)

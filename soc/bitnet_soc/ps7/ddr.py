@@ -62,6 +62,9 @@ def controller(dram: Dram, mhz: Fraction) -> list[Step]:
 
 def _timing(dram: Dram, rate: _Rate) -> list[Step]:
     t_wr, t_wtr = rate.up(15), max(4, rate.up(7.5))
+    if t_wr not in _RECOVERY:
+        raise ValueError(f"tWR would be {t_wr} cycles, which DDR3 does not know: look at the "
+                         "DRAM's clock")
     half = _BURST // 2
     # JESD79-3: a row may be open for nine intervals of refresh
     t_ras_max = rate.down(9000 * dram.t_refi, 1024)

@@ -57,8 +57,13 @@ def _functions(mio: MIO) -> dict[int, tuple[dict[str, int], bool]]:
     for name, text in mio.functions.items():
         if name in _SENSES:
             continue
+        if name not in FUNCTIONS:
+            raise ValueError(f"no MIO pin can be {name}: there are {', '.join(FUNCTIONS)} and "
+                             f"{', '.join(_SENSES)}")
         fields, listening = FUNCTIONS[name]
         for place, pin in enumerate(pin_numbers(text)):
+            if pin > 53:
+                raise ValueError(f"there is no MIO {pin}")
             if pin in found:
                 raise ValueError(f"MIO {pin} has two functions")
             found[pin] = fields, place in listening
@@ -71,6 +76,9 @@ def pins(mio: MIO) -> list[Step]:
     sensed = {pin for name in _SENSES for pin in pin_numbers(mio.functions.get(name, ""))}
     pullup, fast = set(pin_numbers(mio.pullup)), set(pin_numbers(mio.fast))
     hstl, inputs = set(pin_numbers(mio.hstl)), set(pin_numbers(mio.inputs))
+    for bank in mio.banks:
+        if bank not in _STANDARDS:
+            raise ValueError(f"a bank of MIO is {bank}: it can be {', '.join(_STANDARDS)}")
     steps: list[Step] = []
     for pin in range(54):
         if pin in pin_numbers(mio.unset):
