@@ -241,20 +241,24 @@ def build_vector_unit(folder: Path, dsp_clock: str) -> None:
 
 
 def _unit(folder: Path, name: str) -> tuple[list[Path], str]:
-    """Verilog sources and top module of a part of the SoC: ``soc``, ``network``, or a unit of the
-    TVU by its path, such as ``vector`` or ``products.array``. Raises BuildError."""
+    """Verilog sources and top module of a part of the SoC: ``soc``, ``network``, ``ps``, or a unit
+    of the TVU by its path, such as ``vector`` or ``products.array``. Raises BuildError."""
     network, tvu = folder / "network.v", folder / "tvu.v"
     if name == "soc":
         return [*(Path(line) for line in (folder / "sources.txt").read_text().split()),
                 network], "soc"
     if name == "network":
         return [network], "network"
+    if name == "ps":
+        from ps.processing_system import generate
+        generate(folder / "ps.v")
+        return [folder / "ps.v"], "processing_system"
     modules = {re.sub(r"\$\d+$", "", found).removeprefix("Cfu.tvu").removeprefix("."): found
                for found in re.findall(r"^module \\?(Cfu[^\s(]*)", tvu.read_text(), re.M)}
     modules["tvu"] = modules.pop("")
     del modules["Cfu"]  # the same, for the CPU's bus
     if name not in modules:
-        raise BuildError(f"there is no unit {name}: soc, network, or one of "
+        raise BuildError(f"there is no unit {name}: soc, network, ps, or one of "
                          f"{', '.join(sorted(n for n in modules if n.count('.') < 2))}")
     return [tvu], modules[name]
 
@@ -338,7 +342,7 @@ def main() -> int:
     parser.add_argument("--report", nargs="?", const="soc", metavar="UNIT",
                         help="synthesise for the XC7Z020 and print resources and an estimate of "
                              "slack; of the whole, or of one unit "
-                             "such as network, vector or products.array")
+                             "such as network, ps, vector or products.array")
     parser.add_argument("--dsp-clock", choices=DSP_CLOCKS, default="2x",
                         help="clock of the TVU's DSP slices, in system clocks: 2x for devices of "
                              "speed grade -2 and better, 1x for -1, whose prompts take longer "

@@ -69,6 +69,34 @@ def test_all_at_once():
     assert bytes(typed) == b"hello" and bytes(uart.waiting) == b"world" and len(counted) > 3
 
 
+def test_it_is_not_idle_in_the_middle_of_a_frame_to_send():
+    dut, slave = ProcessingSystem(), Slave(np.random.default_rng(1), 1.0)
+    gem = EthernetController(slave)
+
+    async def run(ctx):
+        ctx.set(dut.enable, 1)
+        ctx.set(dut.tx.payload, {"data": 1, "last": 0, "error": 0})
+        ctx.set(dut.tx.valid, 1)
+        for _ in range(3):
+            await ctx.tick().until(dut.tx.ready)
+        ctx.set(dut.tx.valid, 0)
+        ctx.set(dut.enable, 0)
+        for _ in range(200):
+            await ctx.tick()
+            assert not ctx.get(dut.idle)
+        ctx.set(dut.tx.payload, {"data": 2, "last": 1, "error": 0})
+        ctx.set(dut.tx.valid, 1)
+        await ctx.tick().until(dut.tx.ready)
+        ctx.set(dut.tx.valid, 0)
+        await ctx.tick().until(dut.idle)
+
+    async def serve(ctx):
+        await slave.run(ctx, dut.gp0)
+
+    simulate(dut, run, serve)
+    assert gem.sent == [bytes([1, 1, 1, 2])]
+
+
 def test_the_verilog_is_the_same_each_time(tmp_path):
     texts = []
     for name in ("one.v", "other.v"):
