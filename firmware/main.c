@@ -4,6 +4,7 @@
 #include "fault.h"
 #include "link.h"
 #include "model.h"
+#include "outside.h"
 #include "selftest.h"
 #include "transformer.h"
 #include "uart.h"
@@ -263,6 +264,7 @@ int main(void)
     tvu_reset();
     link_init();
     uart_init();
+    ethernet_init();
     uart_text("\nbitnet firmware, protocol ");
     uart_hex(PROTOCOL_VERSION);
     uart_text(", ISA ");

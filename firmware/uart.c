@@ -1,6 +1,7 @@
 #include "uart.h"
 
 #include "board.h"
+#include "outside.h"
 #include <generated/datagram.h>
 
 #define SILENCE_CYCLES (CONFIG_CLOCK_FREQUENCY / 20) // 50 ms without a byte end a datagram
@@ -220,16 +221,7 @@ static void data_asked(uint32_t count)
 
 static void set_rate(uint32_t baud)
 {
-    uint32_t rest = baud, word = 0; // baud * 2^32 / clock
-    for (int bit = 0; bit < 32; bit++) {
-        rest <<= 1;
-        word <<= 1;
-        if (rest >= CONFIG_CLOCK_FREQUENCY) {
-            rest -= CONFIG_CLOCK_FREQUENCY;
-            word |= 1;
-        }
-    }
-    uart_phy_tuning_word_write(word);
+    line_set(baud);
     received = 0;
     fast = baud != DATAGRAM_BASE_RATE;
     stray = 0;
@@ -238,19 +230,14 @@ static void set_rate(uint32_t baud)
 // Changes the rate behind what is still to be sent.
 static void settle(uint32_t baud)
 {
-    while (!uart_txempty_read())
-        watchdog_feed();
-    uint32_t start = cycles_low();
-    // the last byte is on the line
-    while (cycles_low() - start < 12 * (CONFIG_CLOCK_FREQUENCY / DATAGRAM_BASE_RATE))
-        ;
+    line_drain();
     set_rate(baud);
 }
 
 static void rate_asked(void)
 {
     uint32_t baud = datagram[ADDRESS];
-    if (baud < DATAGRAM_BASE_RATE || baud > CONFIG_CLOCK_FREQUENCY / 16) {
+    if (baud < DATAGRAM_BASE_RATE || !line_can(baud)) {
         answer(DATAGRAM_STATUS_BAD, 0);
         return;
     }
@@ -351,4 +338,6 @@ void uart_serve(void)
             set_rate(DATAGRAM_BASE_RATE);
         watchdog_feed();
     }
+    if (!received)
+        ethernet_serve();
 }

@@ -1,20 +1,33 @@
 """Where the processing system's UART and Ethernet controllers have their registers (UG585, appendix
-B), and where the rings of Ethernet frames lie.
+B), and where the rings of Ethernet frames lie. The firmware gets the same as C
+(bitnet_soc.ps_header).
 """
 
-__all__ = ["BUFFER_BYTES", "GEM", "GEM_BASES", "GEM_CONTROL", "OCM", "OCM_BYTES", "RX_BUFFERS",
-           "RX_FRAMES", "RX_RING", "TX_BUFFERS", "TX_FRAMES", "TX_RING", "UART", "UART_BASES",
-           "UART_STATUS"]
+__all__ = ["BUFFER_BYTES", "GEM", "GEM_BASES", "GEM_CONFIG", "GEM_CONTROL", "GEM_STATUS", "OCM",
+           "OCM_BYTES", "RX_BUFFERS", "RX_FRAMES", "RX_RING", "SLCR", "SLCR_KEYS", "TX_BUFFERS", "TX_FRAMES",
+           "TX_RING", "UART", "UART_BASES", "UART_CONTROL", "UART_STATUS"]
 
 UART_BASES = (0xE000_0000, 0xE000_1000)
-#: Offsets, and bits of the status register.
-UART = {"status": 0x2C, "fifo": 0x30}
-UART_STATUS = {"rx_empty": 1, "tx_full": 4}
+#: Offsets, and bits of two of them.
+UART = {"control": 0x00, "baudgen": 0x18, "status": 0x2C, "fifo": 0x30, "bauddiv": 0x34}
+UART_CONTROL = {"rx_reset": 0, "tx_reset": 1, "rx_on": 2, "rx_off": 3, "tx_on": 4, "tx_off": 5}
+UART_STATUS = {"rx_empty": 1, "tx_empty": 3, "tx_full": 4, "tx_active": 11}
 
 GEM_BASES = (0xE000_B000, 0xE000_C000)
-GEM = {"net_ctrl": 0x00}  # offsets
+#: Offsets; ``frames_rx`` counts frames that came, and starts again when it is read.
+GEM = {"net_ctrl": 0x00, "net_cfg": 0x04, "net_status": 0x08, "dma_cfg": 0x10, "tx_status": 0x14,
+       "rx_qbar": 0x18, "tx_qbar": 0x1C, "rx_status": 0x20, "intr_dis": 0x2C, "phy_maint": 0x34,
+       "spec_addr1_bot": 0x88, "spec_addr1_top": 0x8C, "module_id": 0xFC, "frames_rx": 0x158}
 #: Bits of net_ctrl: receiver, transmitter, MDIO, start of transmission.
 GEM_CONTROL = {"rx": 2, "tx": 3, "mdio": 4, "start": 9}
+#: Bits of net_cfg, and the lowest one of MDIO's divisor.
+GEM_CONFIG = {"mbit_100": 0, "full_duplex": 1, "frames_1536": 8, "gigabit": 10, "strip_crc": 17,
+              "mdc": 18}
+GEM_STATUS = {"mdio_idle": 2}
+
+#: Addresses of system control registers, and what is written to the first two.
+SLCR = {"lock": 0xF800_0004, "unlock": 0xF800_0008, "gem_clk_ctrl": 0xF800_0140}
+SLCR_KEYS = {"lock": 0x767B, "unlock": 0xDF0D}
 
 #: On-chip memory: descriptors of both rings, then a buffer for each.
 OCM, OCM_BYTES = 0xFFFC_0000, 0x4_0000

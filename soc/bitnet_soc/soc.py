@@ -3,8 +3,10 @@ network."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from litex.gen import ClockSignal, ResetSignal
 from litex.soc.cores.uart import UART
@@ -20,7 +22,7 @@ from .network import Network
 from .watchdog import CPUWatchdog
 
 __all__ = ["BitNetSoC", "CLOCK_HZ", "DDR_BASE", "DDR_BYTES", "MAILBOX_BASE", "MAILBOX_BYTES",
-           "MEMORY", "SOC_ADDRESSES"]
+           "MEMORY", "SOC_ADDRESSES", "Outside"]
 
 CLOCK_HZ = 125_000_000
 DDR_BASE, DDR_BYTES = 0x4000_0000, 0x4000_0000
@@ -37,15 +39,26 @@ MEMORY = Memory((Region(0, ROM_BYTES, writable=False), Region(0x1000_0000, SRAM_
                  Region(CSR_BASE, CSR_BYTES)), _DDR)
 
 
+@dataclass
+class Outside:
+    """What the SoC meets, wherever it lies: ``uart_phy``; ``ddr``, the Wishbone bus of main_ram;
+    ``phy`` of Ethernet, frames as bytes; ``windows``: regions and Wishbone buses of registers that
+    are not the SoC's."""
+
+    uart_phy: Any
+    ddr: Any
+    phy: Any
+    windows: list[tuple[SoCRegion, Any]] = field(default_factory=list)
+
+
 class BitNetSoC(SoCCore):
     """Everything but clocking, pads and PHYs, which the platform brings.
 
-    Parameters: ``crg``; ``cfu`` (path of the TVU's Verilog); ``rom`` (initial words); ``uart_phy``
-    (with the CSR tuning_word); ``hp`` (record with the AXI signals ``read0_araddr`` and so on);
-    ``ddr_pads`` (Wishbone pads of main_ram); ``phy`` (of Ethernet: frames as bytes, or None);
-    ``tvu_clock`` (record with ``clk``, ``dot_clk`` and ``fill_clk``, copies of the system clock,
-    and ``fast_clk``, twice as fast, that may stop when ``awake`` allows it, or None to use the
-    domains ``sys`` and ``sys2x`` of ``crg``).
+    Parameters: ``crg``; ``cfu`` (path of the TVU's Verilog); ``rom`` (initial words); ``hp``
+    (record with the AXI signals ``read0_araddr`` and so on); ``outside``; ``tvu_clock`` (record
+    with ``clk``, ``dot_clk`` and ``fill_clk``, copies of the system clock, and ``fast_clk``, twice
+    as fast, that may stop when ``awake`` allows it, or None to use the domains ``sys`` and
+    ``sys2x`` of ``crg``).
     """
 
     # Pinned: otherwise every CSR address moves when a peripheral comes or goes, and old firmware
@@ -53,7 +66,7 @@ class BitNetSoC(SoCCore):
     csr_map = {"ctrl": 0, "uart": 1, "timer0": 2, "ethphy": 3, "watchdog": 4, "network": 5,
                "uart_phy": 6}
 
-    def __init__(self, platform, crg, cfu: Path, rom: list[int], uart_phy, hp, ddr_pads, phy=None,
+    def __init__(self, platform, crg, cfu: Path, rom: list[int], hp, outside: Outside,
                  tvu_clock=None):
         self.crg = crg
         SoCCore.__init__(
@@ -62,8 +75,8 @@ class BitNetSoC(SoCCore):
             integrated_rom_size=ROM_BYTES, integrated_rom_init=rom, integrated_sram_size=SRAM_BYTES,
             with_uart=False, timer_uptime=True, ident="", ident_version=False)
         self._connect_axi(hp)
-        self.uart_phy = uart_phy
-        self.uart = UART(uart_phy, tx_fifo_depth=UART_BYTES, rx_fifo_depth=UART_BYTES)
+        self.uart_phy = outside.uart_phy
+        self.uart = UART(self.uart_phy, tx_fifo_depth=UART_BYTES, rx_fifo_depth=UART_BYTES)
         self.watchdog = CPUWatchdog(width=WATCHDOG_CYCLES.bit_length())
         reset = ResetSignal("sys") | self.cpu.reset | self.watchdog.cpu_reset
         self.cpu.cpu_params.update(i_reset=reset)
@@ -78,9 +91,10 @@ class BitNetSoC(SoCCore):
                                        i_fast_clk=tvu_clock.fast_clk,
                                        i_fill_clk=tvu_clock.fill_clk, o_awake=tvu_clock.awake)
 
-        ddr = wishbone.Interface(data_width=32, address_width=32, addressing="word")
-        self.bus.add_slave("main_ram", ddr, SoCRegion(origin=DDR_BASE, size=DDR_BYTES, mode="rwx"))
-        self.comb += ddr.connect_to_pads(ddr_pads, mode="master")
+        self.bus.add_slave("main_ram", outside.ddr,
+                           SoCRegion(origin=DDR_BASE, size=DDR_BYTES, mode="rwx"))
+        for i, (region, bus) in enumerate(outside.windows):
+            self.bus.add_slave(f"ps{i}", bus, region)
 
         # "mailbox" is a SystemVerilog keyword
         self.mailbox = mailbox = wishbone.SRAM(MAILBOX_BYTES, name="mailbox_ram")
@@ -92,9 +106,8 @@ class BitNetSoC(SoCCore):
                                     for name, _, _ in AXI_WRITE_PORTS})
         self.network = Network(upload, CLOCK_HZ)
         self.bus.add_master("network", master=self.network.bus)
-        if phy is not None:
-            self.ethphy = phy
-            self.comb += [phy.source.connect(self.network.rx), self.network.tx.connect(phy.sink)]
+        self.ethphy = phy = outside.phy
+        self.comb += [phy.source.connect(self.network.rx), self.network.tx.connect(phy.sink)]
 
     def _connect_axi(self, hp) -> None:
         masters = ([(f"read{i}", AXI_READ_PORTS) for i in range(PORTS)]

@@ -29,8 +29,7 @@ from conftest import ROOT
 
 from firmware import other_firmware
 
-sys.path.insert(0, str(ROOT / "soc"))
-import build
+
 
 DDR_BYTES_PER_SECOND = 4 * 2 * 533.33e6
 
@@ -176,11 +175,11 @@ def test_an_interrupt_that_python_drops(tmp_path, monkeypatch):
             signal.raise_signal(signal.SIGINT)
         (tmp_path / "made").touch()
 
-    monkeypatch.setattr(build, "_interrupted", False)
-    before = signal.signal(signal.SIGINT, build._interrupt)
+    monkeypatch.setattr(steps, "_interrupted", False)
+    before = signal.signal(signal.SIGINT, steps.interrupt)
     try:
         with pytest.raises(KeyboardInterrupt):
-            build._Steps(tmp_path, 1).step("a step", "digest", action, tmp_path / "made")
+            steps.Steps(tmp_path, 1).step("a step", "digest", action, tmp_path / "made")
     finally:
         signal.signal(signal.SIGINT, before)
     assert [path.name for path in tmp_path.iterdir()] == ["made"]

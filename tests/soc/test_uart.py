@@ -21,7 +21,7 @@ from bitnet_host.run.link.simulator import Simulator
 from bitnet_host.run.link.transport import DDR_BASE, MAILBOX_BASE, MailboxTransport, over_serial
 from bitnet_host.run.link.wires import SerialWire
 from bitnet_host.run.sampling import Sampling
-from xtvu.datagram import OPERATIONS, STATE, Datagram
+from xtvu.datagram import HEAD_WORDS, MOST_WORDS, OPERATIONS, STATE, Datagram
 
 SEED = int(os.environ.get("BITNET_SEED") or secrets.randbits(20))
 PROMPT = [3, 17, 90, 41, 8, 5, 60, 2, 77]
@@ -73,6 +73,22 @@ def test_bad_bytes(image, simulator, words, faults):
             assert "silence" in faults or board.transport.link.state()["malformed"] >= 1
     finally:
         proxy.close()
+
+
+def test_a_length_that_was_garbled(simulator):
+    """The board waits for the rest of the longest datagram. Questions that are repeated before it
+    gives up must not be taken for that rest."""
+    line = SerialWire(f"socket://127.0.0.1:{simulator.ports['tcp']}")
+    while simulator.stats()["cycles"] < 2_000_000:  # it has started
+        time.sleep(0.05)
+    head = bytearray(Datagram(0, 1, OPERATIONS["CLAIM"], 0, 0, [0] * 8).encode()[:4 * HEAD_WORDS])
+    head[14:16] = MOST_WORDS.to_bytes(2, "little")
+    line.send(head)
+    link = Link(line)
+    try:
+        assert link.state()["malformed"] >= 1
+    finally:
+        link.close()
 
 
 def test_bytes_of_half_a_datagram_do_not_wait_for_the_next(simulator):

@@ -18,7 +18,8 @@ from tvu.verilog import AXI_READ_PORTS, AXI_WRITE_PORTS
 from xtvu.datagram import BASE_RATE
 
 from ..network import StreamPHY
-from ..soc import CLOCK_HZ, MEMORY, BitNetSoC
+from ..processing_system import GP_PORTS, GP_SIGNALS, ProcessingSystem
+from ..soc import CLOCK_HZ, MEMORY, BitNetSoC, Outside
 
 __all__ = ["generate"]
 
@@ -37,6 +38,7 @@ _IO = [
     _pads("serial", *_STREAM, ("tuning_word", 32)),
     _pads("eth", *_STREAM, ("source_last", 1), ("sink_last", 1), ("sink_error", 1)),
     _pads("hp", *_AXI),
+    _pads("ps", *((f"{port}_{name}", width) for port in GP_PORTS for name, width, _ in GP_SIGNALS)),
     _pads("tvu", ("clk", 1), ("dot_clk", 1), ("fast_clk", 1), ("fill_clk", 1), ("awake", 3)),
 ]
 
@@ -69,25 +71,35 @@ class _UARTPHY(LiteXModule):
         ]
 
 
-class _SimSoC(BitNetSoC):
-    """The SoC on the simulated board."""
+def _fabric(soc, platform) -> Outside:
+    """UART and Ethernet of the fabric, and main memory on a bus of its own."""
+    ddr = wishbone.Interface(data_width=32, address_width=32, addressing="word")
+    platform.add_extension(ddr.get_ios("ddr"))
+    soc.comb += ddr.connect_to_pads(platform.request("ddr"), mode="master")
+    return Outside(_UARTPHY(platform.request("serial")), ddr, StreamPHY(platform.request("eth")))
 
-    def __init__(self, platform, cfu: Path):
-        ddr = wishbone.Interface(data_width=32, address_width=32, addressing="word")
-        platform.add_extension(ddr.get_ios("ddr"))
+
+class _SimSoC(BitNetSoC):
+    """The SoC on a simulated board, whose peripherals are those of the ``fabric`` or of the
+    processing system."""
+
+    def __init__(self, platform, cfu: Path, fabric: bool):
+        if fabric:
+            outside = _fabric(self, platform)
+        else:
+            self.ps = ProcessingSystem(platform.request("ps"))
+            outside = self.ps.outside
         super().__init__(
             platform, CRG(platform.request("sys_clk"), platform.request("sys_rst")), cfu, [0x6F],
-            _UARTPHY(platform.request("serial")),
-            platform.request("hp"), platform.request("ddr"), StreamPHY(platform.request("eth")),
-            platform.request("tvu"))
+            platform.request("hp"), outside, platform.request("tvu"))
 
 
-def generate(folder: Path, cfu: Path) -> list[Path]:
+def generate(folder: Path, cfu: Path, fabric: bool = True) -> list[Path]:
     """Writes soc.v, memory files and the ``generated`` C headers to ``folder``; returns the Verilog
-    sources."""
+    sources. ``fabric``: without the processing system's peripherals."""
     folder.mkdir(parents=True, exist_ok=True)
     platform = _Platform()
-    soc = _SimSoC(platform, cfu.resolve())
+    soc = _SimSoC(platform, cfu.resolve(), fabric)
     soc.finalize()
     verilog = platform.get_verilog(soc.get_fragment(), name="soc", regular_comb=False)
     here = Path.cwd()

@@ -15,9 +15,8 @@
 #include <unistd.h>
 
 #include "Vsoc.h"
-#include "network.hpp"
+#include "outside.hpp"
 #include "pins.hpp"
-#include "serial.hpp"
 #include "verilated.h"
 
 static constexpr uint64_t DDR_BYTES = 1ull << 30;
@@ -28,64 +27,10 @@ static constexpr uint64_t RESET_CYCLES = 16, QUIET_CYCLES = 256;
 static constexpr int TVU_LINGER = 32;
 static constexpr double CLOCK_HZ = 125e6;
 
-// Main memory as the CPU and Etherbone see it: single accesses and incrementing bursts on Wishbone.
-class MainRam {
-  public:
-    MainRam(Vsoc *top, Ddr &ddr) : top_(top), ddr_(ddr) {}
-
-    bool stalled = false;  // it answers nothing
-
-    void sample() {
-        request_ = top_->ddr_cyc && top_->ddr_stb;
-        acked_ = top_->ddr_ack;
-        address_ = static_cast<uint64_t>(top_->ddr_adr) << 2;
-        write_ = top_->ddr_we;
-        data_ = top_->ddr_dat_w;
-        select_ = top_->ddr_sel;
-        burst_ = top_->ddr_cti == 2;
-    }
-
-    void drive() {
-        top_->ddr_ack = 0;
-        if (!request_) {
-            wait_ = -1;
-            return;
-        }
-        uint64_t next = address_;
-        bool answer = false;
-        if (acked_) {
-            wait_ = -1;
-            if (burst_) {
-                next += 4;
-                answer = true;
-            }
-        } else {
-            if (wait_ < 0) wait_ = ddr_.access(write_);
-            answer = wait_-- == 0;
-        }
-        if (!answer || stalled) return;
-        uint8_t *word = ddr_.memory() + (next & (DDR_BYTES - 4));
-        top_->ddr_ack = 1;
-        if (write_) {
-            for (int i = 0; i < 4; i++)
-                if (select_ >> i & 1) word[i] = data_ >> (8 * i);
-        } else {
-            memcpy(&top_->ddr_dat_r, word, 4);
-        }
-    }
-
-  private:
-    Vsoc *top_;
-    Ddr &ddr_;
-    bool request_ = false, acked_ = false, write_ = false, burst_ = false;
-    uint64_t address_ = 0;
-    uint32_t data_ = 0;
-    int select_ = 0, wait_ = -1;
-};
-
 // A UDP port that answers every text with the memory model's counters. It obeys "quit", "reset"
-// (the board's button), "fail MASK" (Ddr::failing), "freeze 1" or "freeze 0", "stall 1" or "stall
-// 0" (MainRam::stalled), and "save OFFSET BYTES FILE", which writes what memory holds there.
+// (the board's button), "fail MASK" (Ddr::failing), "freeze 1" or "freeze 0", "save OFFSET BYTES
+// FILE", which writes what memory holds there, "stall 1" or "stall 0" (the CPU's way to memory
+// answers nothing), and what else the board has (Outside::obey).
 class Control {
   public:
     Control() {
@@ -102,7 +47,7 @@ class Control {
         port = ntohs(address.sin_port);
     }
 
-    bool poll(Ddr &ddr, MainRam &ram) {  // false: quit
+    bool poll(Ddr &ddr, Outside &outside) {  // false: quit
         char text[512];
         sockaddr_in from;
         socklen_t length = sizeof from;
@@ -114,7 +59,7 @@ class Control {
         if (!strcmp(text, "reset")) reset = true;
         if (!strncmp(text, "fail ", 5)) ddr.failing = strtoul(text + 5, nullptr, 0);
         if (!strncmp(text, "freeze ", 7)) ddr.frozen = text[7] == '1';
-        if (!strncmp(text, "stall ", 6)) ram.stalled = text[6] == '1';
+        outside.obey(text);
         if (!strncmp(text, "save ", 5)) save(ddr, text + 5);
         int size =
             snprintf(text, sizeof text, "{\"cycles\": %llu, \"granted\": %llu, \"used\": %llu}",
@@ -185,22 +130,19 @@ int main(int argc, char **argv) {
     Ddr ddr(DDR_BYTES, preload, *preset, CLOCK_HZ, seed);
     ATTACH_ALL(ddr, top, hp_);
     ATTACH_WRITE(ddr, 1, top, hp_upload);
-    MainRam ram(top, ddr);
-    Serial serial(tcp_port);
-    Network network(udp_port);
+    Outside outside(top, ddr, udp_port, tcp_port, preset->gaps > 0, seed);
     Control control;
     printf(
         "{\"udp\": %d, \"etherbone\": %d, \"raw\": %d, \"tcp\": %d, \"pty\": \"%s\", \"control\": "
         "%d}\n",
-        network.port(Network::DATAGRAMS), network.port(Network::ETHERBONE),
-        network.port(Network::RAW), serial.tcp_port(), serial.pty().c_str(), control.port);
+        outside.network.port(Network::DATAGRAMS), outside.network.port(Network::ETHERBONE),
+        outside.network.port(Network::RAW), outside.serial.tcp_port(), outside.serial.pty().c_str(),
+        control.port);
     fflush(stdout);
     dup2(2, 1);  // what an assertion writes
 
     top->sys_rst = 1;
     uint64_t reset_at = 0;
-    top->serial_source_ready = 1;
-    top->eth_source_ready = 1;
     int linger = TVU_LINGER;
     for (uint64_t cycle = 0; cycle < max_cycles; cycle++) {
         if (top->tvu_fast_clk) {  // its second edge of the cycle
@@ -213,12 +155,7 @@ int main(int argc, char **argv) {
         top->tvu_clk = top->tvu_dot_clk = top->tvu_fast_clk = top->tvu_fill_clk = 0;
         top->eval();
         ddr.sample();
-        ram.sample();
-        bool serial_out = top->serial_source_valid,
-             serial_taken = top->serial_sink_valid && top->serial_sink_ready;
-        uint8_t serial_byte = top->serial_source_data;
-        bool eth_out = top->eth_source_valid, eth_last = top->eth_source_last;
-        uint8_t eth_byte = top->eth_source_data;
+        outside.sample();
         // Evaluating a sleeping TVU would take most of the simulation's time.
         uint8_t awake = top->tvu_awake;
         linger = awake & 1 || cycle - reset_at < QUIET_CYCLES ? TVU_LINGER : linger - (linger > 0);
@@ -229,30 +166,18 @@ int main(int argc, char **argv) {
         top->tvu_fill_clk = awake >> 2 & 1;
         top->eval();
         ddr.drive();
-        ram.drive();
+        bool quiet = cycle - reset_at < QUIET_CYCLES;
+        outside.drive(quiet);
         if (cycle - reset_at == RESET_CYCLES) top->sys_rst = 0;
-
-        serial.set_tuning_word(top->serial_tuning_word);
-        if (serial_out) serial.from_soc(serial_byte);
-        if (serial_taken) serial.to_soc_pop();
-        top->serial_sink_valid = serial.to_soc_pending();
-        if (top->serial_sink_valid) top->serial_sink_data = serial.to_soc_front();
-
-        if (eth_out) network.from_soc(eth_byte, eth_last);
-        top->eth_sink_valid = cycle - reset_at >= QUIET_CYCLES && network.next(top->eth_sink_data);
-        top->eth_sink_last = network.last();
-        top->eth_sink_error = network.damaged();
         if (control.reset) {
             control.reset = false;
             reset_at = cycle;
             top->sys_rst = 1;
-            network.reset();
-            top->serial_sink_valid = 0;
+            outside.reset();
         }
-        if (cycle % POLL_EVERY == 0 && cycle - reset_at >= QUIET_CYCLES) {
-            serial.poll();
-            network.poll();
-            if (!control.poll(ddr, ram)) return 0;
+        if (cycle % POLL_EVERY == 0 && !quiet) {
+            outside.poll();
+            if (!control.poll(ddr, outside)) return 0;
         }
     }
     return 0;

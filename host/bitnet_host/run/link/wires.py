@@ -122,6 +122,9 @@ class SerialWire(Wire):
     def fall_back(self) -> None:
         if self.bytes_per_second != BASE_RATE / 10:
             self.set_rate(BASE_RATE)
+        # a byte too many or too few may have made a short datagram a long one, and each question
+        # that is repeated would be taken for more of it: what ends the longest
+        self.send(bytes(_HEAD + 4 * (MOST_WORDS + 1)))
 
     def send(self, *parts: bytes | memoryview) -> None:
         try:
