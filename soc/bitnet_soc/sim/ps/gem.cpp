@@ -15,7 +15,7 @@ enum {
     FRAMES_1536 = 1 << 8,
     MBIT_1000 = 1 << 10,
     STRIP_CRC = 1 << 17
-};                            // of CONFIG
+};  // of CONFIG
 enum { MDIO_IDLE = 1 << 2 };  // of STATUS
 enum { USED = 1, WRAP = 2, FIRST = 1 << 14, LAST = 1 << 15, TX_WRAP = 1 << 30 };
 static constexpr uint32_t SENT = 1u << 31;

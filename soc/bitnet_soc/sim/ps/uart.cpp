@@ -1,5 +1,7 @@
 #include "uart.hpp"
 
+#include <algorithm>
+
 enum { RX_RESET = 1, TX_RESET = 2, RX_ON = 4, RX_OFF = 8, TX_ON = 16, TX_OFF = 32 };
 enum { RX_EMPTY = 2, RX_FULL = 4, TX_EMPTY = 8, TX_FULL = 16, TX_ACTIVE = 1 << 11 };
 
@@ -55,11 +57,12 @@ void PsUart::write(uint32_t offset, uint32_t word) {
 
 void PsUart::tick(double clock_ratio) {
     bool frames = mode_ == 0x20 && divisor_ && samples_ >= 4;  // 8 bits, no parity, one stop bit
-    double bit = static_cast<double>(divisor_) * (samples_ + 1);
-    if (sending_ > 0) sending_ -= clock_ratio;
-    if (receiving_ > 0) receiving_ -= clock_ratio;
-    if (!frames) return;
-    serial_.set_tuning_word(4294967296.0 * clock_ratio / bit);
+    if (sending_ > 0) sending_--;
+    if (receiving_ > 0) receiving_--;
+    if (!frames || clock_ratio <= 0) return;
+    double bit = static_cast<double>(divisor_) * (samples_ + 1) / clock_ratio;  // cycles
+    double byte = std::min(BITS * bit, MOST_CYCLES);
+    serial_.set_tuning_word(4294967296.0 / bit);
     if (sending_ <= 0 && in_flight_) {
         serial_.from_soc(flying_);
         in_flight_ = false;
@@ -68,13 +71,13 @@ void PsUart::tick(double clock_ratio) {
         flying_ = waiting_.front();
         waiting_.pop_front();
         in_flight_ = true;
-        sending_ += BITS * bit;
+        sending_ += byte;
     }
     if (receiving_ <= 0 && serial_.to_soc_pending()) {
         bool on = control_ & RX_ON && !(control_ & RX_OFF);
         // what finds no place, or nobody who listens, is lost
         if (on && received_.size() < DEPTH) received_.push_back(serial_.to_soc_front());
         serial_.to_soc_pop();
-        receiving_ += BITS * bit;
+        receiving_ += byte;
     }
 }
