@@ -11,6 +11,7 @@ export PROMPT
 CHAT := $(if $(PROMPT),--prompt "$$PROMPT") $(if $(MAX_TOKENS),--max-tokens $(MAX_TOKENS)) $(if $(TARGET),--target $(TARGET))
 
 C_SOURCES := $(wildcard firmware/*.c firmware/include/*.h soc/bitnet_soc/sim/*.cpp soc/bitnet_soc/sim/*.hpp \
+	soc/bitnet_soc/sim/ps/*.cpp soc/bitnet_soc/sim/ps/*.hpp firmware/ps/*.c firmware/ps/*.h \
 	tests/*.cpp tests/soc/cfu/*.c tests/soc/cfu/*.cpp)
 
 .PHONY: chat test check oracle bench fuzz build setup generate clean
@@ -25,7 +26,8 @@ export BITNET_BUILD := $(CURDIR)/build/1x
 BUILD_OPTIONS := --dsp-clock 1x --output build/1x
 endif
 
-test: build $(VENV)/.test-tools
+test: $(VENV)/.test-tools
+	@$(BIN)/python soc/build.py $(BUILD_OPTIONS) --with-ps
 	@$(BIN)/python soc/build.py --vector-unit --dsp-clock 1x --output build/1x
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations 30
 

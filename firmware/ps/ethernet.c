@@ -3,8 +3,7 @@
 #include "gem.h"
 #include "outside.h"
 #include "uart.h"
-
-#define TENTH (CONFIG_CLOCK_FREQUENCY / 10)
+#include <generated/ps.h>
 
 static bool negotiated;
 static uint32_t speed, last;
@@ -19,7 +18,7 @@ void ethernet_init(void)
         gem_start();
         ethphy_enable_write(1);
     }
-    last = cycles_low() - TENTH;
+    last = cycles_low() - PS_LOOK_CYCLES;
 }
 
 static void tell(void)
@@ -35,7 +34,7 @@ static void tell(void)
 
 void ethernet_serve(void)
 {
-    if (cycles_low() - last < (speed ? TENTH : TENTH / 10))
+    if (cycles_low() - last < (speed ? PS_LOOK_CYCLES : PS_LOOK_CYCLES / 10))
         return;
     last = cycles_low();
     if (!negotiated) {

@@ -17,7 +17,9 @@ static uint32_t nearest(uint32_t baud, uint32_t *divisor, uint32_t *samples)
     uint32_t best = ~0u;
     for (uint32_t n = LEAST_SAMPLES; n <= MOST_SAMPLES && baud; n++) {
         uint32_t by = (PS_UART_HZ / n + baud / 2) / baud;
-        if (by == 0 || by > MOST_DIVISOR)
+        if (by == 0)
+            break;
+        if (by > MOST_DIVISOR)
             continue;
         uint32_t made = by * n * baud;
         uint32_t off = made > PS_UART_HZ ? made - PS_UART_HZ : PS_UART_HZ - made;

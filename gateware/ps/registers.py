@@ -4,8 +4,8 @@ B), and where the rings of Ethernet frames lie. The firmware gets the same as C
 """
 
 __all__ = ["BUFFER_BYTES", "GEM", "GEM_BASES", "GEM_CONFIG", "GEM_CONTROL", "GEM_STATUS", "OCM",
-           "OCM_BYTES", "RX_BUFFERS", "RX_FRAMES", "RX_RING", "SLCR", "SLCR_KEYS", "TX_BUFFERS", "TX_FRAMES",
-           "TX_RING", "UART", "UART_BASES", "UART_CONTROL", "UART_STATUS"]
+           "OCM_BYTES", "RX_BUFFERS", "RX_FRAMES", "RX_RING", "SLCR", "SLCR_KEYS", "TX_BUFFERS",
+           "TX_FRAMES", "TX_RING", "UART", "UART_BASES", "UART_CONTROL", "UART_STATUS"]
 
 UART_BASES = (0xE000_0000, 0xE000_1000)
 #: Offsets, and bits of two of them.

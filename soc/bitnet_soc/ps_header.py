@@ -36,8 +36,9 @@ def _uart_hz(board: Board) -> int:
     return int(source * 1_000_000 / one)
 
 
-def c_header(board: Board, mac: int) -> str:
-    """``mac``: the Ethernet address. Raises ValueError for a board without what is needed."""
+def c_header(board: Board, mac: int, clock_hz: int) -> str:
+    """``mac``: the Ethernet address; ``clock_hz``: the CPU's clock. Raises ValueError for a board
+    without what is needed."""
     if not board.uart.where.startswith("ps"):
         raise ValueError(f"the UART of {board.title} is not the processing system's")
     uart, gem = int(board.uart.where[2:]), int("enet1" in board.mio.functions)
@@ -48,6 +49,7 @@ def c_header(board: Board, mac: int) -> str:
         "GEM_CLK_CTRL": registers.SLCR["gem_clk_ctrl"] + 4 * gem,
         **{f"GEM_CLOCK_{speed}": _gem_clock(board, rate)
            for speed, rate in ((10, 2.5), (100, 25), (1000, 125))},
+        "LOOK_CYCLES": clock_hz // 10,  # from look to look at the link
         "GEM_MDC": _mdc(board), "PHY_ADDRESS": board.phy.address,
         "PHY_TOLD_DELAYS": int(board.phy.delays == "marvell"),
         "MAC_LOW": int.from_bytes(octets[:4], "little"),

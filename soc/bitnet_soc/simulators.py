@@ -44,14 +44,14 @@ def _headers(folder: Path) -> None:
 
 
 def _ps_headers(folder: Path) -> None:
-    """For the firmware, and for the model of the processing system, which starts as a board does."""
+    """For the firmware, and for the model of the processing system, which starts as boards do."""
     from bitnet_soc import boards
     from bitnet_soc.ps7 import emit
     from bitnet_soc.ps7.sequence import start
     from bitnet_soc.ps_header import c_header
-    from bitnet_soc.soc import SOC_ADDRESSES
+    from bitnet_soc.soc import CLOCK_HZ, SOC_ADDRESSES
     board = boards.load(PS_BOARD)
-    write_if_changed(folder / "ps.h", c_header(board, SOC_ADDRESSES.mac))
+    write_if_changed(folder / "ps.h", c_header(board, SOC_ADDRESSES.mac, CLOCK_HZ))
     write_if_changed(folder / "ps7.h", emit.c_table(start(board), board.title))
 
 
@@ -62,8 +62,9 @@ def _tvu_verilog(path: Path, dsp_clock: str) -> None:
 
 
 def _network_verilog(path: Path) -> None:
-    from bitnet_soc.soc import MEMORY, SOC_ADDRESSES
     from network.verilog import generate
+
+    from bitnet_soc.soc import MEMORY, SOC_ADDRESSES
     generate(path, SOC_ADDRESSES, MEMORY)
 
 
@@ -79,6 +80,10 @@ def _soc_verilog(folder: Path, cfu: Path, fabric: bool) -> None:
     logging.disable(logging.INFO)  # LiteX tells its whole hierarchy
     with contextlib.redirect_stdout(io.StringIO()):
         verilog = generate(folder, cfu, fabric)
+    # LiteX writes the date into it
+    kept = [line for line in (folder / "soc.v").read_text().splitlines()
+            if not line.startswith(("// Date", "//  Auto-Generated"))]
+    (folder / "soc.v").write_text("\n".join(kept) + "\n")
     (folder / "soc_rom.init").unlink()  # LiteX's placeholder; the firmware step writes the real one
     write_if_changed(folder / "sources.txt", "\n".join(str(s) for s in verilog))
     for header in (folder / "generated").iterdir():  # C headers, and csr.csv for LiteX's tools

@@ -149,7 +149,7 @@ def test_a_full_queue_behind_a_division(tmp_path, monkeypatch):
                    capture_output=True)
     subprocess.run(["riscv64-unknown-elf-objcopy", "-O", "binary", "full_queue.elf", binary],
                    cwd=tmp_path, check=True)
-    monkeypatch.setenv("BITNET_BUILD", str(boot_file(binary, tmp_path)))
+    monkeypatch.setenv("BITNET_BUILD", str(boot_file(binary, tmp_path, build_folder())))
     simulator = Simulator()
     try:
         bus = Link(UDPWire("127.0.0.1", simulator.ports["udp"]))

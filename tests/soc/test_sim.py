@@ -24,12 +24,10 @@ from bitnet_host.run.link.client import Link
 from bitnet_host.run.link.simulator import Simulator, build_folder
 from bitnet_host.run.link.wires import UDPWire
 from bitnet_host.run.protocol import PARTS, VERSION
-from bitnet_soc import soc
+from bitnet_soc import soc, steps
 from conftest import ROOT
 
 from firmware import other_firmware
-
-
 
 DDR_BYTES_PER_SECOND = 4 * 2 * 533.33e6
 
@@ -108,15 +106,15 @@ def test_saved_work_changes_no_answer_and_counters_add_up():
     ("tvu.h", "#define TVU_ISA_HASH 0x", "#define TVU_ISA_HASH 0x1 + 0x"),
 ])
 def test_firmware_of_another_version(tmp_path, header, old, new):
-    done = _chat(build=other_firmware(tmp_path, header, old, new))
+    done = _chat(build=other_firmware(tmp_path, (header, old, new)))
     assert (done.returncode == 2 and "firmware of another version" in done.stderr
             and "Traceback" not in done.stderr)
 
 
 def test_failed_selftest_is_reported(tmp_path):
-    done = _chat(build=other_firmware(tmp_path, "selftest.h",
-                                      "selftest_expected[] = {\n    0x00000000,",
-                                       "selftest_expected[] = {\n    0x00000001,"))
+    done = _chat(build=other_firmware(tmp_path, ("selftest.h",
+                                                 "selftest_expected[] = {\n    0x00000000,",
+                                                 "selftest_expected[] = {\n    0x00000001,")))
     assert done.returncode == 2 and "failed self-test step 1" in done.stderr
 
 

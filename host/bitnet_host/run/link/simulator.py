@@ -26,11 +26,12 @@ class Simulator:
     control; ``pty``: the UART as a device.
 
     Parameters: ``preset`` of the DDR model; ``preload``: a file that DDR holds from address 0 on;
-    ``seed`` of what is random.
+    ``seed`` of what is random; ``build``: the build folder of the board, build_folder() if None.
     """
 
-    def __init__(self, preset: str = "ug585", preload: Path | None = None, seed: int = 1) -> None:
-        folder = build_folder() / "sim"
+    def __init__(self, preset: str = "ug585", preload: Path | None = None, seed: int = 1,
+                 build: Path | None = None) -> None:
+        folder = (build or build_folder()) / "sim"
         binary = folder / "soc_sim"
         if not binary.exists() or not (folder / "soc_rom.init").exists():
             raise LinkError(f"the simulator is not built ({binary} is missing): run `make build`, "
