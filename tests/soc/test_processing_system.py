@@ -187,6 +187,13 @@ def test_a_receiver_that_falls_deaf(hasty, words):
     hasty.info()
     assert 400_000 < hasty.simulator.stats()["cycles"] - before < 4_000_000
     _speaks(hasty, words)
+    for _ in range(3):  # it does so in any silence, and no answer is late after it
+        before = hasty.simulator.stats()["cycles"]
+        while hasty.simulator.stats()["cycles"] < before + 1_000_000:
+            time.sleep(0.02)
+        before = hasty.simulator.stats()["cycles"]
+        hasty.info()
+        assert hasty.simulator.stats()["cycles"] - before < 100_000
 
 
 def test_the_firmware_restarts_under_traffic(hasty, words):

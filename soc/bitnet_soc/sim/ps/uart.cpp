@@ -71,7 +71,8 @@ void PsUart::tick(double clock_ratio) {
         flying_ = waiting_.front();
         waiting_.pop_front();
         in_flight_ = true;
-        sending_ += byte;
+        // the last one as long as it does: who changes the rate has to wait for it
+        sending_ += waiting_.empty() ? BITS * bit : byte;
     }
     if (receiving_ <= 0 && serial_.to_soc_pending()) {
         bool on = control_ & RX_ON && !(control_ & RX_OFF);
