@@ -22,8 +22,8 @@ _DEPTH = 4  # of requests on their way, so that one can go each cycle
 
 
 class Slices(wiring.Component):
-    """Members: ``read0`` to ``read3``, ``write`` and ``upload``, of the masters; ``hp_read0`` and so
-    on, of the ports."""
+    """Members: ``read0`` to ``read3``, ``write`` and ``upload``, of the masters; ``hp_read0`` and
+    so on, of the ports."""
 
     def __init__(self) -> None:
         members = {f"read{i}": AXIRead() for i in range(PORTS)}

@@ -62,5 +62,5 @@ def test_phys_that_have_to_be_told_their_delays() -> None:
 
 
 def test_a_board_without() -> None:
-    with pytest.raises(ValueError, match="the UART of .* is not the processing system's"):
+    with pytest.raises(ValueError, match=r"the UART of .* is not the processing system's"):
         c_header(boards.load("navigator_7020"), _MAC, 125_000_000)
