@@ -68,9 +68,10 @@ def _network_verilog(path: Path) -> None:
     generate(path, SOC_ADDRESSES, MEMORY)
 
 
-def _ps_verilog(path: Path) -> None:
-    from ps.processing_system import generate
-    generate(path)
+def _ps_verilog(folder: Path) -> None:
+    from ps import processing_system, slices
+    processing_system.generate(folder / "ps.v")
+    slices.generate(folder / "slices.v")
 
 
 def _soc_verilog(folder: Path, cfu: Path, fabric: bool) -> None:
@@ -162,7 +163,7 @@ def _board(steps: Steps, folder: Path, gateware: str, shared: Path, suffix: str)
         _headers(generated)
         if not fabric:
             _ps_headers(generated)
-            _ps_verilog(sim / "ps.v")
+            _ps_verilog(sim)
 
     steps.step(f"C headers{suffix}",
                digest([*sources("toolchain/xtvu", "host/bitnet_host"), *described], gateware),
@@ -186,7 +187,7 @@ def _board(steps: Steps, folder: Path, gateware: str, shared: Path, suffix: str)
                shared / "network.v", SLICE_MODEL]
     mains, flags, models = [*_MAINS, "fabric.cpp"], "", [*_SIMULATION.glob("*.[ch]pp")]
     if not fabric:
-        verilog.append(sim / "ps.v")
+        verilog += [sim / "ps.v", sim / "slices.v"]
         models += [*(_SIMULATION / "ps").iterdir(), generated / "ps7.h"]
         mains = [*_MAINS, *(f"ps/{path.name}" for path in (_SIMULATION / "ps").glob("*.cpp"))]
         flags = f"-I{folder} -DPROCESSING_SYSTEM"

@@ -64,7 +64,7 @@ class BitNetSoC(SoCCore):
     # Pinned: otherwise every CSR address moves when a peripheral comes or goes, and old firmware
     # talks to the wrong ones.
     csr_map = {"ctrl": 0, "uart": 1, "timer0": 2, "ethphy": 3, "watchdog": 4, "network": 5,
-               "uart_phy": 6}
+               "uart_phy": 6, "ps7": 7}
 
     def __init__(self, platform, crg, cfu: Path, rom: list[int], hp, outside: Outside,
                  tvu_clock=None):

@@ -1,5 +1,7 @@
 #include "fabric.hpp"
 
+#include "pins.hpp"
+
 #include <cstring>
 
 void MainRam::sample() {
@@ -43,6 +45,8 @@ void MainRam::drive() {
 
 Fabric::Fabric(Vsoc *top, Ddr &ddr, int udp_port, int tcp_port, bool, uint32_t)
     : serial(tcp_port), network(udp_port), top_(top), ram_(top, ddr) {
+    ATTACH_ALL(ddr, top, hp_);
+    ATTACH_WRITE(ddr, 1, top, hp_upload);
     top->serial_source_ready = 1;
     top->eth_source_ready = 1;
 }

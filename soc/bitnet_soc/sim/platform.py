@@ -9,7 +9,7 @@ from pathlib import Path
 from litex.build.generic_platform import GenericPlatform, Pins, Subsignal
 from litex.build.io import CRG
 from litex.build.sim.common import sim_special_overrides
-from litex.gen import LiteXModule
+from litex.gen import ClockSignal, LiteXModule
 from litex.soc.integration import export
 from litex.soc.interconnect import stream, wishbone
 from litex.soc.interconnect.csr import CSRStorage
@@ -18,7 +18,8 @@ from tvu.verilog import AXI_READ_PORTS, AXI_WRITE_PORTS
 from xtvu.datagram import BASE_RATE
 
 from ..network import StreamPHY
-from ..processing_system import GP_PORTS, GP_SIGNALS, ProcessingSystem
+from ..processing_system import ProcessingSystem
+from ..ps7_block import PS7Block
 from ..soc import CLOCK_HZ, MEMORY, BitNetSoC, Outside
 
 __all__ = ["generate"]
@@ -38,7 +39,6 @@ _IO = [
     _pads("serial", *_STREAM, ("tuning_word", 32)),
     _pads("eth", *_STREAM, ("source_last", 1), ("sink_last", 1), ("sink_error", 1)),
     _pads("hp", *_AXI),
-    _pads("ps", *((f"{port}_{name}", width) for port in GP_PORTS for name, width, _ in GP_SIGNALS)),
     _pads("tvu", ("clk", 1), ("dot_clk", 1), ("fast_clk", 1), ("fill_clk", 1), ("awake", 3)),
 ]
 
@@ -79,19 +79,34 @@ def _fabric(soc, platform) -> Outside:
     return Outside(_UARTPHY(platform.request("serial")), ddr, StreamPHY(platform.request("eth")))
 
 
+def _at_pads(platform):
+    """What stands for the primitive PS7: each of its ports is a pad."""
+    def primitive(module, ports):
+        found = {name[2:].lower(): (name[0], value) for name, value in ports.items()
+                 if not isinstance(value, ClockSignal)}
+        platform.add_extension([_pads("ps7", *((name, len(value))
+                                               for name, (_, value) in found.items()))])
+        pads = platform.request("ps7")
+        for name, (direction, value) in found.items():
+            pad = getattr(pads, name)
+            module.comb += pad.eq(value) if direction == "i" else value.eq(pad)
+    return primitive
+
+
 class _SimSoC(BitNetSoC):
     """The SoC on a simulated board, whose peripherals are those of the ``fabric`` or of the
     processing system."""
 
     def __init__(self, platform, cfu: Path, fabric: bool):
         if fabric:
-            outside = _fabric(self, platform)
+            hp, outside = platform.request("hp"), _fabric(self, platform)
         else:
-            self.ps = ProcessingSystem(platform.request("ps"))
-            outside = self.ps.outside
+            self.ps7 = PS7Block(_at_pads(platform))
+            self.ps = ProcessingSystem(self.ps7.gp)
+            hp, outside = self.ps7.hp, self.ps.outside
         super().__init__(
             platform, CRG(platform.request("sys_clk"), platform.request("sys_rst")), cfu, [0x6F],
-            platform.request("hp"), outside, platform.request("tvu"))
+            hp, outside, platform.request("tvu"))
 
 
 def generate(folder: Path, cfu: Path, fabric: bool = True) -> list[Path]:

@@ -16,7 +16,6 @@
 
 #include "Vsoc.h"
 #include "outside.hpp"
-#include "pins.hpp"
 #include "verilated.h"
 
 static constexpr uint64_t DDR_BYTES = 1ull << 30;
@@ -128,8 +127,6 @@ int main(int argc, char **argv) {
 
     Vsoc *top = new Vsoc;
     Ddr ddr(DDR_BYTES, preload, *preset, CLOCK_HZ, seed);
-    ATTACH_ALL(ddr, top, hp_);
-    ATTACH_WRITE(ddr, 1, top, hp_upload);
     Outside outside(top, ddr, udp_port, tcp_port, preset->gaps > 0, seed);
     Control control;
     printf(

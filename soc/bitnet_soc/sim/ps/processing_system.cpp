@@ -1,5 +1,7 @@
 #include "processing_system.hpp"
 
+#include "pins.hpp"
+
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -31,27 +33,22 @@ enum : uint32_t {
     DDR_STATUS = 0xF8006054
 };
 
-#define GP_PINS(top, n)                                                                      \
-    GpPins {                                                                                 \
-        &(top)->ps_gp##n##_araddr, &(top)->ps_gp##n##_arlen, &(top)->ps_gp##n##_arvalid,     \
-            &(top)->ps_gp##n##_arready, &(top)->ps_gp##n##_rdata, &(top)->ps_gp##n##_rresp,  \
-            &(top)->ps_gp##n##_rlast, &(top)->ps_gp##n##_rvalid, &(top)->ps_gp##n##_rready,  \
-            &(top)->ps_gp##n##_awaddr, &(top)->ps_gp##n##_awlen, &(top)->ps_gp##n##_awvalid, \
-            &(top)->ps_gp##n##_awready, &(top)->ps_gp##n##_wdata, &(top)->ps_gp##n##_wstrb,  \
-            &(top)->ps_gp##n##_wlast, &(top)->ps_gp##n##_wvalid, &(top)->ps_gp##n##_wready,  \
-            &(top)->ps_gp##n##_bresp, &(top)->ps_gp##n##_bvalid, &(top)->ps_gp##n##_bready   \
-    }
-
 static constexpr int GAPS = 6;  // of the hostile preset, as at the memory ports
 
 ProcessingSystem::ProcessingSystem(Vsoc *top, Ddr &ddr, int udp_port, int tcp_port, bool hostile,
                                    uint32_t seed)
-    : serial(tcp_port), network(udp_port), ddr_(ddr), on_chip_(new uint8_t[ON_CHIP_BYTES]),
-      phy_(0, 0x001CC915, false), uart_(serial),
+    : serial(tcp_port), network(udp_port), top_(top), ddr_(ddr),
+      on_chip_(new uint8_t[ON_CHIP_BYTES]), phy_(0, 0x001CC915, false), uart_(serial),
       gem_(network, phy_, on_chip_.get(), ON_CHIP, ON_CHIP_BYTES),
       gp0_("S_AXI_GP0", *this, GP_PINS(top, 0), hostile ? GAPS : 0, seed),
       gp1_("S_AXI_GP1", *this, GP_PINS(top, 1), hostile ? GAPS : 0, seed + 1) {
     for (uint32_t i = 0; i < ON_CHIP_BYTES; i++) on_chip_[i] = 0xA5 ^ i;  // nobody cleared it
+    ddr.attach(0, HP_READ(top, 0));
+    ddr.attach(1, HP_READ(top, 1));
+    ddr.attach(2, HP_READ(top, 2));
+    ddr.attach(3, HP_READ(top, 3));
+    ddr.attach_write(0, HP_WRITE(top, 0));
+    ddr.attach_write(1, HP_WRITE(top, 1));
     start();
 }
 
@@ -97,7 +94,23 @@ bool ProcessingSystem::obey(const char *command) {
     return true;
 }
 
+// Once, when the SoC drives its pins.
+void ProcessingSystem::check_ties() {
+    ties_checked_ = true;
+    if (IS_MEMORY_TIED(top_, 0) && IS_MEMORY_TIED(top_, 1) && IS_MEMORY_TIED(top_, 2) &&
+        IS_MEMORY_TIED(top_, 3) && IS_TIED(top_, saxigp0, 2) && IS_TIED(top_, saxigp1, 2) &&
+        !top_->ps7_saxigp0arcache && !top_->ps7_saxigp0awcache)
+        return;
+    fprintf(stderr, "a port of the processing system is not tied to what it has to be\n");
+    exit(3);
+}
+
 void ProcessingSystem::sample() {
+    if (!ties_checked_) check_ties();
+    if (top_->ps7_saxihp2awvalid || top_->ps7_saxihp3awvalid) {
+        fprintf(stderr, "somebody writes to a memory port that nobody has\n");
+        exit(3);
+    }
     gp0_.sample();
     gp1_.sample();
 }

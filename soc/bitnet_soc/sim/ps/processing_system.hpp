@@ -1,4 +1,4 @@
-// The processing system behind the SoC's general-purpose ports: UART, Ethernet, system registers,
+// The processing system behind the SoC's ports: UART, Ethernet, system registers,
 // on-chip memory and DDR, started by the very steps that a Zybo Z7-20 is started with. Blocks have
 // to have been given a clock: one without never answers. None of it is reset with the SoC.
 #pragma once
@@ -35,6 +35,7 @@ class ProcessingSystem : public GpTarget {
 
   private:
     void start();
+    void check_ties();
     bool has_clock(uint32_t address);
     Answer reach(uint32_t address, uint32_t &word, bool write, unsigned strobe);
     void system_write(uint32_t address, uint32_t word);
@@ -44,13 +45,14 @@ class ProcessingSystem : public GpTarget {
     double uart_hz();
     double peripheral_bus_hz();
 
+    Vsoc *top_;
     Ddr &ddr_;
     std::unique_ptr<uint8_t[]> on_chip_;
     Phy phy_;
     PsUart uart_;
     Gem gem_;
     std::unordered_map<uint32_t, uint32_t> system_;
-    bool locked_ = true, clocks_known_ = false;
+    bool locked_ = true, clocks_known_ = false, ties_checked_ = false;
     double uart_ratio_ = 0, gem_clock_ = 0, bus_clock_ = 0;
     GpPort gp0_, gp1_;
 };
