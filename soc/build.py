@@ -2,8 +2,8 @@
 change are skipped.
 
 With --report it synthesises the SoC for the XC7Z020 instead and says what it takes and how fast it
-may be (some 15 minutes), or one unit of it (seconds to minutes). With --board and --ps7 it writes
-how the processing system of a board is started.
+may be (some 15 minutes), or one unit of it (seconds to minutes). With --board it writes all that a
+real board needs, and with --ps7 only how its processing system is started.
 """
 
 from __future__ import annotations
@@ -13,20 +13,17 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from bitnet_soc.simulators import (
-    DSP_CLOCKS,
-    build,
-    build_vector_unit,
-    gateware_verilog,
-    rom_init,
-)
+from bitnet_soc.board_files import TOOLCHAINS
+from bitnet_soc.parts import DSP_CLOCKS, gateware_verilog
+from bitnet_soc.simulators import build, build_vector_unit
 from bitnet_soc.steps import ROOT, BuildError, Steps, interrupt, run
 
-__all__ = ["build", "build_vector_unit", "list_boards", "main", "rom_init", "synthesise",
-           "write_ps7"]
+__all__ = ["build", "build_bitstream", "build_vector_unit", "list_boards", "main", "synthesise"]
+
+_TOOL_NAMES = {"vivado": "Vivado", "openxc7": "openXC7 (Yosys and nextpnr-xilinx)"}
+_TOOL_COMMANDS = {"vivado": "vivado", "openxc7": "nextpnr-xilinx"}
 
 
 def _unit(folder: Path, name: str) -> tuple[list[Path], str]:
@@ -89,80 +86,105 @@ def list_boards() -> None:
         print(f"{name:16}{board.title}, {board.part}, {board.dram.bytes >> 20} MB")
 
 
-def _board(name: str | None, ps7: Path | None) -> None:
+def _board(arguments: argparse.Namespace) -> None:
     from bitnet_soc import boards
+    from bitnet_soc.board_files import default_dsp_clock, write_board, write_start
+    name = arguments.board
     if name not in boards.names():
         raise BuildError(f"{'there is no board ' + name if name else '--ps7 needs --board'}; "
                          f"the boards are {', '.join(boards.names())}")
-    if ps7 is None:
-        raise BuildError("a design for a board cannot be built yet; --ps7 FILE writes how its "
-                         "processing system is started")
-    write_ps7(name, ps7)
-
-
-def write_ps7(name: str, path: Path) -> None:
-    """Writes the start of a board's processing system, in the form that the name's suffix asks for.
-    Raises BuildError."""
-    from bitnet_host.errors import BadArgument, BadFile
-    from bitnet_host.files import replacing
-    from bitnet_soc import boards
-    from bitnet_soc.ps7 import emit
-    from bitnet_soc.ps7.sequence import start
-    forms: dict[str, Callable[..., str]] = {".json": emit.json_text, ".cfg": emit.openocd,
-                                            ".tcl": emit.xsdb, ".h": emit.c_table}
-    if path.suffix not in forms:
-        raise BuildError(f"--ps7 {path}: the name has to end in .json, .cfg (for OpenOCD), .tcl "
-                         "(for xsdb) or .h")
     board = boards.load(name)
+    if arguments.ps7 is not None:
+        write_start(board, arguments.ps7)
+        return
+    folder = (arguments.output or ROOT / "build" / name).resolve()
+    clock = _clock(arguments.sys_clk_freq)
+    write_board(board, folder, arguments.dsp_clock or default_dsp_clock(board), clock,
+                arguments.toolchain)
+    work = folder / "gateware"
+    if arguments.build:
+        build_bitstream(work, arguments.toolchain)
+        print(f"{work / 'bitnet.bit'} is the bitstream for {board.title}")
+        return
+    print(f"{folder} has all that {board.title} needs but the bitstream: run `sh build_bitnet.sh` "
+          f"in its folder gateware where {_TOOL_NAMES[arguments.toolchain]} is installed, here or "
+          f"on another machine, or add --build")
+
+
+def _clock(text: str) -> int:
+    """In Hz. Raises BuildError."""
     try:
-        text = forms[path.suffix](start(board), board.title)
-    except ValueError as error:
-        raise BuildError(f"soc/bitnet_soc/boards/{name}.py: {error}") from error
-    try:
-        with replacing(path) as file:
-            file.write(text.encode())
-    except (BadArgument, BadFile) as error:
-        raise BuildError(str(error)) from error
+        clock = float(text)
+    except ValueError:
+        clock = 0
+    if not 50e6 <= clock <= 150e6:
+        raise BuildError(f"--sys-clk-freq {text}: the system clock can be 50e6 to 150e6 Hz")
+    return int(clock)
+
+
+def build_bitstream(work: Path, toolchain: str) -> None:
+    """Runs the tool on what was written to ``work``. Raises BuildError."""
+    tool = _TOOL_COMMANDS[toolchain]
+    if shutil.which(tool) is None:
+        raise BuildError(f"{tool} was not found, so there is no bitstream; everything it needs is "
+                         f"in {work}: install {_TOOL_NAMES[toolchain]}, or copy that folder to "
+                         "where it is and run `sh build_bitnet.sh` there")
+    print(f"building the bitstream, which takes {_TOOL_NAMES[toolchain]} some time ...", flush=True)
+    run(["sh", "build_bitnet.sh"], work, work / "build.log")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=ROOT / "build", help="folder to build into")
+    parser.add_argument("--output", "--output-dir", type=Path, metavar="DIR",
+                        help="folder to build into (default: build, and build/B for a board)")
     parser.add_argument("--report", nargs="?", const="soc", metavar="UNIT",
                         help="synthesise for the XC7Z020 and print resources and an estimate of "
                              "slack; of the whole, or of one unit "
                              "such as network, ps, vector or products.array")
-    parser.add_argument("--dsp-clock", choices=DSP_CLOCKS, default="2x",
+    parser.add_argument("--dsp-clock", choices=DSP_CLOCKS,
                         help="clock of the TVU's DSP slices, in system clocks: 2x for devices of "
                              "speed grade -2 and better, 1x for -1, whose prompts take longer "
-                             "(default: 2x)")
+                             "(default: what fits the board, else 2x)")
     parser.add_argument("--vector-unit", action="store_true",
                         help="only the simulator of the vector unit, for its tests")
     parser.add_argument("--with-ps", action="store_true",
                         help="also the simulated board whose UART and Ethernet are those of a "
                              "processing system, into the folder ps")
     parser.add_argument("--list-boards", action="store_true", help="name the boards")
-    parser.add_argument("--board", metavar="B", help="one of --list-boards")
+    parser.add_argument("--board", metavar="B",
+                        help="one of --list-boards: write everything that it needs; no vendor "
+                             "tool is needed for that")
+    parser.add_argument("--build", action="store_true",
+                        help="with --board: make the bitstream as well, which needs --toolchain")
+    parser.add_argument("--toolchain", choices=TOOLCHAINS, default="vivado",
+                        help="what makes the bitstream (default: vivado)")
+    parser.add_argument("--sys-clk-freq", default="125e6", metavar="HZ",
+                        help="system clock of a board (default: 125e6)")
     parser.add_argument("--ps7", type=Path, metavar="FILE",
                         help="write how the processing system of --board is started: as a list "
                              "(.json), for OpenOCD (.cfg), for xsdb (.tcl), or in C (.h)")
     arguments = parser.parse_args()
+    output = (arguments.output or ROOT / "build").resolve()
+    dsp_clock = arguments.dsp_clock or "2x"
     signal.signal(signal.SIGINT, interrupt)
     try:
         if arguments.list_boards:
             list_boards()
         elif arguments.board or arguments.ps7:
-            _board(arguments.board, arguments.ps7)
+            _board(arguments)
         elif arguments.report:
             from bitnet_soc.report import print_report
-            print_report(*synthesise(arguments.output.resolve(), arguments.report,
-                                     arguments.dsp_clock))
+            print_report(*synthesise(output, arguments.report, dsp_clock))
         elif arguments.vector_unit:
-            build_vector_unit(arguments.output.resolve(), arguments.dsp_clock)
+            build_vector_unit(output, dsp_clock)
         else:
-            build(arguments.output.resolve(), arguments.dsp_clock, arguments.with_ps)
+            build(output, dsp_clock, arguments.with_ps)
     except BuildError as error:
         print(f"build: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"build: cannot write {error.filename or output}: {error.strerror}; make room or "
+              "choose another --output-dir", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("build: interrupted; what was finished is kept", file=sys.stderr)

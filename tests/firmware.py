@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from bitnet_host.run.link.simulator import build_folder
-from bitnet_soc.simulators import rom_init
+from bitnet_soc.parts import rom_init
 from conftest import ROOT
 
 __all__ = ["boot_file", "other_firmware"]

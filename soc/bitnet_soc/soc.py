@@ -13,6 +13,7 @@ from litex.soc.cores.uart import UART
 from litex.soc.integration.soc import SoCRegion
 from litex.soc.integration.soc_core import SoCCore
 from litex.soc.interconnect import wishbone
+from migen import Signal
 from network.bus import Memory, Region
 from network.frames import Addresses
 from tvu.axi import PORTS
@@ -27,7 +28,7 @@ __all__ = ["BitNetSoC", "CLOCK_HZ", "DDR_BASE", "DDR_BYTES", "MAILBOX_BASE", "MA
 CLOCK_HZ = 125_000_000
 DDR_BASE, DDR_BYTES = 0x4000_0000, 0x4000_0000
 MAILBOX_BASE, MAILBOX_BYTES = 0x9000_0000, 0x4000  # above 0x8000_0000 the CPU does not cache
-WATCHDOG_CYCLES = CLOCK_HZ // 2  # without a sign of life from the firmware
+WATCHDOG_SECONDS = 0.5  # without a sign of life from the firmware
 ROM_BYTES, SRAM_BYTES = 0x8000, 0x8000
 UART_BYTES = 1024  # that wait in each direction while the CPU does something else
 CSR_BASE, CSR_BYTES = 0xF000_0000, 0x1_0000
@@ -58,7 +59,7 @@ class BitNetSoC(SoCCore):
     (record with the AXI signals ``read0_araddr`` and so on); ``outside``; ``tvu_clock`` (record
     with ``clk``, ``dot_clk`` and ``fill_clk``, copies of the system clock, and ``fast_clk``, twice
     as fast, that may stop when ``awake`` allows it, or None to use the domains ``sys`` and
-    ``sys2x`` of ``crg``).
+    ``sys2x`` of ``crg``); ``clock_hz`` of the system clock. ``working``: the TVU does something.
     """
 
     # Pinned: otherwise every CSR address moves when a peripheral comes or goes, and old firmware
@@ -67,21 +68,25 @@ class BitNetSoC(SoCCore):
                "uart_phy": 6, "ps7": 7}
 
     def __init__(self, platform, crg, cfu: Path, rom: list[int], hp, outside: Outside,
-                 tvu_clock=None):
+                 tvu_clock=None, clock_hz: int = CLOCK_HZ):
         self.crg = crg
         SoCCore.__init__(
-            self, platform, clk_freq=CLOCK_HZ, cpu_type="vexriscv", cpu_variant="full+cfu",
+            self, platform, clk_freq=clock_hz, cpu_type="vexriscv", cpu_variant="full+cfu",
             cpu_cfu=str(cfu),
             integrated_rom_size=ROM_BYTES, integrated_rom_init=rom, integrated_sram_size=SRAM_BYTES,
             with_uart=False, timer_uptime=True, ident="", ident_version=False)
         self._connect_axi(hp)
         self.uart_phy = outside.uart_phy
         self.uart = UART(self.uart_phy, tx_fifo_depth=UART_BYTES, rx_fifo_depth=UART_BYTES)
-        self.watchdog = CPUWatchdog(width=WATCHDOG_CYCLES.bit_length())
+        watchdog_cycles = int(clock_hz * WATCHDOG_SECONDS)
+        self.watchdog = CPUWatchdog(width=watchdog_cycles.bit_length())
         reset = ResetSignal("sys") | self.cpu.reset | self.watchdog.cpu_reset
         self.cpu.cpu_params.update(i_reset=reset)
         self.cpu.cfu_params.update(i_reset=reset)
-        self.add_constant("WATCHDOG_CYCLES", WATCHDOG_CYCLES)
+        self.add_constant("WATCHDOG_CYCLES", watchdog_cycles)
+        awake = Signal(3)
+        self.working = awake[0]
+        self.cpu.cfu_params.update(o_awake=awake)
         if tvu_clock is None:
             clock = ClockSignal("sys")
             self.cpu.cfu_params.update(i_dot_clk=clock, i_fill_clk=clock,
@@ -89,7 +94,8 @@ class BitNetSoC(SoCCore):
         else:
             self.cpu.cfu_params.update(i_clk=tvu_clock.clk, i_dot_clk=tvu_clock.dot_clk,
                                        i_fast_clk=tvu_clock.fast_clk,
-                                       i_fill_clk=tvu_clock.fill_clk, o_awake=tvu_clock.awake)
+                                       i_fill_clk=tvu_clock.fill_clk)
+            self.comb += tvu_clock.awake.eq(awake)
 
         self.bus.add_slave("main_ram", outside.ddr,
                            SoCRegion(origin=DDR_BASE, size=DDR_BYTES, mode="rwx"))
@@ -104,7 +110,7 @@ class BitNetSoC(SoCCore):
 
         upload = SimpleNamespace(**{name: getattr(hp, f"upload_{name}")
                                     for name, _, _ in AXI_WRITE_PORTS})
-        self.network = Network(upload, CLOCK_HZ)
+        self.network = Network(upload, clock_hz)
         self.bus.add_master("network", master=self.network.bus)
         self.ethphy = phy = outside.phy
         self.comb += [phy.source.connect(self.network.rx), self.network.tx.connect(phy.sink)]

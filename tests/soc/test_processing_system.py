@@ -156,7 +156,8 @@ def hasty(image, tmp_path):
     real ones would take minutes to simulate."""
     folder = other_firmware(
         tmp_path, ("ps.h", f"PS_LOOK_CYCLES 0x{soc.CLOCK_HZ // 10:x}u", "PS_LOOK_CYCLES 400000"),
-        ("soc.h", f"WATCHDOG_CYCLES {soc.WATCHDOG_CYCLES}", "WATCHDOG_CYCLES 400000"), ps=True)
+        ("soc.h", f"WATCHDOG_CYCLES {int(soc.CLOCK_HZ * soc.WATCHDOG_SECONDS)}",
+         "WATCHDOG_CYCLES 400000"), ps=True)
     simulator = Simulator(build=folder)
     with BoardTarget(image, over_udp("127.0.0.1", simulator.ports["udp"]), simulator) as board:
         board.prepare(_quiet)

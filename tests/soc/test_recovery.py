@@ -154,8 +154,9 @@ def test_position_moves_only_when_the_pass_succeeded(board, words):
 @pytest.fixture
 def impatient(image, tmp_path, monkeypatch):
     """A board whose watchdog waits 400,000 cycles, for what would take too long to simulate."""
-    assert soc.WATCHDOG_CYCLES < soc.CLOCK_HZ  # a real one waits less than a second
-    folder = other_firmware(tmp_path, ("soc.h", f"WATCHDOG_CYCLES {soc.WATCHDOG_CYCLES}",
+    cycles = int(soc.CLOCK_HZ * soc.WATCHDOG_SECONDS)
+    assert cycles < soc.CLOCK_HZ  # a real one waits less than a second
+    folder = other_firmware(tmp_path, ("soc.h", f"WATCHDOG_CYCLES {cycles}",
                                        "WATCHDOG_CYCLES 400000"))
     monkeypatch.setenv("BITNET_BUILD", str(folder))
     board = _open(image)

@@ -144,7 +144,11 @@ class Led:
 class Board:
     """One board. ``part`` as the vendor writes it, ``grade`` its speed grade (1 or 2); ``network``
     is ``ps`` or ``pl``; ``jtag`` are OpenOCD's commands that choose the cable. ``sources`` say
-    where the facts are from."""
+    where the facts are from.
+
+    ``pins`` are of the fabric, by names of design.PINS, in the standard ``standard``: what is there
+    for Ethernet and UART of the fabric.
+    """
 
     name: str
     title: str
@@ -159,3 +163,5 @@ class Board:
     sources: str
     clocks: Clocks = field(default_factory=Clocks)
     leds: tuple[Led, ...] = ()
+    pins: dict[str, str] = field(default_factory=dict)
+    standard: str = "LVCMOS33"

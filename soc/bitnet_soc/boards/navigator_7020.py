@@ -15,5 +15,9 @@ BOARD = Board(
     network="pl", phy=Phy("RTL8211", 0), uart=UART("pl", "CH340"),
     jtag="source [find interface/ftdi/digilent-hs2.cfg]\n",
     leds=(Led("H15", "LVCMOS33"), Led("L15", "LVCMOS33")),
+    pins={"uart_tx": "J15", "uart_rx": "T19", "eth_clock_rx": "K17", "eth_clock_tx": "B20",
+          "eth_rx_ctl": "E17", "eth_rx_data": "B19 A20 H17 H16", "eth_tx_ctl": "K18",
+          "eth_tx_data": "D18 C20 D19 D20", "eth_rst_n": "G15", "eth_mdc": "F20",
+          "eth_mdio": "F19"},
     sources="shared/DESIGN.md section 6; MIO and reference voltage are not confirmed",
 )

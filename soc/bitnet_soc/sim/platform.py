@@ -10,17 +10,19 @@ from litex.build.generic_platform import GenericPlatform, Pins, Subsignal
 from litex.build.io import CRG
 from litex.build.sim.common import sim_special_overrides
 from litex.gen import ClockSignal, LiteXModule
-from litex.soc.integration import export
 from litex.soc.interconnect import stream, wishbone
 from litex.soc.interconnect.csr import CSRStorage
 from tvu.axi import PORTS
 from tvu.verilog import AXI_READ_PORTS, AXI_WRITE_PORTS
 from xtvu.datagram import BASE_RATE
 
+from ..headers import litex_headers
 from ..network import StreamPHY
+from ..parts import undated
 from ..processing_system import ProcessingSystem
 from ..ps7_block import PS7Block
 from ..soc import CLOCK_HZ, MEMORY, BitNetSoC, Outside
+from ..steps import write_if_changed
 
 __all__ = ["generate"]
 
@@ -109,8 +111,8 @@ class _SimSoC(BitNetSoC):
             hp, outside, platform.request("tvu"))
 
 
-def generate(folder: Path, cfu: Path, fabric: bool = True) -> list[Path]:
-    """Writes soc.v, memory files and the ``generated`` C headers to ``folder``; returns the Verilog
+def generate(folder: Path, generated: Path, cfu: Path, fabric: bool = True) -> list[Path]:
+    """Writes soc.v and memory files to ``folder``, C headers to ``generated``; returns the Verilog
     sources. ``fabric``: without the processing system's peripherals."""
     folder.mkdir(parents=True, exist_ok=True)
     platform = _Platform()
@@ -123,16 +125,8 @@ def generate(folder: Path, cfu: Path, fabric: bool = True) -> list[Path]:
         verilog.write("soc.v")
     finally:
         os.chdir(here)
-    headers = folder / "generated"
-    headers.mkdir(exist_ok=True)
-    csr = export.get_csr_header(soc.csr_regions, soc.constants,
-                                csr_base=soc.mem_regions["csr"].origin,
-                                with_access_functions=True)
-    (headers / "csr.h").write_text(csr)
-    (headers / "mem.h").write_text(export.get_mem_header(soc.mem_regions))
-    (headers / "csr.csv").write_text(export.get_csr_csv(soc.csr_regions, soc.constants,
-                                                        soc.mem_regions))
-    (headers / "soc.h").write_text(export.get_soc_header(soc.constants))
+    for name, text in litex_headers(soc).items():
+        write_if_changed(generated / name, undated(text))
     for region in MEMORY.regions:
         assert any((found.origin, found.size) == (region.base, region.size)
                    for found in soc.mem_regions.values()), region

@@ -53,7 +53,7 @@ uint16_t Phy::read(int address, int reg) {
         case GIGABIT:
             return gigabit_;
         case GIGABIT_PARTNER:
-            return up && other_ == 1000 ? 0x3800 : 0;
+            return up && other_ == 1000 ? 0x0800 : 0;
         case RGMII:
             return page_ == 2 ? delays_wanted_ : 0;
         case PAGE:
