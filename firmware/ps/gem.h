@@ -18,7 +18,7 @@ void gem_wake(void);
 uint32_t mdio_read(uint32_t phy, uint32_t reg);
 void mdio_write(uint32_t phy, uint32_t reg, uint32_t value);
 
-// Starts to negotiate. False: there is no PHY (yet).
+// Starts to negotiate, unless that was done before. False: there is no PHY (yet).
 bool phy_start(void);
 // Speed of the link in Mbit/s; 0: there is none. `before` is what it was when this was called last.
 uint32_t phy_speed(uint32_t before);

@@ -29,6 +29,8 @@ bool phy_start(void)
     uint32_t id = get(ID);
     if (id == 0xffff || id == 0)
         return false;
+    if (get(ADVERTISE) == CAN_10_100 && get(GIGABIT) == CAN_1000)
+        return true; // it was told before the firmware or the SoC was restarted: the link stays up
     if (PS_PHY_TOLD_DELAYS) {
         set(PAGE, DELAYS_PAGE);
         set(DELAYS, get(DELAYS) | BOTH_DELAYS);

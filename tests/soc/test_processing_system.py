@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 import time
 
 import numpy as np
@@ -198,9 +199,30 @@ def test_a_receiver_that_falls_deaf(hasty, words):
 
 
 def test_the_firmware_restarts_under_traffic(hasty, words):
-    """The watchdog restarts the CPU alone; rings and link are left as they are."""
-    with pytest.raises(BoardRestarted):
-        hasty._command("HANG")
+    """The watchdog restarts the CPU alone; rings and link are left as they are, so that a neighbour
+    is answered at any time."""
+    simulator, over, lost = hasty.simulator, threading.Event(), []
+
+    def neighbour():
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as line:
+            line.settimeout(0.25)
+            while not over.is_set():
+                line.sendto(b"\0" + arp(), ("127.0.0.1", simulator.ports["raw"]))
+                try:
+                    lost.append(not line.recv(2000))
+                except TimeoutError:
+                    lost.append(True)
+
+    thread = threading.Thread(target=neighbour)
+    thread.start()
+    try:
+        with pytest.raises(BoardRestarted):
+            hasty._command("HANG")
+        hasty.info()
+    finally:
+        over.set()
+        thread.join()
+    assert len(lost) > 20 and not any(lost)
     hasty.prepare(_quiet)
     _speaks(hasty, words)
 
@@ -217,7 +239,7 @@ def test_the_button(board, simulator, console, words):
     _speaks(board, words)
 
 
-def test_an_upload_is_fast(simulator):
+def test_an_upload_is_fast(simulator, tmp_path):
     """60 MB/s at 125 MHz at least, and every byte is right."""
     with contextlib.closing(Link(UDPWire("127.0.0.1", simulator.ports["udp"]))) as link:
         data = np.random.default_rng(1).integers(0, 256, 1 << 20, np.uint8)
@@ -227,6 +249,8 @@ def test_an_upload_is_fast(simulator):
         rate = data.size / (simulator.stats()["cycles"] - before) * soc.CLOCK_HZ / 1e6
         print(f"{rate:.1f} MB/s, {sent}")
         assert rate > 60 and sent.repeated < 0.02 * sent.datagrams
+    simulator.control(f"save {2 << 20} {data.size} {tmp_path / 'ddr.bin'}")
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "ddr.bin", np.uint8), data)
 
 
 def test_memory_and_registers_that_do_not_answer(board, simulator, words):
