@@ -91,7 +91,8 @@ def _board(arguments: argparse.Namespace) -> None:
     from bitnet_soc.board_files import default_dsp_clock, write_board, write_start
     name = arguments.board
     if name not in boards.names():
-        raise BuildError(f"{'there is no board ' + name if name else '--ps7 needs --board'}; "
+        needs = "--build needs" if arguments.build else "--ps7 needs"
+        raise BuildError(f"{'there is no board ' + name if name else needs + ' --board'}; "
                          f"the boards are {', '.join(boards.names())}")
     board = boards.load(name)
     if arguments.ps7 is not None:
@@ -170,7 +171,7 @@ def main() -> int:
     try:
         if arguments.list_boards:
             list_boards()
-        elif arguments.board or arguments.ps7:
+        elif arguments.board or arguments.ps7 or arguments.build:
             _board(arguments)
         elif arguments.report:
             from bitnet_soc.report import print_report

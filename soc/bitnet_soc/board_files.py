@@ -13,12 +13,14 @@ from bitnet_host.files import replacing
 
 from .boards.board import Board
 from .parts import (
+    FIRMWARE_TOOLS,
     firmware,
     firmware_digest,
     gateware_verilog,
     headers,
     ps_headers,
     ps_verilog,
+    require,
     undated,
 )
 from .ps7 import emit
@@ -73,6 +75,7 @@ def _soc(board: Board, work: Path, generated: Path, clock_hz: int, toolchain: st
 
 def write_board(board: Board, folder: Path, dsp_clock: str, clock_hz: int, toolchain: str) -> None:
     """Writes ``folder``/gateware, generated, firmware and ps7. Raises BuildError."""
+    require(FIRMWARE_TOOLS)
     work, generated = folder / "gateware", folder / "generated"
     work.mkdir(parents=True, exist_ok=True)
     steps = Steps(work, 6)

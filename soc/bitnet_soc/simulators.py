@@ -14,20 +14,21 @@ from pathlib import Path
 
 from . import boards
 from .parts import (
+    FIRMWARE_TOOLS,
     firmware,
     firmware_digest,
     gateware_verilog,
     headers,
     ps_headers,
     ps_verilog,
+    require,
     undated,
 )
-from .steps import ROOT, BuildError, Steps, digest, run, sources, write_if_changed
+from .steps import ROOT, Steps, digest, run, sources, write_if_changed
 
 __all__ = ["build", "build_vector_unit"]
 
-TOOLS = {"verilator": "verilator", "g++": "g++", "make": "make",
-         "riscv64-unknown-elf-gcc": "gcc-riscv64-unknown-elf"}
+TOOLS = {"verilator": "verilator", "g++": "g++", **FIRMWARE_TOOLS}
 SLICE_MODEL = ROOT / "gateware/tvu/dsp48e1.v"
 #: The simulated board with a processing system.
 PS_BOARD = "zybo_z7_20"
@@ -80,9 +81,7 @@ def _verilate(folder: Path, top: str, verilog: list[Path], mains: list[str], bin
 def build(folder: Path, dsp_clock: str = "2x", with_ps: bool = False) -> None:
     """Builds everything into ``folder``, with the slices at one of DSP_CLOCKS; ``with_ps``: the
     board with a processing system as well. Raises BuildError."""
-    missing = [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
-    if missing:
-        raise BuildError(f"missing tools: run `make setup`, or apt-get install {' '.join(missing)}")
+    require(TOOLS)
     sim = folder / "sim"
     sim.mkdir(parents=True, exist_ok=True)
     steps = Steps(sim, 11 if with_ps else 7)

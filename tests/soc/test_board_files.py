@@ -233,6 +233,14 @@ def test_clocks_that_cannot_be(clock, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_missing_is_said(tmp_path):
+    done = _build("--board", "zybo_z7_20", "--output-dir", tmp_path, PATH="/nowhere")
+    assert done.returncode == 2 and not list(tmp_path.iterdir())
+    assert "apt-get install make gcc-riscv64-unknown-elf" in done.stderr
+    done = _build("--build", "--output-dir", tmp_path)
+    assert done.returncode == 2 and "--build needs --board; the boards are ax7020" in done.stderr
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     done = _build("--board", "zybo_z7_20", "--output-dir", tmp_path / "file")
