@@ -5,12 +5,12 @@ BIN := $(VENV)/bin
 APT_TOOLS := verilator g++ make riscv64-unknown-elf-gcc
 APT_PACKAGES := verilator g++ make gcc-riscv64-unknown-elf python3-venv
 # what only tests run
-TEST_TOOLS := openocd tclsh qemu-system-arm arm-none-eabi-gcc
-TEST_PACKAGES := openocd tcl qemu-system-arm gcc-arm-none-eabi
+TEST_TOOLS := openocd tclsh qemu-system-arm arm-none-eabi-gcc mkimage mcopy mkfs.vfat sfdisk
+TEST_PACKAGES := openocd tcl qemu-system-arm gcc-arm-none-eabi u-boot-tools mtools dosfstools fdisk
 export PROMPT
 CHAT := $(if $(PROMPT),--prompt "$$PROMPT") $(if $(MAX_TOKENS),--max-tokens $(MAX_TOKENS)) $(if $(TARGET),--target $(TARGET))
 
-C_SOURCES := $(wildcard firmware/*.c firmware/include/*.h soc/bitnet_soc/sim/*.cpp soc/bitnet_soc/sim/*.hpp \
+C_SOURCES := $(wildcard boot/*.[ch] firmware/*.c firmware/include/*.h soc/bitnet_soc/sim/*.cpp soc/bitnet_soc/sim/*.hpp \
 	soc/bitnet_soc/sim/ps/*.cpp soc/bitnet_soc/sim/ps/*.hpp firmware/ps/*.c firmware/ps/*.h \
 	tests/*.cpp tests/soc/cfu/*.c tests/soc/cfu/*.cpp tests/soc/qemu/*.c)
 

@@ -9,74 +9,20 @@ real board needs, and with --ps7 only how its processing system is started.
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
 import signal
 import sys
 from pathlib import Path
 
 from bitnet_soc.board_files import TOOLCHAINS
-from bitnet_soc.parts import DSP_CLOCKS, gateware_verilog
+from bitnet_soc.parts import DSP_CLOCKS
 from bitnet_soc.simulators import build, build_vector_unit
-from bitnet_soc.steps import ROOT, BuildError, Steps, interrupt, run
+from bitnet_soc.steps import ROOT, BuildError, interrupt, run
 
-__all__ = ["build", "build_bitstream", "build_vector_unit", "list_boards", "main", "synthesise"]
+__all__ = ["build", "build_bitstream", "build_vector_unit", "list_boards", "main"]
 
 _TOOL_NAMES = {"vivado": "Vivado", "openxc7": "openXC7 (Yosys and nextpnr-xilinx)"}
 _TOOL_COMMANDS = {"vivado": "vivado", "openxc7": "nextpnr-xilinx"}
-
-
-def _unit(folder: Path, name: str) -> tuple[list[Path], str]:
-    """Verilog sources and top module of a part of the SoC: ``soc``, ``network``, ``ps``, or a unit
-    of the TVU by its path, such as ``vector`` or ``products.array``. Raises BuildError."""
-    network, tvu = folder / "network.v", folder / "tvu.v"
-    if name == "soc":
-        return [*(Path(line) for line in (folder / "sources.txt").read_text().split()),
-                network], "soc"
-    if name == "network":
-        return [network], "network"
-    if name == "ps":
-        from ps.processing_system import generate
-        generate(folder / "ps.v")
-        return [folder / "ps.v"], "processing_system"
-    modules = {re.sub(r"\$\d+$", "", found).removeprefix("Cfu.tvu").removeprefix("."): found
-               for found in re.findall(r"^module \\?(Cfu[^\s(]*)", tvu.read_text(), re.M)}
-    modules["tvu"] = modules.pop("")
-    del modules["Cfu"]  # the same, for the CPU's bus
-    if name not in modules:
-        raise BuildError(f"there is no unit {name}: soc, network, ps, or one of "
-                         f"{', '.join(sorted(n for n in modules if n.count('.') < 2))}")
-    return [tvu], modules[name]
-
-
-def synthesise(folder: Path, unit: str, dsp_clock: str = "2x") -> tuple[Path, str]:
-    """Builds what it needs into ``folder`` and synthesises the SoC or a unit of it: the netlist,
-    and its top module. Raises BuildError."""
-    from bitnet_soc.report import merge_modules, reachable, script, yosys
-    work, simulation = folder / "report" / unit, folder / "sim"
-    if unit == "soc":
-        build(folder, dsp_clock)
-    else:
-        simulation.mkdir(parents=True, exist_ok=True)
-        gateware_verilog(Steps(simulation, 2), simulation, dsp_clock)
-    try:
-        command = yosys()
-    except FileNotFoundError as error:
-        raise BuildError(str(error)) from error
-    sources, top = _unit(simulation, unit)
-    work.mkdir(parents=True, exist_ok=True)
-    for source in sources:
-        text = source.read_text()
-        if source.name == "tvu.v":
-            text = (merge_modules(text, "Cfu") if unit == "soc"
-                    else merge_modules(reachable(text, top), "\\" + top))
-        (work / source.name).write_text(text)
-    for memory in simulation.glob("*.init"):
-        shutil.copy(memory, work)
-    (work / "report.ys").write_text(script([s.name for s in sources], top, "netlist.json"))
-    print("synthesising, some 20 minutes ..." if unit == "soc" else "synthesising ...", flush=True)
-    run([command, "-q", "report.ys"], work, work / "yosys.log")
-    return work / "netlist.json", top
 
 
 def list_boards() -> None:
@@ -103,6 +49,11 @@ def _board(arguments: argparse.Namespace) -> None:
     write_board(board, folder, arguments.dsp_clock or default_dsp_clock(board), clock,
                 arguments.toolchain)
     work = folder / "gateware"
+    if arguments.report:
+        from bitnet_soc.report import print_report
+        from bitnet_soc.synthesis import synthesise_board
+        print_report(*synthesise_board(folder, board))
+        return
     if arguments.build:
         build_bitstream(work, arguments.toolchain)
         print(f"{work / 'bitnet.bit'} is the bitstream for {board.title}")
@@ -140,8 +91,8 @@ def main() -> int:
                         help="folder to build into (default: build, and build/B for a board)")
     parser.add_argument("--report", nargs="?", const="soc", metavar="UNIT",
                         help="synthesise for the XC7Z020 and print resources and an estimate of "
-                             "slack; of the whole, or of one unit "
-                             "such as network, ps, vector or products.array")
+                             "slack: of the whole, of one unit such as network, ps, vector or "
+                             "products.array, or, with --board, of that board's design")
     parser.add_argument("--dsp-clock", choices=DSP_CLOCKS,
                         help="clock of the TVU's DSP slices, in system clocks: 2x for devices of "
                              "speed grade -2 and better, 1x for -1, whose prompts take longer "
@@ -175,6 +126,7 @@ def main() -> int:
             _board(arguments)
         elif arguments.report:
             from bitnet_soc.report import print_report
+            from bitnet_soc.synthesis import synthesise
             print_report(*synthesise(output, arguments.report, dsp_clock))
         elif arguments.vector_unit:
             build_vector_unit(output, dsp_clock)

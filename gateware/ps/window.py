@@ -30,37 +30,44 @@ class Window(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         bus, request, answer = self.bus, self.access.request, self.access.answer
-        patience, there = Signal(self._patience_bits), Signal()
-        address = Cat(bus.adr << 2)[:32]
+        patience, gone = Signal(self._patience_bits), Signal()
+        # a register between the bus, which comes late, and the port
+        address, write, data = Signal(32), Signal(), Signal(32)
+        there = Cat((address >= first) & (address < end) for first, end in BLOCKS).any()
         m.d.comb += [
-            there.eq(Cat((address >= first) & (address < end) for first, end in BLOCKS).any()),
-            request.payload.address.eq(address), request.payload.write.eq(bus.we),
-            self.access.beat.valid.eq(1), self.access.beat.payload.data.eq(bus.dat_w),
+            request.payload.address.eq(address), request.payload.write.eq(write),
+            self.access.beat.valid.eq(1), self.access.beat.payload.data.eq(data),
             self.access.beat.payload.strobe.eq(0xF),
         ]
-        m.d.sync += [bus.ack.eq(0), bus.err.eq(0), patience.eq(patience + 1)]
+        # whoever takes the bus next must not get the answer of one who has left
+        m.d.sync += [bus.ack.eq(0), bus.err.eq(0), patience.eq(patience + 1),
+                     gone.eq(gone | ~bus.cyc)]
+        waits = bus.cyc & ~gone
         with m.FSM():
             with m.State("idle"):
-                m.d.sync += patience.eq(0)
+                m.d.sync += [patience.eq(0), gone.eq(0), address.eq(Cat(bus.adr << 2)),
+                             write.eq(bus.we), data.eq(bus.dat_w)]
                 with m.If(bus.cyc & ~bus.ack & ~bus.err):
-                    m.next = "ask"
-                    with m.If(~there):
-                        m.d.sync += bus.err.eq(1)
-                        m.next = "idle"
+                    m.next = "look"
+            with m.State("look"):
+                m.next = "ask"
+                with m.If(~there):
+                    m.d.sync += bus.err.eq(waits)
+                    m.next = "idle"
             with m.State("ask"):
                 # a transaction before it may never end
-                m.d.comb += request.valid.eq(bus.cyc & ~patience.all())
+                m.d.comb += request.valid.eq(~gone & ~patience.all())
                 with m.If(request.valid & request.ready):
                     m.next = "asked"
                 with m.Elif(~request.valid):
-                    m.d.sync += bus.err.eq(bus.cyc)
+                    m.d.sync += bus.err.eq(waits)
                     m.next = "idle"
             with m.State("asked"):
                 with m.If(answer.valid):
-                    m.d.sync += [bus.dat_r.eq(answer.data), bus.ack.eq(~answer.error),
-                                 bus.err.eq(answer.error)]
+                    m.d.sync += [bus.dat_r.eq(answer.data), bus.ack.eq(~answer.error & waits),
+                                 bus.err.eq(answer.error & waits)]
                     m.next = "idle"
                 with m.Elif(patience.all()):
-                    m.d.sync += bus.err.eq(1)
+                    m.d.sync += bus.err.eq(waits)
                     m.next = "idle"
         return m

@@ -11,6 +11,7 @@ from pathlib import Path
 from bitnet_host.errors import BadArgument, BadFile
 from bitnet_host.files import replacing
 
+from . import boot
 from .boards.board import Board
 from .parts import (
     FIRMWARE_TOOLS,
@@ -25,7 +26,7 @@ from .parts import (
 )
 from .ps7 import emit
 from .ps7.sequence import start
-from .steps import BuildError, Steps, digest, sources, write_if_changed
+from .steps import ROOT, BuildError, Steps, digest, sources, write_if_changed
 
 __all__ = ["FORMS", "TOOLCHAINS", "default_dsp_clock", "write_board", "write_start"]
 
@@ -74,11 +75,11 @@ def _soc(board: Board, work: Path, generated: Path, clock_hz: int, toolchain: st
 
 
 def write_board(board: Board, folder: Path, dsp_clock: str, clock_hz: int, toolchain: str) -> None:
-    """Writes ``folder``/gateware, generated, firmware and ps7. Raises BuildError."""
-    require(FIRMWARE_TOOLS)
+    """Writes ``folder``/gateware, generated, firmware, ps7 and boot. Raises BuildError."""
+    require(FIRMWARE_TOOLS | boot.BOOT_TOOLS)
     work, generated = folder / "gateware", folder / "generated"
     work.mkdir(parents=True, exist_ok=True)
-    steps = Steps(work, 6)
+    steps = Steps(work, 7)
     gateware = gateware_verilog(steps, work, dsp_clock)
     described = digest([path for path in sources("soc/bitnet_soc") if "/sim/" not in str(path)],
                        gateware, board.name, str(clock_hz), toolchain)
@@ -99,3 +100,6 @@ def write_board(board: Board, folder: Path, dsp_clock: str, clock_hz: int, toolc
                work / "bitnet_rom.init")
     steps.step("start of the processing system", described,
                lambda: _start_files(board, folder / "ps7"), folder / "ps7/ps7_init.json")
+    write_if_changed(generated / "boot.h", boot.c_header(board))
+    steps.step("boot stub", digest([*(ROOT / "boot").iterdir()], described),
+               lambda: boot.compile_stub(folder), folder / "boot/BOOT.BIN")

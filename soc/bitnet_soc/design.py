@@ -13,6 +13,7 @@ from litex.gen import ClockDomain, LiteXModule
 from litex.soc.cores.clock import S7IDELAYCTRL, S7PLL
 from litex.soc.cores.uart import RS232PHY
 from migen import If, Instance, Signal
+from migen.genlib.resetsync import AsyncResetSynchronizer
 from xtvu.datagram import BASE_RATE
 
 from . import openxc7
@@ -45,8 +46,10 @@ def _pads(board: Board) -> list:
 
 
 class _Clocks(LiteXModule):
-    """``sys`` and, twice as fast, ``sys2x``. They start when the processing system says that it
-    runs, so nothing goes to its ports before these are set up."""
+    """``sys`` and, twice as fast, ``sys2x``, from the processing system's clock, whose ports can be
+    set up only while theirs runs. Until it says that it runs, ``sys`` is held in reset, which
+    keeps masters from its ports, but lets them end what they have begun (tvu.axi).
+    """
 
     def __init__(self, ps7: PS7Block, system_hz: int, grade: int, delays: bool):
         self.cd_sys = ClockDomain("sys")
@@ -54,9 +57,9 @@ class _Clocks(LiteXModule):
         self.fclk = fclk = Signal(name_override="fclk", attr={"keep"})
         self.specials += Instance("BUFG", i_I=ps7.fclk, o_O=fclk)
         self.pll = pll = S7PLL(speedgrade=-grade)
-        self.comb += pll.reset.eq(~ps7.running)
         pll.register_clkin(fclk, _FCLK_HZ)
-        pll.create_clkout(self.cd_sys, system_hz)
+        pll.create_clkout(self.cd_sys, system_hz, with_reset=False)
+        self.specials += AsyncResetSynchronizer(self.cd_sys, ~pll.locked | ~ps7.running)
         pll.create_clkout(self.cd_sys2x, 2 * system_hz, with_reset=False)
         if delays:
             self.cd_delay = ClockDomain("delay")

@@ -25,7 +25,7 @@ def require(tools: dict[str, str]) -> None:
     """Raises BuildError unless all ``tools`` (commands to Debian's packages) are there."""
     missing = [package for tool, package in tools.items() if shutil.which(tool) is None]
     if missing:
-        raise BuildError(f"missing tools: run `make setup`, or apt-get install {' '.join(missing)}")
+        raise BuildError(f"missing tools: apt-get install {' '.join(missing)}")
 
 
 def undated(text: str) -> str:

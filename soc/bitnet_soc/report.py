@@ -13,7 +13,7 @@ import json
 import re
 import shutil
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +40,9 @@ _COSTS: dict[str, tuple[float, float, float, float]] = {
     **{name: (0, 1, 0, 0) for name in ("FDRE", "FDSE", "FDCE", "FDPE")},
     "RAMB36E1": (0, 0, 1, 0), "RAMB18E1": (0, 0, 0.5, 0), "DSP48E1": (0, 0, 0, 1),
 }
+#: What has a place of its own on the chip.
+_FIXED = ("PS7", "PLLE2_ADV", "BUFG", "IDELAYCTRL", "IDELAYE2", "IDDR", "ODDR", "IBUF", "OBUF",
+          "IOBUF")
 _MODULE = re.compile(r"^module (\\?\S+?)\s*\((.*?)^endmodule", re.S | re.M)
 
 
@@ -90,15 +93,17 @@ def yosys() -> str:
     return found
 
 
-def script(sources: Iterable[str], top: str, netlist: str) -> str:
+def script(sources: Iterable[str], top: str, netlist: str, pads: bool = False) -> str:
     """The Yosys script; ``netlist`` receives the flattened design as JSON. Names are relative to
-    where Yosys runs: the one that comes as a wheel sees no other folder."""
+    where Yosys runs: the one that comes as a wheel sees no other folder. ``pads``: ports get the
+    buffers of pads, and clocks those of clocks."""
+    bare = "" if pads else "-noiopad -noclkbuf "
     # assertions and what they would print are for simulation
     reads = [f"read_verilog -sv -noassert {source}" for source in sources] + ["delete t:$print"]
     # -widemux 16: multiplexers of 16 inputs and more use MUXF7 and MUXF8, as they would with the
     # vendor's tool
     return ("\n".join([*reads,
-                       f"synth_xilinx -family xc7 -noiopad -noclkbuf -widemux 16 -top {top}",
+                       f"synth_xilinx -family xc7 {bare}-widemux 16 -top {top}",
                        "flatten", "opt_clean",
                       f"write_json {netlist}", ""]))
 
@@ -177,6 +182,9 @@ def print_report(netlist: Path, top: str, depth: int = 3) -> None:
     print(f"LUT sites that only feed wide multiplexers, on top of these: "
           f"{lut_sites_for_multiplexers(nets):,}")
     print(f"control sets: {control_sets(nets):,}")
+    others = Counter(cell["type"] for cell in module["cells"].values())
+    if found := [f"{kind} {others[kind]}" for kind in _FIXED if others[kind]]:
+        print(f"pads, clocks and hard blocks: {', '.join(found)}")
     widest = sorted(((len(pins), nets.names.get(net, "?")) for net, pins in nets.sinks.items()),
                     reverse=True)[:6]
     print("widest nets: " + ", ".join(f"{name} {count:,}" for count, name in widest))

@@ -67,12 +67,12 @@ class Path:
 
 
 class Netlist:
-    """The flattened module of a Yosys JSON netlist. ``fast``: top-level clocks with two edges per
-    cycle, by name."""
+    """The flattened module of a Yosys JSON netlist. ``fast``: clocks with two edges per cycle, by
+    the names of their nets at the top."""
 
     def __init__(self,
                  module: dict[str, Any],
-                 fast: Iterable[str] = ("tvu_fast_clk", "fast_clk")) -> None:
+                 fast: Iterable[str] = ("tvu_fast_clk", "fast_clk", "sys2x_clk")) -> None:
         self.cells = {name: Cell(cell["type"], cell["connections"], cell.get("parameters", {}))
                       for name, cell in module["cells"].items()}
         self._module, fast_names = module, set(fast)
@@ -89,7 +89,8 @@ class Netlist:
                         else:
                             self.sinks[net].append((name, port, bit))
         self.names = self._names()
-        self._fast = {net for name, port in module["ports"].items() if name in fast_names
+        self._fast = {net for names in (module["ports"], module["netnames"])
+                      for name, port in names.items() if name in fast_names
                       for net in port["bits"]}
         self.inputs = {net for port in module["ports"].values() if port["direction"] == "input"
                        for net in port["bits"]

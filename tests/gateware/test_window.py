@@ -104,3 +104,23 @@ def test_behind_a_client_that_is_never_answered():
         assert (await bus_cycle(ctx, dut.bus, 0xE000_1000))[0] == 0xDEADBEEF
 
     _run(bench, wants_all=True)
+
+
+@pytest.mark.parametrize("after", range(1, 80, 3))
+@pytest.mark.parametrize("address", [0xE000_1000, 0xDFFF_FFFC])
+def test_whoever_leaves_takes_no_answer_from_the_next(address, after):
+    """As the CPU does when it is reset in the middle of an access."""
+    async def bench(ctx, bus, slave):
+        slave.memory = {0xE000_1000: 1, 0xE000_1004: 2}
+        ctx.set(bus.adr, address >> 2)
+        ctx.set(bus.cyc, 1)
+        for _ in range(after):
+            await ctx.tick()
+            if ctx.get(bus.ack) or ctx.get(bus.err):
+                ctx.set(bus.cyc, 0)
+                return
+        ctx.set(bus.cyc, 0)
+        await ctx.tick()
+        assert (await bus_cycle(ctx, bus, 0xE000_1004))[0] == 2
+
+    _run(bench)

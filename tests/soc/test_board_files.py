@@ -137,21 +137,28 @@ def _parameters(verilog: str, module: str) -> dict[str, float]:
 
 @pytest.mark.parametrize("clock", [_CLOCK, 100_000_000])
 def test_clocks(clock, zybo, tmp_path):
-    """From 125 MHz by a PLL that speed grade -1 has (DS187: 800 to 1600 MHz), in reset until the
-    processing system says that it runs."""
+    """From 125 MHz by a PLL that speed grade -1 has (DS187: 800 to 1600 MHz). It runs with its input;
+    only what is behind it is in reset until the processing system says that it runs."""
     folder = zybo if clock == _CLOCK else _write("zybo_z7_20", tmp_path / "b", clock)
     verilog = (folder / "gateware/bitnet.v").read_text()
     pll = _parameters(verilog, "PLLE2_ADV")
     vco = 125e6 * pll["CLKFBOUT_MULT"] / pll["DIVCLK_DIVIDE"]
     assert 800e6 <= vco <= 1600e6 and pll["CLKIN1_PERIOD"] == 8.0
     assert vco / pll["CLKOUT0_DIVIDE"] == clock and vco / pll["CLKOUT1_DIVIDE"] == 2 * clock
-    reset, running = (_instance(verilog, module)[port]
-                      for module, port in (("PLLE2_ADV", "RST"), ("PS7", "FCLKRESETN")))
+    reset, locked = (_instance(verilog, "PLLE2_ADV")[port] for port in ("RST", "LOCKED"))
+    running = _instance(verilog, "PS7")["FCLKRESETN"]
     stages = {q: d for d, q in re.findall(r"^FDCE FDCE.*?\.D\s*\((\w+)\).*?\.Q\s*\((\w+)\)",
                                           verilog, re.M | re.S)}
     while reset in stages:
         reset = stages[reset]
-    assert re.search(rf"assign {reset} = \(~{running}\[0\]\);", verilog)
+    assert re.search(rf"^reg\s+{reset} = 1'd0;", verilog, re.M) and f"{reset} <=" not in verilog
+    held = re.findall(r"^assign (\w*async_reset) = (.*);", verilog, re.M)
+    system = [name for name, value in held
+              if value == f"((~{locked}) | (~{running}[0]))"]
+    assert len(system) == 1
+    stages = re.findall(r"^FDPE .*?\.C\s*\((\w+)\).*?\.PRE\s*\((\w+)\)", verilog,
+                        re.M | re.S)
+    assert [clock for clock, preset in stages if preset == system[0]] == ["sys_clk", "sys_clk"]
     header = (folder / "generated/soc.h").read_text()
     assert f"CONFIG_CLOCK_FREQUENCY {clock}" in header
     assert f"WATCHDOG_CYCLES {clock // 2}" in header
@@ -214,7 +221,7 @@ def _tool(folder: Path, text: str) -> str:
 def test_the_command(zybo, tmp_path):
     arguments = ("--board", "zybo_z7_20", "--output-dir", zybo, "--dsp-clock", "2x")
     done = _build(*arguments)
-    assert done.returncode == 0 and done.stdout.count("up to date") == 6
+    assert done.returncode == 0 and done.stdout.count("up to date") == 7
     assert "run `sh build_bitnet.sh` in its folder gateware where Vivado is" in done.stdout
     done = _build(*arguments, "--build", PATH=os.environ["PATH"])
     assert done.returncode == 2 and "vivado was not found" in done.stderr

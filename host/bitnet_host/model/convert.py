@@ -3,7 +3,6 @@ time."""
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from bitnet_host.model.header import (
     float_bits,
     lay_out,
 )
-from bitnet_host.model.image import FILE_HEAD, Image, file_head
+from bitnet_host.model.image import FILE_HEAD, Image, file_head, json_part
 from bitnet_host.model.plan import Plan, broken_limit, make_plan
 from bitnet_host.model.writer import FileStore, ImageWriter, MemoryStore
 from bitnet_host.reporting import Progress, quiet
@@ -237,7 +236,7 @@ def convert_file(checkpoint: Checkpoint, path: Path, weights: str = "base3", nam
     the disk does not take it."""
     header, plan = _prepare(checkpoint, weights)
     tensors = lay_out(header, plan.down_rows)
-    text = json.dumps(_meta(checkpoint, weights, name)).encode()
+    text = json_part(_meta(checkpoint, weights, name))
     start = FILE_HEAD.size + len(text)
     with replacing(path, start + header.ddr_bytes, checkpoint.files) as file:
         crc = _fill(checkpoint, weights, ImageWriter(header, tensors, FileStore(file, start)),

@@ -32,6 +32,7 @@ from bitnet_host.model.header import (
     LARGE_VOCABULARY,
     MAX_LAYERS,
     MAX_STOPS,
+    MODEL_BASE,
     SMALL_LEVELS,
     TENSOR_BYTES,
     WEIGHT_MODES,
@@ -45,11 +46,15 @@ from bitnet_host.model.header import (
 )
 from bitnet_host.model.plan import broken_limit
 
-__all__ = ["FILE_HEAD", "Image", "check_image", "file_head", "read_image", "write_image"]
+__all__ = ["FILE_HEAD", "Image", "c_file_head", "check_image", "file_head", "json_part",
+           "read_image", "write_image"]
 
 _FILE_MAGIC = b"BITNETFW"
-# magic, version, JSON bytes, DDR bytes, CRCs of JSON and DDR, head CRC, 0
-FILE_HEAD = struct.Struct("<8sIIQIIII24x")
+#: Fields of the head, with their forms; zeros fill it up.
+_FILE_FIELDS = {"magic": "Q", "version": "I", "text_bytes": "I", "ddr_bytes": "Q", "text_crc": "I",
+                "ddr_crc": "I", "head_crc": "I"}
+_FILE_REST = 28
+FILE_HEAD = struct.Struct(f"<{''.join(_FILE_FIELDS.values())}{_FILE_REST}x")
 _MAX_TEXT = 256 << 20  # bytes of the JSON part
 _CHUNK = 4 << 20
 
@@ -88,15 +93,35 @@ class Image:
         return frozenset(getattr(self.header, f"stop{i}") for i in range(self.header.stop_count))
 
 
+def json_part(meta: dict[str, Any]) -> bytes:
+    """The JSON part of a file, filled up with blanks so that the DDR part begins at a multiple of
+    BLOCK_BYTES: a board that reads it from a card moves whole blocks."""
+    text = json.dumps(meta).encode()
+    return text + b" " * (-(FILE_HEAD.size + len(text)) % BLOCK_BYTES)
+
+
 def file_head(text: bytes, ddr_size: int, ddr_crc: int) -> bytes:
     """The first 64 bytes of an image file."""
-    values = (_FILE_MAGIC, FORMAT_VERSION, len(text), ddr_size, zlib.crc32(text), ddr_crc)
-    return FILE_HEAD.pack(*values, zlib.crc32(FILE_HEAD.pack(*values, 0, 0)), 0)
+    values = (int.from_bytes(_FILE_MAGIC, "little"), FORMAT_VERSION, len(text), ddr_size,
+              zlib.crc32(text), ddr_crc)
+    return FILE_HEAD.pack(*values, zlib.crc32(FILE_HEAD.pack(*values, 0)))
+
+
+def c_file_head() -> str:
+    """The head as C, for the boot stub."""
+    kinds = {"I": "uint32_t", "Q": "uint64_t"}
+    return "\n".join([
+        f"#define IMAGE_FILE_MAGIC 0x{int.from_bytes(_FILE_MAGIC, 'little'):x}ull",
+        f"#define IMAGE_FILE_VERSION {FORMAT_VERSION}u",
+        f"#define IMAGE_FILE_BLOCK {BLOCK_BYTES}u",
+        f"#define MODEL_BASE 0x{MODEL_BASE:x}u", "", "struct image_file {",
+        *(f"    {kinds[form]} {name};" for name, form in _FILE_FIELDS.items()),
+        f"    uint32_t rest[{_FILE_REST // 4}];", "};", ""])
 
 
 def write_image(image: Image, path: Path) -> None:
     """Writes an image that is in memory, whole or not at all. Raises BadFile."""
-    text = json.dumps(image.meta).encode()
+    text = json_part(image.meta)
     with replacing(path, FILE_HEAD.size + len(text) + image.ddr.size) as file:
         file.write(file_head(text, image.ddr.size, zlib.crc32(image.ddr.data)) + text)
         file.write(image.ddr.data)
@@ -117,8 +142,8 @@ def _read_head(file: BinaryIO, path: Path, size: int) -> tuple[bytes, int, int]:
     if head[:8] != _FILE_MAGIC or len(head) < FILE_HEAD.size:
         raise BadModel(f"{path} is not a model image: make one with `bitnet-host convert "
                        f"CHECKPOINT -o IMAGE`")
-    magic, version, text_size, ddr_size, text_crc, ddr_crc, head_crc, _ = FILE_HEAD.unpack(head)
-    if (zlib.crc32(FILE_HEAD.pack(magic, version, text_size, ddr_size, text_crc, ddr_crc, 0, 0))
+    magic, version, text_size, ddr_size, text_crc, ddr_crc, head_crc = FILE_HEAD.unpack(head)
+    if (zlib.crc32(FILE_HEAD.pack(magic, version, text_size, ddr_size, text_crc, ddr_crc, 0))
         != head_crc):
         raise BadModel(f"{path} is damaged (its head does not match its checksum): convert the "
                        f"model again")
