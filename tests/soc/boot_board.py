@@ -19,6 +19,8 @@ __all__ = ["BOARD", "Card", "Hardware", "Run", "bit_file", "boot_stub", "build_s
 BOARD = boards.load("zc702")  # QEMU's machine is one
 _DRAM_READY, _CALIBRATED, _PLL_STATUS = 0xF800_6054, 0xF800_0B74, 0xF800_010C
 _RESETS, _SHIFTERS = 0xF800_0240, 0xF800_0900
+# registers that QEMU does not keep
+_FIRST_UNKNOWN, _END_UNKNOWN = 0xF800_6000, 0xF800_C000
 # of the configuration interface, which QEMU 7.2 has, but cannot reach
 _PORT, _CONTROL, _EVENTS, _STATUS, _SOURCE, _TARGET, _WORDS, _TARGET_WORDS, _UNLOCK, _MODE = (
     0xF800_7000, 0x00, 0x0C, 0x14, 0x18, 0x1C, 0x20, 0x24, 0x34, 0x80)
@@ -48,14 +50,16 @@ def bit_file(words: bytes, part: bytes = b"7z020clg400", design: bytes = b"bitne
 
 
 class Card:
-    """An SD card of 512 MB with a FAT32 file system, made by the tools that people have.
-    ``partitioned``: within a partition, as cards are sold. ``scattered``: files lie in pieces."""
+    """An SD card with a FAT32 file system, made by the tools that people have. ``partitioned``:
+    within a partition, as cards are sold. ``scattered``: files lie in pieces. ``megabytes``: those
+    of 4 GB and more count in blocks, others in bytes."""
 
     def __init__(self, path: Path, files: dict[str, bytes], *, partitioned: bool = True,
-                 scattered: bool = False, kind: str = "32") -> None:
+                 scattered: bool = False, kind: str = "32",
+                 megabytes: int = 512) -> None:
         self.path = path
         with path.open("wb") as file:
-            file.truncate(512 * _MB)
+            file.truncate(megabytes * _MB)
         start = 2048 if partitioned else 0
         if partitioned:
             subprocess.run(["/usr/sbin/sfdisk", "-q", path], input="2048,,c\n", text=True,
@@ -95,12 +99,14 @@ class Hardware:
     dram: bool = True
     plls: bool = True
     power: bool = True
+    damaged: Callable[[int, Callable[[int], int]], int] | None = None
     written: list[tuple[int, int]] = field(default_factory=list)
     taken: bytearray = field(default_factory=bytearray)
     erased: int = 0
     isolated: bool = False
     _registers: dict[int, int] = field(default_factory=lambda: {_MODE: 0x10, _EVENTS: 0x80000})
     _slcr: dict[int, int] = field(default_factory=dict)
+    _kept: dict[int, int] = field(default_factory=dict)
     _memory: Callable[[int, int], bytes] | None = None
 
     def connect(self, memory: Callable[[int, int], bytes]) -> None:
@@ -114,6 +120,10 @@ class Hardware:
             return 0x2000
         if address == _PLL_STATUS and not self.plls:
             return 0
+        if address < 0x4000_0000 and self.damaged:
+            return self.damaged(address, self._word)
+        if _FIRST_UNKNOWN <= address < _END_UNKNOWN and address & ~0xFF != _PORT:
+            return self._kept.get(address, 0xA5A5_A5A5)
         if address & ~0xFF != _PORT:
             return None
         if address & 0xFF == _STATUS:  # INIT follows PROG_B
@@ -125,6 +135,7 @@ class Hardware:
     def write(self, address: int, value: int) -> bool:
         """Whether it is a register of this one."""
         self.written.append((address, value))
+        self._kept[address] = value
         if address in (_RESETS, _SHIFTERS):
             self._slcr[address] = value
         if address & ~0xFF != _PORT:
@@ -143,6 +154,10 @@ class Hardware:
         if offset == _TARGET_WORDS:
             self._transfer()
         return True
+
+    def _word(self, address: int) -> int:
+        assert self._memory
+        return int.from_bytes(self._memory(address, 4), "little")
 
     def _transfer(self) -> None:
         registers = self._registers

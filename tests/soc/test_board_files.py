@@ -137,8 +137,8 @@ def _parameters(verilog: str, module: str) -> dict[str, float]:
 
 @pytest.mark.parametrize("clock", [_CLOCK, 100_000_000])
 def test_clocks(clock, zybo, tmp_path):
-    """From 125 MHz by a PLL that speed grade -1 has (DS187: 800 to 1600 MHz). It runs with its input;
-    only what is behind it is in reset until the processing system says that it runs."""
+    """From 125 MHz by a PLL that speed grade -1 has (DS187: 800 to 1600 MHz). It runs with its
+    input; only what is behind it is in reset until the processing system says that it runs."""
     folder = zybo if clock == _CLOCK else _write("zybo_z7_20", tmp_path / "b", clock)
     verilog = (folder / "gateware/bitnet.v").read_text()
     pll = _parameters(verilog, "PLLE2_ADV")

@@ -67,8 +67,8 @@ def test_boot_bin_is_what_mkimage_makes(stub, tmp_path):
 
 
 @pytest.mark.parametrize("card", [{}, {"partitioned": False}, {"scattered": True},
-                                  {"kind": "16"}], ids=["plain", "no partition", "scattered",
-                                                        "FAT16"])
+                                  {"kind": "16"}, {"megabytes": 4096}],
+                         ids=["plain", "no partition", "scattered", "FAT16", "high capacity"])
 def test_a_board_starts(stub, tmp_path, card):
     """The bitstream reaches the fabric, the model its place, and the rest is as it should be."""
     hardware = Hardware(_swapped(_WORDS))
@@ -90,9 +90,13 @@ def _differing(written, steps):
     """Steps that were not carried out, in order."""
     wanted = [step for phase in steps for step in phase if step[0] in ("write", "maskwrite")]
     assert len(written) == len(wanted)
-    found = []
+    found, kept = [], {}
     for (address, value), (kind, at, *rest) in zip(written, wanted, strict=True):
         mask = int(rest[0], 16) if kind == "maskwrite" else 0xFFFF_FFFF
+        if 0xF800_6000 <= address < 0xF800_7000:  # the stand-in knows what was there
+            before = kept.get(address, 0xA5A5_A5A5)
+            assert value & ~mask == before & ~mask, f"{address:08X}"
+            kept[address] = value
         if address != int(at, 16) or value & mask != int(rest[-1], 16):
             found.append((kind, at, *rest, f"{address:08X} {value:08X}"))
     return found
@@ -177,7 +181,8 @@ def _other_version() -> bytes:
 @pytest.mark.parametrize(("model", "sentence"), [
     (_model()[:-1], _CUT), (_model() + b"x", _CUT), (_model()[:300], _CUT), (b"", _NONE),
     (b"BITNETFW", _NONE), (b"x" + _model()[1:], _NONE),
-    (_model()[:20] + b"x" + _model()[21:], _NONE), (_unaligned(), _OTHER), (_other_version(), _OTHER),
+    (_model()[:20] + b"x" + _model()[21:], _NONE), (_unaligned(), _OTHER),
+    (_other_version(), _OTHER),
 ], ids=["cut", "too long", "hardly begun", "empty", "only a name", "no image", "damaged head",
         "unaligned", "version"])
 def test_a_model_that_cannot_be_used(attempt, model, sentence):
@@ -211,6 +216,27 @@ def test_a_board_that_does_not_come_up(attempt):
                          "register F800010C never said that it is ready\n")
     said, _ = attempt({}, megabytes=512)  # half of what the board file says
     assert "the DRAM does not hold what was written: 00000000 instead of 2000" in said
+
+
+def _stuck(address, read):
+    return read(address) | 1 << 13
+
+
+def _low(address, read):
+    return read(address) & ~(1 << 31)
+
+
+@pytest.mark.parametrize("line", [2, 3, 12, 20, 21, 28])
+def test_an_address_line_that_is_missing(attempt, line):
+    said, _ = attempt({}, hardware=Hardware(damaged=lambda address, read: read(
+        address | 1 << line)))
+    assert "the DRAM does not hold what was written: " in said
+
+
+@pytest.mark.parametrize("damage", [_stuck, _low])
+def test_a_data_line_that_is_stuck(attempt, damage):
+    said, _ = attempt({}, hardware=Hardware(damaged=damage))
+    assert "the DRAM does not hold what was written: " in said and "at 0020" in said
 
 
 def test_a_crash_says_where(attempt):
