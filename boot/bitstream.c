@@ -75,13 +75,18 @@ static uint32_t words_begin(uint32_t head) {
     return wrong(" is not a bitstream: copy the .bit file that the tool wrote\n");
 }
 
-static bool erase(void) {
-    hw_write(UNLOCK, UNLOCK_KEY);
+// Nothing from the fabric reaches the processing system until start_fabric.
+static void isolate(void) {
     hw_write(BOARD_SLCR_UNLOCK, BOARD_SLCR_UNLOCK_KEY);
-    hw_write(BOARD_FPGA_RST_CTRL, 0xf);  // nothing from the fabric reaches the processing system
+    hw_write(BOARD_FPGA_RST_CTRL, 0xf);
     hw_write(BOARD_LVL_SHFTR_EN, 0);
     hw_write(BOARD_LVL_SHFTR_EN, 0xa);  // from the processing system only
     hw_write(BOARD_SLCR_LOCK, BOARD_SLCR_LOCK_KEY);
+}
+
+static bool erase(void) {
+    hw_write(UNLOCK, UNLOCK_KEY);
+    isolate();
     hw_write(MODE, hw_read(MODE) & ~LOOPBACK);
     uint32_t control = (hw_read(CONTROL) | PORT_ON) & ~QUARTER_RATE;
     hw_write(CONTROL, control | PROGRAM);
@@ -141,4 +146,11 @@ bool bitstream_load(void) {
     if (!hw_wait(EVENTS, CONFIGURED, true, WAIT_MS))
         return wrong(" was not taken: it is damaged, or for another chip\n");
     return true;
+}
+
+void bitstream_await(void) {
+    say("waiting for a bitstream over JTAG\n");
+    isolate();
+    hw_write(EVENTS, CONFIGURED);
+    while (!hw_wait(EVENTS, CONFIGURED, true, WAIT_MS));
 }

@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "generated/boot.h"
+#include "boot/board.h"
 
 // hardware.c. `set`: waits until a bit of `mask` is set, else until all are clear; false if that
 // took longer than `milliseconds`.
@@ -42,4 +42,5 @@ bool file_seek(uint32_t offset);
 // bitstream.c, model.c
 bool bitstream_there(void);
 bool bitstream_load(void);
+void bitstream_await(void);  // until somebody else has loaded one
 void model_load(void);

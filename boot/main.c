@@ -18,14 +18,14 @@ void fault(uint32_t kind, uint32_t address) {
 
 void main(void) {
     hw_start_timer();
-    if (start_processing_system() && memory_works() && card_open() && bitstream_there()) {
-        // the model first: with the fabric, the firmware starts, and a host may come
-        model_load();
-        if (bitstream_load()) {
-            say("starting the fabric\n");
-            say_drained();
-            start_fabric();
-        }
+    if (start_processing_system() && memory_works()) {
+        bool card = card_open(), there = card && bitstream_there();
+        // before the fabric: with it, the firmware starts, and a host may come
+        if (card) model_load();
+        if (!there || !bitstream_load()) bitstream_await();
+        say("starting the fabric\n");
+        say_drained();
+        start_fabric();
     }
     hw_park();
 }

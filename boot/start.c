@@ -62,14 +62,9 @@ static bool holds(uint32_t address, uint32_t value) {
 // Every data line by itself, and every address line: a line that is missing makes two of the
 // addresses one.
 bool memory_works(void) {
-    for (uint32_t bit = 0; bit < 32; bit++) {
-        hw_write(MODEL_BASE + 4 * bit, 1u << bit);
-        hw_write(MODEL_BASE + 4 * bit + 128, ~(1u << bit));
-    }
+    for (uint32_t bit = 0; bit < 32; bit++) hw_write(MODEL_BASE + 4 * bit, 1u << bit);
     for (uint32_t bit = 0; bit < 32; bit++)
-        if (!holds(MODEL_BASE + 4 * bit, 1u << bit) ||
-            !holds(MODEL_BASE + 4 * bit + 128, ~(1u << bit)))
-            return false;
+        if (!holds(MODEL_BASE + 4 * bit, 1u << bit)) return false;
     uint32_t base = BOARD_DDR_BYTES / 2;
     hw_write(base, base);
     for (uint32_t offset = 4; offset < BOARD_DDR_BYTES / 2; offset <<= 1)

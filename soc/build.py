@@ -14,12 +14,17 @@ import signal
 import sys
 from pathlib import Path
 
+from bitnet_host.errors import UserError
 from bitnet_soc.board_files import TOOLCHAINS
+from bitnet_soc.boards.board import Board
+from bitnet_soc.load.programs import PROGRAMS
 from bitnet_soc.parts import DSP_CLOCKS
 from bitnet_soc.simulators import build, build_vector_unit
 from bitnet_soc.steps import ROOT, BuildError, interrupt, run
 
-__all__ = ["build", "build_bitstream", "build_vector_unit", "list_boards", "main"]
+__all__ = ["build", "build_bitstream", "build_vector_unit", "list_boards", "load_board", "main"]
+
+_ADDRESS = "192.168.1.50"  # of every board
 
 _TOOL_NAMES = {"vivado": "Vivado", "openxc7": "openXC7 (Yosys and nextpnr-xilinx)"}
 _TOOL_COMMANDS = {"vivado": "vivado", "openxc7": "nextpnr-xilinx"}
@@ -37,7 +42,8 @@ def _board(arguments: argparse.Namespace) -> None:
     from bitnet_soc.board_files import default_dsp_clock, write_board, write_start
     name = arguments.board
     if name not in boards.names():
-        needs = "--build needs" if arguments.build else "--ps7 needs"
+        needs = next(f"--{option} needs" for option in ("load", "build", "ps7", "board")
+                     if getattr(arguments, option))
         raise BuildError(f"{'there is no board ' + name if name else needs + ' --board'}; "
                          f"the boards are {', '.join(boards.names())}")
     board = boards.load(name)
@@ -57,6 +63,9 @@ def _board(arguments: argparse.Namespace) -> None:
     if arguments.build:
         build_bitstream(work, arguments.toolchain)
         print(f"{work / 'bitnet.bit'} is the bitstream for {board.title}")
+    if arguments.load:
+        load_board(board, folder, arguments)
+    if arguments.build or arguments.load:
         return
     print(f"{folder} has all that {board.title} needs but the bitstream: run `sh build_bitnet.sh` "
           f"in its folder gateware where {_TOOL_NAMES[arguments.toolchain]} is installed, here or "
@@ -85,6 +94,27 @@ def build_bitstream(work: Path, toolchain: str) -> None:
     run(["sh", "build_bitnet.sh"], work, work / "build.log")
 
 
+def load_board(board: Board, folder: Path, arguments: argparse.Namespace) -> None:
+    """Loads the bitstream in ``folder`` over JTAG, and asks the board whether it runs. Raises
+    BuildError."""
+    from bitnet_host.model.open import open_model
+    from bitnet_soc.load.answer import ask
+    from bitnet_soc.load.programs import find_program, load
+    bitstream, jtag = folder / "gateware/bitnet.bit", folder / "jtag"
+    if not bitstream.exists():
+        raise BuildError(f"there is no bitstream {bitstream}: add --build, or copy the bitnet.bit "
+                         "there that was built elsewhere")
+    program = find_program(arguments.program)
+    shutil.copy(bitstream, jtag / "bitnet.bit")
+    print(f"loading {board.title} with {program} ...", flush=True)
+    load(program, board, jtag, arguments.cable, lambda step: print(f"  {step} ...", flush=True))
+    for target in arguments.target or [f"udp://{_ADDRESS}"]:
+        print(f"  asking {target} ...", flush=True)
+        info = ask(target, open_model())
+        print(f"{target} answers: {info['clock_hz'] / 1e6:g} MHz, self-test passed; now run "
+              f"`bitnet-host chat --target {target}`")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", "--output-dir", type=Path, metavar="DIR",
@@ -108,6 +138,18 @@ def main() -> int:
                              "tool is needed for that")
     parser.add_argument("--build", action="store_true",
                         help="with --board: make the bitstream as well, which needs --toolchain")
+    parser.add_argument("--load", action="store_true",
+                        help="with --board: load the bitstream over JTAG, start the board, and ask "
+                             "whether it runs")
+    parser.add_argument("--program", choices=PROGRAMS,
+                        help="what loads (default: the first of them that is installed); "
+                             "openFPGALoader needs a board that waits, from its SD card")
+    parser.add_argument("--cable", metavar="NAME",
+                        help="another JTAG cable than the board file has: a file of OpenOCD's, or "
+                             "openFPGALoader's name")
+    parser.add_argument("--target", action="append", metavar="TARGET",
+                        help="where the loaded board is asked, udp://HOST or serial:PORT; may be "
+                             f"given more than once (default: udp://{_ADDRESS})")
     parser.add_argument("--toolchain", choices=TOOLCHAINS, default="vivado",
                         help="what makes the bitstream (default: vivado)")
     parser.add_argument("--sys-clk-freq", default="125e6", metavar="HZ",
@@ -122,7 +164,7 @@ def main() -> int:
     try:
         if arguments.list_boards:
             list_boards()
-        elif arguments.board or arguments.ps7 or arguments.build:
+        elif arguments.board or arguments.ps7 or arguments.build or arguments.load:
             _board(arguments)
         elif arguments.report:
             from bitnet_soc.report import print_report
@@ -132,7 +174,7 @@ def main() -> int:
             build_vector_unit(output, dsp_clock)
         else:
             build(output, dsp_clock, arguments.with_ps)
-    except BuildError as error:
+    except (BuildError, UserError) as error:
         print(f"build: {error}", file=sys.stderr)
         return 2
     except OSError as error:

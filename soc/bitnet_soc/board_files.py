@@ -13,6 +13,7 @@ from bitnet_host.files import replacing
 
 from . import boot
 from .boards.board import Board
+from .load.programs import write_script
 from .parts import (
     FIRMWARE_TOOLS,
     firmware,
@@ -62,6 +63,7 @@ def _start_files(board: Board, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for suffix in FORMS:
         write_start(board, folder / f"ps7_init{suffix}")
+    write_script(board, folder.parent / "jtag")
 
 
 def _soc(board: Board, work: Path, generated: Path, clock_hz: int, toolchain: str) -> None:
@@ -75,7 +77,8 @@ def _soc(board: Board, work: Path, generated: Path, clock_hz: int, toolchain: st
 
 
 def write_board(board: Board, folder: Path, dsp_clock: str, clock_hz: int, toolchain: str) -> None:
-    """Writes ``folder``/gateware, generated, firmware, ps7 and boot. Raises BuildError."""
+    """Writes ``folder``/gateware, generated, firmware, ps7, jtag and
+    boot. Raises BuildError."""
     require(FIRMWARE_TOOLS | boot.BOOT_TOOLS)
     work, generated = folder / "gateware", folder / "generated"
     work.mkdir(parents=True, exist_ok=True)
@@ -99,7 +102,8 @@ def write_board(board: Board, folder: Path, dsp_clock: str, clock_hz: int, toolc
                lambda: firmware(folder, fabric, work / "bitnet_rom.init"),
                work / "bitnet_rom.init")
     steps.step("start of the processing system", described,
-               lambda: _start_files(board, folder / "ps7"), folder / "ps7/ps7_init.json")
-    write_if_changed(generated / "boot.h", boot.c_header(board))
+               lambda: _start_files(board, folder / "ps7"), folder / "ps7/ps7_init.json",
+               folder / "jtag/load.cfg")
     steps.step("boot stub", digest([*(ROOT / "boot").iterdir()], described),
-               lambda: boot.compile_stub(folder), folder / "boot/BOOT.BIN")
+               lambda: boot.compile_stub(folder, boot.c_header(board)),
+              folder / "boot/BOOT.BIN")

@@ -14,7 +14,7 @@ from ps import registers
 from .boards.board import Board
 from .ps7.clocks import divisors
 from .ps7.registers import REGISTERS
-from .steps import ROOT, run
+from .steps import ROOT, run, write_if_changed
 
 __all__ = ["BOOT_TOOLS", "boot_bin", "c_header", "compile_stub"]
 
@@ -81,11 +81,11 @@ def boot_bin(stub: bytes) -> bytes:
     return head.ljust(_IMAGE_OFFSET, b"\0") + stub
 
 
-def compile_stub(folder: Path) -> None:
-    """Makes ``folder``/boot/BOOT.BIN with the headers in ``folder``/generated and
-    ``folder``/ps7. Raises BuildError."""
+def compile_stub(folder: Path, facts: str) -> None:
+    """Makes ``folder``/boot/BOOT.BIN with the start in ``folder``/ps7. ``facts``: c_header's.
+    Raises BuildError."""
     output = folder / "boot"
-    output.mkdir(exist_ok=True)
+    write_if_changed(output / "board.h", facts)
     run(["make", "-C", ROOT / "boot", f"BUILD={folder}", f"FATFS={_FATFS}"], ROOT,
         output / "make.log")
     (output / "BOOT.BIN").write_bytes(boot_bin((output / "stub.bin").read_bytes()))

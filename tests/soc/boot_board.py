@@ -29,13 +29,11 @@ _MB = 1 << 20
 
 def build_stub(folder: Path, ddr_bytes: int = 1 << 30) -> Path:
     """``folder``/boot, with stub.elf and BOOT.BIN. ``ddr_bytes`` if the board had less memory."""
-    for name in ("generated", "ps7"):
-        (folder / name).mkdir(parents=True)
+    (folder / "ps7").mkdir(parents=True)
     write_start(BOARD, folder / "ps7/ps7_init.h")
     facts = boot.c_header(BOARD).replace(f"DDR_BYTES 0x{BOARD.dram.bytes:x}u",
                                          f"DDR_BYTES 0x{ddr_bytes:x}u")
-    (folder / "generated/boot.h").write_text(facts)
-    boot.compile_stub(folder)
+    boot.compile_stub(folder, facts)
     return folder / "boot"
 
 
@@ -90,6 +88,7 @@ class Hardware:
     """What QEMU's machine lacks. Its fabric takes ``wanted``, the words of a bitstream as they lie
     in memory, and nothing else. ``dram``, ``plls``, ``power``: whether these come up.
 
+    ``by_cable``: somebody loads the fabric over JTAG once the stub waits for it.
     ``written``: addresses and values, in order; ``taken``: what came through the configuration port
     since ``erased`` last grew; ``isolated``: the fabric was cut off from the processing system
     then.
@@ -99,11 +98,13 @@ class Hardware:
     dram: bool = True
     plls: bool = True
     power: bool = True
+    by_cable: bool = False
     damaged: Callable[[int, Callable[[int], int]], int] | None = None
     written: list[tuple[int, int]] = field(default_factory=list)
     taken: bytearray = field(default_factory=bytearray)
     erased: int = 0
     isolated: bool = False
+    waits: bool = False
     _registers: dict[int, int] = field(default_factory=lambda: {_MODE: 0x10, _EVENTS: 0x80000})
     _slcr: dict[int, int] = field(default_factory=dict)
     _kept: dict[int, int] = field(default_factory=dict)
@@ -129,6 +130,7 @@ class Hardware:
         if address & 0xFF == _STATUS:  # INIT follows PROG_B
             return (self._registers.get(_CONTROL, 0) >> 30 & int(self.power)) << 4
         done = len(self.taken) > 0 and bytes(self.taken) == self.wanted
+        done = done or (self.waits and self.by_cable)
         return self._registers.get(address & 0xFF, 0) | (
             4 if address & 0xFF == _EVENTS and done else 0)
 
@@ -145,15 +147,19 @@ class Hardware:
             assert value == 0x757B_DF0D
         if offset == _EVENTS:
             registers[_EVENTS] &= ~value
+            self.waits = value == 4  # without having sent anything
             return True
         before, registers[offset] = registers.get(offset, 0), value
         if offset == _CONTROL and before & ~value & 1 << 30:
             self.erased += 1
             self.taken.clear()
-            self.isolated = self._slcr == {_RESETS: 0xF, _SHIFTERS: 0xA}
+            self.isolated = self.is_isolated()
         if offset == _TARGET_WORDS:
             self._transfer()
         return True
+
+    def is_isolated(self) -> bool:
+        return self._slcr == {_RESETS: 0xF, _SHIFTERS: 0xA}
 
     def _word(self, address: int) -> int:
         assert self._memory
@@ -212,8 +218,9 @@ class _Machine:
 
 
 class boot_stub:
-    """Context: runs the stub until the core sleeps. ``card`` None: the slot is empty. ``meddle`` is
-    called with the debugger and the program's symbols before the first step."""
+    """Context: runs the stub until the core sleeps, or waits for somebody. ``card`` None: the slot
+    is empty. ``meddle`` is called with the debugger and the program's symbols before the first
+    step."""
 
     def __init__(self, folder: Path, stub: Path, card: Card | None, hardware: Hardware, *,
                  megabytes: int = 1024,
@@ -245,6 +252,8 @@ class boot_stub:
             debugger.stop_at(address)
         while (here := debugger.go()) != names["park"]:
             self._answer(debugger, functions[here])
+            if self._hardware.waits and not self._hardware.by_cable:
+                break
 
     def __enter__(self) -> Run:
         self._machine = machine = _Machine(*self._arguments)

@@ -132,6 +132,7 @@ def test_a_card_without_a_model(attempt):
 
 
 _GOOD = bit_file(_WORDS)
+_WAITING = "waiting for a bitstream over JTAG"
 _NO_BITSTREAM = "BITNET.BIT is not a bitstream: copy the .bit file that the tool wrote"
 
 
@@ -146,9 +147,20 @@ _NO_BITSTREAM = "BITNET.BIT is not a bitstream: copy the .bit file that the tool
      "BITNET.BIT is for another chip: this board has an xc7z020"),
 ], ids=["no card", "no file", "cut", "too long", "empty", "noise", "cut in its head", "7z010"])
 def test_what_is_wrong_with_the_card_is_said(attempt, files, sentence):
-    """In one sentence, and the fabric is left alone."""
+    """In one sentence; a card without a model is not spoken of, too. The fabric is left to whoever
+    has a cable."""
     said, hardware = attempt(files)
-    assert said.endswith(f"{BOARD.title}\n{sentence}\n") and not hardware.erased
+    lines = said.replace("without MODEL.IMG; bitnet-host uploads a model\n", "").splitlines()
+    assert lines[1:] == [f"bitnet-zynq boot stub for {BOARD.title}", sentence, _WAITING]
+    assert not hardware.erased and hardware.waits and hardware.is_isolated()
+
+
+def test_a_fabric_that_somebody_loads_over_jtag(attempt):
+    """As by openFPGALoader, which cannot start the processing system. The model may be on the card
+    all the same."""
+    said, hardware = attempt({"MODEL.IMG": _model()}, hardware=Hardware(by_cable=True))
+    assert f"MODEL.IMG: 2 of 2 MB\n{_WAITING}\nstarting the fabric\n" in said
+    assert not hardware.erased and hardware.written[-2] == (0xF800_0240, 0)
 
 
 def test_a_card_that_is_not_formatted(stub, tmp_path):
@@ -156,7 +168,7 @@ def test_a_card_that_is_not_formatted(stub, tmp_path):
     card.path.write_bytes(bytes(64 << 20))
     with boot_stub(tmp_path, stub, card, Hardware()) as done:
         assert done.said.endswith("the SD card has no FAT file system that can be read: format it "
-                                  "with FAT32, not exFAT\n")
+                                  f"with FAT32, not exFAT\n{_WAITING}\n")
 
 
 _CUT = "MODEL.IMG is not whole: copy it again"
@@ -201,9 +213,10 @@ def test_a_model_too_large_for_the_board(tmp_path):
 
 def test_a_fabric_that_does_not_take_it(attempt):
     said, hardware = attempt({"BITNET.BIT": bit_file(_WORDS)}, hardware=Hardware(b"something else"))
-    assert said.endswith("BITNET.BIT was not taken: it is damaged, or for another chip\n")
+    assert said.endswith("BITNET.BIT was not taken: it is damaged, or for another chip\n"
+                         f"{_WAITING}\n")
     said, _ = attempt({"BITNET.BIT": bit_file(_WORDS)}, hardware=Hardware(power=False))
-    assert said.endswith("the fabric cannot be erased: is it supplied with power?\n")
+    assert said.endswith(f"the fabric cannot be erased: is it supplied with power?\n{_WAITING}\n")
     assert hardware.erased == 1 and (0xF800_0240, 0) not in hardware.written
 
 

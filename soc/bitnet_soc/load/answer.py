@@ -1,0 +1,62 @@
+"""Whether a board that was loaded answers, with the firmware that belongs to this source."""
+
+from __future__ import annotations
+
+import time
+
+from bitnet_host.errors import BoardError, BoardHeld, LinkError, UserError
+from bitnet_host.model.image import Image
+from bitnet_host.run.board import BoardTarget
+from bitnet_host.run.open import open_target
+from bitnet_host.run.protocol import ERRORS
+
+from ..steps import BuildError
+
+__all__ = ["ask"]
+
+_SECONDS = 20.0  # the longest that a link takes to come up
+_PAUSE = 0.5
+_SELFTEST = ERRORS["SELFTEST"][0]
+
+
+def _info(target: str, image: Image) -> dict[str, int]:
+    board = open_target(target, image)
+    try:
+        assert isinstance(board, BoardTarget)
+        return board.info()
+    finally:
+        board.close()
+
+
+def _explain(target: str, error: UserError) -> str:
+    if isinstance(error, BoardError) and error.code == _SELFTEST:
+        return (f"the board at {target} answers, but its vector unit fails its self-test "
+                f"({error.detail}): a memory port may be stuck since a bitstream was replaced "
+                "while it was used; switch the board off and on, and load it again")
+    if isinstance(error, BoardError):
+        return f"{target}: {error}, and load with --build"
+    if isinstance(error, BoardHeld):
+        return f"{target} answers, but {error}"
+    if "no bitnet firmware" in str(error):
+        return (f"the fabric at {target} answers, but its firmware is silent: load it again; if it "
+                "stays so, look at what it says on the UART (115200 baud)")
+    if target.startswith("serial:"):
+        return (f"nobody answers at {target}: is it the port of this board's UART, and free (no "
+                "terminal on it)?")
+    return (f"nobody answers at {target}: is the Ethernet cable in, and has this computer an "
+            "address in the same network (192.168.1.x)? The board's UART says whether there is a "
+            "link; name it with --target serial:PORT")
+
+
+def ask(target: str, image: Image, seconds: float = _SECONDS) -> dict[str, int]:
+    """INFO_FIELDS of the board, which may take ``seconds`` to be there. ``image``: any model.
+    Raises BuildError."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return _info(target, image)
+        except UserError as error:
+            waits = isinstance(error, LinkError) and not isinstance(error, BoardHeld)
+            if not waits or time.monotonic() > end:
+                raise BuildError(_explain(target, error)) from None
+        time.sleep(_PAUSE)

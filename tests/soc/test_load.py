@@ -1,0 +1,343 @@
+"""Loading a board: the scripts in OpenOCD itself (on its dummy adapter) and in Tcl as xsdb runs it,
+against a memory that plays the chip; a stand-in for the programs that plays what they say when
+something is wrong; and the question whether the board answers, to simulated ones."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from bitnet_host.model.open import open_model
+from bitnet_host.run.link.simulator import Simulator
+from bitnet_soc import boards
+from bitnet_soc.load import answer
+from bitnet_soc.load.programs import PROGRAMS, write_script
+from bitnet_soc.ps7.sequence import start
+from bitnet_soc.ps7.steps import PHASES, Poll, Write
+from bitnet_soc.steps import BuildError
+from conftest import BUILD, ROOT
+
+from firmware import boot_file, other_firmware
+
+_BOARD = boards.load("zybo_z7_20")
+_EVENTS, _RESETS, _SHIFTERS = 0xF800_700C, 0xF800_0240, 0xF800_0900
+#: A chip: what is polled is ready, the fabric says that it is configured once it was loaded.
+_CHIP = """
+set memory [dict create F8000530 CODE]
+set trace 1
+proc look {address} {
+    global memory
+    set address [format %08X $address]
+    if {$address in {POLLED}} { return READY }
+    if {[dict exists $memory $address]} { return [dict get $memory $address] }
+    return 0xA5A5A5A1
+}
+proc put {address value} {
+    global memory
+    set address [format %08X $address]
+    if {$address eq "F800700C"} {
+        # events go where a one is written
+        dict set memory $address [expr {[look 0x$address] & ~$value}]
+    } else {
+        dict set memory $address $value
+    }
+    puts "write $address [format %08X $value]"
+}
+proc configure {file} {
+    global memory
+    puts "fabric $file"
+    if {LOADS} { dict set memory F800700C [expr {[look 0xF800700C] | 4}] }
+}
+"""
+_OPENOCD = """
+proc read_memory {address width count} {
+    if {$width != 32 || $count != 1} { error "read_memory $width $count" }
+    return [look $address]
+}
+proc mww {address value} { put $address $value }
+proc sleep {milliseconds} { puts "sleep $milliseconds" }
+proc init {} { puts "init" }
+proc targets {name} { puts "targets $name" }
+proc halt {} { puts "halt" }
+proc wait_halt {milliseconds} { puts "wait_halt" }
+proc arm {what args} {
+    puts "$what $args"
+    return 0x1005
+}
+proc pld {verb args} {
+    if {$verb ne "load"} { return }
+    if {[lindex $args 0] ne "NAMED"} { error "no such device" }
+    configure [lindex $args 1]
+}
+"""
+_XSDB = """
+proc mrd {force how address} {
+    if {"$force $how" ne "-force -value"} { error "mrd $force $how" }
+    return [look $address]
+}
+proc mwr {force address value} {
+    if {$force ne "-force"} { error "mwr $force" }
+    put $address $value
+}
+proc connect {} { puts "connect" }
+proc targets {args} { puts "targets $args" }
+proc stop {} { error "already stopped" }
+proc fpga {how file} {
+    if {$how ne "-file"} { error "fpga $how" }
+    configure $file
+}
+"""
+
+
+def _chip(program: str, *, code="0x13727093", ready="0xffffffff", loads="1",
+          named="zynq_pl.pld") -> str:
+    polled = " ".join(sorted({f"{step.register.address:08X}" for steps in start(_BOARD).values()
+                              for step in steps if isinstance(step, Poll)}))
+    text = _CHIP + (_OPENOCD if program == "openocd" else _XSDB)
+    for name, value in (("CODE", code), ("POLLED", polled), ("READY", ready), ("LOADS", loads),
+                        ("NAMED", named)):
+        text = text.replace(name, value)
+    return text
+
+
+def _run(folder: Path, program: str, **chip) -> subprocess.CompletedProcess[str]:
+    write_script(_BOARD, folder)
+    text = _chip(program, **chip)
+    if program == "openocd":
+        (folder / "chip.cfg").write_text(text)
+        command = ["openocd", "-c", "adapter driver dummy", "-f", "load.cfg", "-f", "chip.cfg",
+                   "-c", "bitnet_run"]
+    else:
+        (folder / "run.tcl").write_text(f"{text}\nsource load.tcl\n")
+        command = ["tclsh", "run.tcl"]
+    return subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True, timeout=60)
+
+
+def _said(output: str) -> list[str]:
+    return [line for line in output.splitlines()
+            if line.startswith(("bitnet:", "write", "fabric", "sleep"))]
+
+
+def _start_writes() -> list[int]:
+    return [step.register.address for phase in PHASES if phase != "post_config"
+            for step in start(_BOARD)[phase] if isinstance(step, Write)]
+
+
+@pytest.mark.parametrize(("program", "named"), [("openocd", "zynq_pl.pld"), ("openocd", "0"),
+                                                ("xsdb", "")])
+def test_the_order_of_things(tmp_path, program, named):
+    """A running design is reset first, with its clock and its way to memory still on; then the
+    processing system, the bitstream, and what connects the two."""
+    done = _run(tmp_path, program, named=named)
+    assert done.returncode == 0, done.stdout
+    said = _said(done.stdout)
+    if program == "openocd":
+        assert "mrc 15 0 1 0 0" in done.stdout and "mcr 15 0 1 0 0 0\n" in done.stdout
+        assert done.stdout.index("halt") < done.stdout.index("bitnet: connected")
+        assert "targets zynq.cpu0" in done.stdout
+        drained = said.index("sleep 10")
+        assert said[drained - 1] == f"write {_RESETS:08X} 0000000F"
+    steps = [line for line in said if line.startswith(("bitnet:", "fabric"))]
+    assert steps == ["bitnet: connected", "bitnet: starting", "bitnet: loading",
+                     "fabric bitnet.bit", "bitnet: done"]
+    quiesced = [line for line in said[1:said.index("bitnet: starting")] if "write" in line]
+    assert quiesced == ["write F8000008 0000DF0D", f"write {_RESETS:08X} 0000000F",
+                        f"write {_SHIFTERS:08X} 0000000A", "write F8000004 0000767B",
+                        f"write {_EVENTS:08X} 00000004"]
+    begun, loading = said.index("bitnet: starting"), said.index("bitnet: loading")
+    assert [int(line.split()[1], 16) for line in said[begun:loading]
+            if "write" in line] == _start_writes()
+    last = [line for line in said[said.index("fabric bitnet.bit"):] if "write" in line]
+    assert last[-2] == f"write {_RESETS:08X} 00000000" and len(last) > 10
+
+
+def test_openocd_reads_the_cable_of_every_board(tmp_path):
+    """Its own files are found, and its commands are known; there is no cable here."""
+    for name in boards.names():
+        board = boards.load(name)
+        write_script(board, tmp_path / name)
+        done = subprocess.run(["openocd", "-f", "cable.cfg", "-f", "load.cfg", "-c", "bitnet_run"],
+                              cwd=tmp_path / name, capture_output=True, text=True, timeout=60)
+        assert done.returncode and "bitnet:" not in done.stdout
+        assert "unable to open ftdi device" in done.stderr, done.stderr
+
+
+# -- the command -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A board's files with a bitstream, made once."""
+    folder = tmp_path_factory.mktemp("board")
+    work = folder / "gateware"
+    work.mkdir()
+    for file in ("tvu.v", "network.v", "vector-unit.stamp", "network-side.stamp"):
+        shutil.copy(BUILD / "sim" / file, work)
+    done = _build(folder, "--load")
+    assert done.returncode == 2 and "there is no bitstream" in done.stderr, done.stderr
+    assert "add --build" in done.stderr
+    (work / "bitnet.bit").write_bytes(b"a bitstream")
+    return folder
+
+
+def _build(folder, *arguments, **environment):
+    clock = os.environ.get("DSP_CLOCK", "2x")
+    return subprocess.run([sys.executable, ROOT / "soc/build.py", "--board", _BOARD.name,
+                           "--dsp-clock", clock, "--output-dir", folder, *arguments],
+                          capture_output=True, text=True, env=os.environ | environment)
+
+
+def _stand_in(folder: Path, program: str, script: str) -> str:
+    """A PATH on which only the stand-in is, of the programs that load."""
+    folder.mkdir(exist_ok=True)
+    for name in ("make", "riscv64-unknown-elf-gcc", "arm-none-eabi-gcc", "timeout", "sh", "cat",
+                 "test", "sleep", "false"):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(shutil.which(name))
+    tool = folder / program
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+    return str(folder)
+
+
+def _says(*lines: str, status: int = 1) -> str:
+    return "cat <<'END'\n" + "\n".join(lines) + f"\nEND\nexit {status}"
+
+
+_UP_TO = ("Info : clock speed 1000 kHz", "bitnet: connected")
+
+
+@pytest.mark.parametrize(("program", "script", "sentence"), [
+    ("openocd", _says("Error: unable to open ftdi device with description '*', serial '*'"),
+     "openocd finds no JTAG cable: plug it in, close other programs that use it"),
+    ("openocd", _says("Error: libusb_open() failed with LIBUSB_ERROR_ACCESS"),
+     "openocd may not open the JTAG cable: give yourself the right"),
+    ("openocd", _says("Error: JTAG scan chain interrogation failed: all ones"),
+     "the JTAG cable is there, but no chip answers: is the board switched on"),
+    ("openocd", _says(*_UP_TO, "load.cfg:31: Error: bitnet: failed part 13722093"),
+     "the chip at the cable is no xc7z020 (its code is 13722093): is it Digilent Zybo Z7-20"),
+    ("openocd", _says(*_UP_TO, "bitnet: starting",
+                      "ps7_init.cfg:9: Error: ps7: not within 1000 ms: the DRAM runs"),
+     "it waited in vain until the DRAM runs; does the board file fit this board"),
+    ("openocd", _says(*_UP_TO, "bitnet: starting",
+                      "Error: ps7: not within 1000 ms: the IO PLL is locked"),
+     "it waited in vain until the IO PLL is locked; does the board file have the crystal"),
+    ("openocd", _says(*_UP_TO, "bitnet: starting", "bitnet: loading",
+                      "Error: bitnet: failed bitstream"),
+     "the fabric did not take the bitstream: is it for this board, and whole?"),
+    ("openocd", _says(*_UP_TO, "bitnet: starting", "bitnet: loading", "Error: JTAG-DP STICKY"),
+     "openocd lost the board while it was loading the fabric: check the cable"),
+    ("openocd", _says(*_UP_TO, "Invalid ACK (7) in DAP response"),
+     "openocd lost the board while it was connecting: check the cable"),
+    ("openocd", _says(*_UP_TO, status=0), "openocd lost the board while it was connecting"),
+    ("openocd", _says("", status=0), "openocd finds no JTAG cable"),
+    ("xsdb", _says("no targets found with \"name =~ *A9*#0\""), "xsdb finds no JTAG cable"),
+    ("openFPGALoader", _says("unable to open ftdi device: -3 (device not found)"),
+     "openFPGALoader finds no JTAG cable"),
+    ("openFPGALoader", _says("JTAG init failed with: no match"), "but no chip answers"),
+])
+def test_each_failure_has_its_sentence(folder, tmp_path, program, script, sentence):
+    done = _build(folder, "--load", PATH=_stand_in(tmp_path / "bin", program, script))
+    assert done.returncode == 2 and sentence in done.stderr, done.stderr
+    assert len(done.stderr.splitlines()) == 1 and "Traceback" not in done.stderr
+    assert f"all that {program} said is in {folder / 'jtag/load.log'}" in done.stderr
+    assert (folder / "jtag/load.log").read_text().splitlines()[:1] == script.splitlines()[1:2]
+
+
+def test_no_program_at_all(folder, tmp_path):
+    path = _stand_in(tmp_path / "bin", "other", "")
+    done = _build(folder, "--load", PATH=path)
+    assert done.returncode == 2
+    assert "neither of openocd, xsdb, openFPGALoader was found" in done.stderr
+    assert "apt-get install openocd" in done.stderr
+    done = _build(folder, "--load", "--program", "xsdb", PATH=path)
+    assert done.returncode == 2 and "xsdb was found" in done.stderr
+
+
+def test_a_program_that_hangs(folder, tmp_path, monkeypatch):
+    from bitnet_soc.load import programs
+    monkeypatch.setattr(programs, "_TIMEOUT", 1)
+    monkeypatch.setenv("PATH", _stand_in(tmp_path / "bin", "openocd", "sleep 60"))
+    with pytest.raises(BuildError, match="openocd did not end within 1 seconds: switch the board"):
+        programs.load("openocd", _BOARD, folder / "jtag", None, lambda _: None)
+
+
+def test_what_the_programs_are_called_with(folder, tmp_path):
+    """They see the bitstream, and the cable that was named."""
+    wanted = {"openocd": "-f cable.cfg -f load.cfg -c bitnet_run", "xsdb": "load.tcl",
+              "openFPGALoader": "--fpga-part xc7z020clg400 bitnet.bit"}
+    assert set(wanted) == set(PROGRAMS)
+    for program, arguments in wanted.items():
+        path = _stand_in(tmp_path / program, program, 'echo "$*"; cat bitnet.bit; exit 1')
+        _build(folder, "--load", PATH=path)
+        assert (folder / "jtag/load.log").read_text() == f"{arguments}\na bitstream"
+    path = _stand_in(tmp_path / "openocd", "openocd", 'echo "$*"; exit 1')
+    _build(folder, "--load", "--cable", "interface/ftdi/digilent-hs2.cfg", PATH=path)
+    assert ((folder / "jtag/load.log").read_text()
+            == "-f interface/ftdi/digilent-hs2.cfg -f load.cfg -c bitnet_run\n")
+
+
+_GOOD = _says(*_UP_TO, "bitnet: starting", "bitnet: loading", "bitnet: done", status=0)
+
+
+def test_a_board_that_is_loaded_is_asked(folder, tmp_path):
+    """Here a simulated one; it names the next command."""
+    simulator = Simulator()
+    try:
+        target = f"udp://127.0.0.1:{simulator.ports['udp']}"
+        done = _build(folder, "--load", "--target", target,
+                      PATH=_stand_in(tmp_path / "bin", "openocd", _GOOD))
+    finally:
+        simulator.close()
+    assert done.returncode == 0, done.stderr
+    assert "  starting the processing system ...\n  loading the fabric ...\n" in done.stdout
+    assert done.stdout.endswith(f"{target} answers: 125 MHz, self-test passed; now run "
+                                f"`bitnet-host chat --target {target}`\n")
+
+
+@pytest.fixture(scope="module")
+def image():
+    return open_model()
+
+
+def test_nobody_answers(image):
+    with pytest.raises(BuildError, match=r"nobody answers at udp://127.0.0.1:9: is the Ethernet"):
+        answer.ask("udp://127.0.0.1:9", image, 0)
+    with pytest.raises(BuildError, match=r"nobody answers at serial:/dev/nothing: is it the port"):
+        answer.ask("serial:/dev/nothing", image, 0)
+
+
+def _refused(image, build):
+    simulator = Simulator(build=build)
+    try:
+        with pytest.raises(BuildError) as caught:
+            answer.ask(f"udp://127.0.0.1:{simulator.ports['udp']}", image, 0)
+        return str(caught.value)
+    finally:
+        simulator.close()
+
+
+def test_a_fabric_without_firmware(image, tmp_path):
+    (tmp_path / "loop.bin").write_bytes(bytes.fromhex("6f000000"))
+    said = _refused(image, boot_file(tmp_path / "loop.bin", tmp_path, BUILD))
+    assert "the fabric at udp://127.0.0.1" in said and "its firmware is silent" in said
+
+
+def test_another_firmware(image, tmp_path):
+    said = _refused(image, other_firmware(tmp_path, ("tvu.h", "#define TVU_ISA_HASH 0x",
+                                                     "#define TVU_ISA_HASH 7 + 0x")))
+    assert "firmware of another version" in said
+
+
+def test_a_vector_unit_that_gets_nothing(image, tmp_path):
+    """As when a memory port is stuck: here what it should compute is another thing."""
+    said = _refused(image, other_firmware(tmp_path, (
+        "selftest.h", "selftest_expected[] = {", "selftest_expected[] = {1 + ")))
+    assert "fails its self-test (1): a memory port may be stuck since a bitstream" in said
+    assert "switch the board off and on" in said
