@@ -72,7 +72,7 @@ class Port(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         port = self.port
-        served, busy, orphan = Signal(range(self._count)), Signal(), Signal()
+        served, busy, orphan = Signal(range(max(2, self._count))), Signal(), Signal()
         asked = Signal(Request)
         left, writes = Signal(5), Signal()  # beats to write
         beat = Array(client.beat for client in self.clients)[served]

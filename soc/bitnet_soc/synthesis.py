@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from .boards.board import Board
+from .crossings import Crossing, crossings
+from .crossings import script as script_of_crossings
 from .parts import gateware_verilog
 from .report import merge_modules, reachable, script, yosys
 from .simulators import build
 from .steps import BuildError, Steps, run
 
-__all__ = ["synthesise", "synthesise_board"]
+__all__ = ["board_crossings", "synthesise", "synthesise_board"]
 
 
 def _unit(folder: Path, name: str) -> tuple[list[Path], str]:
@@ -39,13 +42,18 @@ def _unit(folder: Path, name: str) -> tuple[list[Path], str]:
     return [tvu], modules[name]
 
 
+def _command() -> str:
+    """Raises BuildError."""
+    try:
+        return yosys()
+    except FileNotFoundError as error:
+        raise BuildError(str(error)) from error
+
+
 def _run(work: Path, sources: Iterable[Path], memories: Iterable[Path], top: str,
          pads: bool) -> Path:
     """Synthesises copies of ``sources`` in ``work``: the netlist. Raises BuildError."""
-    try:
-        command = yosys()
-    except FileNotFoundError as error:
-        raise BuildError(str(error)) from error
+    command = _command()
     work.mkdir(parents=True, exist_ok=True)
     names = []
     for source in sources:
@@ -85,3 +93,35 @@ def synthesise_board(folder: Path, board: Board) -> tuple[Path, str]:
     print(f"synthesising the design of {board.title}, some 20 minutes ...", flush=True)
     return _run(folder / "report", sorted(gateware.glob("*.v")), gateware.glob("*.init"), NAME,
                 True), NAME
+
+
+#: Modules of one clock, and its pin: nothing within them crosses (the TVU's other clocks are edge
+#: by edge the system's).
+_ONE_CLOCK = {name: "clk" for name in ("Cfu", "VexRiscv", "network", "processing_system",
+                                       "hp_slices")}
+_RELATED = {"sys2x_clk": "sys_clk"}
+
+
+def _ports_only(verilog: str, name: str) -> str:
+    """A module without its contents."""
+    module = re.search(rf"^module {name}\s*(\(.*?\);)(.*?)^endmodule", verilog, re.S | re.M)
+    assert module
+    ports = re.findall(r"^\s*(?:input|output)\b.*?;", module[2], re.M)
+    return "\n".join([f"module {name} {module[1]}", *ports, "endmodule", ""])
+
+
+def board_crossings(folder: Path) -> list[Crossing]:
+    """What goes from one clock to another in what write_board wrote to ``folder``. Raises
+    BuildError."""
+    from .design import NAME
+    gateware, work = folder / "gateware", folder / "crossings"
+    work.mkdir(exist_ok=True)
+    names = [source.name for source in sorted(gateware.glob("*.v"))]
+    for source in (*gateware.glob("*.v"), *gateware.glob("*.init")):
+        shutil.copy(source, work)
+    # which Yosys would take minutes to read
+    (work / "tvu.v").write_text(_ports_only((gateware / "tvu.v").read_text(), "Cfu"))
+    (work / "crossings.ys").write_text(script_of_crossings(names, NAME, "netlist.json", _ONE_CLOCK))
+    run([_command(), "-q", "crossings.ys"], work, work / "yosys.log")
+    module = json.loads((work / "netlist.json").read_text())["modules"][NAME]
+    return crossings(module, _ONE_CLOCK, _RELATED)

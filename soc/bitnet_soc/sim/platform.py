@@ -100,14 +100,16 @@ class _SimSoC(BitNetSoC):
     processing system."""
 
     def __init__(self, platform, cfu: Path, fabric: bool):
+        reset = platform.request("sys_rst")
         if fabric:
             hp, outside = platform.request("hp"), _fabric(self, platform)
         else:
             self.ps7 = PS7Block(_at_pads(platform))
             self.ps = ProcessingSystem(self.ps7.gp)
             hp, outside = self.ps7.hp, self.ps.outside
+            reset = reset | ~self.ps7.running
         super().__init__(
-            platform, CRG(platform.request("sys_clk"), platform.request("sys_rst")), cfu, [0x6F],
+            platform, CRG(platform.request("sys_clk"), reset), cfu, [0x6F],
             hp, outside, platform.request("tvu"))
 
 

@@ -61,10 +61,12 @@ class Control {
         outside.obey(text);
         if (!strncmp(text, "save ", 5)) save(ddr, text + 5);
         int size =
-            snprintf(text, sizeof text, "{\"cycles\": %llu, \"granted\": %llu, \"used\": %llu}",
+            snprintf(text, sizeof text,
+                     "{\"cycles\": %llu, \"granted\": %llu, \"used\": %llu, \"owed\": %llu}",
                      static_cast<unsigned long long>(ddr.cycles()),
                      static_cast<unsigned long long>(ddr.granted()),
-                     static_cast<unsigned long long>(ddr.used()));
+                     static_cast<unsigned long long>(ddr.used()),
+                     static_cast<unsigned long long>(ddr.owed()));
         sendto(socket_, text, size, 0, reinterpret_cast<sockaddr *>(&from), length);
         return true;
     }

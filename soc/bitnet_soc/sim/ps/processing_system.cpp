@@ -87,6 +87,8 @@ bool ProcessingSystem::obey(const char *command) {
         gp0_.stalled = command[7] == '1';
     else if (!strncmp(command, "link ", 5))
         phy_.plug(atoi(command + 5));
+    else if (!strncmp(command, "hold ", 5))
+        system_[FABRIC_RESET] = command[5] == '1' ? 15 : 0;
     else if (!strcmp(command, "deaf"))
         gem_.deaf = true;
     else
@@ -122,6 +124,7 @@ void ProcessingSystem::drive(bool) {
         bus_clock_ = peripheral_bus_hz();
         clocks_known_ = true;
     }
+    top_->ps7_fclkresetn = ~system(FABRIC_RESET) & 15;
     phy_.tick();
     uart_.tick(uart_ratio_);
     gem_.tick(gem_clock_, bus_clock_);
