@@ -83,7 +83,7 @@ def write_board(board: Board, folder: Path, dsp_clock: str, clock_hz: int, toolc
     work, generated = folder / "gateware", folder / "generated"
     work.mkdir(parents=True, exist_ok=True)
     steps = Steps(work, 7)
-    gateware = gateware_verilog(steps, work, dsp_clock)
+    gateware = gateware_verilog(steps, work, dsp_clock, board.dram.bytes)
     described = digest([path for path in sources("soc/bitnet_soc") if "/sim/" not in str(path)],
                        gateware, board.name, str(clock_hz), toolchain)
     fabric = board.uart.where == "pl"

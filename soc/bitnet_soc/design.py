@@ -85,7 +85,8 @@ class _BoardSoC(BitNetSoC):
         fabric = board.network == "pl"
         crg = _Clocks(ps7, clock_hz, board.grade, fabric)
         outside = _fabric(platform, crg, ps.outside, clock_hz) if fabric else ps.outside
-        super().__init__(platform, crg, cfu, [0x6F], ps7.hp, outside, clock_hz=clock_hz)
+        super().__init__(platform, crg, cfu, [0x6F], ps7.hp, outside, clock_hz=clock_hz,
+                         ddr_bytes=board.dram.bytes)
         platform.add_period_constraint(crg.fclk, 1e9 / _FCLK_HZ)
         self.lamps = _Lamps(self, clock_hz)
         for i, (_, signal) in enumerate(zip(board.leds, self.lamps.signals, strict=False)):

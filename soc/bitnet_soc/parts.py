@@ -59,11 +59,11 @@ def _tvu_verilog(path: Path, dsp_clock: str) -> None:
     generate(path, TVUConfig(dsp_clock=DSP_CLOCKS[dsp_clock]))
 
 
-def _network_verilog(path: Path) -> None:
+def _network_verilog(path: Path, ddr_bytes: int) -> None:
     from network.verilog import generate
 
-    from bitnet_soc.soc import MEMORY, SOC_ADDRESSES
-    generate(path, SOC_ADDRESSES, MEMORY)
+    from bitnet_soc.soc import SOC_ADDRESSES, memory
+    generate(path, SOC_ADDRESSES, memory(ddr_bytes))
 
 
 def ps_verilog(folder: Path) -> None:
@@ -84,14 +84,14 @@ def rom_init(binary: Path, output: Path) -> None:
                      "\n".join(f"{w:08x}" for w in words + [0] * (ROM_WORDS - len(words))) + "\n")
 
 
-def gateware_verilog(steps: Steps, folder: Path, dsp_clock: str) -> str:
+def gateware_verilog(steps: Steps, folder: Path, dsp_clock: str, ddr_bytes: int = 1 << 30) -> str:
     """The two steps that need nothing but Python; returns the digest of what they are made of."""
     versions = "".join(version(p) for p in ("amaranth", "litex", "pythondata-cpu-vexriscv"))
     gateware = digest(sources("toolchain/xtvu", "gateware"), versions, dsp_clock)
     tvu, network = folder / "tvu.v", folder / "network.v"
     steps.step("vector unit", gateware, lambda: _tvu_verilog(tvu, dsp_clock), tvu)
-    steps.step("network side", digest([ROOT / "soc/bitnet_soc/soc.py"], gateware),
-               lambda: _network_verilog(network), network)
+    steps.step("network side", digest([ROOT / "soc/bitnet_soc/soc.py"], gateware, str(ddr_bytes)),
+               lambda: _network_verilog(network, ddr_bytes), network)
     return gateware
 
 

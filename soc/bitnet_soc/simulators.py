@@ -36,6 +36,9 @@ _SIMULATION = ROOT / "soc/bitnet_soc/sim"
 _VERILATOR = ["--cc", "--exe", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--assert",
               "-Wno-fatal", "-Wno-lint",
               "-Wno-COMBDLY", "-Wno-BLKANDNBLK", "-Wno-UNOPTFLAT", "--output-split", "20000"]
+#: Nothing of these is in a simulated board.
+_OTHERS = ("report.py", "timing.py", "delays.py", "steps.py", "synthesis.py", "crossings.py",
+           "boot.py", "board_files.py", "design.py", "openxc7.py", "rgmii.py")
 _MAINS = ["soc_main.cpp", "serial.cpp", "network.cpp", "ddr.cpp"]
 
 
@@ -99,7 +102,7 @@ def _board(steps: Steps, folder: Path, gateware: str, shared: Path, suffix: str)
     from .soc import CLOCK_HZ
     fabric, sim, generated = not suffix, folder / "sim", folder / "generated"
     described = [p for p in sources("soc/bitnet_soc")
-                 if p.name not in ("report.py", "timing.py", "delays.py", "steps.py")]
+                 if p.name not in _OTHERS and p.parent.name != "load"]
 
     def c_headers() -> None:
         headers(generated)

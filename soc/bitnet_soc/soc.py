@@ -23,7 +23,7 @@ from .network import Network
 from .watchdog import CPUWatchdog
 
 __all__ = ["BitNetSoC", "CLOCK_HZ", "DDR_BASE", "DDR_BYTES", "MAILBOX_BASE", "MAILBOX_BYTES",
-           "MEMORY", "SOC_ADDRESSES", "Outside"]
+           "SOC_ADDRESSES", "Outside", "memory"]
 
 CLOCK_HZ = 125_000_000
 DDR_BASE, DDR_BYTES = 0x4000_0000, 0x4000_0000
@@ -33,11 +33,13 @@ ROM_BYTES, SRAM_BYTES = 0x8000, 0x8000
 UART_BYTES = 1024  # that wait in each direction while the CPU does something else
 CSR_BASE, CSR_BYTES = 0xF000_0000, 0x1_0000
 SOC_ADDRESSES = Addresses(mac=0x10E2D5000001, ip=0xC0A8_0132)  # 192.168.1.50
-_DDR = Region(DDR_BASE, DDR_BYTES)
-#: What the network may reach.
-MEMORY = Memory((Region(0, ROM_BYTES, writable=False), Region(0x1000_0000, SRAM_BYTES), _DDR,
-                 Region(MAILBOX_BASE, MAILBOX_BYTES),
-                 Region(CSR_BASE, CSR_BYTES)), _DDR)
+
+
+def memory(ddr_bytes: int = DDR_BYTES) -> Memory:
+    """What the network may reach."""
+    ddr = Region(DDR_BASE, ddr_bytes)
+    return Memory((Region(0, ROM_BYTES, writable=False), Region(0x1000_0000, SRAM_BYTES), ddr,
+                   Region(MAILBOX_BASE, MAILBOX_BYTES), Region(CSR_BASE, CSR_BYTES)), ddr)
 
 
 @dataclass
@@ -59,7 +61,8 @@ class BitNetSoC(SoCCore):
     (record with the AXI signals ``read0_araddr`` and so on); ``outside``; ``tvu_clock`` (record
     with ``clk``, ``dot_clk`` and ``fill_clk``, copies of the system clock, and ``fast_clk``, twice
     as fast, that may stop when ``awake`` allows it, or None to use the domains ``sys`` and
-    ``sys2x`` of ``crg``); ``clock_hz`` of the system clock. ``working``: the TVU does something.
+    ``sys2x`` of ``crg``); ``clock_hz`` of the system clock; ``ddr_bytes``. ``working``: the TVU
+    does something.
     """
 
     # Pinned: otherwise every CSR address moves when a peripheral comes or goes, and old firmware
@@ -68,7 +71,7 @@ class BitNetSoC(SoCCore):
                "uart_phy": 6, "ps7": 7}
 
     def __init__(self, platform, crg, cfu: Path, rom: list[int], hp, outside: Outside,
-                 tvu_clock=None, clock_hz: int = CLOCK_HZ):
+                 tvu_clock=None, clock_hz: int = CLOCK_HZ, ddr_bytes: int = DDR_BYTES):
         self.crg = crg
         SoCCore.__init__(
             self, platform, clk_freq=clock_hz, cpu_type="vexriscv", cpu_variant="full+cfu",
@@ -98,7 +101,7 @@ class BitNetSoC(SoCCore):
             self.comb += tvu_clock.awake.eq(awake)
 
         self.bus.add_slave("main_ram", outside.ddr,
-                           SoCRegion(origin=DDR_BASE, size=DDR_BYTES, mode="rwx"))
+                           SoCRegion(origin=DDR_BASE, size=ddr_bytes, mode="rwx"))
         for i, (region, bus) in enumerate(outside.windows):
             self.bus.add_slave(f"ps{i}", bus, region)
 

@@ -165,6 +165,16 @@ def test_clocks(clock, zybo, tmp_path):
     assert f"WATCHDOG_CYCLES {clock // 2}" in header
 
 
+def test_a_board_with_half_the_memory(tmp_path):
+    """CPU, network and firmware know where it ends."""
+    folder = _write("zedboard", tmp_path / "a")
+    assert "#define MAIN_RAM_SIZE 0x20000000\n" in (folder / "generated/mem.h").read_text()
+    assert "BOARD_DDR_BYTES 0x20000000u" in (folder / "boot/board.h").read_text()
+    found, usual = ((path.read_text().count("[31:29] == 2'h2"), path.read_text().count(
+        ">= 30'h20000000")) for path in (folder / "gateware/network.v", BUILD / "sim/network.v"))
+    assert min(found) > 0 and usual == (0, 0)
+
+
 def test_constraints(zybo, navigator):
     """All clocks that come from outside, and pins that the board file names, all of them."""
     for folder, clocks in ((zybo, {"fclk"}), (navigator, {"fclk", "eth_clock_rx"})):

@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -328,11 +329,11 @@ def test_nobody_answers(image):
         answer.ask("serial:/dev/nothing", image, 0)
 
 
-def _refused(image, build):
+def _refused(image, build, seconds=0):
     simulator = Simulator(build=build)
     try:
         with pytest.raises(BuildError) as caught:
-            answer.ask(f"udp://127.0.0.1:{simulator.ports['udp']}", image, 0)
+            answer.ask(f"udp://127.0.0.1:{simulator.ports['udp']}", image, seconds)
         return str(caught.value)
     finally:
         simulator.close()
@@ -345,8 +346,11 @@ def test_a_fabric_without_firmware(image, tmp_path):
 
 
 def test_another_firmware(image, tmp_path):
+    """Which is not waited for to become this one."""
+    begun = time.monotonic()
     said = _refused(image, other_firmware(tmp_path, ("tvu.h", "#define TVU_ISA_HASH 0x",
-                                                     "#define TVU_ISA_HASH 7 + 0x")))
+                                                     "#define TVU_ISA_HASH 7 + 0x")), 300)
+    assert time.monotonic() - begun < 200
     assert "firmware of another version" in said
 
 

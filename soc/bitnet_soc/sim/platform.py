@@ -21,7 +21,7 @@ from ..network import StreamPHY
 from ..parts import undated
 from ..processing_system import ProcessingSystem
 from ..ps7_block import PS7Block
-from ..soc import CLOCK_HZ, MEMORY, BitNetSoC, Outside
+from ..soc import CLOCK_HZ, BitNetSoC, Outside, memory
 from ..steps import write_if_changed
 
 __all__ = ["generate"]
@@ -129,7 +129,7 @@ def generate(folder: Path, generated: Path, cfu: Path, fabric: bool = True) -> l
         os.chdir(here)
     for name, text in litex_headers(soc).items():
         write_if_changed(generated / name, undated(text))
-    for region in MEMORY.regions:
+    for region in memory().regions:
         assert any((found.origin, found.size) == (region.base, region.size)
                    for found in soc.mem_regions.values()), region
     return [folder / "soc.v", *(Path(source[0]) for source in platform.sources)]
