@@ -14,7 +14,7 @@ void hw_write(uint32_t address, uint32_t value);
 bool hw_wait(uint32_t address, uint32_t mask, bool set, uint32_t milliseconds);
 void hw_start_timer(void);
 void hw_delay(uint32_t milliseconds);
-_Noreturn void hw_park(void);  // both cores
+_Noreturn void hw_park(void); // both cores
 
 // console.c: the UART of the processing system, if the board has one.
 void say(const char *text);
@@ -42,5 +42,5 @@ bool file_seek(uint32_t offset);
 // bitstream.c, model.c
 bool bitstream_there(void);
 bool bitstream_load(void);
-void bitstream_await(void);  // until somebody else has loaded one
+void bitstream_await(void); // until somebody else has loaded one
 void model_load(void);

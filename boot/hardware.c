@@ -9,29 +9,41 @@
 
 void park(void);
 
-uint32_t hw_read(uint32_t address) { return *(volatile uint32_t *)address; }
+uint32_t hw_read(uint32_t address)
+{
+    return *(volatile uint32_t *)address;
+}
 
-void hw_write(uint32_t address, uint32_t value) {
+void hw_write(uint32_t address, uint32_t value)
+{
     *(volatile uint32_t *)address = value;
     __asm__ volatile("dsb" ::: "memory");
 }
 
-void hw_start_timer(void) { hw_write(TIMER_CONTROL, 1); }
+void hw_start_timer(void)
+{
+    hw_write(TIMER_CONTROL, 1);
+}
 
-bool hw_wait(uint32_t address, uint32_t mask, bool set, uint32_t milliseconds) {
+bool hw_wait(uint32_t address, uint32_t mask, bool set, uint32_t milliseconds)
+{
     uint32_t begun = hw_read(TIMER_LOW);
     do {
-        if (((hw_read(address) & mask) != 0) == set) return true;
+        if (((hw_read(address) & mask) != 0) == set)
+            return true;
     } while (hw_read(TIMER_LOW) - begun < milliseconds * TICKS);
     return ((hw_read(address) & mask) != 0) == set;
 }
 
-void hw_delay(uint32_t milliseconds) {
+void hw_delay(uint32_t milliseconds)
+{
     uint32_t begun = hw_read(TIMER_LOW);
-    while (hw_read(TIMER_LOW) - begun < milliseconds * TICKS);
+    while (hw_read(TIMER_LOW) - begun < milliseconds * TICKS)
+        ;
 }
 
-void hw_park(void) {
+void hw_park(void)
+{
     hw_write(SECOND_CORE, (uint32_t)(uintptr_t)park);
     __asm__ volatile("sev");
     park();

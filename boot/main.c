@@ -7,7 +7,8 @@ _Noreturn void fault(uint32_t kind, uint32_t address);
 static const char *const FAULTS[] = {"unknown instruction", "no instruction", "bus error"};
 
 // Comes from the exception vectors.
-void fault(uint32_t kind, uint32_t address) {
+void fault(uint32_t kind, uint32_t address)
+{
     say("the boot stub failed: ");
     say(FAULTS[kind]);
     say(" at ");
@@ -16,13 +17,16 @@ void fault(uint32_t kind, uint32_t address) {
     hw_park();
 }
 
-void main(void) {
+void main(void)
+{
     hw_start_timer();
     if (start_processing_system() && memory_works()) {
         bool card = card_open(), there = card && bitstream_there();
         // before the fabric: with it, the firmware starts, and a host may come
-        if (card) model_load();
-        if (!there || !bitstream_load()) bitstream_await();
+        if (card)
+            model_load();
+        if (!there || !bitstream_load())
+            bitstream_await();
         say("starting the fabric\n");
         say_drained();
         start_fabric();

@@ -54,14 +54,16 @@ vectors:
     b .
 undefined:
     mov r0, #0
+    sub r1, lr, #4
     b reported
 prefetch:
     mov r0, #1
+    sub r1, lr, #4
     b reported
 data:
     mov r0, #2
+    sub r1, lr, #8
 reported:
-    sub r1, lr, #4
     ldr sp, =_stack_top
     b fault
     .ltorg

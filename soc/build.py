@@ -51,6 +51,14 @@ def _board(arguments: argparse.Namespace) -> None:
         write_start(board, arguments.ps7)
         return
     folder = (arguments.output or ROOT / "build" / name).resolve()
+    targets = arguments.target or [f"udp://{_ADDRESS}"]
+    if arguments.load:
+        from bitnet_soc.load.answer import check_target
+        for target in targets:
+            check_target(target)
+        if not arguments.build:  # what was built is loaded, not what might be
+            load_board(board, folder, arguments, targets)
+            return
     clock = _clock(arguments.sys_clk_freq)
     write_board(board, folder, arguments.dsp_clock or default_dsp_clock(board), clock,
                 arguments.toolchain)
@@ -63,9 +71,8 @@ def _board(arguments: argparse.Namespace) -> None:
     if arguments.build:
         build_bitstream(work, arguments.toolchain)
         print(f"{work / 'bitnet.bit'} is the bitstream for {board.title}")
-    if arguments.load:
-        load_board(board, folder, arguments)
-    if arguments.build or arguments.load:
+        if arguments.load:
+            load_board(board, folder, arguments, targets)
         return
     print(f"{folder} has all that {board.title} needs but the bitstream: run `sh build_bitnet.sh` "
           f"in its folder gateware where {_TOOL_NAMES[arguments.toolchain]} is installed, here or "
@@ -94,21 +101,23 @@ def build_bitstream(work: Path, toolchain: str) -> None:
     run(["sh", "build_bitnet.sh"], work, work / "build.log")
 
 
-def load_board(board: Board, folder: Path, arguments: argparse.Namespace) -> None:
+def load_board(board: Board, folder: Path, arguments: argparse.Namespace,
+               targets: list[str]) -> None:
     """Loads the bitstream in ``folder`` over JTAG, and asks the board whether it runs. Raises
     BuildError."""
     from bitnet_host.model.open import open_model
     from bitnet_soc.load.answer import ask
-    from bitnet_soc.load.programs import find_program, load
+    from bitnet_soc.load.programs import find_program, load, write_script
     bitstream, jtag = folder / "gateware/bitnet.bit", folder / "jtag"
     if not bitstream.exists():
         raise BuildError(f"there is no bitstream {bitstream}: add --build, or copy the bitnet.bit "
                          "there that was built elsewhere")
     program = find_program(arguments.program)
+    write_script(board, jtag)
     shutil.copy(bitstream, jtag / "bitnet.bit")
     print(f"loading {board.title} with {program} ...", flush=True)
     load(program, board, jtag, arguments.cable, lambda step: print(f"  {step} ...", flush=True))
-    for target in arguments.target or [f"udp://{_ADDRESS}"]:
+    for target in targets:
         print(f"  asking {target} ...", flush=True)
         info = ask(target, open_model())
         print(f"{target} answers: {info['clock_hz'] / 1e6:g} MHz, self-test passed; now run "

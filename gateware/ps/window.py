@@ -33,7 +33,8 @@ class Window(wiring.Component):
         patience, gone = Signal(self._patience_bits), Signal()
         # a register between the bus, which comes late, and the port
         address, write, data = Signal(32), Signal(), Signal(32)
-        there = Cat((address >= first) & (address <= end - 1) for first, end in BLOCKS).any()
+        there = Cat((address >= first) if end == 1 << 32 else (address >= first) & (address < end)
+                    for first, end in BLOCKS).any()
         m.d.comb += [
             request.payload.address.eq(address), request.payload.write.eq(write),
             self.access.beat.valid.eq(1), self.access.beat.payload.data.eq(data),

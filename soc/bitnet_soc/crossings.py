@@ -19,6 +19,8 @@ __all__ = ["Crossing", "crossings", "script"]
 _REGISTERS = {"$dff": "Q", "$dffe": "Q", "$sdff": "Q", "$sdffe": "Q", "$sdffce": "Q", "$adff": "Q",
               "$adffe": "Q", "$aldff": "Q", "FDPE": "Q", "FDCE": "Q", "FDRE": "Q", "FDSE": "Q"}
 #: Registers of pads: what they take from outside comes with their clock.
+_SEQUENTIAL = ("$dff", "$adff", "$aldff", "$sdff", "$dlatch", "$adlatch", "$sr", "$ff", "$fsm",
+               "LD", "ISERDES", "OSERDES", "SRL", "RAM")
 _PAD_REGISTERS = ("IDDR", "ODDR")
 _CLOCK_PINS = ("CLK", "C")
 _MARKS = ("async_reg", "mr_ff", "ars_ff1", "ars_ff2")
@@ -62,6 +64,8 @@ class _Design:
         self.driver: dict[Bit, tuple[str, str]] = {}
         self.sinks: dict[Bit, list[str]] = defaultdict(list)
         for name, cell in self.cells.items():
+            if cell["type"].startswith(_SEQUENTIAL) and cell["type"] not in _REGISTERS:
+                raise ValueError(f"{name} is a {cell['type']}, whose clock is not known here")
             for pin, bits in cell["connections"].items():
                 for bit in bits:
                     if cell["port_directions"][pin] == "output":
@@ -141,6 +145,20 @@ class _Design:
         group = related.get(clock, clock)
         return frozenset(start for start in self.starts(ends) if related.get(start, start) != group)
 
+    def releases(self, cell: dict[str, Any]) -> bool:
+        """Whether a register is one of the two that release a reset with their clock: the first
+        feeds only the second, whose other input pins are as the first one's."""
+        outputs = cell["connections"]["Q"]
+        data = cell["connections"]["D"][0]
+        if not self.is_marked(cell):
+            return False
+        if data in self.driver:  # the second
+            before = self.cells[self.driver[data][0]]
+            return (self.is_marked(before)
+                    and before["connections"].get("PRE") == cell["connections"]["PRE"])
+        following = self.sinks[outputs[0]]
+        return len(following) == 1 and self.is_marked(self.cells[following[0]])
+
     def is_synchronised(self, cell: dict[str, Any], bit: Bit) -> bool:
         """Whether a register is the first of a marked chain, and takes ``bit`` as it is."""
         if not self.is_marked(cell):
@@ -204,7 +222,8 @@ def _memories(design: _Design, name: str, related: Mapping[str, str]) -> Iterabl
 def crossings(module: dict[str, Any], boxes: Mapping[str, str],
               related: Mapping[str, str]) -> list[Crossing]:
     """All crossings of a design that ``script`` wrote; ``boxes`` as there. ``related``: clocks that
-    are edge by edge those of another one, and that one."""
+    are edge by edge those of another one, and that one. Raises ValueError for a register of a kind
+    that is not known."""
     design = _Design(module, boxes)
     found = set()
     for name, cell in design.cells.items():
@@ -213,7 +232,7 @@ def crossings(module: dict[str, Any], boxes: Mapping[str, str],
             for start in design.crossing(bit, clock, related):
                 outputs = cell["connections"].get("Q", [])
                 register = design.names.get(outputs[0], name) if outputs else f"{name} {pin}"
-                if pin == "PRE" and design.is_marked(cell):
+                if pin == "PRE" and design.releases(cell):
                     how = "reset"
                 elif pin == "D" and design.is_synchronised(cell, bit):
                     how = "synchroniser"

@@ -114,10 +114,16 @@ def _build(platform, soc, folder: Path) -> None:
         os.chdir(here)
 
 
+def _written(folder: Path) -> list[Path]:
+    """What this writes; beside it, a tool leaves what it makes, bitstreams among them."""
+    return [path for path in folder.glob(f"*{NAME}*")
+            if path.is_file() and path.suffix in (".v", ".xdc", ".tcl", ".ys", ".sh", ".init")]
+
+
 def _clean(folder: Path) -> None:
     """Takes out of LiteX's files what is not of the design: dates, LiteX's own revision, and where
     the folder lies, which may be moved to a machine with the tool."""
-    for path in folder.glob(f"*{NAME}*"):
+    for path in _written(folder):
         path.write_text(undated(path.read_text().replace(f"{folder}/", "")))
 
 
@@ -133,7 +139,7 @@ def _for_openxc7(folder: Path, part: str, sources: list, clock_hz: int) -> None:
 def generate(board: Board, folder: Path, clock_hz: int, toolchain: str) -> dict[str, str]:
     """Writes Verilog, constraints, scripts and memory files to ``folder``, where GATEWARE already
     is; returns C headers, names and contents."""
-    for old in folder.glob(f"*{NAME}*"):  # of the other toolchain
+    for old in _written(folder):  # of the other toolchain
         old.unlink()
     platform = Xilinx7SeriesPlatform(board.part, _pads(board), toolchain="vivado", name=NAME)
     gateware = [folder / name for name in GATEWARE]

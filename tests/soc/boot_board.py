@@ -24,6 +24,8 @@ _FIRST_UNKNOWN, _END_UNKNOWN = 0xF800_6000, 0xF800_C000
 # of the configuration interface, which QEMU 7.2 has, but cannot reach
 _PORT, _CONTROL, _EVENTS, _STATUS, _SOURCE, _TARGET, _WORDS, _TARGET_WORDS, _UNLOCK, _MODE = (
     0xF800_7000, 0x00, 0x0C, 0x14, 0x18, 0x1C, 0x20, 0x24, 0x34, 0x80)
+# of the SD controller; what ends a transfer, well or not
+_BLOCKS, _CARD_STATUS, _TRANSFER = 0xE010_0004, 0xE010_0030, 0xFFFF_8002
 _MB = 1 << 20
 
 
@@ -88,6 +90,7 @@ class Hardware:
     """What QEMU's machine lacks. Its fabric takes ``wanted``, the words of a bitstream as they lie
     in memory, and nothing else. ``dram``, ``plls``, ``power``: whether these come up.
 
+    ``card_errors``: so many reads of more than one block of the card fail.
     ``by_cable``: somebody loads the fabric over JTAG once the stub waits for it.
     ``written``: addresses and values, in order; ``taken``: what came through the configuration port
     since ``erased`` last grew; ``isolated``: the fabric was cut off from the processing system
@@ -98,6 +101,7 @@ class Hardware:
     dram: bool = True
     plls: bool = True
     power: bool = True
+    card_errors: int = 0
     by_cable: bool = False
     wires: Callable[[int], int] | None = None
     bits: Callable[[int], int] | None = None
@@ -153,7 +157,6 @@ class Hardware:
             assert value == 0x757B_DF0D
         if offset == _EVENTS:
             registers[_EVENTS] &= ~value
-            self.waits = value == 4  # without having sent anything
             return True
         before, registers[offset] = registers.get(offset, 0), value
         if offset == _CONTROL and before & ~value & 1 << 30:
@@ -175,11 +178,14 @@ class Hardware:
         registers = self._registers
         ready = (self.erased and registers[_CONTROL] & 0x4C00_0000 == 0x4C00_0000
                  and not registers[_CONTROL] & 0x0200_0000 and not registers[_MODE] & 0x10)
-        if not ready or registers[_TARGET] != 0xFFFF_FFFF or registers[_SOURCE] % 4 != 1:
+        # as others send: from DRAM above the first megabyte, whole bursts, marked as the last
+        source = registers[_SOURCE]
+        fits = source % 64 == 1 and 1 << 20 <= source < 0x4000_0000
+        if not ready or registers[_TARGET] != 0xFFFF_FFFF or not fits:
             registers[_EVENTS] |= 0x40  # an error
             return
         assert self._memory
-        self.taken += self._memory(registers[_SOURCE] - 1, 4 * registers[_WORDS])
+        self.taken += self._memory(source - 1, 4 * registers[_WORDS])
         registers[_EVENTS] |= 0x2000
 
 
@@ -233,6 +239,7 @@ class boot_stub:
                  meddle: Callable[[Debugger, dict[str, int]], None] | None = None) -> None:
         self._arguments, self._meddle = (folder, stub, card, megabytes), meddle
         self._hardware, self._symbols = hardware, symbols(stub / "stub.elf")
+        self._waited = 0, 0
 
     def _answer(self, debugger: Debugger, function: str) -> None:
         """At the beginning of one of the functions that reach registers."""
@@ -241,10 +248,25 @@ class boot_stub:
             if self._hardware.write(address, second):
                 debugger.leave(0)
             return
-        value = self._hardware.read(address)
+        hardware = self._hardware
+        if function == "hw_wait":
+            self._waited = address, second
+            hardware.waits = (address, second) == (_PORT + _EVENTS, 4) and not hardware.taken
+        value = hardware.read(address)
+        if function == "hw_read" and self._is_card_error(address):
+            hardware.card_errors -= 1
+            value = 0x0020_8000
         if value is not None:
             debugger.leave(value if function == "hw_read"
                            else int(((value & second) != 0) == third))
+
+    def _is_card_error(self, address: int) -> bool:
+        """Whether the status that is read is that of a transfer that fails."""
+        if not self._hardware.card_errors or self._waited != (address, _TRANSFER):
+            return False
+        blocks = next(value >> 16 for at, value in reversed(self._hardware.written)
+                      if at == _BLOCKS)
+        return address == _CARD_STATUS and blocks > 1
 
     def _run(self, debugger: Debugger) -> None:
         names = self._symbols

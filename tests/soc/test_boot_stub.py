@@ -152,7 +152,7 @@ def test_what_is_wrong_with_the_card_is_said(attempt, files, sentence):
     said, hardware = attempt(files)
     lines = said.replace("without MODEL.IMG; bitnet-host uploads a model\n", "").splitlines()
     assert lines[1:] == [f"bitnet-zynq boot stub for {BOARD.title}", sentence, _WAITING]
-    assert not hardware.erased and hardware.waits and hardware.is_isolated()
+    assert not hardware.taken and hardware.waits and hardware.is_isolated()
 
 
 def test_a_fabric_that_somebody_loads_over_jtag(attempt):
@@ -160,7 +160,8 @@ def test_a_fabric_that_somebody_loads_over_jtag(attempt):
     all the same."""
     said, hardware = attempt({"MODEL.IMG": _model()}, hardware=Hardware(by_cable=True))
     assert f"MODEL.IMG: 2 of 2 MB\n{_WAITING}\nstarting the fabric\n" in said
-    assert not hardware.erased and hardware.written[-2] == (0xF800_0240, 0)
+    assert hardware.erased == 1 and hardware.isolated and not hardware.taken
+    assert hardware.written[-2] == (0xF800_0240, 0)
 
 
 def test_a_card_that_is_not_formatted(stub, tmp_path):
@@ -203,6 +204,39 @@ def test_a_model_that_cannot_be_used(attempt, model, sentence):
     assert said.endswith(f"{BOARD.title}\n{sentence}\nstarting the fabric\n")
 
 
+def _commands(hardware):
+    return [value >> 24 for address, value in hardware.written if address == 0xE010_000C]
+
+
+@pytest.mark.parametrize("errors", [1, 2])
+def test_a_read_that_fails_is_tried_again(stub, tmp_path, errors):
+    """The card is told to stop, which the controller does only after what went well; the last try
+    is at half the clock."""
+    files = {"BITNET.BIT": bit_file(_WORDS), "MODEL.IMG": _model()}
+    hardware = Hardware(_swapped(_WORDS), card_errors=errors)
+    with boot_stub(tmp_path, stub, Card(tmp_path / "card", files), hardware) as done:
+        assert done.said.endswith("MODEL.IMG: 2 of 2 MB\nstarting the fabric\n")
+        assert done.debugger.read(_MODEL_BASE, len(_DDR)) == _DDR
+    commands = _commands(hardware)
+    assert commands.count(12) == errors
+    assert all(commands[i - 1] == commands[i + 1] == 18
+               for i, command in enumerate(commands) if command == 12)
+    clocks = [value >> 8 & 0xFF for address, value in hardware.written
+              if address == 0xE010_002C and value & 5 == 1 and not value >> 24]
+    assert clocks == [0x40, 0x01, 0x00] + [0x01] * (errors == 2)
+
+
+def test_a_card_that_cannot_be_read(attempt):
+    """The sentence stands on a line of its own, and the board starts without the model."""
+    files = {"BITNET.BIT": bit_file(_WORDS), "MODEL.IMG": _model()}
+    said, _ = attempt(files, hardware=Hardware(_swapped(_WORDS), card_errors=3))
+    assert ("MODEL.IMG: 0 of 2 MB\nMODEL.IMG cannot be read to its end: the card or its file "
+            "system is damaged\nstarting the fabric\n") in said
+    said, _ = attempt(files, hardware=Hardware(_swapped(_WORDS), card_errors=10000))
+    assert said.endswith(f"BITNET.BIT cannot be read to its end: the card or its file system is "
+                         f"damaged\n{_WAITING}\n")
+
+
 def test_a_model_too_large_for_the_board(tmp_path):
     stub = build_stub(tmp_path / "small", 4 << 20)
     card = Card(tmp_path / "card", {"BITNET.BIT": bit_file(_WORDS), "MODEL.IMG": _model()})
@@ -217,7 +251,7 @@ def test_a_fabric_that_does_not_take_it(attempt):
                          f"{_WAITING}\n")
     said, _ = attempt({"BITNET.BIT": bit_file(_WORDS)}, hardware=Hardware(power=False))
     assert said.endswith(f"the fabric cannot be erased: is it supplied with power?\n{_WAITING}\n")
-    assert hardware.erased == 1 and (0xF800_0240, 0) not in hardware.written
+    assert (0xF800_0240, 0) not in hardware.written
 
 
 def test_a_board_that_does_not_come_up(attempt):

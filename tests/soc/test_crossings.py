@@ -61,6 +61,11 @@ _TAKES = "always @(posedge b_clk) begin first <= {}; second <= first; q <= secon
   always @(posedge b_clk) if (r) q <= 0; else q <= ~q;""", {"a_clk b_clk reset"}),
     ("FDPE x (.C(b_clk), .CE(1'b1), .D(1'b0), .PRE(from_a), .Q(q_)); wire q_; "
      "always @(posedge b_clk) q <= q_;", {"a_clk b_clk bare"}),
+    # one register of the two
+    ("""wire m;
+  (* ars_ff1 = "true", async_reg = "true" *) FDPE x (.C(b_clk), .CE(1'b1), .D(1'b0), .PRE(from_a),
+    .Q(m));
+  always @(posedge b_clk) if (m) q <= 0; else q <= ~q;""", {"a_clk b_clk bare"}),
     # a memory with two clocks, and one whose address comes bare
     ("reg [7:0] m [0:15]; reg [3:0] i, j; reg [7:0] o; always @(posedge a_clk) begin i <= i + 1; "
      "m[i] <= {8{from_a}}; end always @(posedge b_clk) begin j <= j + 1; o <= m[j]; q <= ^o; end",
@@ -71,6 +76,11 @@ _TAKES = "always @(posedge b_clk) begin first <= {}; second <= first; q <= secon
 ])
 def test_what_is_found(tmp_path, body, found):
     assert _found(tmp_path, body) == found
+
+
+def test_what_is_not_known_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"is a \$dlatch, whose clock is not known here"):
+        _found(tmp_path, "always @* if (pad) q = from_a;")
 
 
 def test_clocks_of_one_pll_are_one(tmp_path):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -151,7 +152,9 @@ def test_the_order_of_things(tmp_path, program, named):
     quiesced = [line for line in said[1:said.index("bitnet: starting")] if "write" in line]
     assert quiesced == ["write F8000008 0000DF0D", f"write {_RESETS:08X} 0000000F",
                         f"write {_SHIFTERS:08X} 0000000A", "write F8000004 0000767B",
-                        f"write {_EVENTS:08X} 00000004"]
+                        # the fabric is erased
+                        "write F8007000 E5A5A5A1", "write F8007000 A5A5A5A1",
+                        "write F8007000 E5A5A5A1", f"write {_EVENTS:08X} 00000004"]
     begun, loading = said.index("bitnet: starting"), said.index("bitnet: loading")
     assert [int(line.split()[1], 16) for line in said[begun:loading]
             if "write" in line] == _start_writes()
@@ -189,31 +192,26 @@ def test_openocd_reads_the_cable_of_every_board(tmp_path):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A board's files with a bitstream, made once."""
+    """A board's folder with a bitstream."""
     folder = tmp_path_factory.mktemp("board")
-    work = folder / "gateware"
-    work.mkdir()
-    for file in ("tvu.v", "network.v", "vector-unit.stamp", "network-side.stamp"):
-        shutil.copy(BUILD / "sim" / file, work)
     done = _build(folder, "--load")
     assert done.returncode == 2 and "there is no bitstream" in done.stderr, done.stderr
-    assert "add --build" in done.stderr
-    (work / "bitnet.bit").write_bytes(b"a bitstream")
+    assert "add --build" in done.stderr and not list(folder.iterdir())
+    (folder / "gateware").mkdir()
+    (folder / "gateware/bitnet.bit").write_bytes(b"a bitstream")
     return folder
 
 
 def _build(folder, *arguments, **environment):
-    clock = os.environ.get("DSP_CLOCK", "2x")
     return subprocess.run([sys.executable, ROOT / "soc/build.py", "--board", _BOARD.name,
-                           "--dsp-clock", clock, "--output-dir", folder, *arguments],
+                           "--output-dir", folder, *arguments],
                           capture_output=True, text=True, env=os.environ | environment)
 
 
 def _stand_in(folder: Path, program: str, script: str) -> str:
     """A PATH on which only the stand-in is, of the programs that load."""
     folder.mkdir(exist_ok=True)
-    for name in ("make", "riscv64-unknown-elf-gcc", "arm-none-eabi-gcc", "timeout", "sh", "cat",
-                 "test", "sleep", "false"):
+    for name in ("sh", "cat", "sleep"):
         (folder / name).unlink(missing_ok=True)
         (folder / name).symlink_to(shutil.which(name))
     tool = folder / program
@@ -248,12 +246,16 @@ _UP_TO = ("Info : clock speed 1000 kHz", "bitnet: connected")
                       "Error: bitnet: failed bitstream"),
      "the fabric did not take the bitstream: is it for this board, and whole?"),
     ("openocd", _says(*_UP_TO, "bitnet: starting", "bitnet: loading", "Error: JTAG-DP STICKY"),
-     "openocd lost the board while it was loading the fabric: check the cable"),
+     "openocd lost the board while it was loading the fabric (Error: JTAG-DP STICKY): check"),
     ("openocd", _says(*_UP_TO, "Invalid ACK (7) in DAP response"),
      "openocd lost the board while it was connecting: check the cable"),
     ("openocd", _says(*_UP_TO, status=0), "openocd lost the board while it was connecting"),
-    ("openocd", _says("", status=0), "openocd finds no JTAG cable"),
-    ("xsdb", _says("no targets found with \"name =~ *A9*#0\""), "xsdb finds no JTAG cable"),
+    ("openocd", _says("", status=0), "openocd did not reach the board: is the cable plugged in"),
+    ("openocd", _says("Error: timed out while waiting for target halted"),
+     "did not reach the board (Error: timed out while waiting for target halted): is the cable"),
+    ("openocd", _says(*_UP_TO, 'Error: invalid command name "read_memory"'),
+     "this OpenOCD is too old: version 0.12"),
+    ("xsdb", _says("no targets found with \"name =~ *A9*#0\""), "but no chip answers"),
     ("openFPGALoader", _says("unable to open ftdi device: -3 (device not found)"),
      "openFPGALoader finds no JTAG cable"),
     ("openFPGALoader", _says("JTAG init failed with: no match"), "but no chip answers"),
@@ -282,6 +284,49 @@ def test_a_program_that_hangs(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", _stand_in(tmp_path / "bin", "openocd", "sleep 60"))
     with pytest.raises(BuildError, match="openocd did not end within 1 seconds: switch the board"):
         programs.load("openocd", _BOARD, folder / "jtag", None, lambda _: None)
+
+
+def test_a_load_that_is_interrupted(folder, tmp_path):
+    """The program ends with it, and lets the cable go."""
+    path = _stand_in(tmp_path / "bin", "openocd", 'echo $$ > pid; sleep 60 & wait')
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "soc/build.py", "--board", _BOARD.name, "--output-dir", folder,
+         "--load"], env=os.environ | {"PATH": path}, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True)
+    note = folder / "jtag/pid"
+    end = time.monotonic() + 60
+    while not note.exists() or not note.read_text().strip():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 130 and "interrupted" in said
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < end + 60:
+            os.killpg(int(note.read_text()), 0)
+
+
+@pytest.mark.parametrize("target", ["reference", "sim", "192.168.1.50", "udp://", "serial:"])
+def test_targets_that_are_no_boards(folder, target):
+    """Before anything is loaded."""
+    done = _build(folder, "--load", "--target", target, PATH="/nowhere")
+    assert done.returncode == 2
+    assert f"--target {target}: write udp://HOST or serial:PORT" in done.stderr
+
+
+def test_a_bitstream_is_not_swept_away(folder, tmp_path):
+    """By writing the files once more; nor does what Vivado leaves beside them disturb."""
+    work = tmp_path / "gateware"
+    work.mkdir()
+    for file in ("tvu.v", "network.v", "vector-unit.stamp", "network-side.stamp"):
+        shutil.copy(BUILD / "sim" / file, work)
+    (work / "bitnet.bit").write_bytes(b"an hour's work")
+    (work / "bitnet.cache").mkdir()
+    (work / "bitnet_old.v").write_text("")
+    done = _build(tmp_path, "--dsp-clock", os.environ.get("DSP_CLOCK", "2x"))
+    assert done.returncode == 0, done.stderr
+    assert (work / "bitnet.bit").read_bytes() == b"an hour's work"
+    assert (work / "bitnet.v").exists() and not (work / "bitnet_old.v").exists()
 
 
 def test_what_the_programs_are_called_with(folder, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 from bitnet_host.errors import BoardError, BoardHeld, LinkError, UserError
@@ -12,11 +13,17 @@ from bitnet_host.run.protocol import ERRORS
 
 from ..steps import BuildError
 
-__all__ = ["ask"]
+__all__ = ["ask", "check_target"]
 
 _SECONDS = 20.0  # the longest that a link takes to come up
 _PAUSE = 0.5
 _SELFTEST = ERRORS["SELFTEST"][0]
+
+
+def check_target(target: str) -> None:
+    """Raises BuildError for what is no board."""
+    if not re.fullmatch(r"udp://[^:]+(:\d+)?|serial:.+", target):
+        raise BuildError(f"--target {target}: write udp://HOST or serial:PORT")
 
 
 def _info(target: str, image: Image) -> dict[str, int]:
@@ -33,13 +40,15 @@ def _explain(target: str, error: UserError) -> str:
         return (f"the board at {target} answers, but its vector unit fails its self-test "
                 f"({error.detail}): a memory port may be stuck since a bitstream was replaced "
                 "while it was used; switch the board off and on, and load it again")
-    if isinstance(error, BoardError):
+    if isinstance(error, BoardError) and not error.code:  # of another version
         return f"{target}: {error}, and load with --build"
     if isinstance(error, BoardHeld):
         return f"{target} answers, but {error}"
     if "no bitnet firmware" in str(error):
         return (f"the fabric at {target} answers, but its firmware is silent: load it again; if it "
                 "stays so, look at what it says on the UART (115200 baud)")
+    if isinstance(error, BoardError):
+        return f"{target}: {error}"
     if target.startswith("serial:"):
         return (f"nobody answers at {target}: is it the port of this board's UART, and free (no "
                 "terminal on it)?")
@@ -55,7 +64,7 @@ def ask(target: str, image: Image, seconds: float = _SECONDS) -> dict[str, int]:
     while True:
         try:
             return _info(target, image)
-        except UserError as error:
+        except (LinkError, BoardError) as error:
             waits = isinstance(error, LinkError) and not isinstance(error, BoardHeld)
             if not waits or time.monotonic() > end:
                 raise BuildError(_explain(target, error)) from None

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from ..boards.board import Board
@@ -25,9 +29,9 @@ _TOLD = {STARTING: "starting the processing system", LOADING: "loading the fabri
 #: What the programs say of a cable that is not there, may not be used, or sees nothing.
 _NO_ACCESS = r"LIBUSB_ERROR_ACCESS|[Pp]ermission denied|usb_open\(\) failed"
 _NO_CABLE = (r"no device found|unable to open ftdi|unable to find|device not found"
-             r"|No JTAG device was found|no targets found|JTAG cable not found")
+             r"|No JTAG device was found|JTAG cable not found")
 _NO_CHIP = (r"scan chain interrogation failed|Invalid ACK|IR capture error|all ones|all zeroes"
-            r"|No JTAG TAPs|fail to read data|no match|Cannot find JTAG device")
+            r"|No JTAG TAPs|fail to read data|no match|Cannot find JTAG device|no targets found")
 
 
 def write_script(board: Board, folder: Path) -> None:
@@ -51,7 +55,7 @@ def find_program(wanted: str | None) -> str:
                      "(docs/board.md)")
 
 
-def _command(program: str, board: Board, folder: Path, cable: str | None) -> list[str | Path]:
+def _command(program: str, board: Board, cable: str | None) -> list[str | Path]:
     if program == "openocd":
         return [program, "-f", cable or "cable.cfg", "-f", "load.cfg", "-c", "bitnet_run"]
     if program == "xsdb":
@@ -80,21 +84,42 @@ def _explain(program: str, board: Board, output: str, reached: str) -> str:
     if not reached and re.search(_NO_CHIP, output):
         return ("the JTAG cable is there, but no chip answers: is the board switched on, and the "
                 "cable on its JTAG connector?")
-    if re.search(_NO_CABLE, output) or not reached:
+    if not reached and re.search(_NO_CABLE, output):
         return (f"{program} finds no JTAG cable: plug it in, close other programs that use it, and "
                 f"name another one with --cable")
-    return (f"{program} lost the board while it was {_TOLD.get(reached, 'connecting')}: check the "
-            "cable, switch the board off and on, and try again")
+    if 'invalid command name "read_memory"' in output:
+        return "this OpenOCD is too old: version 0.12 or newer is needed"
+    errors = [line.strip() for line in output.splitlines() if re.search(r"(?i)error|fail", line)]
+    last = f" ({errors[-1]})" if errors else ""
+    if not reached:
+        return (f"{program} did not reach the board{last}: is the cable plugged in and the board "
+                "on? --cable names another cable")
+    return (f"{program} lost the board while it was {_TOLD.get(reached, 'connecting')}{last}: "
+            "check the cable, switch the board off and on, and try again")
 
 
-def _lines(program: str, command: list[str | Path], folder: Path,
-           tell: Callable[[str], None]) -> tuple[int, str, str]:
-    """Exit status, all that it said, and the last step of the script that it said."""
+def _kill(process: subprocess.Popen[str]) -> None:
+    """With whatever it has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _lines(command: list[str | Path], folder: Path,
+           tell: Callable[[str], None]) -> tuple[int | None, str, str]:
+    """Exit status, None for a program that took too long; all that it said; and the last step of
+    the script that it said."""
     process = subprocess.Popen([str(part) for part in command], cwd=folder, text=True,
                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT, errors="replace")
+                               stderr=subprocess.STDOUT, errors="replace", start_new_session=True)
     assert process.stdout is not None
-    output, reached = [], ""
+    output, reached, late = [], "", threading.Event()
+
+    def give_up() -> None:
+        late.set()
+        _kill(process)
+
+    timer = threading.Timer(_TIMEOUT, give_up)
+    timer.start()
     try:
         for line in process.stdout:
             output.append(line)
@@ -102,11 +127,12 @@ def _lines(program: str, command: list[str | Path], folder: Path,
                 reached = step[1]
                 if reached in _TOLD:
                     tell(_TOLD[reached])
-        return process.wait(), "".join(output), reached
-    except BaseException:
-        process.kill()
+        status = process.wait()
+        return None if late.is_set() else status, "".join(output), reached
+    finally:
+        timer.cancel()
+        _kill(process)
         process.wait()
-        raise
 
 
 def load(program: str, board: Board, folder: Path, cable: str | None,
@@ -114,12 +140,11 @@ def load(program: str, board: Board, folder: Path, cable: str | None,
     """Loads what is in ``folder``: a bitstream, and what write_script put there. ``cable``: a file
     of OpenOCD's, or openFPGALoader's name of one. ``tell`` gets a phrase per step. Raises
     BuildError."""
-    command = ["timeout", str(_TIMEOUT), *_command(program, board, folder, cable)]
-    status, output, reached = _lines(program, command, folder, tell)
+    status, output, reached = _lines(_command(program, board, cable), folder, tell)
     (folder / "load.log").write_text(output)
     done = reached == DONE or program == "openFPGALoader"
     if status or not done:
-        if status == 124:
+        if status is None:
             why = (f"{program} did not end within {_TIMEOUT} seconds: switch the board off and on, "
                    "and try again")
         else:

@@ -17,6 +17,9 @@ _PSS_IDCODE, _XC7Z020, _WITHOUT_REVISION = 0xF800_0530, 0x0372_7093, 0x0FFF_FFFF
 #: Events of the configuration interface, and the one that says that the fabric is configured
 #: (UG585, XDCFG_INT_STS).
 FABRIC_EVENTS, CONFIGURED = 0xF800_700C, 4
+#: Its control register, and the bit whose low pulse erases the fabric (XDCFG_CTRL, PCFG_PROG_B).
+_CONTROL, _PROGRAM = 0xF800_7000, 0x4000_0000
+_ERASE_MS = 20
 _DRAIN_MS = 10  # a reset ends what the masters have under way in some microseconds
 
 
@@ -33,6 +36,12 @@ proc bitnet_quiesce {{}} {{
     ps7_wait {_DRAIN_MS}
     ps7_write 0x{REGISTERS["LVL_SHFTR_EN"].address:08X} 0xA
 {_write("SLCR_LOCK", LOCK_KEY=0x767B)}
+    # erased, so that nothing says any more that it is configured
+    ps7_maskwrite 0x{_CONTROL:08X} 0x{_PROGRAM:08X} 0x{_PROGRAM:08X}
+    ps7_maskwrite 0x{_CONTROL:08X} 0x{_PROGRAM:08X} 0x0
+    ps7_wait {_ERASE_MS}
+    ps7_maskwrite 0x{_CONTROL:08X} 0x{_PROGRAM:08X} 0x{_PROGRAM:08X}
+    ps7_wait {_ERASE_MS}
     ps7_write 0x{FABRIC_EVENTS:08X} 0x{CONFIGURED:X}
 }}
 
