@@ -212,11 +212,15 @@ class _Machine:
              "-chardev", f"socket,path={self._port},server=on,wait=off,id=gdb",
              "-gdb", "chardev:gdb", "-device", f"loader,file={image},addr=0,force-raw=on", *drive],
             stderr=subprocess.PIPE, text=True)
-        end = time.monotonic() + 20
-        while not self._port.exists():
-            assert time.monotonic() < end and self.process.poll() is None
-            time.sleep(0.05)
-        self.debugger = Debugger(self._port)
+        try:
+            end = time.monotonic() + 20
+            while not self._port.exists():
+                assert time.monotonic() < end and self.process.poll() is None
+                time.sleep(0.05)
+            self.debugger = Debugger(self._port)
+        except BaseException:
+            self.process.kill()
+            raise
 
     def said(self) -> str:
         return self._console.read_bytes().decode().replace("\r\n", "\n")
