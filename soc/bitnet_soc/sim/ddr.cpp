@@ -160,8 +160,8 @@ uint64_t Ddr::owed() const {
     uint64_t sum = 0;
     for (const auto &port : reads_) sum += port.bursts.size();
     for (const auto &port : writes_)
-        sum += port.addresses.size() + port.data.size() + port.pending.size() +
-               port.responses.size();
+        sum +=
+            port.addresses.size() + port.data.size() + port.pending.size() + port.responses.size();
     return sum;
 }
 

@@ -60,13 +60,12 @@ class Control {
         if (!strncmp(text, "freeze ", 7)) ddr.frozen = text[7] == '1';
         outside.obey(text);
         if (!strncmp(text, "save ", 5)) save(ddr, text + 5);
-        int size =
-            snprintf(text, sizeof text,
-                     "{\"cycles\": %llu, \"granted\": %llu, \"used\": %llu, \"owed\": %llu}",
-                     static_cast<unsigned long long>(ddr.cycles()),
-                     static_cast<unsigned long long>(ddr.granted()),
-                     static_cast<unsigned long long>(ddr.used()),
-                     static_cast<unsigned long long>(ddr.owed()));
+        int size = snprintf(text, sizeof text,
+                            "{\"cycles\": %llu, \"granted\": %llu, \"used\": %llu, \"owed\": %llu}",
+                            static_cast<unsigned long long>(ddr.cycles()),
+                            static_cast<unsigned long long>(ddr.granted()),
+                            static_cast<unsigned long long>(ddr.used()),
+                            static_cast<unsigned long long>(ddr.owed()));
         sendto(socket_, text, size, 0, reinterpret_cast<sockaddr *>(&from), length);
         return true;
     }
