@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from bitnet_host.golden.reference import ReferenceModel
 from bitnet_host.model.convert import convert
 from bitnet_host.model.header import down_chunks
+from bitnet_host.model.image import json_part
 from bitnet_host.model.sources.synthetic import parse_shape, synthetic_checkpoint
 from xtvu.layout import row_words, unpack_ternary, unstripe
 
@@ -38,3 +41,11 @@ def test_down_rows_is_left_out_where_it_does_not_fit(monkeypatch):
         tight.tensor("DOWN_ROWS")
     assert (tight.header.total_bytes < roomy.header.total_bytes
             and tight.header.tensors == roomy.header.tensors - 1)
+
+
+def test_the_ddr_part_begins_at_a_block():
+    """A board that reads it from a card moves whole blocks."""
+    for size in (0, 1, 63, 400, 446, 447, 448, 449, 511):
+        text = json_part({"name": "x" * size})
+        assert (64 + len(text)) % 512 == 0 and json.loads(text) == {"name": "x" * size}
+        assert len(text) < size + 512 + 64
