@@ -117,9 +117,10 @@ def load_board(board: Board, folder: Path, arguments: argparse.Namespace,
     shutil.copy(bitstream, jtag / "bitnet.bit")
     print(f"loading {board.title} with {program} ...", flush=True)
     load(program, board, jtag, arguments.cable, lambda step: print(f"  {step} ...", flush=True))
+    model = open_model()  # any will do for asking
     for target in targets:
         print(f"  asking {target} ...", flush=True)
-        info = ask(target, open_model())
+        info = ask(target, model)
         print(f"{target} answers: {info['clock_hz'] / 1e6:g} MHz, self-test passed; now run "
               f"`bitnet-host chat --target {target}`")
 

@@ -77,8 +77,7 @@ def _soc(board: Board, work: Path, generated: Path, clock_hz: int, toolchain: st
 
 
 def write_board(board: Board, folder: Path, dsp_clock: str, clock_hz: int, toolchain: str) -> None:
-    """Writes ``folder``/gateware, generated, firmware, ps7, jtag and
-    boot. Raises BuildError."""
+    """Writes ``folder``/gateware, generated, firmware, ps7, jtag and boot. Raises BuildError."""
     require(FIRMWARE_TOOLS | boot.BOOT_TOOLS)
     work, generated = folder / "gateware", folder / "generated"
     work.mkdir(parents=True, exist_ok=True)
@@ -106,4 +105,4 @@ def write_board(board: Board, folder: Path, dsp_clock: str, clock_hz: int, toolc
                folder / "jtag/load.cfg")
     steps.step("boot stub", digest([*(ROOT / "boot").iterdir()], described),
                lambda: boot.compile_stub(folder, boot.c_header(board)),
-              folder / "boot/BOOT.BIN")
+               folder / "boot/BOOT.BIN")

@@ -16,7 +16,7 @@ from .ps7.clocks import divisors
 from .ps7.registers import REGISTERS
 from .steps import ROOT, run, write_if_changed
 
-__all__ = ["BOOT_TOOLS", "boot_bin", "c_header", "compile_stub"]
+__all__ = ["BOOT_TOOLS", "MOST_BYTES", "boot_bin", "c_header", "compile_stub"]
 
 BOOT_TOOLS = {"make": "make", "arm-none-eabi-gcc": "gcc-arm-none-eabi"}
 #: FatFs by ChaN, as it comes with LiteX.

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,13 @@ def test_what_the_scripts_find(tmp_path, program):
     done = _run(tmp_path / "c", program, ready="0")
     assert done.returncode and "ps7: not within 1000 ms: the ARM PLL is locked" in done.stdout
     assert "bitnet: loading" not in done.stdout
+
+
+def test_a_board_file_that_is_wrong(tmp_path):
+    board = replace(_BOARD, clocks=replace(_BOARD.clocks, fclk=(700.0,)))
+    with pytest.raises(BuildError, match=r"zybo_z7_20.py: 1000.0 MHz cannot be divided to 700"):
+        write_script(board, tmp_path / "jtag")
+    assert not list(tmp_path.iterdir())
 
 
 def test_openocd_reads_the_cable_of_every_board(tmp_path):

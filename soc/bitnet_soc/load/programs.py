@@ -35,9 +35,12 @@ _NO_CHIP = (r"scan chain interrogation failed|Invalid ACK|IR capture error|all o
 
 
 def write_script(board: Board, folder: Path) -> None:
-    """Writes to ``folder`` what OpenOCD and xsdb need beside the bitstream."""
+    """Writes to ``folder`` what OpenOCD and xsdb need beside the bitstream. Raises BuildError."""
+    try:
+        steps = start(board)
+    except ValueError as error:
+        raise BuildError(f"soc/bitnet_soc/boards/{board.name}.py: {error}") from error
     folder.mkdir(parents=True, exist_ok=True)
-    steps = start(board)
     for name, text in (("cable.cfg", board.jtag), ("load.cfg", script.openocd()),
                        ("load.tcl", script.xsdb()),
                        ("ps7_init.cfg", emit.openocd(steps, board.title)),
