@@ -1,6 +1,7 @@
 // Boot and command loop.
 #include "board.h"
 #include "candidates.h"
+#include "diagnosis.h"
 #include "fault.h"
 #include "link.h"
 #include "model.h"
@@ -216,6 +217,13 @@ static void do_gemv(const struct message *m)
     link_send(EVENT_COUNTERS, counts, TVU_COUNTERS);
 }
 
+// What a board is asked whose vector unit does not work.
+static bool is_diagnosis(uint32_t command)
+{
+    return command == COMMAND_INFO || command == COMMAND_UNLOAD || command == COMMAND_SUMS ||
+           (command >= COMMAND_STREAM && command <= COMMAND_OUTSIDE);
+}
+
 static void run(const struct message *m)
 {
     switch (m->type) {
@@ -248,6 +256,18 @@ static void run(const struct message *m)
         break;
     case COMMAND_GEMV:
         do_gemv(m);
+        break;
+    case COMMAND_STREAM:
+        diagnosis_stream(m);
+        break;
+    case COMMAND_READ:
+        diagnosis_read(m);
+        break;
+    case COMMAND_MEMORY:
+        diagnosis_memory(m);
+        break;
+    case COMMAND_OUTSIDE:
+        diagnosis_outside();
         break;
     case COMMAND_HANG:
         for (;;)
@@ -289,7 +309,7 @@ int main(void)
         link_doing(message.type);
         if (tvu_status()) // memory was away when it was reset last
             tvu_reset();
-        if (selftest_result && message.type != COMMAND_INFO)
+        if (selftest_result && !is_diagnosis(message.type))
             fault_raise(ERROR_SELFTEST, selftest_result);
         else
             run(&message);

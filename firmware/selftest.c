@@ -24,6 +24,9 @@ static bool control_works(uint32_t moved_before)
     tvu_clear(TVU_ERROR_DESCRIPTOR);
     if (tvu_status())
         return false;
+    tvu_ports(0, 0, 0); // no port: an error
+    if (tvu_status() != TVU_ERROR_DESCRIPTOR)
+        return false;
     tvu_stream(SELFTEST_BASE, 1); // a word that nobody takes
     tvu_reset();
     return tvu_wait();
@@ -32,9 +35,9 @@ static bool control_works(uint32_t moved_before)
 uint32_t selftest(void)
 {
     for (uint32_t i = 0; i < SELFTEST_BYTES / 4; i++)
-        *ddr_word(SELFTEST_BASE + 4 * i) = i < COUNT(selftest_data) ? selftest_data[i] : 0;
+        ddr_put(SELFTEST_BASE + 4 * i, i < COUNT(selftest_data) ? selftest_data[i] : 0);
     for (uint32_t i = 0; i < SELFTEST_OUT_BYTES; i += 4)
-        *ddr_word(SELFTEST_OUT + i) = 0;
+        ddr_put(SELFTEST_OUT + i, 0);
     stores_drain();
     tvu_reset();
     tvu_section(0);

@@ -36,6 +36,15 @@ static inline void stores_drain(void)
     (void)uart_txfull_read();
 }
 
+// One store of a long row. While stores follow one another the bus is the CPU's, and hosts would
+// take memory for dead: a load lets others have their turn.
+static inline void ddr_put(uint32_t offset, uint32_t value)
+{
+    *ddr_word(offset) = value;
+    if (offset % 256 == 0)
+        stores_drain();
+}
+
 // Tells the watchdog that the firmware gets on. Whoever loops for longer than some ten milliseconds
 // calls it.
 static inline void watchdog_feed(void)

@@ -14,3 +14,6 @@ void line_drain(void);
 // more often while there is none.
 void ethernet_init(void);
 void ethernet_serve(void);
+
+// What is known of what lies around the SoC, by protocol.h's OUTSIDE_ fields.
+void outside_tell(uint32_t *fields);

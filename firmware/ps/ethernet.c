@@ -21,6 +21,11 @@ void ethernet_init(void)
     last = cycles_low() - PS_LOOK_CYCLES;
 }
 
+uint32_t ethernet_speed(void)
+{
+    return speed;
+}
+
 static void tell(void)
 {
     if (!speed) {

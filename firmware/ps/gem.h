@@ -20,5 +20,7 @@ void mdio_write(uint32_t phy, uint32_t reg, uint32_t value);
 
 // Starts to negotiate, unless that was done before. False: there is no PHY (yet).
 bool phy_start(void);
+// What ethernet.c found last, in Mbit/s; 0: no link.
+uint32_t ethernet_speed(void);
 // Speed of the link in Mbit/s; 0: there is none. `before` is what it was when this was called last.
 uint32_t phy_speed(uint32_t before);

@@ -3,9 +3,10 @@ B), and where the rings of Ethernet frames lie. The firmware gets the same as C
 (bitnet_soc.ps_header).
 """
 
-__all__ = ["BUFFER_BYTES", "GEM", "GEM_BASES", "GEM_CONFIG", "GEM_CONTROL", "GEM_STATUS", "OCM",
-           "OCM_BYTES", "RX_BUFFERS", "RX_FRAMES", "RX_RING", "SLCR", "SLCR_KEYS", "TX_BUFFERS",
-           "TX_FRAMES", "TX_RING", "UART", "UART_BASES", "UART_CONTROL", "UART_STATUS"]
+__all__ = ["BUFFER_BYTES", "GEM", "GEM_BASES", "GEM_CONFIG", "GEM_CONTROL", "GEM_STATUS",
+           "MEMORY_PORT", "MEMORY_PORTS", "OCM", "OCM_BYTES", "RX_BUFFERS", "RX_FRAMES", "RX_RING",
+           "SLCR", "SLCR_KEYS", "TIMER", "TX_BUFFERS", "TX_FRAMES", "TX_RING", "UART",
+           "UART_BASES", "UART_CONTROL", "UART_STATUS"]
 
 UART_BASES = (0xE000_0000, 0xE000_1000)
 #: Offsets, and bits of two of them.
@@ -28,6 +29,15 @@ GEM_STATUS = {"mdio_idle": 2}
 #: Addresses of system control registers, and what is written to the first two.
 SLCR = {"lock": 0xF800_0004, "unlock": 0xF800_0008, "gem_clk_ctrl": 0xF800_0140}
 SLCR_KEYS = {"lock": 0x767B, "unlock": 0xDF0D}
+
+#: A counter of timer TTC0, which counts the clock of the registers: its clock, control and value.
+TIMER = {"clock": 0xF800_1000, "control": 0xF800_100C, "value": 0xF800_1018}
+
+#: The first of four memory ports (AFI), 4 KB apart, and offsets: bit 0 of a mode is 32-bit mode;
+#: the lowest bits of commands are the number that may be under way, less one.
+MEMORY_PORTS = 0xF800_8000
+MEMORY_PORT = {"read_mode": 0x00, "read_commands": 0x04, "write_mode": 0x14,
+               "write_commands": 0x18}
 
 #: On-chip memory: descriptors of both rings, then a buffer for each.
 OCM, OCM_BYTES = 0xFFFC_0000, 0x4_0000

@@ -29,7 +29,8 @@ class TVUConfig:
         if not 8 <= self.scratch_rows <= SCRATCH_ROWS:
             raise ValueError(f"the instruction set is made for {SCRATCH_ROWS} scratchpad rows at "
                              f"most")
-        if self.port_fifo_depth < 32:
-            raise ValueError("a port needs room for two bursts of 16 beats")
+        if self.port_fifo_depth not in (32, 64, 128, 256, 512, 1024):
+            raise ValueError("a port needs room for two bursts of 16 beats, 1,024 at most, and a "
+                             "power of two")
         if self.dsp_clock not in (1, 2):
             raise ValueError("the DSP slices run at the system clock or at twice that")

@@ -1,10 +1,10 @@
-"""What a stream instruction asks the DMA readers for."""
+"""What a stream instruction asks the DMA readers for, and by which ports it comes."""
 
 from amaranth.lib import data
 
 from .picks import GROUP_BITS, WORD_ADDRESS_BITS
 
-__all__ = ["StreamDescriptor", "TICKET_BITS"]
+__all__ = ["Ports", "StreamDescriptor", "TICKET_BITS"]
 
 TICKET_BITS = 16  # of the counters of stores and picks that descriptors wait for
 
@@ -25,3 +25,12 @@ class StreamDescriptor(data.Struct):
     picked: 1
     everything: 1
     ticket: TICKET_BITS
+
+
+class Ports(data.Struct):
+    """How streams use the memory ports (instruction PORTS). Changes only while nothing is under
+    way."""
+
+    mask: 4 = 0b1111
+    apart: 1
+    bursts: 6

@@ -14,7 +14,7 @@ from amaranth.lib.wiring import In, Out
 from xtvu import isa
 
 from .decoder import OPCODE_BITS, OPCODES, Decoder, operand
-from .descriptor import TICKET_BITS, StreamDescriptor
+from .descriptor import TICKET_BITS, Ports, StreamDescriptor
 from .instruction import QueuedInstruction
 
 __all__ = ["CFUBus", "FrontEnd", "PATIENCE_BITS"]
@@ -58,7 +58,7 @@ class FrontEnd(wiring.Component):
         self._patience_bits = patience_bits
         super().__init__({
             "bus": In(CFUBus()), "descriptor": Out(stream.Signature(StreamDescriptor)),
-            "instruction": Out(stream.Signature(QueuedInstruction)),
+            "instruction": Out(stream.Signature(QueuedInstruction)), "ports": Out(Ports),
             "counter_address": Out(4), "counter": In(32).array(len(isa.COUNTERS)),
             "scalar_address": Out(5), "scalar": In(32),
             "ranked_address": Out(8), "ranked": In(32),
@@ -113,7 +113,8 @@ class FrontEnd(wiring.Component):
         with m.Elif(done):
             m.d.bus += holds.eq(0)
         self._reset(m, done)
-        self._keep_errors(m, done, errors, to_stream)
+        refused = self._set_ports(m, done)
+        self._keep_errors(m, done, errors, refused)
         self._describe(m)
         answer = self._answer(m, errors)  # outside of the If: what it looks up must not wait for it
         with m.If(done):
@@ -138,7 +139,20 @@ class FrontEnd(wiring.Component):
         with m.Elif(seen & self.quiet):
             m.d.bus += self.resetting.eq(0)
 
-    def _keep_errors(self, m: Module, done: Value, errors: data.View, to_stream: Value) -> None:
+    def _set_ports(self, m: Module, done: Value) -> Value:
+        """Between streams only, so that ports stay in step; returns whether PORTS is refused."""
+        told, refused, asked = Signal(Ports), Signal(), done & self._is("PORTS")
+        m.d.comb += [
+            *(told[name].eq(self._operand(PORTS=name)) for name in ("mask", "apart", "bursts")),
+            refused.eq(asked & (self.busy | self.resetting | (told.mask == 0))),
+        ]
+        with m.If(self.resetting):
+            m.d.bus += self.ports.eq(self.ports.as_value().init)
+        with m.Elif(asked & ~refused):
+            m.d.bus += self.ports.eq(told)
+        return refused
+
+    def _keep_errors(self, m: Module, done: Value, errors: data.View, refused: Value) -> None:
         patience = Signal(self._patience_bits)
         with m.If(self.progress | (~self.busy & ~self.resetting)):
             m.d.bus += patience.eq(0)
@@ -150,7 +164,7 @@ class FrontEnd(wiring.Component):
             m.d.comb += raised[name].eq(self.errors[name] & ~self.resetting)
         with m.If(done & ~self._defined):
             m.d.comb += raised.undefined.eq(1)
-        with m.If(misaligned):
+        with m.If(misaligned | refused):
             m.d.comb += raised.descriptor.eq(1)
         m.d.comb += raised.queue.eq(patience.all())
         cleared = Mux(done & self._is("CLEAR"), self._operand(CLEAR="mask"), 0)

@@ -9,10 +9,11 @@ is measured in one cycle and requested in the next; only bursts of a single word
 from amaranth.hdl import Assert, Cat, Const, Module, Mux, ResetSignal, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from .axi import PORTS, AXIRead, ReadPort, physical
 from .config import TVUConfig
-from .descriptor import TICKET_BITS, StreamDescriptor
+from .descriptor import TICKET_BITS, Ports, StreamDescriptor
 from .logic import choose
 from .picks import WORD_ADDRESS_BITS, PickedRow, PickScanner
 from .queue import Queue
@@ -20,13 +21,16 @@ from .queue import Queue
 __all__ = ["BURST_WORDS", "StreamReader"]
 
 BURST_WORDS = 16
+_APART_BIT = 26  # of an address: 64 MB
 _ENTRIES = 64  # picked rows between fetching and consuming
 
 
 class _Measured(data.Struct):
-    """The next burst: ``length`` in words, one less for the port, and whether it ends its row."""
+    """The next burst: of which ports it asks; ``length`` in words, one less for the port; whether
+    it ends its row."""
 
     valid: 1
+    asks: PORTS
     ends: 1
     length: 5
     last_beat: 4
@@ -35,7 +39,8 @@ class _Measured(data.Struct):
 class StreamReader(wiring.Component):
     """Four AXI read masters behind one descriptor queue.
 
-    Members: ``descriptor`` in; ``word`` out (256 bits); ``port0`` to ``port3``; ``completed``
+    Members: ``descriptor`` in; ``ports``, how ports are used; ``word`` out (256 bits); ``port0`` to
+    ``port3``; ``completed``
     (stores completed, modulo 2^16, for fences) and ``picks`` (PICKs completed, likewise);
     ``pick_address`` and ``pick_data`` (8 codes, a cycle later) read the pick memory; ``entry`` out;
     ``error`` pulses on an AXI error response; ``bad`` pulses on a descriptor without words;
@@ -46,7 +51,7 @@ class StreamReader(wiring.Component):
     def __init__(self, config: TVUConfig) -> None:
         self.config = config
         super().__init__({
-            "descriptor": In(stream.Signature(StreamDescriptor)),
+            "descriptor": In(stream.Signature(StreamDescriptor)), "ports": In(Ports),
             "word": Out(stream.Signature(256)),
             **{f"port{i}": Out(AXIRead()) for i in range(PORTS)},
             "completed": In(TICKET_BITS), "picks": In(TICKET_BITS),
@@ -63,7 +68,7 @@ class StreamReader(wiring.Component):
         m.submodules.scanner = self._scanner = PickScanner()
         self._running = Signal()  # a row is being requested
         self._address, self._left = Signal(WORD_ADDRESS_BITS), Signal(24)  # what is left of it
-        self._issue = Signal()
+        self._issue, self._may_issue = Signal(), Signal()
         burst = self._measure(m)
         free = self._walk(m, burst.ends)
         self._hand_over_picks(m, free)
@@ -72,10 +77,12 @@ class StreamReader(wiring.Component):
         for i, port in enumerate(ports):
             m.submodules[f"port{i}"] = port
             wiring.connect(m, port.port, wiring.flipped(getattr(self, f"port{i}")))
+            place = physical(Cat(Const(0, 3), Const(i, 2), self._address))
             m.d.comb += [
                 port.burst.payload.address.eq(
-                    physical(Cat(Const(0, 3), Const(i, 2), self._address))),
-                port.burst.payload.length.eq(burst.last_beat), port.burst.valid.eq(self._issue),
+                    place ^ (Mux(self.ports.apart, i, 0) << _APART_BIT)),
+                port.burst.payload.length.eq(burst.last_beat),
+                port.burst.valid.eq(burst.asks[i] & self._may_issue),
             ]
         reserved = self._reserve(m, ports, burst)
         self._buffer(m, ports, reserved)
@@ -96,6 +103,7 @@ class StreamReader(wiring.Component):
         m.d.comb += ends.eq((left[5:] == 0) & choose(list(fits), offset))
         m.d.sync += [
             burst.valid.eq(self._running & ~self._issue), burst.ends.eq(ends),
+            burst.asks.eq(Mux(self._running & ~self._issue, self.ports.mask, 0)),
             burst.length.eq(Mux(ends, left[:5], (BURST_WORDS - offset)[:5])),
             # one less, as a table: faster than a subtraction
             burst.last_beat.eq(Mux(ends, choose([Const((low - 1) % BURST_WORDS, 4)
@@ -170,12 +178,16 @@ class StreamReader(wiring.Component):
         left."""
         depth, taken = self.config.port_fifo_depth, self.word.valid & self.word.ready
         reserved, room = Signal(range(depth + 1)), Signal()
+        # blocks under way beside which another one may be asked for
+        blocks = (self.ports.bursts - 1)[:exact_log2(depth // BURST_WORDS)]
         m.d.comb += [
-            self._issue.eq(burst.valid & room & Cat(port.free for port in ports).all()),
+            self._may_issue.eq(room & Cat(port.free for port in ports).all()),
+            self._issue.eq(burst.valid & self._may_issue),
             self.requested.eq(Mux(self._issue, burst.length, 0)),
         ]
         m.d.sync += [
-            room.eq(reserved <= depth - BURST_WORDS),  # bursts do not follow cycle by cycle
+            # bursts do not follow cycle by cycle
+            room.eq(reserved <= Cat(Const(0, exact_log2(BURST_WORDS)), blocks)),
             reserved.eq(reserved + self.requested - taken),
             Assert(~self._issue | Cat(port.burst.ready for port in ports).all(),
                    "a burst came to a full port"),
@@ -184,16 +196,26 @@ class StreamReader(wiring.Component):
         return reserved
 
     def _buffer(self, m: Module, ports: list[ReadPort], reserved: Value) -> None:
-        """Beats wait until all four of a word are there."""
+        """Beats wait until all four of a word are there. Where no burst is asked of a port, its
+        beats come with those of the first port that is."""
         resetting = ResetSignal("sync", allow_reset_less=True)
         buffers = [Queue(64, depth=self.config.port_fifo_depth) for _ in ports]
+        mask, first, owed = self.ports.mask, Signal(), Signal.like(ports[0].owed)
+        for port, used in reversed(list(zip(ports, mask, strict=True))):
+            with m.If(used):
+                m.d.comb += [first.eq(port.valid), owed.eq(port.owed)]
         for i, (port, buffer) in enumerate(zip(ports, buffers, strict=True)):
             m.submodules[f"buffer{i}"] = buffer
-            m.d.comb += [buffer.i.payload.eq(port.data), buffer.i.valid.eq(port.valid),
+            m.d.comb += [buffer.i.payload.eq(port.data),
+                         buffer.i.valid.eq(Mux(mask[i], port.valid, first)),
                          buffer.o.ready.eq(self.word.valid & self.word.ready)]
             m.d.sync += [
-                Assert(resetting | ~port.valid | buffer.i.ready, "a beat came to a full port FIFO"),
-                Assert(resetting | (reserved == port.owed + buffer.level),
+                Assert(resetting | ~buffer.i.valid | buffer.i.ready,
+                       "a beat came to a full port FIFO"),
+                Assert(resetting | mask[i] | ~port.burst.valid,
+                       "a burst is asked of a port that is not in use"),
+                Assert(resetting
+                       | (reserved == Mux(mask[i], port.owed, owed) + buffer.level),
                        "words under way are not those that room is reserved for"),
             ]
         m.d.comb += [

@@ -62,6 +62,7 @@ class TVU(wiring.Component):
         connect(m, self._store.port, flipped(self.write))
         connect(m, self._frontend.bus, flipped(self.bus))
         connect(m, self._frontend.descriptor, self._reader.descriptor)
+        m.d.comb += self._reader.ports.eq(self._frontend.ports)
         connect(m, self._products.result, self._collector.result)
         connect(m, self._vector.act, self._products.write)
         connect(m, self._reader.entry, self._products.entry)

@@ -17,9 +17,14 @@ _MDC_DIVISORS = (8, 16, 32, 48, 64, 96, 128, 224)
 _MDC_MHZ = Fraction("2.5")
 
 
-def _mdc(board: Board) -> int:
+def _bus_mhz(board: Board) -> Fraction:
+    """Of the controllers' registers: a sixth of the CPU's clock."""
     clocks = board.clocks
-    bus = Fraction(clocks.crystal * clocks.pll("arm"), clocks.cpu * 6 * 1_000_000)
+    return Fraction(clocks.crystal * clocks.pll("arm"), clocks.cpu * 6 * 1_000_000)
+
+
+def _mdc(board: Board) -> int:
+    bus = _bus_mhz(board)
     return next(code for code, by in enumerate(_MDC_DIVISORS) if bus / by <= _MDC_MHZ)
 
 
@@ -49,6 +54,10 @@ def c_header(board: Board, mac: int, clock_hz: int) -> str:
         "GEM_CLK_CTRL": registers.SLCR["gem_clk_ctrl"] + 4 * gem,
         **{f"GEM_CLOCK_{speed}": _gem_clock(board, rate)
            for speed, rate in ((10, 2.5), (100, 25), (1000, 125))},
+        **{f"TIMER_{name.upper()}": place for name, place in registers.TIMER.items()},
+        "TIMER_HZ": int(_bus_mhz(board) * 1_000_000),
+        "PORT": registers.MEMORY_PORTS,
+        **{f"PORT_{name.upper()}": offset for name, offset in registers.MEMORY_PORT.items()},
         "LOOK_CYCLES": clock_hz // 10,  # from look to look at the link
         "GEM_MDC": _mdc(board), "PHY_ADDRESS": board.phy.address,
         "PHY_TOLD_DELAYS": int(board.phy.delays == "marvell"),

@@ -39,7 +39,8 @@ _VERILATOR = ["--cc", "--exe", "-O3", "--x-assign", "fast", "--x-initial", "fast
 #: Nothing of these is in a simulated board.
 _OTHERS = ("report.py", "timing.py", "delays.py", "steps.py", "synthesis.py", "crossings.py",
            "boot.py", "board_files.py", "design.py", "openxc7.py", "rgmii.py")
-_MAINS = ["soc_main.cpp", "serial.cpp", "network.cpp", "ddr.cpp"]
+_MODELS = ["ddr.cpp", "ddr_faults.cpp", "ddr_preset.cpp"]
+_MAINS = ["soc_main.cpp", "serial.cpp", "network.cpp", *_MODELS]
 
 
 def _ps7_header(path: Path) -> None:
@@ -137,7 +138,7 @@ def _board(steps: Steps, folder: Path, gateware: str, shared: Path, suffix: str)
 def _vector_unit_simulator(steps: Steps, sim: Path) -> None:
     verilog = [sim / "tvu.v", SLICE_MODEL]
     steps.step("vector unit simulator", digest([*_SIMULATION.glob("*.[ch]pp"), *verilog]),
-               lambda: _verilate(sim, "Cfu", verilog, ["tvu_main.cpp", "ddr.cpp"], "tvu_sim",
+               lambda: _verilate(sim, "Cfu", verilog, ["tvu_main.cpp", *_MODELS], "tvu_sim",
                                  "-O1"),
                sim / "tvu_sim")
 

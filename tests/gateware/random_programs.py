@@ -297,8 +297,11 @@ class ProgramWriter:
         self._add(name, **operands)
 
     def _control(self) -> None:
-        kind = self._int(0, 4)
-        if kind == 0:
+        kind = self._int(0, 5)
+        if kind == 5:
+            self._add("WAIT")
+            self._add("PORTS", mask=15, apart=0, bursts=self._int(0, 63))
+        elif kind == 0:
             self._add("SECTION", section=self._int(0, 15))
         elif kind == 1:
             self._add("COUNTER",

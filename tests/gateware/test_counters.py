@@ -9,8 +9,8 @@ from tvu_bench import MEGABYTE, WAIT, run_rtl
 from xtvu import isa
 
 DATA, SIZE = 2 * MEGABYTE, 4 * MEGABYTE
-# cycles to a burst's first beat, soc/bitnet_soc/sim/ddr.cpp
-LATENCY = {"ug585": 36, "conservative": 56}
+# cycles to a burst's first beat, soc/bitnet_soc/sim/ddr_preset.cpp
+LATENCY = {"ug585": 25, "conservative": 46}
 
 
 def _counts(tvu_sim, tmp_path, program, preset="ug585"):

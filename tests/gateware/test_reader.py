@@ -7,6 +7,7 @@ import pytest
 from simulation import accept, simulate
 from tvu.config import TVUConfig
 from tvu.reader import StreamReader
+from xtvu.layout import physical_address
 
 _SMALL = TVUConfig(port_fifo_depth=32)
 
@@ -105,6 +106,29 @@ def test_reader_delivers_words_in_order(chance):
                      lambda entry: entries.append((entry.row, entry.code, entry.end)), rng, chance)
 
     simulate(unit, feed, *(port_bench(i) for i in range(4)), sink, pick_memory, entry_sink)
+
+
+@pytest.mark.parametrize("apart", [0, 1])
+@pytest.mark.parametrize("address", [0x8000 // 32, (5 << 26) // 32 + 0x123])
+def test_ports_apart(apart, address):
+    """Each port's addresses: those of its piece, or with the port's number in bits 26 and 27."""
+    unit = StreamReader(_SMALL)
+
+    async def bench(ctx):
+        ctx.set(unit.ports, {"mask": 15, "apart": apart, "bursts": 0})
+        ctx.set(unit.descriptor.payload, {"address": address, "words": 1, "rows": 1})
+        ctx.set(unit.descriptor.valid, 1)
+        await ctx.tick()
+        ctx.set(unit.descriptor.valid, 0)
+        ports = [getattr(unit, f"port{i}") for i in range(4)]
+        for _ in range(12):
+            await ctx.tick()
+        for number, port in enumerate(ports):
+            at = physical_address(32 * address + 8 * number)
+            assert ctx.get(port.arvalid)
+            assert ctx.get(port.araddr) == at ^ (apart * number << 26)
+
+    simulate(unit, bench)
 
 
 @pytest.mark.parametrize("kind,ticket,counter", [("fence", 3, "completed"), ("picked", 1, "picks")])

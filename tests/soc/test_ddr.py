@@ -7,9 +7,8 @@ import re
 import subprocess
 
 import pytest
-from conftest import ROOT
+from ddr_driver import compile_driver
 
-SIM = ROOT / "soc/bitnet_soc/sim"
 _MAIN = r"""
 #include "ddr.hpp"
 #include <cstring>
@@ -18,7 +17,7 @@ static uint8_t arlen[4], arvalid[4], arready[4], rresp[4], rlast[4], rvalid[4], 
 static uint64_t rdata[4], wdata;
 static uint8_t awvalid, awready, wstrb = 255, wvalid, wready, bresp, bvalid, bready = 1;
 int main(int, char **argv) {
-    Ddr ddr(8 << 20, "", *find_preset("ug585"), 125e6);
+    Ddr ddr(8 << 20, "", load_preset("ug585"), 125e6);
     for (int i = 0; i < 4; i++)
         ddr.attach(i, AxiReadPins{araddr + i, arlen + i, arvalid + i, arready + i, rdata + i,
                                   rresp + i, rlast + i, rvalid + i,
@@ -61,11 +60,7 @@ int main(int, char **argv) {
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ddr")
-    (folder / "main.cpp").write_text(_MAIN)
-    subprocess.run(["g++", "-O1", f"-I{SIM}", "main.cpp", SIM / "ddr.cpp", "-o", "driver"],
-                   cwd=folder, check=True, capture_output=True)
-    return folder / "driver"
+    return compile_driver(tmp_path_factory.mktemp("ddr"), _MAIN)
 
 
 @pytest.mark.parametrize("what,rule", [

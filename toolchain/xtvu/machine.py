@@ -34,7 +34,7 @@ from .isa import (
     by_name,
     isa_hash,
 )
-from .layout import BLOCK_BYTES, WEIGHTS_PER_WORD, WORD_DIGITS, physical_address
+from .layout import BEAT_BYTES, BLOCK_BYTES, PORTS, WEIGHTS_PER_WORD, WORD_DIGITS, physical_address
 
 __all__ = ["Machine"]
 
@@ -73,6 +73,7 @@ class Machine:
         self._stream.clear()
         self._repeat: dict[str, int] | None = None
         self._epilogue: dict[str, int] = {}
+        self._mask, self._apart = 15, 0
 
     def execute(self, name: str, **operands: int) -> int:
         """Runs one instruction; returns its response. Raises KeyError for an unknown one,
@@ -124,6 +125,8 @@ class Machine:
     def _control(self, name: str, o: dict[str, int]) -> int:
         if name == "CLEAR":
             self.errors -= {error for bit, error in enumerate(ERRORS) if o["mask"] >> bit & 1}
+        if name == "PORTS" and not self._refuse(not o["mask"]):
+            self._mask, self._apart = o["mask"], o["apart"]
         if name == "STATUS":
             return sum(1 << bit for bit, error in enumerate(ERRORS) if error in self.errors)
         if name == "ID":
@@ -135,8 +138,11 @@ class Machine:
         return 0
 
     def _word(self, linear: int) -> NDArray[np.uint8]:
-        return np.concatenate([self.memory[physical_address(linear + 8 * p):][:8]
-                               for p in range(4)])
+        """As four ports bring it; what one brings that is not in use does not matter."""
+        at = [physical_address(linear + BEAT_BYTES * p) ^ (self._apart * p << 26)
+              for p in range(PORTS)]
+        return np.concatenate([self.memory[a:a + BEAT_BYTES] if self._mask >> p & 1
+                               else np.zeros(BEAT_BYTES, np.uint8) for p, a in enumerate(at)])
 
     def _fetch(self, name: str, o: dict[str, int]) -> None:
         rows, stride = (o["rows"], o["stride"]) if name == "STREAMR" else (o.get("groups", 1), 0)

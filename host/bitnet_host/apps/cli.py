@@ -1,4 +1,4 @@
-"""The command line: chat, convert, score, info, bench."""
+"""The command line: chat, convert, score, info, bench, selftest."""
 
 from __future__ import annotations
 
@@ -37,10 +37,13 @@ from bitnet_host.model.open import open_model
 from bitnet_host.model.sources.hf import open_checkpoint
 from bitnet_host.model.sources.synthetic import GATE_ZEROS
 from bitnet_host.run.board import BoardTarget
-from bitnet_host.run.open import open_target
+from bitnet_host.run.open import open_target, open_transport
 from bitnet_host.run.sampling import Sampling
 from bitnet_host.run.session import Session
 from bitnet_host.run.target import Target
+from bitnet_host.selftest.diagnosed import Diagnosed
+from bitnet_host.selftest.report import examine
+from bitnet_host.selftest.speed import preset_file
 
 __all__ = ["main"]
 
@@ -322,7 +325,8 @@ def bench(
                     typer.Option(help="measure only a matrix-vector product of "
                                       "ROWSxCOLUMNS")] = None,
     weights: Annotated[str, typer.Option(help="base3 or 2bit")] = "base3",
-    ddr: Annotated[str, typer.Option(help="memory model: ug585 or conservative")] = "ug585",
+    ddr: Annotated[str, typer.Option(help="memory model: ug585, conservative, or a file "
+                                        "(docs/performance.md)")] = "ug585",
     clock: Annotated[float, typer.Option(help="Hz that seconds are reckoned with")] = CLOCK_HZ,
     head: Annotated[str, typer.Option(help="screened or full")] = "screened",
     all_rows: Annotated[bool,
@@ -365,6 +369,39 @@ def bench(
             print(f"{name:<22}{value:,}" if isinstance(value, int) else f"{name:<22}{value}")
     else:
         print_measurement(result, compare)
+
+
+@app.command()
+def selftest(
+    target: Annotated[str, _TARGET] = "sim",
+    whole: Annotated[bool,
+                     typer.Option("--whole",
+                                  help="try every cell of memory; the model that it holds is "
+                                       "lost")] = False,
+    memory: Annotated[Path | None,
+                      typer.Option(help="write what was measured as a memory model for `bench "
+                                        "--ddr`")] = None,
+    as_object: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    take_over: Annotated[bool, _TAKE_OVER] = False,
+) -> int:
+    """Examine a board's memory, ports, clocks and link; exit code 1 if something is wrong."""
+    if target == "reference":
+        raise BadArgument("the golden model is no board: choose sim, udp://HOST[:PORT] or "
+                          "serial:DEVICE")
+    display = ProgressDisplay()
+    transport, simulator = open_transport(target, take_over=take_over)
+    try:
+        report = examine(Diagnosed(transport, simulator), target, whole=whole, progress=display)
+    finally:
+        display.end()
+        transport.close()
+        if simulator is not None:
+            simulator.close()
+    print(json.dumps(report.as_dict()) if as_object else report.text())
+    if memory is not None:
+        with replacing(memory) as file:
+            file.write(preset_file(report.rates, report.info["clock_hz"]).encode())
+    return 1 if report.wrong else 0
 
 
 def _say(sentence: str) -> None:

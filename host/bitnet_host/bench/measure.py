@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +33,19 @@ from bitnet_host.run.sampling import Sampling
 from bitnet_host.run.target import Answer
 
 __all__ = ["CLOCK_HZ", "DDR_PEAK", "PRESETS", "BenchOptions", "check_model", "measure_gemv",
-           "measure_model", "print_measurement"]
+           "measure_model", "print_measurement", "stream_share"]
 
 CLOCK_HZ = 125_000_000
 DDR_PEAK = 4_266_640_000  # bytes per second of 32-bit DDR3-1066
-#: Share of the peak that each memory model moves at most.
-PRESETS = {"ug585": 0.92, "conservative": 0.82}
+#: Memory models that come with the simulator; any other name is that of a file.
+PRESETS = ("ug585", "conservative")
 
 
 @dataclass(frozen=True)
 class BenchOptions:
     """What to measure. ``shape``: ``bundled`` or what ``parse_shape`` takes; ``context``: tokens in
     the KV cache with the decoded one; ``tokens``: passes to average over; ``prefill``: tokens of a
-    prompt to measure instead of decoding, 0 for none."""
+    prompt to measure instead of decoding, 0 for none; ``ddr``: one of PRESETS or a file."""
 
     shape: str = "2b4t"
     context: int = 128
@@ -63,8 +64,7 @@ class BenchOptions:
         """Raises UserError for values that make no sense."""
         if self.weights not in WEIGHT_MODES:
             raise UserError(f"--weights must be base3 or 2bit, not {self.weights}")
-        if self.ddr not in PRESETS:
-            raise UserError(f"--ddr must be {' or '.join(PRESETS)}, not {self.ddr}")
+        _check_ddr(self.ddr)
         if not 1 <= self.tokens <= 1000 or not 0 < self.clock < 1e12:
             raise UserError("--tokens must lie between 1 and 1000, --clock between 0 and 1e12")
         longest = self.prefill if self.prefill else self.context + self.tokens
@@ -72,6 +72,12 @@ class BenchOptions:
             raise UserError(f"the model has a context of {model_context} tokens: choose a "
                             f"--context of 2 or more, and --tokens or "
                             "--prefill, that fit in it")
+
+
+def _check_ddr(ddr: str) -> None:
+    if ddr not in PRESETS and not Path(ddr).is_file():
+        raise UserError(f"--ddr must be {' or '.join(PRESETS)} or a file that describes memory, "
+                        f"not {ddr}")
 
 
 @contextmanager
@@ -96,14 +102,14 @@ def _synthetic(options: BenchOptions) -> Bench:
 
 def _measured(board: BoardTarget, prompt: list[int], tokens: int, options: BenchOptions,
               progress: Progress) -> tuple[Answer, int, int]:
-    """The answer, and 64-bit beats granted and used meanwhile."""
+    """The answer, and 64-bit beats meanwhile: at the DRAM's peak, and used."""
     assert board.simulator is not None
     before = board.simulator.stats()
     board.all_rows, board.all_columns = options.all_rows, options.all_columns
     answer = board.generate(prompt, tokens, Sampling(full_head=options.full_head),
                             progress=progress)
     after = board.simulator.stats()
-    return answer, after["granted"] - before["granted"], after["used"] - before["used"]
+    return answer, after["peak"] - before["peak"], after["used"] - before["used"]
 
 
 def measure_model(options: BenchOptions, progress: Progress = lambda *_: None) -> dict[str, Any]:
@@ -112,8 +118,8 @@ def measure_model(options: BenchOptions, progress: Progress = lambda *_: None) -
 
     ``operators`` has, per pass: cycles = moving + stall_memory + stall_compute + stall_control
     (each cycle is one of these), ``bytes`` consumed from the stream, and ``exposed`` =
-    stall_compute + stall_control. ``beats_granted`` are the 64-bit beats that the memory model
-    could have moved during all passes. Raises UserError.
+    stall_compute + stall_control. ``beats_granted`` are the 64-bit beats that a stream over four
+    ports would have moved during all passes (``stream_share``). Raises UserError.
     """
     path = None
     if options.shape == "bundled":
@@ -140,7 +146,7 @@ def measure_model(options: BenchOptions, progress: Progress = lambda *_: None) -
             board.fill_cache(options.context - 1 - (options.tokens > 1))
             passes, prompt, tokens = (options.tokens, words[:1],
                                       options.tokens + (options.tokens > 1))
-        answer, granted, used = _measured(board, prompt, tokens, options, progress)
+        answer, peak, used = _measured(board, prompt, tokens, options, progress)
     if len(answer.token_ids) != tokens:
         raise UserError("the model ended its answer at once; choose another context")
     decoded = not options.prefill and tokens > 1
@@ -164,10 +170,12 @@ def measure_model(options: BenchOptions, progress: Progress = lambda *_: None) -
         "exposed_share": round(total["exposed"] / total["cycles"], 4),
         "ddr_peak_share": round(total["bytes"] * options.clock / cycles / DDR_PEAK, 4),
     }
+    share = stream_share(options.ddr)
     if not decoded or path is not None:  # else the counters of memory also cover the prompt
-        result |= {"beats_granted": granted, "beats_used": used,
-                   "share_of_granted": round(used / granted, 4)}
-    bytes_per_cycle = min(4 * 8.0, PRESETS[options.ddr] * DDR_PEAK / options.clock)
+        result |= {"beats_granted": round(share * peak), "beats_used": used,
+                   "share_of_granted": round(used / (share * peak), 4)}
+    result["stream_share"] = round(share, 4)
+    bytes_per_cycle = min(4 * 8.0, share * DDR_PEAK / options.clock)
     result["roofline"] = {
         "bytes_per_cycle": round(bytes_per_cycle, 2),
         "cycles": round(total["bytes"] / bytes_per_cycle),
@@ -219,22 +227,36 @@ def check_model(options: BenchOptions, progress: Progress = lambda *_: None) -> 
 def measure_gemv(shape: str, weights: str = "base3", preset: str = "ug585") -> dict[str, Any]:
     """Streams a matrix of ``ROWSxCOLUMNS`` once through the dot lanes and reads the counters.
 
-    ``beats_granted`` are the 64-bit beats that the memory model could have moved while the unit was
-    awake: beats moved plus what its data bus was idle for want of a request. Raises UserError for a
-    shape that the lanes do not take.
+    ``beats_used`` are 64-bit beats, ``share_of_peak`` how many of those that the DRAM's peak would
+    have moved while the unit was awake. Raises UserError for a shape that the lanes do not take.
     """
     match = re.fullmatch(r"(\d+)x(\d+)", shape)
     if not match:
         raise UserError(f"--gemv {shape}: write ROWSxCOLUMNS, for example 2560x2560")
     if weights not in WEIGHT_MODES:
         raise UserError(f"--weights must be base3 or 2bit, not {weights}")
-    if preset not in PRESETS:
-        raise UserError(f"--ddr must be {' or '.join(PRESETS)}, not {preset}")
+    _check_ddr(preset)
     rows, columns = int(match[1]), int(match[2])
     words = row_words(columns, weights)
     if not (1 <= rows <= 16384 and 1 <= words <= ACT_WORDS):
         raise UserError(f"--gemv takes 1 to 16384 rows and 1 to "
                         f"{ACT_WORDS * WEIGHTS_PER_WORD[weights]} columns in {weights}")
+    counters, peak, used = _gemv(rows, words, weights, preset)
+    return {"gemv": shape, "weights": weights, "ddr": preset,
+            "cycles": sum(counters[part] for part in PARTS), **counters, "beats_used": used,
+            "share_of_peak": round(used / peak, 4)}
+
+
+@cache
+def stream_share(preset: str) -> float:
+    """Share of the DRAM's peak that a stream over four ports reaches with a memory model, measured
+    with a matrix of 2 MB."""
+    _, peak, used = _gemv(4096, 16, "base3", preset)
+    return used / peak
+
+
+def _gemv(rows: int, words: int, weights: str, preset: str) -> tuple[dict[str, int], int, int]:
+    """The vector unit's counters, and 64-bit beats meanwhile: at the DRAM's peak, and used."""
     simulator = Simulator(preset)
     try:
         transport = over_udp("127.0.0.1", simulator.ports["udp"])
@@ -249,11 +271,7 @@ def measure_gemv(shape: str, weights: str = "base3", preset: str = "ug585") -> d
     finally:
         simulator.close()
     counters = dict(zip(COUNTERS, (int(c) for c in payload), strict=True))
-    granted, used = (after[key] - before[key] for key in ("granted", "used"))
-    return {"gemv": shape, "weights": weights, "ddr": preset,
-            "cycles": sum(counters[part] for part in PARTS), **counters, "beats_granted": granted,
-            "beats_used": used,
-            "share_of_granted": round(used / granted, 4) if granted else None}
+    return counters, after["peak"] - before["peak"], after["used"] - before["used"]
 
 
 def print_measurement(result: dict[str, Any], compare: bool = False) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 
 from bitnet_host.bench.measure import BenchOptions, measure_gemv, measure_model
 from bitnet_host.errors import UserError
+from bitnet_host.model.sources.synthetic import GATE_ZEROS
 
-__all__ = ["main", "table"]
+__all__ = ["SHARES", "main", "table"]
 
 BEGIN, END = "<!-- make bench writes from here -->", "<!-- to here -->"
 _FULL = BenchOptions(shape="2b4t", context=128)
@@ -35,6 +36,12 @@ _TECHNIQUES: list[tuple[str, BenchOptions]] = [
 ]
 _BUNDLED_RUNS = [_BUNDLED, replace(_BUNDLED, ddr="conservative"),
                  replace(_BUNDLED, weights="2bit"), replace(_BUNDLED, context=250)]
+_MEMORY = Path(__file__).parent / "memory"
+#: Memory models with a stream that is ever faster, slowest first.
+SHARES = [str(_MEMORY / f"share-{share}.txt") for share in (50, 60, 72, 78, 84, 88)]
+SHARES += ["ug585", str(_MEMORY / "share-94.txt")]
+_DELAYS = [str(_MEMORY / f"{name}.txt")
+           for name in ("latency-2x", "delay-60", "delay-200", "commands-4")]
 _COLUMNS = ("cycles", "bytes", "moving", "stall_memory", "stall_compute", "stall_control",
             "exposed")
 
@@ -44,10 +51,16 @@ def _command(o: BenchOptions) -> str:
     words += [f"--prefill {o.prefill}" if o.prefill else f"--context {o.context}",
               f"--tokens {o.tokens}" if o.tokens > 1 else ""]
     words += [f"--weights {o.weights}" if o.weights != "base3" else "",
-              f"--ddr {o.ddr}" if o.ddr != "ug585" else ""]
+              f"--ddr {_name(o.ddr)}" if o.ddr != "ug585" else "",
+              f"--gate-zeros {o.gate_zeros}" if o.gate_zeros != GATE_ZEROS else ""]
     words += ["--head full" if o.full_head else "", "--all-rows" if o.all_rows else "",
               "--all-columns" if o.all_columns else ""]
     return f"`{' '.join(filter(None, words))}`"
+
+
+def _name(ddr: str) -> str:
+    """Of a memory model, from the project's folder."""
+    return f"host/bitnet_host/bench/memory/{Path(ddr).name}" if "/" in ddr else ddr
 
 
 def _row(*cells: object) -> str:
@@ -93,6 +106,18 @@ def table(run: Callable[[BenchOptions], dict[str, Any]]) -> str:
         lines += [_row(name, *(values[c] for c in _COLUMNS))
                   for name, values in [*r["operators"].items(), ("total", r["total"])]]
     lines += ["",
+              "## Other memories", "",
+              "Decode of 2b4t at context 128. The first rows differ in what a stream over four "
+              "ports gets, the others in when bursts are answered.", "",
+              "| memory | a stream's share of the peak | cycles | tokens/s | of a stream's beats | "
+              "command |", "|---|---|---|---|---|---|"]
+    for memory in [*SHARES, *_DELAYS]:
+        options = replace(_FULL, ddr=memory)
+        r = run(options)
+        lines.append(_row(Path(memory).stem, _share(r["stream_share"]), r["cycles"],
+                          r["tokens_per_second"], _share(r["share_of_granted"]),
+                          _command(options)))
+    lines += ["",
               "## What each technique gives", "",
               "Decode of 2b4t at context 128, ug585; each row leaves out one technique.", "",
               "| | cycles | tokens/s | bytes read | command |", "|---|---|---|---|---|"]
@@ -113,12 +138,12 @@ def table(run: Callable[[BenchOptions], dict[str, Any]]) -> str:
     lines += ["",
               "## Stream", "",
               "One 2560 x 2560 GEMV, base-3 weights: 40,960 stream words of 32 bytes.", "",
-              "| preset | cycles | stalled on memory | 64-bit beats granted | used | share | "
-              "command |", "|---|---|---|---|---|---|---|"]
+              "| preset | cycles | stalled on memory | 64-bit beats | of the DRAM's peak | "
+              "command |", "|---|---|---|---|---|---|"]
     for preset in ("ug585", "conservative"):
         r = measure_gemv("2560x2560", "base3", preset)
-        lines.append(_row(preset, r["cycles"], r["stall_memory"], r["beats_granted"],
-                          r["beats_used"], _share(r["share_of_granted"]),
+        lines.append(_row(preset, r["cycles"], r["stall_memory"], r["beats_used"],
+                          _share(r["share_of_peak"]),
                           f"`bitnet-host bench --gemv 2560x2560 --ddr {preset}`"))
     return "\n".join(lines) + "\n"
 

@@ -46,7 +46,7 @@ from bitnet_host.run.protocol import (
 from bitnet_host.run.sampling import Choice, Sampling
 from bitnet_host.run.target import Answer, Cancel, Choices, Steps, Target
 
-__all__ = ["BoardTarget"]
+__all__ = ["BoardTarget", "read_info"]
 
 _log = logging.getLogger("bitnet_host.link")
 _PIECE = 1 << 16  # bytes whose checksum the board says, to see what it has already
@@ -120,14 +120,7 @@ class BoardTarget(Target):
         while name != "INFO":
             with self._explained():
                 name, words = self.transport.receive(30)
-        if len(words) < 2 or words[0] != VERSION or words[1] != isa_hash():
-            found = (f"protocol {words[0]}, ISA {int(words[1]):08x}" if len(words) > 1
-                     else "an unknown protocol")
-            raise BoardError(f"the board runs firmware of another version ({found}; this tool has "
-                             f"protocol {VERSION}, ISA "
-                             f"{isa_hash():08x}): build and load both from the same source with "
-                             f"`make build`", 0)
-        info = dict(zip(INFO_FIELDS, (int(w) for w in words), strict=True))
+        info = read_info(words)
         if info["selftest"]:
             code = ERRORS["SELFTEST"][0]
             raise BoardError(error_text(code, info["selftest"]), code, info["selftest"])
@@ -390,6 +383,17 @@ class BoardTarget(Target):
         """Takes note of what the KV cache holds, if ``tokens`` say so."""
         known = position <= len(tokens)
         self.tokens, self._unsure = tokens[:position] if known else [], not known
+
+
+def read_info(words: NDArray[np.uint32]) -> dict[str, int]:
+    """INFO_FIELDS of an INFO event. Raises BoardError if the firmware is of another version."""
+    if len(words) < 2 or words[0] != VERSION or words[1] != isa_hash():
+        found = (f"protocol {words[0]}, ISA {int(words[1]):08x}" if len(words) > 1
+                 else "an unknown protocol")
+        raise BoardError(f"the board runs firmware of another version ({found}; this tool has "
+                         f"protocol {VERSION}, ISA {isa_hash():08x}): build and load both from the "
+                         f"same source with `make build`", 0)
+    return dict(zip(INFO_FIELDS, (int(w) for w in words), strict=True))
 
 
 def _is_foreign(error: UserError) -> bool:

@@ -13,10 +13,10 @@ from bitnet_host.model.image import Image
 from bitnet_host.reporting import Progress, quiet
 from bitnet_host.run.board import BoardTarget
 from bitnet_host.run.link.simulator import Simulator
-from bitnet_host.run.link.transport import over_serial, over_udp
+from bitnet_host.run.link.transport import Transport, over_serial, over_udp
 from bitnet_host.run.target import Target
 
-__all__ = ["open_board", "open_target"]
+__all__ = ["open_board", "open_target", "open_transport"]
 
 
 def open_target(name: str, image: Image, *, take_over: bool = False) -> Target:
@@ -26,10 +26,16 @@ def open_target(name: str, image: Image, *, take_over: bool = False) -> Target:
     board."""
     if name == "reference":
         return ReferenceTarget(image)
+    return BoardTarget(image, *open_transport(name, take_over=take_over))
+
+
+def open_transport(name: str, *, take_over: bool = False) -> tuple[Transport, Simulator | None]:
+    """The way to a board, which knows nothing of models, and the simulator if it is one. Raises as
+    ``open_target``."""
     if name == "sim":
         simulator = Simulator()
         try:
-            return BoardTarget(image, over_udp("127.0.0.1", simulator.ports["udp"]), simulator)
+            return over_udp("127.0.0.1", simulator.ports["udp"]), simulator
         except BaseException:
             simulator.close()
             raise
@@ -37,14 +43,14 @@ def open_target(name: str, image: Image, *, take_over: bool = False) -> Target:
         host, _, port = name.removeprefix("udp://").partition(":")
         if not host or not re.fullmatch(r"[0-9]{0,5}", port) or not 0 < int(port or PORT) < 65536:
             raise BadArgument(f"target {name}: write udp://HOST or udp://HOST:PORT")
-        return BoardTarget(image, over_udp(host, int(port or PORT), take_over=take_over))
+        return over_udp(host, int(port or PORT), take_over=take_over), None
     if name.startswith("serial:"):
         device = name.removeprefix("serial:")
         if not device:
             raise BadArgument("target serial: needs a device, for example serial:/dev/ttyUSB0")
         if "://" not in device and not Path(device).exists():
             raise LinkError(f"there is no device {device}: plug the board in or name its port")
-        return BoardTarget(image, over_serial(device, take_over=take_over))
+        return over_serial(device, take_over=take_over), None
     raise BadArgument(f"target {name} is unknown: choose sim, reference, udp://HOST[:PORT] or "
                       f"serial:DEVICE")
 

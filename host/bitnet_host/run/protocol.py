@@ -12,15 +12,19 @@ from dataclasses import dataclass
 
 __all__ = [
     "COMMANDS", "ERRORS", "EVENTS", "GENERATE_FIELDS", "INFO_FIELDS", "MAILBOX", "MAX_PAYLOAD",
-    "OPERATORS", "OPTIONS", "PARTS",
-    "MOST_CANDIDATES", "MOST_SUMS", "STATS_FIELDS", "STOP_REASONS", "VERSION", "Mailbox",
-    "c_header", "error_text", "restart_text",
+    "MEMORY_FIELDS", "MOST_CANDIDATES", "MOST_READ", "MOST_SUMS", "OPERATORS", "OPTIONS",
+    "OUTSIDE_FIELDS", "PARTS", "PATTERN", "READ_BASE", "STATS_FIELDS", "STOP_REASONS",
+    "STREAM_FIELDS", "UNKNOWN", "VERSION", "Mailbox", "c_header", "error_text", "restart_text",
 ]
 
-VERSION = 6
+VERSION = 7
 MAX_PAYLOAD = 2048  # words of a message
 MOST_CANDIDATES = 64  # tokens that a board names for the host to choose from
 MOST_SUMS = 64  # checksums of an event
+MOST_READ = 64  # stream words of a READ
+READ_BASE = 0x0010_8000  # DDR address where a READ leaves its floats; behind the self-test's data
+PATTERN = 0x9E3779B1  # times the address: what the CPU writes in MEMORY
+UNKNOWN = 0xFFFFFFFF  # a field of OUTSIDE that the board knows nothing of
 
 COMMANDS = {
     "INFO": 1,  # -> INFO
@@ -37,6 +41,12 @@ COMMANDS = {
     "SUMS": 7,
     "GEMV": 8,  # [rows, stream words per row, mode]: a GEMV over whatever DDR holds -> COUNTERS
     "HANG": 10,  # never ends, so that the watchdog can be seen at work
+    # From here on for diagnosis; only without a model.
+    "STREAM": 11,  # STREAM_FIELDS -> COUNTERS
+    "READ": 12,  # [address, stream words]: the bytes that the ports read, as float32 -> READ
+    # [address, words, flip]: the CPU writes PATTERN * address ^ flip and reads it -> MEMORY
+    "MEMORY": 13,
+    "OUTSIDE": 14,  # -> OUTSIDE
 }
 
 EVENTS = {
@@ -44,6 +54,9 @@ EVENTS = {
     "SUMS": 8, "COUNTERS": 9,
     "ERROR": 10,  # [code, detail]
     "CANDIDATES": 12,  # [token, float32 bits of its logit]..., falling
+    "READ": 13,  # [DDR address of the floats]
+    "MEMORY": 14,  # MEMORY_FIELDS
+    "OUTSIDE": 15,  # OUTSIDE_FIELDS
 }
 
 #: Errors that the firmware reports: code and sentence for people. ``{detail}`` is the second word
@@ -79,6 +92,17 @@ GENERATE_FIELDS = ("position", "max_tokens", "candidates", "options", "prompt_to
 #: Bits of GENERATE's options: work that is normally saved. Answers are the same, but for a screened
 #: head's.
 OPTIONS = {"full_head": 1, "all_rows": 2, "all_columns": 4}
+#: A stream by some of the memory ports (xtvu.isa, PORTS): ``rows`` runs of ``words_each`` stream
+#: words, ``stride`` blocks of 512 bytes apart; together a multiple of 16 words.
+STREAM_FIELDS = ("address", "rows", "words_each", "stride", "mask", "apart", "bursts")
+#: Words that were not what the CPU had written: how many, the first, and all bits that differed.
+MEMORY_FIELDS = ("wrong", "address", "expected", "found", "differ")
+#: What lies around the SoC: the CPU's cycles ``now``; whether a processing system; the link in
+#: Mbit/s and the PHY's identifier; ``ticks`` of a clock of ``ticks_hz`` in so many ``cycles``; and
+#: the memory ports' own registers.
+OUTSIDE_FIELDS = ("now", "processing_system", "link", "phy_id", "cycles", "ticks", "ticks_hz",
+                  *(f"hp{port}_{name}" for port in range(4)
+                    for name in ("read_mode", "read_commands", "write_mode", "write_commands")))
 STOP_REASONS = {"stop": 0, "length": 1, "cancel": 2, "context": 3}
 #: Where cycles go: sections of the TVU's counters, from 1 on. What the CPU does between passes
 #: counts as sample.
@@ -154,6 +178,10 @@ def c_header() -> str:
     define("PROTOCOL_MAX_PAYLOAD", MAX_PAYLOAD)
     define("MOST_CANDIDATES", MOST_CANDIDATES)
     define("MOST_SUMS", MOST_SUMS)
+    define("MOST_READ", MOST_READ)
+    define("READ_BASE", READ_BASE)
+    define("OUTSIDE_UNKNOWN", UNKNOWN)
+    lines.append(f"#define MEMORY_PATTERN(address) ((address) * 0x{PATTERN:x}u)")
     for prefix, table in (("COMMAND", COMMANDS), ("EVENT", EVENTS), ("STOP", STOP_REASONS),
                           ("OPTION", OPTIONS)):
         for name, code in table.items():
@@ -163,7 +191,8 @@ def c_header() -> str:
     for name, offset in vars(MAILBOX).items():
         define(f"MAILBOX_{name.upper()}", offset)
     for prefix, fields in (("INFO", INFO_FIELDS), ("GENERATE", GENERATE_FIELDS),
-                           ("STATS", STATS_FIELDS)):
+                           ("STATS", STATS_FIELDS), ("STREAM", STREAM_FIELDS),
+                           ("MEMORY", MEMORY_FIELDS), ("OUTSIDE", OUTSIDE_FIELDS)):
         for place, name in enumerate(fields):
             define(f"{prefix}_{name.upper()}", place)
         define(f"{prefix}_WORDS", len(fields))

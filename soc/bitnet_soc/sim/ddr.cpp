@@ -1,24 +1,14 @@
 #include "ddr.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-const DdrPreset DDR_PRESETS[3] = {
-    {"ug585", 36, 24, 0.40, 12, 8, 0.666, 0, 0},
-    {"conservative", 56, 36, 2.10, 24, 12, 0.666, 0, 0},
-    {"hostile", 8, 4, 0.40, 12, 8, 0.666, 6, 90},
-};
 static constexpr size_t RUBBISH_BYTES = 16 << 20;  // that the hostile memory starts with
-
-const DdrPreset *find_preset(const char *name) {
-    for (const DdrPreset &preset : DDR_PRESETS)
-        if (!strcmp(preset.name, name)) return &preset;
-    return nullptr;
-}
 
 static uint32_t next_random(uint32_t &state) {  // xorshift32
     state ^= state << 13;
@@ -29,6 +19,9 @@ static uint32_t next_random(uint32_t &state) {  // xorshift32
 Ddr::Ddr(uint64_t size, const std::string &preload, const DdrPreset &preset, double fabric_hz,
          uint32_t seed)
     : preset_(preset), size_(size), clocks_per_cycle_(DRAM_HZ / fabric_hz),
+      next_refresh_(preset.refresh_every_ns * CLOCKS_PER_NS),
+      read_latency_(std::lround(preset.read_ns * fabric_hz / 1e9 + preset.read_cycles)),
+      write_latency_(std::lround(preset.write_ns * fabric_hz / 1e9 + preset.write_cycles)),
       random_(seed * 2654435761u | 1) {
     void *base = mmap(nullptr, size, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -90,70 +83,90 @@ double Ddr::cost(uint64_t address, int beats, bool write) {
     return clocks;
 }
 
+bool Ddr::waits(int stream) const {
+    if (stream >= PORTS) {
+        const WritePort &port = writes_[stream - PORTS];
+        return port.pins.awvalid && !port.pending.empty();
+    }
+    const ReadPort &port = reads_[stream];
+    return port.scheduled < port.bursts.size() && pair_free_[stream / 2] <= dram_now_;
+}
+
+// The pairs take turns, and in a pair its streams. -1: nobody waits.
+int Ddr::choose() {
+    static constexpr int STREAMS[PAIRS][4] = {{0, 1, PORTS, PORTS + 1}, {2, 3, -1, -1}};
+    for (int i = 0; i < PAIRS; i++) {
+        int pair = (turn_ + i) % PAIRS;
+        for (int j = 0; j < 4; j++) {
+            int place = (stream_turn_[pair] + j) % 4, stream = STREAMS[pair][place];
+            if (stream < 0 || !waits(stream)) continue;
+            turn_ = pair + 1;
+            stream_turn_[pair] = place + 1;
+            return stream;
+        }
+    }
+    return -1;
+}
+
 // Serves requests until the data bus is busy beyond the current clock.
 void Ddr::schedule() {
     dram_now_ += clocks_per_cycle_;
+    if (measuring) peak_ += clocks_per_cycle_;
     while (bus_free_ < dram_now_) {
         if (bus_free_ >= next_refresh_) {
-            bus_free_ += REFRESH_TIME;
-            next_refresh_ += REFRESH_EVERY;
+            bus_free_ += preset_.refresh_ns * CLOCKS_PER_NS;
+            next_refresh_ += preset_.refresh_every_ns * CLOCKS_PER_NS;
             std::fill(open_row_, open_row_ + BANKS, -1);
             continue;
         }
-        int chosen = -1;
-        for (int i = 0; i < PORTS + WRITE_PORTS && chosen < 0; i++) {
-            int port = (turn_ + i) % (PORTS + WRITE_PORTS);
-            if (port >= PORTS) {
-                if (writes_[port - PORTS].pins.awvalid && !writes_[port - PORTS].pending.empty())
-                    chosen = port;
-            } else if (reads_[port].scheduled < reads_[port].bursts.size() &&
-                       pair_free_[port / 2] <= dram_now_) {
-                chosen = port;
-            }
-        }
-        if (chosen < 0) {
-            if (measuring) lost_ += dram_now_ - bus_free_;
+        int stream = choose();
+        if (stream < 0) {
             bus_free_ = dram_now_;
             break;
         }
-        turn_ = (chosen + 1) % (PORTS + WRITE_PORTS);
-        if (chosen >= PORTS) {
-            WritePort &port = writes_[chosen - PORTS];
+        if (stream >= PORTS) {
+            WritePort &port = writes_[stream - PORTS];
             Write write = port.pending.front();
             port.pending.pop_front();
-            if (!hostile()) store(write);
+            if (!hostile()) store(stream - PORTS, write);
             bus_free_ += cost(write.address, 1, true);
-            write.answer_at = now_ + preset_.write_latency + jitter();
+            write.answer_at = now_ + write_latency_ + jitter();
             port.responses.push_back(write);
             used_ += 1;
         } else {
-            ReadPort &port = reads_[chosen];
+            ReadPort &port = reads_[stream];
             Burst &burst = port.bursts[port.scheduled++];
-            double clocks = cost(burst.address, burst.length, false);
-            bus_free_ += clocks;
-            double &pair = pair_free_[chosen / 2];
+            bus_free_ += cost(burst.address, burst.length, false);
+            double &pair = pair_free_[stream / 2];
             pair =
                 std::max(pair, dram_now_ - clocks_per_cycle_) + burst.length / preset_.pair_share;
-            burst.ready_at = now_ + preset_.read_latency + jitter();
+            burst.ready_at = now_ + read_latency_ + jitter();
             used_ += burst.length;
         }
     }
 }
 
-void Ddr::store(const Write &write) {
-    for (int i = 0; i < 8; i++)
-        if (write.strobe >> i & 1) memory_[write.address + i] = write.data >> (8 * i);
+void Ddr::store(int port, const Write &write) {
+    int stream = PORTS + port;
+    uint64_t address = faults.address(stream, write.address);
+    uint64_t data = faults.data(stream, write.data);
+    for (int i = 0; i < (faults.narrow[stream] ? 4 : 8); i++)
+        if (write.strobe >> i & 1) memory_[address + i] = data >> (8 * i);
 }
 
-bool Ddr::moves() {
-    return !hostile() || static_cast<int>(next_random(random_) & 15) >= preset_.gaps;
+bool Ddr::moves() { return !hostile() || (next_random(random_) & 15) >= preset_.gaps; }
+
+int Ddr::jitter() {
+    int least = preset_.delay_least, most = preset_.delay_most;
+    return most ? least + static_cast<int>(next_random(random_) % (most - least + 1)) : 0;
 }
 
-int Ddr::jitter() { return preset_.spread ? next_random(random_) % preset_.spread : 0; }
-
-int Ddr::access(bool write) {
-    bus_free_ = std::max(bus_free_, dram_now_) + 4 + preset_.burst_overhead;
-    return write ? 4 : preset_.read_latency / 2;
+// It has a port of the controller to itself: its turn comes after the burst that is under way.
+int Ddr::access(uint64_t address, int beats, bool write) {
+    double begin = std::max(bus_free_, dram_now_);
+    bus_free_ = begin + cost(address, beats, write);
+    return std::lround((begin - dram_now_) / clocks_per_cycle_) +
+           (write ? write_latency_ : read_latency_);
 }
 
 uint64_t Ddr::owed() const {
@@ -187,19 +200,21 @@ void Ddr::sample() {
         if (*p.arvalid && *p.arready) {
             check_address(names[i], *p.araddr, *p.arlen + 1);
             port.bursts.push_back({*p.araddr, *p.arlen + 1});
-            if (hostile())
-                memcpy(port.bursts.back().data, memory_ + *p.araddr, 8ull * (*p.arlen + 1));
+            Burst &burst = port.bursts.back();
+            for (int beat = 0; hostile() && beat < burst.length; beat++)
+                burst.data[beat] = faults.read_beat(i, memory_, burst.address, beat);
         }
     }
 
     static const char *write_names[WRITE_PORTS] = {"HP0 write", "HP1 write"};
     for (int i = 0; i < WRITE_PORTS; i++)
-        if (writes_[i].pins.awvalid) sample_write(writes_[i], write_names[i]);
+        if (writes_[i].pins.awvalid) sample_write(i, write_names[i]);
     now_++;
     schedule();
 }
 
-void Ddr::sample_write(WritePort &port, const char *name) {
+void Ddr::sample_write(int index, const char *name) {
+    WritePort &port = writes_[index];
     AxiWritePins &p = port.pins;
     if (port.aw_held && (!*p.awvalid || *p.awaddr != port.held_address))
         violation(name, "AWVALID fell or the address changed before AWREADY", *p.awaddr);
@@ -224,7 +239,7 @@ void Ddr::sample_write(WritePort &port, const char *name) {
     }
     port.shown = *p.bvalid && !*p.bready;
     if (*p.bvalid && *p.bready) {
-        if (hostile()) store(port.responses.front());
+        if (hostile()) store(index, port.responses.front());
         port.responses.pop_front();
     }
 }
@@ -233,7 +248,7 @@ void Ddr::drive() {
     for (int i = 0; i < PORTS; i++) {
         ReadPort &port = reads_[i];
         AxiReadPins &p = port.pins;
-        *p.arready = port.bursts.size() < OUTSTANDING && !frozen && moves();
+        *p.arready = port.bursts.size() < commands(i) && !frozen && moves();
         *p.rvalid = port.shown;
         if (port.bursts.empty()) continue;
         Burst &burst = port.bursts.front();
@@ -242,23 +257,23 @@ void Ddr::drive() {
             *p.rvalid = 1;
             *p.rresp = failing >> i & 1 ? 2 : 0;
             *p.rlast = burst.beat == burst.length - 1;
-            if (hostile())
-                *p.rdata = burst.data[burst.beat];
-            else
-                memcpy(p.rdata, memory_ + burst.address + 8ull * burst.beat, 8);
+            *p.rdata = hostile() ? burst.data[burst.beat]
+                                 : faults.read_beat(i, memory_, burst.address, burst.beat);
         }
     }
     for (int i = 0; i < WRITE_PORTS; i++)
-        if (writes_[i].pins.awvalid) drive_write(writes_[i], failing >> (PORTS + i) & 1);
+        if (writes_[i].pins.awvalid) drive_write(i);
 }
 
-void Ddr::drive_write(WritePort &port, bool fails) {
+void Ddr::drive_write(int index) {
+    WritePort &port = writes_[index];
     AxiWritePins &p = port.pins;
+    size_t most = commands(PORTS + index);
     size_t open = port.pending.size() + port.responses.size();
-    *p.awready = open + port.addresses.size() < OUTSTANDING && !frozen && moves();
-    *p.wready = open + port.data.size() < OUTSTANDING && !frozen && moves();
+    *p.awready = open + port.addresses.size() < most && !frozen && moves();
+    *p.wready = open + port.data.size() < most && !frozen && moves();
     bool due =
         !port.responses.empty() && static_cast<int64_t>(now_) >= port.responses.front().answer_at;
     *p.bvalid = port.shown || (due && !frozen && moves());
-    *p.bresp = fails ? 2 : 0;
+    *p.bresp = failing >> (PORTS + index) & 1 ? 2 : 0;
 }

@@ -3,12 +3,9 @@
 // The data bus moves 8 bytes per DRAM clock (32 bit, double data rate, 533 MHz). Bursts of all
 // ports are served one after another; each pays its data time and what the preset charges for
 // arbitration, row misses, refresh and read/write turnaround. Data comes back a fixed latency after
-// its bus slot, at most one 64-bit beat per port and fabric clock. AXI3 rules are checked; breaking
-// one ends the simulation.
-//
-// The preset `hostile` is not about speed: every channel stutters at random, latencies differ from
-// burst to burst, a read gives what memory held when its address was taken, a write shows when its
-// response is taken, and memory starts full of rubbish. AXI allows all of it.
+// its bus slot, at most one 64-bit beat per port and fabric clock. The controller has three ports
+// that take turns: HP0 and HP1 share one, HP2 and HP3 the next, and the CPU's accesses come by the
+// third. AXI3 rules are checked; breaking one ends the simulation.
 #pragma once
 
 #include <cstdint>
@@ -16,25 +13,9 @@
 #include <cstdlib>
 #include <deque>
 #include <string>
-#include <vector>
 
-struct DdrPreset {
-    const char *name;
-    int read_latency;       // fabric clocks from a burst's bus slot to its first beat
-    int write_latency;      // fabric clocks to the write response
-    double burst_overhead;  // DRAM clocks per burst, whatever it holds
-    double row_miss;        // DRAM clocks that opening another row leaves exposed
-    double turnaround;      // DRAM clocks between a read and a write
-    double pair_share;      // share of the bus that HP0+HP1, and HP2+HP3, can take
-    int gaps;               // in 16 cycles, on average, in which a channel that could move does not
-    int spread;             // fabric clocks by which latencies differ
-};
-
-// Sources: UG585 table of DDRC efficiency (92 % for random reads, 2,840 MB/s per DDRC port), and 82
-// % as others measured; the overheads are fitted so that four ports streaming together reach those
-// shares.
-extern const DdrPreset DDR_PRESETS[3];
-const DdrPreset *find_preset(const char *name);  // null if there is none
+#include "ddr_faults.hpp"
+#include "ddr_preset.hpp"
 
 struct AxiReadPins {
     uint32_t *araddr;
@@ -68,25 +49,28 @@ class Ddr {
     void sample();  // before the rising edge: take handshakes
     void drive();   // after it: new inputs for the design
 
-    // A CPU-side access; returns the fabric clocks it takes.
-    int access(bool write);
+    // An access of the CPU's side; returns the fabric clocks until its first word is there, or
+    // until it is written.
+    int access(uint64_t address, int beats, bool write);
+    uint32_t read_word(uint64_t address) { return faults.read_word(memory_, address); }
+    void write_word(uint64_t address, uint32_t word, unsigned strobe) {
+        faults.write_word(memory_, address, word, strobe);
+    }
 
     uint8_t *memory() { return memory_; }
     uint64_t size() const { return size_; }
 
-    // Beats that could have moved: those that did, and those that fit into bus time without a
-    // request.
-    uint64_t granted() const {
-        return used_ + static_cast<uint64_t>(lost_ * 16 / (16 + preset_.burst_overhead));
-    }
+    // 64-bit beats that moved, and that the bus would have moved at its peak while `measuring`
     uint64_t used() const { return used_; }
+    uint64_t peak() const { return static_cast<uint64_t>(peak_); }
     uint64_t owed() const;  // bursts that were begun and have not ended
     uint64_t cycles() const { return now_; }
-    bool measuring = true;  // idle bus time counts as granted
+    bool measuring = true;  // time counts for the peak
     // To test what the design does with it:
     // ports that answer with SLVERR: bits 0 to 3 HP reads, bits 4 and 5 writes
     unsigned failing = 0;
     bool frozen = false;  // no port takes or answers anything
+    DdrFaults faults;
 
   private:
     struct Burst {
@@ -123,30 +107,33 @@ class Ddr {
     void check_address(const char *port, uint64_t address, int beats);
     void schedule();
     double cost(uint64_t address, int beats, bool write);
-    void store(const Write &write);
-    void sample_write(WritePort &port, const char *name);
-    void drive_write(WritePort &port, bool fails);
+    void store(int port, const Write &write);
+    void sample_write(int port, const char *name);
+    void drive_write(int port);
     bool moves();  // whether a channel that could move does
     int jitter();
     bool hostile() const { return preset_.gaps > 0; }
+    bool waits(int stream) const;  // for the controller
+    int choose();
+    size_t commands(int stream) const {
+        return std::min(static_cast<size_t>(preset_.commands), faults.commands[stream]);
+    }
 
-    static constexpr size_t OUTSTANDING = 8;  // of an HP port
-    static constexpr double DRAM_HZ = 533.33e6;
-    // DRAM clocks: 7.8 us, 260 ns
-    static constexpr double REFRESH_EVERY = 4160, REFRESH_TIME = 139;
+    static constexpr double DRAM_HZ = 533.33e6, CLOCKS_PER_NS = DRAM_HZ / 1e9;
     static constexpr int BANKS = 8, PAGE_BITS = 12;
+    static constexpr int PAIRS = 2;  // ports of the controller that two HP ports share each
 
     const DdrPreset preset_;
     uint64_t size_;
     uint8_t *memory_;
     ReadPort reads_[PORTS];
     WritePort writes_[WRITE_PORTS];
-    double clocks_per_cycle_, dram_now_ = 0, bus_free_ = 0, next_refresh_ = REFRESH_EVERY,
-                              lost_ = 0;
-    double pair_free_[2] = {0, 0};
+    double clocks_per_cycle_, dram_now_ = 0, bus_free_ = 0, next_refresh_, peak_ = 0;
+    int read_latency_, write_latency_;  // fabric clocks
+    double pair_free_[PAIRS] = {0, 0};
     int64_t open_row_[BANKS];
     bool last_was_write_ = false;
-    int turn_ = 0;
+    int turn_ = 0, stream_turn_[PAIRS] = {0, 0};
     uint32_t random_;
     uint64_t now_ = 0, used_ = 0;
 };

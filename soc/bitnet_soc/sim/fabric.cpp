@@ -29,18 +29,16 @@ void MainRam::drive() {
             answer = true;
         }
     } else {
-        if (wait_ < 0) wait_ = ddr_.access(write_);
+        if (wait_ < 0) wait_ = ddr_.access(address_, write_ ? 1 : 4, write_);
         answer = wait_-- == 0;
     }
     if (!answer || stalled) return;
-    uint8_t *word = ddr_.memory() + (next & (ddr_.size() - 4));
+    next &= ddr_.size() - 4;
     top_->ddr_ack = 1;
-    if (write_) {
-        for (int i = 0; i < 4; i++)
-            if (select_ >> i & 1) word[i] = data_ >> (8 * i);
-    } else {
-        memcpy(&top_->ddr_dat_r, word, 4);
-    }
+    if (write_)
+        ddr_.write_word(next, data_, select_);
+    else
+        top_->ddr_dat_r = ddr_.read_word(next);
 }
 
 Fabric::Fabric(Vsoc *top, Ddr &ddr, int udp_port, int tcp_port, bool, uint32_t)

@@ -1,6 +1,6 @@
 // The simulated board: Verilated SoC, DDR model, UART, Ethernet, and a control port for statistics.
 //
-// soc_sim [--preset ug585|conservative|hostile] [--seed N] [--preload FILE] [--udp PORT]
+// soc_sim [--preset NAME|FILE] [--seed N] [--preload FILE] [--udp PORT]
 //         [--tcp PORT] [--max-cycles N]
 //
 // The UDP port is the one for datagrams; Etherbone and raw frames have ports of their own
@@ -28,8 +28,8 @@ static constexpr double CLOCK_HZ = 125e6;
 
 // A UDP port that answers every text with the memory model's counters. It obeys "quit", "reset"
 // (the board's button), "fail MASK" (Ddr::failing), "freeze 1" or "freeze 0", "save OFFSET BYTES
-// FILE", which writes what memory holds there, "stall 1" or "stall 0" (the CPU's way to memory
-// answers nothing), and what else the board has (Outside::obey).
+// FILE", which writes what memory holds there, "fault ..." (DdrFaults::obey), "stall 1" or "stall
+// 0" (the CPU's way to memory answers nothing), and what else the board has (Outside::obey).
 class Control {
   public:
     Control() {
@@ -58,12 +58,13 @@ class Control {
         if (!strcmp(text, "reset")) reset = true;
         if (!strncmp(text, "fail ", 5)) ddr.failing = strtoul(text + 5, nullptr, 0);
         if (!strncmp(text, "freeze ", 7)) ddr.frozen = text[7] == '1';
+        if (!strncmp(text, "fault ", 6)) ddr.faults.obey(text + 6);
         outside.obey(text);
         if (!strncmp(text, "save ", 5)) save(ddr, text + 5);
         int size = snprintf(text, sizeof text,
-                            "{\"cycles\": %llu, \"granted\": %llu, \"used\": %llu, \"owed\": %llu}",
+                            "{\"cycles\": %llu, \"peak\": %llu, \"used\": %llu, \"owed\": %llu}",
                             static_cast<unsigned long long>(ddr.cycles()),
-                            static_cast<unsigned long long>(ddr.granted()),
+                            static_cast<unsigned long long>(ddr.peak()),
                             static_cast<unsigned long long>(ddr.used()),
                             static_cast<unsigned long long>(ddr.owed()));
         sendto(socket_, text, size, 0, reinterpret_cast<sockaddr *>(&from), length);
@@ -91,7 +92,7 @@ class Control {
 
 int main(int argc, char **argv) {
     std::string preload;
-    const DdrPreset *preset = &DDR_PRESETS[0];
+    std::string preset_name = "ug585";
     int udp_port = 0, tcp_port = 0;
     uint32_t seed = 1;
     uint64_t max_cycles = ~0ull;
@@ -110,25 +111,26 @@ int main(int argc, char **argv) {
             max_cycles = number;
         else if (option == "--seed" && is_number)
             seed = number;
-        else if (option == "--preset" && find_preset(value.c_str()))
-            preset = find_preset(value.c_str());
+        else if (option == "--preset" && !value.empty())
+            preset_name = value;
         else {
             bool help = option == "--help" || option == "-h";
             if (!help) fprintf(stderr, "soc_sim does not know \"%s %s\"\n", argv[i], value.c_str());
             fprintf(help ? stdout : stderr,
-                    "usage: soc_sim [--preset ug585|conservative|hostile] [--seed N] [--preload "
+                    "usage: soc_sim [--preset NAME|FILE] [--seed N] [--preload "
                     "FILE] [--udp PORT] "
                     "[--tcp PORT] [--max-cycles N]\n");
             return help ? 0 : 2;
         }
     }
+    DdrPreset preset = load_preset(preset_name);
     prctl(PR_SET_PDEATHSIG, SIGTERM);
     signal(SIGPIPE, SIG_IGN);
     signal(SIGINT, SIG_IGN);  // Ctrl-C is for the host tool: the board keeps running
 
     Vsoc *top = new Vsoc;
-    Ddr ddr(DDR_BYTES, preload, *preset, CLOCK_HZ, seed);
-    Outside outside(top, ddr, udp_port, tcp_port, preset->gaps > 0, seed);
+    Ddr ddr(DDR_BYTES, preload, preset, CLOCK_HZ, seed);
+    Outside outside(top, ddr, udp_port, tcp_port, preset.gaps > 0, seed);
     Control control;
     printf(
         "{\"udp\": %d, \"etherbone\": %d, \"raw\": %d, \"tcp\": %d, \"pty\": \"%s\", \"control\": "

@@ -88,11 +88,7 @@ int main(int argc, char **argv) {
         return 2;
     }
     dup2(2, 1);  // what an assertion writes
-    const DdrPreset *preset = find_preset(argc > 4 ? argv[4] : DDR_PRESETS[0].name);
-    if (!preset) {
-        fprintf(stderr, "there is no preset %s\n", argv[4]);
-        return 2;
-    }
+    DdrPreset preset = load_preset(argc > 4 ? argv[4] : "ug585");
     uint32_t seed = argc > 5 ? strtoul(argv[5], nullptr, 0) : 1;
     random_state = seed;
     FILE *file = fopen(argv[1], "rb");
@@ -100,7 +96,7 @@ int main(int argc, char **argv) {
     long size = ftell(file);
     fclose(file);
     top = new VCfu;
-    ddr = new Ddr(size, argv[1], *preset, 125e6, seed);
+    ddr = new Ddr(size, argv[1], preset, 125e6, seed);
     ATTACH_ALL(*ddr, top, );
     top->reset = 1;
     for (int i = 0; i < 8; i++) tick();
@@ -135,9 +131,8 @@ int main(int argc, char **argv) {
     }
     fwrite(ddr->memory(), 1, size, output);
     fclose(output);
-    fprintf(stderr, "cycles %llu granted %llu used %llu\n",
-            static_cast<unsigned long long>(ddr->cycles()),
-            static_cast<unsigned long long>(ddr->granted()),
-            static_cast<unsigned long long>(ddr->used()));
+    fprintf(
+        stderr, "cycles %llu peak %llu used %llu\n", static_cast<unsigned long long>(ddr->cycles()),
+        static_cast<unsigned long long>(ddr->peak()), static_cast<unsigned long long>(ddr->used()));
     return 0;
 }

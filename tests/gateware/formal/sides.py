@@ -129,17 +129,21 @@ def write_port(tvu: str) -> _Bench:
 
 
 def reader(tvu: str) -> _Bench:
-    """Credits of the stream reader: its own assertions, for every descriptor, every pick and every
-    memory."""
+    """Credits of the stream reader: its own assertions, for every descriptor, every pick, every
+    memory, and every choice of ports."""
     m = Module()
     clock = _clock(m, "sync", "axi")
     config = import_module(f"{tvu}.config").TVUConfig(port_fifo_depth=64, stream_queue_depth=2)
     m.submodules.dut = dut = import_module(f"{tvu}.reader").StreamReader(config)
+    chosen, started = Signal.like(dut.ports.as_value()), Signal()
+    m.d.sync += [chosen.eq(dut.ports), started.eq(1)]
+    m.d.comb += Assume((dut.ports.mask != 0) & (~started | (dut.ports.as_value() == chosen)))
     ports = [getattr(dut, f"port{i}") for i in range(4)]
     failed = Cat(port.rvalid & (port.rresp != 0) for port in ports).any()
     m.d.sync += [
         Assert(dut.error == failed, "a read error was lost"),
-        Cover(dut.word.valid & (dut.requested != 0)), Cover(dut.entry.valid)]
+        Cover(dut.word.valid & (dut.requested != 0)), Cover(dut.entry.valid),
+        Cover(dut.word.valid & (dut.ports.mask == 4))]
     return m, [clock, *inputs(dut)]
 
 
@@ -320,8 +324,9 @@ def _recovery(tvu: str) -> tuple[Module, list[Signal], wiring.Component, wiring.
     m.submodules.reader = reader = import_module(f"{tvu}.reader").StreamReader(config)
     m.submodules.store = store = import_module(f"{tvu}.store").StoreUnit()
     wiring.connect(m, front.descriptor, reader.descriptor)
-    was, before = Signal(), Signal()
+    was, before, works = Signal(), Signal(), Signal()
     m.d.comb += [
+        front.busy.eq(works | reader.active), reader.ports.eq(front.ports),
         sync.clk.eq(clock), bench.clk.eq(clock), sync.rst.eq(front.resetting),
         front.quiet.eq(reader.quiet & store.quiet),
         Assume(~was | ~store.row.valid),  # what offers rows is in reset then
@@ -340,8 +345,9 @@ def _recovery(tvu: str) -> tuple[Module, list[Signal], wiring.Component, wiring.
             payload = getattr(port, "wdata" if name == "w" else f"{name}addr")
             held(m, getattr(port, f"{name}valid"), getattr(port, f"{name}ready"), payload,
                   domain="bench")
-    driven = {id(value) for value in (*inputs(reader.descriptor), front.quiet)}
-    ports = [clock, line,
+    driven = {id(Value.cast(value)) for value in (*inputs(reader.descriptor), front.quiet,
+                                                  front.busy, reader.ports)}
+    ports = [clock, line, works,
              *(v for unit in (front, reader, store) for v in inputs(unit) if id(v) not in driven)]
     return m, ports, reader, store
 

@@ -7,10 +7,11 @@ import os
 import select
 import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bitnet_host.errors import LinkError
+from bitnet_host.errors import BadArgument, LinkError
 
 __all__ = ["Simulator", "build_folder"]
 
@@ -25,7 +26,8 @@ class Simulator:
     """A running simulator. ``ports``: udp (datagrams), etherbone, raw (frames), tcp (UART),
     control; ``pty``: the UART as a device.
 
-    Parameters: ``preset`` of the DDR model; ``preload``: a file that DDR holds from address 0 on;
+    Parameters: ``preset`` of the memory model, or a file with one; ``preload``: a file that DDR
+    holds from address 0 on;
     ``seed`` of what is random; ``build``: the build folder of the board, build_folder() if None.
     """
 
@@ -36,6 +38,8 @@ class Simulator:
         if not binary.exists() or not (folder / "soc_rom.init").exists():
             raise LinkError(f"the simulator is not built ({binary} is missing): run `make build`, "
                             f"or choose the target reference")
+        if Path(preset).is_file():
+            preset = str(Path(preset).resolve())
         command: list[str | Path] = [binary, "--preset", preset, "--seed", str(seed)]
         if preload is not None:
             command += ["--preload", preload.resolve()]
@@ -52,12 +56,18 @@ class Simulator:
         try:
             self.ports: dict[str, Any] = json.loads(line)
         except ValueError:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(1)
+            refused = self.failure() if self._process.returncode == 2 else None
             self.close()
+            if refused:
+                raise BadArgument(refused) from None
             raise LinkError(f"the simulator {binary} did not start: run `make build` "
                             f"again") from None
 
     def stats(self) -> dict[str, int]:
-        """Counters of the memory model: cycles, beats granted and used."""
+        """Counters of the memory model: ``cycles``; 64-bit beats ``used``, and ``peak``, those that
+        the DRAM could have moved while the vector unit was awake; bursts ``owed``."""
         counters: dict[str, int] = json.loads(self.control("stats"))
         return counters
 

@@ -27,7 +27,7 @@ void GpPort::begin(Transaction &what, uint32_t address, int beats, bool write) {
     what.active = true;
     what.address = address;
     what.beats = beats;
-    what.wait = target_.latency(address, write) + (gaps_ ? random_ % SPREAD : 0);
+    what.wait = target_.latency(address, beats, write) + (gaps_ ? random_ % SPREAD : 0);
     if (address % 4) violation("an address is not aligned to the word");
     if ((address & 0xFFF) + 4u * beats > 0x1000) violation("a burst crosses a 4 KB boundary");
     if (beats > 1 && !target_.is_memory(address)) violation("a burst to a register");

@@ -25,8 +25,9 @@ class GpTarget {
     virtual ~GpTarget() = default;
     virtual Answer read(uint32_t address, uint32_t &word) = 0;
     virtual Answer write(uint32_t address, uint32_t word, unsigned strobe) = 0;
-    virtual bool is_memory(uint32_t address) const = 0;     // else registers
-    virtual int latency(uint32_t address, bool write) = 0;  // cycles from address to answer
+    virtual bool is_memory(uint32_t address) const = 0;  // else registers
+    virtual int latency(uint32_t address, int words,
+                        bool write) = 0;  // cycles from address to answer
 };
 
 class GpPort {

@@ -12,8 +12,9 @@ static constexpr double FABRIC_HZ = 125e6, CRYSTAL_HZ = 33'333'333;
 // (UG585; SPA-UG for a clock of 100 MHz)
 static constexpr int REGISTER_LATENCY = 40, ON_CHIP_LATENCY = 32;
 static constexpr uint32_t UART1 = 0xE0001000, GPIO = 0xE000A000, GEM0 = 0xE000B000,
-                          QSPI = 0xE000D000, SYSTEM = 0xF8000000, SYSTEM_END = 0xF8010000,
-                          ON_CHIP = 0xFFFC0000, ON_CHIP_BYTES = 0x40000, FIRST_DDR = 0x80000;
+                          QSPI = 0xE000D000, SYSTEM = 0xF8000000, MEMORY_PORTS = 0xF8008000,
+                          TIMER = 0xF8001000, SYSTEM_END = 0xF8010000, ON_CHIP = 0xFFFC0000,
+                          ON_CHIP_BYTES = 0x40000, FIRST_DDR = 0x80000;
 // system level control registers
 enum : uint32_t {
     LOCK = 0xF8000004,
@@ -32,6 +33,9 @@ enum : uint32_t {
     CONTROL_END = 0xF8001000,
     DDR_STATUS = 0xF8006054
 };
+
+// of a counter of the timer
+enum : uint32_t { TIMER_CONTROL = 0x0C, TIMER_VALUE = 0x18 };
 
 static constexpr int GAPS = 6;  // of the hostile preset, as at the memory ports
 
@@ -81,6 +85,7 @@ void ProcessingSystem::start() {
 }
 
 bool ProcessingSystem::obey(const char *command) {
+    unsigned address, word;
     if (!strncmp(command, "stall ", 6))
         gp1_.stalled = command[6] == '1';
     else if (!strncmp(command, "stall0 ", 7))
@@ -89,6 +94,8 @@ bool ProcessingSystem::obey(const char *command) {
         phy_.plug(atoi(command + 5));
     else if (!strncmp(command, "hold ", 5))
         system_[FABRIC_RESET] = command[5] == '1' ? 15 : 0;
+    else if (sscanf(command, "register %x %x", &address, &word) == 2)
+        system_write(address, word);
     else if (!strcmp(command, "deaf"))
         gem_.deaf = true;
     else
@@ -143,9 +150,9 @@ bool ProcessingSystem::is_memory(uint32_t address) const {
     return address >= ON_CHIP || address < ddr_.size();
 }
 
-int ProcessingSystem::latency(uint32_t address, bool write) {
+int ProcessingSystem::latency(uint32_t address, int words, bool write) {
     if (address >= ON_CHIP) return ON_CHIP_LATENCY;
-    return address < ddr_.size() ? ddr_.access(write) : REGISTER_LATENCY;
+    return address < ddr_.size() ? ddr_.access(address, (words + 1) / 2, write) : REGISTER_LATENCY;
 }
 
 GpTarget::Answer ProcessingSystem::read(uint32_t address, uint32_t &word) {
@@ -173,7 +180,11 @@ GpTarget::Answer ProcessingSystem::reach(uint32_t address, uint32_t &word, bool 
         bool on_chip = address >= ON_CHIP;
         // below, on-chip memory has been moved away
         if (on_chip ? (system(ON_CHIP_CONFIG) & 15) != 15 : address < FIRST_DDR) return DECERR;
-        uint8_t *bytes = on_chip ? on_chip_.get() + (address - ON_CHIP) : ddr_.memory() + address;
+        if (!on_chip) {
+            write ? ddr_.write_word(address, word, strobe) : void(word = ddr_.read_word(address));
+            return OKAY;
+        }
+        uint8_t *bytes = on_chip_.get() + (address - ON_CHIP);
         if (!write) memcpy(&word, bytes, 4);
         for (int i = 0; write && i < 4; i++)
             if (strobe >> i & 1) bytes[i] = word >> (8 * i);
@@ -185,6 +196,8 @@ GpTarget::Answer ProcessingSystem::reach(uint32_t address, uint32_t &word, bool 
         write ? uart_.write(offset, word) : void(word = uart_.read(offset));
     } else if (block == GEM0) {
         write ? gem_.write(offset, word) : void(word = gem_.read(offset));
+    } else if (block == TIMER && !write && offset == TIMER_VALUE) {
+        word = timer_count();
     } else if ((address >= SYSTEM && address < SYSTEM_END) || block == GPIO || block == QSPI) {
         if (write)
             system_write(address, word);
@@ -204,10 +217,31 @@ void ProcessingSystem::system_write(uint32_t address, uint32_t word) {
     }
     if (address < CONTROL_END && locked_) return;
     system_[address] = word;
+    set_port(address, word);
+    if (address == TIMER + TIMER_CONTROL && word & 0x10) timer_start_ = ddr_.cycles();
     // what the steps wait for
     system_[PLL_STATUS] = 7;
     system_[DCI_STATUS] = 1 << 13;
     system_[DDR_STATUS] = 1;
+}
+
+// A memory port's own registers (UG585, "AXI_HP Interfaces"): commands at once, and 32-bit mode.
+void ProcessingSystem::set_port(uint32_t address, uint32_t word) {
+    if (address < MEMORY_PORTS || address >= MEMORY_PORTS + Ddr::PORTS * 0x1000) return;
+    uint32_t port = (address - MEMORY_PORTS) >> 12, offset = address & 0xFFF;
+    bool writes = offset >= 0x14;
+    if (writes && port >= Ddr::WRITE_PORTS) return;
+    uint32_t stream = writes ? Ddr::PORTS + port : port;
+    if (offset == 0 || offset == 0x14) ddr_.faults.narrow[stream] = word & 1;
+    if (offset == 4 || offset == 0x18) ddr_.faults.commands[stream] = (word & 7) + 1;
+}
+
+// Counter 1 of TTC0, which counts the registers' clock, divided by a power of two.
+uint32_t ProcessingSystem::timer_count() {
+    uint32_t clock = system(TIMER);
+    double ticks = (ddr_.cycles() - timer_start_) / FABRIC_HZ * peripheral_bus_hz();
+    int prescale = clock & 1 ? (clock >> 1 & 15) + 1 : 0;
+    return static_cast<uint64_t>(ticks / (1 << prescale)) & 0xFFFF;
 }
 
 double ProcessingSystem::io_pll_hz() {

@@ -28,7 +28,7 @@ class ProcessingSystem : public GpTarget {
     Answer read(uint32_t address, uint32_t &word) override;
     Answer write(uint32_t address, uint32_t word, unsigned strobe) override;
     bool is_memory(uint32_t address) const override;
-    int latency(uint32_t address, bool write) override;
+    int latency(uint32_t address, int words, bool write) override;
 
     Serial serial;
     Network network;
@@ -39,7 +39,9 @@ class ProcessingSystem : public GpTarget {
     bool has_clock(uint32_t address);
     Answer reach(uint32_t address, uint32_t &word, bool write, unsigned strobe);
     void system_write(uint32_t address, uint32_t word);
+    void set_port(uint32_t address, uint32_t word);
     uint32_t system(uint32_t address) { return system_[address]; }
+    uint32_t timer_count();
     double io_pll_hz();
     double gem_hz();
     double uart_hz();
@@ -52,6 +54,7 @@ class ProcessingSystem : public GpTarget {
     PsUart uart_;
     Gem gem_;
     std::unordered_map<uint32_t, uint32_t> system_;
+    uint64_t timer_start_ = 0;
     bool locked_ = true, clocks_known_ = false, ties_checked_ = false;
     double uart_ratio_ = 0, gem_clock_ = 0, bus_clock_ = 0;
     GpPort gp0_, gp1_;

@@ -1,0 +1,124 @@
+"""What selftest concludes from what it measures; the measuring is tried in tests/soc."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from bitnet_host.bench.performance import SHARES
+from bitnet_host.model.header import MODEL_BASE
+from bitnet_host.run.protocol import INFO_FIELDS
+from bitnet_host.selftest import memory, speed
+from bitnet_host.selftest.report import Report
+
+READERS = [memory.BUS, *(f"HP{port} reading" for port in range(4))]
+ALL = [(writer, reader) for writer in (memory.BUS, memory.UPLOAD) for reader in READERS]
+
+
+@pytest.mark.parametrize("pairs,where", [
+    (ALL, "all ways, so in the DRAM"),
+    ([pair for pair in ALL if "HP2 reading" in pair], "HP2 reading:"),
+    ([pair for pair in ALL if memory.UPLOAD in pair], "HP1 writing:"),
+    ([pair for pair in ALL if memory.BUS in pair], "the CPU's way:"),
+    # wrong both ways, which cancels out
+    ([pair for pair in ALL if pair.count(memory.BUS) == 1], "the CPU's way:"),
+    ([(memory.BUS, "HP0 reading")], "HP0 reading or the CPU's way:"),
+    ([(memory.BUS, "HP0 reading"), (memory.UPLOAD, "HP1 reading")], "several ways:"),
+])
+def test_where_a_fault_lies(pairs, where):
+    said = memory.conclude([(writer, reader, "something") for writer, reader in pairs])
+    assert len(said) == 1 and said[0].startswith(where) and said[0].endswith("something")
+
+
+def test_different_faults_are_told_apart():
+    assert memory.conclude([]) == []
+    both = memory.conclude([(writer, reader, what) for writer in (memory.BUS, memory.UPLOAD)
+                            for reader, what in (("HP0 reading", "one"), ("HP3 reading", "two"))])
+    assert both == ["HP0 reading: one", "HP3 reading: two"]
+
+
+def _beats(*words):
+    return np.array(words, "<u8").view(np.uint8).reshape(len(words), 1, 8)
+
+
+@pytest.mark.parametrize("change,said", [
+    (lambda x: x | np.uint64(1 << 40), "data bit 40 is stuck at 1"),
+    (lambda x: x & ~np.uint64(1 << 63), "data bit 63 is stuck at 0"),
+    (lambda x: x & np.uint64(0xFFFFFFFF), "the upper 32 bits are missing"),
+    (lambda x: x & ~np.uint64(5), "data bit 0 is stuck at 0, data bit 2 is stuck at 0"),
+    (lambda x: x ^ np.uint64(8) * (np.arange(x.size, dtype=np.uint64) % np.uint64(3) == 0),
+     "data bit 3 is unreliable"),
+    (lambda x: ~x, "64 of 64 data bits are wrong"),
+])
+def test_wrong_data_bits(change, said):
+    walk = memory._walking(0).reshape(-1, 4, 8)[:, :1].copy()
+    words = walk.view("<u8").reshape(-1)
+    assert memory._bits(_beats(*change(words)), walk).startswith(said)
+
+
+def test_walking_bits_reach_every_bit_of_every_port():
+    for turn in (0, 1):
+        words = memory._walking(turn).reshape(-1, 4, 8).view("<u8")[:, :, 0]
+        ones, zeros = words[:64], ~words[64:]
+        for walk in (ones, zeros):
+            assert all(set(walk[:, port].tolist()) == {1 << bit for bit in range(64)}
+                       for port in range(4))
+    assert not (memory._walking(0) == memory._walking(1)).all(axis=1).any()
+
+
+def test_addresses_can_be_flipped_without_leaving_memory():
+    """And of two lines that are swapped, one of the addresses is where it was."""
+    for size in (1 << 29, 1 << 30):
+        lines = range(5, size.bit_length() - 1)
+        for base in memory._BASES:
+            assert all(MODEL_BASE <= base ^ 1 << line < size for line in lines)
+        for a in lines:
+            for b in lines:
+                assert any(base >> a & 1 == base >> b & 1 for base in memory._BASES)
+
+
+def test_tokens_per_second_follow_the_measured_points():
+    points = speed.expected()["decode"]
+    assert len(points) == len(SHARES) and points == sorted(points)
+    assert [cycles for _, cycles in points] == sorted((c for _, c in points), reverse=True)
+    for rate, cycles in points:
+        assert speed.cycles_per_token(rate) == pytest.approx(cycles)
+    for (low, slow), (high, fast) in pairwise(points):
+        assert fast < speed.cycles_per_token((low + high) / 2) < slow
+    assert speed.cycles_per_token(points[0][0] / 2) == pytest.approx(2 * points[0][1])
+    assert speed.cycles_per_token(99) == points[-1][1]
+
+
+def test_a_slow_port_is_named_and_others_are_not():
+    clock = speed.expected()["clock_hz"]
+    rates = dict(speed.expected()["streams"]["conservative"])
+    assert speed.findings(rates, clock) == []
+    slow = rates | {"HP1": 2.0, "four ports": 8.0, "HP0 and HP1": 4.0}
+    said = speed.findings(slow, clock)
+    assert len(said) == 1 and said[0].startswith("HP1 alone brings 250 MB/s")
+    said = speed.findings(rates | {"four ports": 20.0}, clock)
+    assert len(said) == 1 and "four ports" in said[0]
+    assert speed.findings(slow, clock - 1) == []
+
+
+def test_expected_rates_are_of_all_streams():
+    known = speed.expected()
+    for preset, rates in known["streams"].items():
+        assert list(rates) == [stream.name for stream in speed.STREAMS], preset
+    assert known["streams"]["ug585"]["four ports"] == pytest.approx(
+        0.92 * 4266.64e6 / known["clock_hz"], rel=0.005)
+
+
+def test_report():
+    info = dict.fromkeys(INFO_FIELDS, 0) | {"clock_hz": 125_000_000, "memory_bytes": 1 << 30}
+    report = Report("udp://board", info)
+    report.add("memory lines", [], [])
+    assert "nothing is wrong" in report.text() and report.tokens_per_second is None
+    report.add("clock", ["it stands"], ["0 MHz"])
+    report.rates = dict(speed.expected()["streams"]["ug585"])
+    text = report.text()
+    assert "memory lines: well" in text and "WRONG: clock: it stands" in text
+    assert "nothing is wrong" not in text and "an estimated 10." in text
+    assert json.loads(json.dumps(report.as_dict()))["wrong"] == ["clock: it stands"]

@@ -1,0 +1,280 @@
+"""`bitnet-host selftest` on simulated boards: well ones, and ones with a line, a port or a clock
+that is wrong (soc/bitnet_soc/sim/ddr_faults.hpp)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from bitnet_host.bench.measure import PRESETS, stream_share
+from bitnet_host.errors import LinkError
+from bitnet_host.model.header import MODEL_BASE
+from bitnet_host.run.link.client import Link
+from bitnet_host.run.link.simulator import Simulator
+from bitnet_host.run.link.transport import MailboxTransport, over_serial, over_udp
+from bitnet_host.run.link.wires import UDPWire
+from bitnet_host.selftest import memory, outside, speed
+from bitnet_host.selftest.diagnosed import Diagnosed
+from bitnet_host.selftest.expected import streams
+from bitnet_host.selftest.report import examine
+from conftest import BUILD
+
+from firmware import other_firmware
+
+
+@pytest.fixture
+def board():
+    simulator = Simulator()
+    transport = over_udp("127.0.0.1", simulator.ports["udp"])
+    yield Diagnosed(transport, simulator)
+    transport.close()
+    simulator.close()
+
+
+@pytest.fixture
+def ps_board():
+    simulator = Simulator(build=BUILD / "ps")
+    end = simulator.stats()["cycles"] + 20_000_000
+    link = None
+    while link is None:  # hosts wait by their own clock, and simulations may be slow
+        try:
+            link = Link(UDPWire("127.0.0.1", simulator.ports["udp"]))
+        except LinkError:
+            assert simulator.stats()["cycles"] < end
+    yield Diagnosed(MailboxTransport(link), simulator)
+    link.close()
+    simulator.close()
+
+
+def _run(*arguments):
+    return subprocess.run([sys.executable, "-m", "bitnet_host", "selftest", *arguments],
+                          capture_output=True, text=True, timeout=300)
+
+
+def test_a_board_that_is_well(tmp_path):
+    """From the command line; and the memory that it measures is the one that the simulator has."""
+    done = _run("--json", "--memory", str(tmp_path / "memory.txt"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    found, known = json.loads(done.stdout), speed.expected()
+    assert found["wrong"] == [] and found["info"]["selftest"] == 0
+    for name, rate in found["bytes_per_cycle"].items():
+        assert rate == pytest.approx(known["streams"]["ug585"][name], rel=0.005), name
+    assert set(found["details"]) == {"vector unit", "around the SoC", "clock", "memory lines",
+                                     "memory of the CPU"}
+    assert found["tokens_per_second"] == pytest.approx(
+        known["clock_hz"] / speed.cycles_per_token(found["bytes_per_cycle"]["four ports"]))
+    assert stream_share(str(tmp_path / "memory.txt")) == pytest.approx(stream_share("ug585"),
+                                                                       abs=0.003)
+
+
+def test_another_memory_is_described(tmp_path):
+    """A file made of what was measured gives the same streams as the memory that was measured."""
+    strange = tmp_path / "strange.txt"
+    strange.write_text("base conservative\nread_ns 500\nburst_overhead 3\nrow_miss 30\n")
+    rates = streams(str(strange))
+    described = tmp_path / "described.txt"
+    described.write_text(speed.preset_file(rates, 125_000_000))
+    again = streams(str(described))
+    for name in ("four ports", "bursts of 8 beats", "1 burst under way",
+                 "another DRAM row each time", "HP0, 1 burst under way"):
+        assert again[name] == pytest.approx(rates[name], rel=0.03), name
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_is_expected_is_what_the_models_give(preset):
+    known = speed.expected()["streams"][preset]
+    assert streams(preset) == pytest.approx(known, rel=0.005)
+
+
+def test_memory_keeps_what_it_held(board):
+    """Also the model that it had: nobody has to upload it again."""
+    rng = np.random.default_rng(1)
+    places = [MODEL_BASE, memory.BASE - 4096, memory.BASE, memory.BASE ^ 1 << 29,
+              memory.BASE ^ 1 << 12, 16 * memory.BASE]
+    held = [rng.integers(0, 2**32, 1024, np.uint32) for _ in places]
+    for place, words in zip(places, held, strict=True):
+        board.transport.write_ddr(place, words)
+    assert memory.check_lines(board) == ([], [])
+    for place, words in zip(places, held, strict=True):
+        np.testing.assert_array_equal(board.transport.read_ddr(place, 1024), words)
+
+
+_LINES = [
+    (["2 stuck 17 1"], "HP2 reading: data bit 17 is stuck at 1"),
+    (["0 stuck 63 0", "0 stuck 2 0"],
+     "HP0 reading: data bit 2 is stuck at 0, data bit 63 is stuck at 0"),
+    (["5 stuck 40 1"], "HP1 writing: data bit 40 is stuck at 1"),
+    (["6 stuck 9 0"], "the CPU's way: data bit 9 is stuck at 0, data bit 41 is stuck at 0"),
+    ([f"{way} stuck {bit} 1" for way in (0, 1, 2, 3, 5) for bit in (5, 37)] + ["6 stuck 5 1"],
+     "all ways, so in the DRAM, its lines or its training: data bit 5 is stuck at 1, data bit 37 "
+     "is stuck at 1"),
+    (["1 swap 14 20"], "HP1 reading: address lines A14 and A20 are swapped"),
+    (["0 swap 21 23"], "HP0 reading: address lines A21 and A23 are swapped"),
+    (["2 swap 22 29"], "HP2 reading: address lines A22 and A29 are swapped"),
+    (["6 swap 12 27"], "the CPU's way: address lines A12 and A27 are swapped"),
+    (["5 swap 10 11"], "HP1 writing: address lines A10 and A11 are swapped"),
+    (["3 low 25"], "HP3 reading: address line A25 is without effect"),
+    (["1 low 21"], "HP1 reading: address line A21 is without effect"),
+    (["2 narrow"], "HP2 reading: the upper 32 bits are missing: is the port in 32-bit mode?"),
+    (["5 narrow"], "HP1 writing: the upper 32 bits are missing: is the port in 32-bit mode?"),
+    (["4 narrow"], "HP0 writing: the upper 32 bits are missing: is the port in 32-bit mode?"),
+    (["4 stuck 30 1"], "HP0 writing: what the vector unit stores does not arrive whole"),
+]
+
+
+@pytest.mark.parametrize("faults,said", _LINES, ids=lambda value: "".join(value)[:20])
+def test_a_wrong_line_is_found(board, faults, said):
+    for fault in faults:
+        board.simulator.control(f"fault {fault}")
+    wrong, details = memory.check_lines(board)
+    assert said in wrong, (wrong, details)
+
+
+def test_one_fault_is_one_sentence(board):
+    board.simulator.control("fault 3 stuck 30 0")
+    wrong, details = memory.check_lines(board)
+    assert len(wrong) == 1 and len(details) == 2
+
+
+@pytest.mark.parametrize("port", [0, 1, 3])
+def test_a_port_with_one_command_is_found(board, port):
+    board.simulator.control(f"fault {port} commands 1")
+    wrong = speed.findings(speed.measure(board), board.info["clock_hz"])
+    assert len(wrong) == 1 and wrong[0].startswith(f"HP{port} alone brings")
+
+
+def test_what_the_cpu_reads_wrong(board):
+    assert memory.check_cpu(board) == []
+    board.simulator.control("fault 6 stuck 12 1")
+    wrong = memory.check_cpu(board)
+    assert len(wrong) == 1 and "in the bits 12" in wrong[0]
+    board.simulator.control("fault none")
+    board.simulator.control("fault 2 stuck 12 1")
+    assert memory.check_cpu(board) == [
+        "the memory ports read something else than the CPU wrote"]
+
+
+def test_a_board_whose_vector_unit_fails():
+    """A port that was wrong from the beginning: the firmware refuses all but diagnosis, and that
+    says why."""
+    simulator = Simulator()
+    try:
+        simulator.control("fault 1 stuck 8 1")
+        simulator.control("reset")
+        transport = over_udp("127.0.0.1", simulator.ports["udp"])
+        report = examine(Diagnosed(transport, simulator), "sim")
+        transport.close()
+    finally:
+        simulator.close()
+    assert report.wrong[0].startswith("vector unit: it fails step")
+    assert "memory lines: HP1 reading: data bit 8 is stuck at 1" in report.wrong
+    assert "WRONG: vector unit" in report.text()
+
+
+def test_exit_code_and_sentence(tmp_path):
+    """A firmware whose self-test expects something else: exit code 1, and the report says so."""
+    build = other_firmware(tmp_path, ("selftest.h", "selftest_expected[] = {\n    0x00000000,",
+                                      "selftest_expected[] = {\n    0x00000001,"))
+    simulator = Simulator(build=build)
+    try:
+        done = _run("--target", f"udp://127.0.0.1:{simulator.ports['udp']}")
+    finally:
+        simulator.close()
+    assert done.returncode == 1
+    assert done.stdout.endswith("WRONG: vector unit: it fails step 1 of its self-test\n")
+
+
+def test_every_cell(board):
+    """A little memory, of which a line is wrong in a place that no line test looks at."""
+    board.info["memory_bytes"] = MODEL_BASE + (1 << 20)
+    assert memory.check_whole(board) == []
+    board.simulator.control("fault 0 stuck 1 0")
+    wrong = memory.check_whole(board)
+    assert len(wrong) == 9 and wrong[-1] == "and more"
+    assert wrong[0] == f"memory from 0x{MODEL_BASE:x} on does not hold a pattern"
+
+
+def test_over_uart():
+    simulator = Simulator()
+    try:
+        transport = over_serial(f"socket://127.0.0.1:{simulator.ports['tcp']}")
+        found = Diagnosed(transport, simulator)
+        assert memory.check_cpu(found) == [] and outside.check_outside(found)[0] == []
+        transport.close()
+    finally:
+        simulator.close()
+
+
+def test_a_processing_system(ps_board):
+    wrong, details = outside.check_outside(ps_board)
+    assert wrong == [] and details[0] == "Ethernet PHY 001cc915, 1000 Mbit/s"
+    assert details[1].startswith("the processing system's bus runs at 111.1")
+    assert memory.check_lines(ps_board) == ([], [])
+
+
+@pytest.mark.parametrize("commands,said", [
+    (["register f8009000 1"], "HP1 is in 32-bit mode to read"),
+    (["register f800a004 0"], "HP2 has 1 of 8 commands under way to read"),
+    (["register f8008014 f01"], "HP0 is in 32-bit mode to write"),
+    (["register f8009018 3"], "HP1 has 4 of 8 commands under way to write"),
+    # the ARM PLL at 36 times the crystal instead of 40
+    (["register f8000008 df0d", "register f8000100 24008"],
+     "the clocks of fabric and processing system do not fit: 100.0"),
+])
+def test_a_processing_system_that_was_started_otherwise(ps_board, commands, said):
+    for command in commands:
+        ps_board.simulator.control(command)
+    wrong, _ = outside.check_outside(ps_board)
+    assert len(wrong) == 1 and wrong[0].startswith(said), wrong
+
+
+def test_no_link(ps_board):
+    """Over its UART, as the network is gone."""
+    ps_board.transport.close()
+    ps_board.simulator.control("link 0")
+    transport = over_serial(f"socket://127.0.0.1:{ps_board.simulator.ports['tcp']}",
+                            take_over=True)
+    found = Diagnosed(transport, ps_board.simulator)
+    details = outside.check_outside(found)[1]
+    while details[0] != "Ethernet PHY 001cc915, no link":
+        details = outside.check_outside(found)[1]
+    transport.close()
+
+
+class _Clock:
+    """A board by whose cycles so many pass in a second."""
+
+    def __init__(self, hz):
+        self.info, self._hz, self._now = {"clock_hz": 125_000_000}, hz, 2**32 - 1000
+        self.slept = 0.0
+
+    def outside(self):
+        return {"now": self._now & 0xFFFFFFFF}
+
+    def sleep(self, seconds):
+        self.slept += seconds
+        self._now += round(seconds * self._hz)
+
+
+@pytest.mark.parametrize("hz,wrong", [(125.01e6, False), (100e6, True), (126e6, True),
+                                      (1e6, False)])
+def test_the_boards_clock_against_ours(monkeypatch, hz, wrong):
+    board = _Clock(hz)
+    monkeypatch.setattr(outside.time, "sleep", board.sleep)
+    monkeypatch.setattr(outside.time, "monotonic", lambda: board.slept)
+    said, details = outside.check_clock(board)
+    assert bool(said) == wrong and len(details) == 1
+    assert ("simulation" in details[0]) == (hz < 2e6)
+
+
+@pytest.mark.parametrize("arguments,said", [
+    (["--target", "reference"], "the golden model is no board"),
+    (["--target", "usb"], "target usb is unknown"),
+    (["--target", "udp://127.0.0.1:9"], "127.0.0.1"),
+])
+def test_what_is_refused(arguments, said):
+    done = _run(*arguments)
+    assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
