@@ -11,7 +11,7 @@ _MAIN = r"""
 #include "ddr.hpp"
 // driver PRESET PORTS BEATS CYCLES CPU_EVERY: so many ports ask for bursts without pause, and the
 // CPU reads a cache line every so often. Prints beats, cycles to the first beat, the most bursts
-// that a port took before it answered, and the cycles of the CPU's accesses.
+// that a port took before it answered, the cycles of the CPU's accesses, and beats by port.
 static uint32_t araddr[4];
 static uint8_t arlen[4], arvalid[4], arready[4], rresp[4], rlast[4], rvalid[4], rready[4];
 static uint64_t rdata[4];
@@ -25,7 +25,7 @@ int main(int, char **argv) {
         arlen[i] = length - 1;
         rready[i] = 1;
     }
-    long beats = 0, first = 0, taken = 0, most = 0, cpu = 0;
+    long beats = 0, first = 0, taken = 0, most = 0, cpu = 0, each[4] = {};
     for (long cycle = 0; cycle < atol(argv[4]); cycle++) {
         bool took[4], came[4];
         for (int i = 0; i < ports; i++) {
@@ -38,13 +38,15 @@ int main(int, char **argv) {
         for (int i = 0; i < ports; i++) {
             if (took[i]) araddr[i] = 0x200000 + (araddr[i] + 512) % (32 << 20);
             beats += came[i];
+            each[i] += came[i];
             if (!first && came[i]) first = cycle;
         }
         taken += took[0];
         if (!first) most = taken;
         if (every && cycle % every == 0) cpu += ddr.access(0x3000000 + cycle * 64, 4, false);
     }
-    printf("%ld %ld %ld %ld\n", beats, first, most, cpu);
+    printf("%ld %ld %ld %ld %ld %ld %ld %ld\n", beats, first, most, cpu, each[0], each[1], each[2],
+           each[3]);
 }
 """
 
@@ -56,15 +58,17 @@ def driver(tmp_path_factory):
 
 @pytest.fixture
 def run(driver, tmp_path):
-    """Beats, cycles to the first one, bursts taken until then, cycles of the CPU's accesses."""
-    def run(preset, ports=4, beats=16, cycles=60_000, cpu_every=0):
+    """Beats, cycles to the first one, bursts taken until then, cycles of the CPU's accesses; with
+    ``by_port``, beats of each instead."""
+    def run(preset, ports=4, beats=16, cycles=60_000, cpu_every=0, by_port=False):
         if "\n" in preset:
             (tmp_path / "memory.txt").write_text(preset)
             preset = tmp_path / "memory.txt"
         done = subprocess.run([driver, str(preset), str(ports), str(beats), str(cycles),
                                str(cpu_every)], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
-        return [int(word) for word in done.stdout.split()]
+        words = [int(word) for word in done.stdout.split()]
+        return words[4:] if by_port else words[:4]
     return run
 
 
@@ -84,6 +88,8 @@ def test_a_file_names_what_differs(run):
     whole, first, most, _ = run(text)
     assert most == 3 and abs(first - (800 * 0.125 + 3.4)) < 4
     assert whole < run("conservative")[0]
+    assert run("base conservative\n\n") == run("conservative") != run("ug585")
+    assert run("# nothing\n") == run("ug585")
 
 
 @pytest.mark.parametrize("line,expected", [
@@ -118,6 +124,17 @@ def test_the_pairs_of_ports_share_the_bus(run):
     """Two ports that the controller serves as one get its share, and no more."""
     text = "pair_share 0.3\nrow_miss 0\nrefresh_ns 0\n"
     assert run(text, ports=2)[0] / 60_000 / _PEAK == pytest.approx(0.3, abs=0.01)
+
+
+def test_ports_get_the_same(run):
+    beats = run("burst_overhead 30\n", by_port=True)
+    assert max(beats) - min(beats) <= 0.02 * max(beats)
+
+
+def test_the_cpu_waits_for_the_burst_that_is_under_way(run):
+    """Which takes 516 clocks of the DRAM, 121 of the fabric, here: half of one on average."""
+    cycles = run("burst_overhead 500\nrow_miss 0\nrefresh_ns 0\n", cpu_every=701)[3]
+    assert 60_000 / 701 * (24.5 + 40) < cycles < 60_000 / 701 * (24.5 + 2 * 121)
 
 
 def test_the_cpu_has_a_port_of_its_own(run):

@@ -18,7 +18,7 @@ import pytest
 from bitnet_host.model.open import open_model
 from bitnet_host.run.link.simulator import Simulator
 from bitnet_soc import boards
-from bitnet_soc.load import answer
+from bitnet_soc.load import answer, route
 from bitnet_soc.load.programs import PROGRAMS, write_script
 from bitnet_soc.ps7.sequence import start
 from bitnet_soc.ps7.steps import PHASES, Poll, Write
@@ -375,8 +375,44 @@ def image():
     return open_model()
 
 
-def test_nobody_answers(image):
-    with pytest.raises(BuildError, match=r"nobody answers at udp://127.0.0.1:9: is the Ethernet"):
+_ROUTES = """Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT
+wlan0 00000000 0101A8C0 0003 0 0 600 00000000 0 0 0
+wlan0 0000A8C0 00000000 0001 0 0 600 0000FFFF 0 0 0
+eth0 0001A8C0 00000000 0001 0 0 100 00FFFFFF 0 0 0
+eth1 0002A8C0 00000000 0001 0 0 100 00FFFFFF 0 0 0
+eth2 0003A8C0 00000000 0001 0 0 100 00FFFFFF 0 0 0
+eth3 0004A8C0 00000000 0000 0 0 100 00FFFFFF 0 0 0
+"""
+
+
+@pytest.mark.parametrize("host,said", [
+    ("192.168.1.50", None), ("192.168.2.50", "network port eth1, by which 192.168.2.50 would be"),
+    ("192.168.3.50", "network port eth2, by which"), ("10.0.0.1", "has no network port in the"),
+    ("192.168.4.50", None), ("no.such.name.invalid", None), ("127.0.0.1", None)])
+def test_why_a_host_is_silent(tmp_path, host, said):
+    """The narrowest route that is up counts; a port has a link, none, or is switched off."""
+    if sys.byteorder != "little":
+        pytest.fail("the table is that of a little-endian machine")
+    (tmp_path / "proc/net").mkdir(parents=True)
+    (tmp_path / "proc/net/route").write_text(_ROUTES)
+    for port, carrier in (("eth0", "1\n"), ("eth1", "0\n"), ("wlan0", "1\n"), ("eth3", "0\n")):
+        (tmp_path / "sys/class/net" / port).mkdir(parents=True)
+        (tmp_path / "sys/class/net" / port / "carrier").write_text(carrier)
+    found = route.why_silent(host, tmp_path)
+    assert found is None if said is None else said in found
+
+
+def test_without_routes(tmp_path):
+    """On a system that has no such table nothing is known."""
+    assert route.why_silent("192.168.1.50", tmp_path) is None
+
+
+def test_nobody_answers(image, monkeypatch):
+    monkeypatch.setattr(answer, "why_silent", lambda host: f"no way to {host}")
+    with pytest.raises(BuildError, match=r"udp://127.0.0.1:9: no way to 127.0.0.1$"):
+        answer.ask("udp://127.0.0.1:9", image, 0)
+    monkeypatch.undo()
+    with pytest.raises(BuildError, match=r"nobody answers at udp://127.0.0.1:9, to which this"):
         answer.ask("udp://127.0.0.1:9", image, 0)
     with pytest.raises(BuildError, match=r"nobody answers at serial:/dev/nothing: is it the port"):
         answer.ask("serial:/dev/nothing", image, 0)

@@ -12,6 +12,7 @@ from bitnet_host.run.open import open_target
 from bitnet_host.run.protocol import ERRORS
 
 from ..steps import BuildError
+from .route import why_silent
 
 __all__ = ["ask", "check_target"]
 
@@ -52,9 +53,12 @@ def _explain(target: str, error: UserError) -> str:
     if target.startswith("serial:"):
         return (f"nobody answers at {target}: is it the port of this board's UART, and free (no "
                 "terminal on it)?")
-    return (f"nobody answers at {target}: is the Ethernet cable in, and has this computer an "
-            "address in the same network (192.168.1.x)? The board's UART says whether there is a "
-            "link; name it with --target serial:PORT")
+    silent = why_silent(re.sub(r":\d+$", "", target.removeprefix("udp://")))
+    if silent:
+        return f"nobody answers at {target}: {silent}"
+    return (f"nobody answers at {target}, to which this computer has a link: is another cable in "
+            "between, or the firmware silent? The board's UART says; name it with --target "
+            "serial:PORT, or look at it with `bitnet-host selftest --target serial:PORT`")
 
 
 def ask(target: str, image: Image, seconds: float = _SECONDS) -> dict[str, int]:
