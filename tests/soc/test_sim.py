@@ -149,12 +149,24 @@ def test_host_and_soc_agree_on_addresses():
 
 @pytest.mark.parametrize("arguments,code",
                          [(["--help"], 0),
-                          (["-h"], 0), (["--fast"], 2), (["--preset", "no"], 2), (["--udp"], 2),
+                          (["-h"], 0), (["--fast"], 2), (["--preset"], 2), (["--udp"], 2),
                                             (["--seed", "x"], 2)])
 def test_options_of_the_simulator(arguments, code):
     done = subprocess.run([build_folder() / "sim/soc_sim", *arguments], capture_output=True,
                           text=True, timeout=20)
     assert done.returncode == code and "usage: soc_sim" in (done.stderr if code else done.stdout)
+
+
+@pytest.mark.parametrize("text,said", [
+    (None, "no.txt"), ("row_miss many\n", "row_miss has to be a number"), ("", "no memory preset")])
+def test_a_memory_that_makes_no_sense(tmp_path, monkeypatch, text, said):
+    """One sentence and exit code 2, wherever the file is named from."""
+    monkeypatch.chdir(tmp_path)
+    if text is not None:
+        (tmp_path / "no.txt").write_text(text)
+    done = subprocess.run([sys.executable, "-m", "bitnet_host", "bench", "--ddr", "no.txt"],
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_a_build_folder_named_from_here(tmp_path, monkeypatch):
