@@ -5,11 +5,10 @@
 #include "model.h"
 #include "outside.h"
 #include "uart.h"
-#include <generated/selftest.h>
 #include <generated/tvu.h>
 
 #define ROW_WORDS 16u // of a product
-#define APART (3u << 26)
+#define APART (1u << 26)
 
 // Whether `bytes` at `address` are memory of a model that is not loaded.
 static bool is_free(uint32_t address, uint32_t bytes)
@@ -31,11 +30,14 @@ void diagnosis_stream(const struct message *m)
     uint32_t address = p[STREAM_ADDRESS], rows = p[STREAM_ROWS], words = p[STREAM_WORDS_EACH];
     uint32_t stride = p[STREAM_STRIDE], apart = p[STREAM_APART];
     uint32_t before[TVU_COUNTERS], counts[TVU_COUNTERS];
+    bool fits = rows - 1 < 4095 && stride <= 4095 && words - 1 < ROW_WORDS &&
+                rows * stride < MAIN_RAM_SIZE / TVU_BLOCK_BYTES;
+    uint32_t bytes = fits ? (rows * stride + 1) * TVU_BLOCK_BYTES : 0;
     refuse(m, STREAM_WORDS,
-           rows == 0 || rows > 4095 || words == 0 || words > ROW_WORDS ||
-               rows * words % ROW_WORDS || stride > 4095 || p[STREAM_MASK] - 1 > 14 || apart > 1 ||
-               p[STREAM_BURSTS] > 63 || address % TVU_BLOCK_BYTES ||
-               !is_free(address, (rows * stride + 1) * TVU_BLOCK_BYTES + (apart ? APART : 0)));
+           !fits || rows * words % ROW_WORDS || p[STREAM_MASK] - 1 > 14 || apart > 1 ||
+               p[STREAM_BURSTS] > 63 || address % TVU_BLOCK_BYTES || !is_free(address, bytes) ||
+               // so that flipped bits are bits set
+               (apart && (address + bytes > APART || !is_free(address + 3 * APART, bytes))));
     if (fault_pending())
         return;
     tvu_sset(1, 0);
@@ -56,20 +58,56 @@ void diagnosis_stream(const struct message *m)
     link_send(EVENT_COUNTERS, counts, TVU_COUNTERS);
 }
 
+// A float32 that is a small integer.
+static uint32_t integer(uint32_t bits)
+{
+    uint32_t shift = 150 - (bits >> 23 & 255), value = (bits & 0x7fffff) | 0x800000;
+    value = shift < 24 ? value >> shift : 0;
+    return bits >> 31 ? -value : value;
+}
+
 void diagnosis_read(const struct message *m)
 {
+    static uint32_t found[MOST_READ * TVU_WORD_BYTES / 4];
     uint32_t address = m->payload[0], words = m->payload[1];
     refuse(m, 2,
            words == 0 || words > MOST_READ || address % TVU_WORD_BYTES ||
                !is_free(address, words * TVU_WORD_BYTES));
     if (fault_pending())
         return;
-    tvu_sset(1, TVU_FLOAT_ONE);
+    tvu_sset(TVU_LANES + 1, TVU_FLOAT_ONE);
     tvu_stream(address, words);
+    tvu_loadb(0, TVU_LANES + 1, words * TVU_WORD_BYTES, 0);
+    for (uint32_t row = 0; row < words * TVU_WORD_BYTES / TVU_LANES; row++) {
+        for (uint32_t n = 1; n <= TVU_LANES; n++)
+            tvu_sum(row, n, n);
+        if (!tvu_wait())
+            return;
+        for (uint32_t n = 0, before = 0; n < TVU_LANES; n++) {
+            uint32_t sum = integer(tvu_sget(n + 1)), at = row * TVU_LANES + n;
+            if (at % 4 == 0)
+                found[at / 4] = 0;
+            found[at / 4] |= ((sum - before) & 0xff) << 8 * (at % 4);
+            before = sum;
+        }
+    }
+    link_send(EVENT_READ, found, words * TVU_WORD_BYTES / 4);
+}
+
+void diagnosis_store(const struct message *m)
+{
+    uint32_t from = m->payload[0], to = m->payload[1], words = m->payload[2];
+    refuse(m, 3,
+           words == 0 || words > MOST_READ || (from | to) % TVU_WORD_BYTES ||
+               !is_free(from, words * TVU_WORD_BYTES) || !is_free(to, words * TVU_WORD_BYTES));
+    if (fault_pending())
+        return;
+    tvu_sset(1, TVU_FLOAT_ONE);
+    tvu_stream(from, words);
     tvu_loadb(0, 1, words * TVU_WORD_BYTES, 0);
-    tvu_storef(READ_BASE, 0, words * TVU_WORD_BYTES);
+    tvu_storeq(to, 0, words * TVU_WORD_BYTES, 1);
     if (tvu_wait())
-        link_send1(EVENT_READ, READ_BASE);
+        link_send(EVENT_DONE, 0, 0);
 }
 
 void diagnosis_memory(const struct message *m)

@@ -263,6 +263,9 @@ static void run(const struct message *m)
     case COMMAND_READ:
         diagnosis_read(m);
         break;
+    case COMMAND_STORE:
+        diagnosis_store(m);
+        break;
     case COMMAND_MEMORY:
         diagnosis_memory(m);
         break;

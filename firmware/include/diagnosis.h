@@ -6,9 +6,10 @@
 
 // Streams memory past the product array, by some of the ports, and says what that took.
 void diagnosis_stream(const struct message *m);
-// What the ports read: each byte as a float32, so that it can be told from what the write port
-// does.
+// What the ports read, without a way through memory.
 void diagnosis_read(const struct message *m);
+// The vector unit copies stream words, but for bytes of -128, which become -127.
+void diagnosis_store(const struct message *m);
 // The CPU writes a pattern and reads it again.
 void diagnosis_memory(const struct message *m);
 // Clock, link, ports: what the board has around the SoC.

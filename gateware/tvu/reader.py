@@ -196,8 +196,8 @@ class StreamReader(wiring.Component):
         return reserved
 
     def _buffer(self, m: Module, ports: list[ReadPort], reserved: Value) -> None:
-        """Beats wait until all four of a word are there. Where no burst is asked of a port, its
-        beats come with those of the first port that is."""
+        """Beats wait until all four of a word are there. Where no burst is asked of a port, some
+        beat is taken for its own with each of the first port that is."""
         resetting = ResetSignal("sync", allow_reset_less=True)
         buffers = [Queue(64, depth=self.config.port_fifo_depth) for _ in ports]
         mask, first, owed = self.ports.mask, Signal(), Signal.like(ports[0].owed)

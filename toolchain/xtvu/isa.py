@@ -195,10 +195,11 @@ _TABLE: tuple[tuple[int, str, int, str, str, str], ...] = (
      "asked; scratchpad, scalars, activations and counters keep what they hold."),
 
     (CONTROL, "PORTS", 7, "mask=1:0+4 apart=1:4+1 bursts=1:5+6",
-     "streams come by the ports in mask", "To measure memory. The others bring copies of a port's "
-     "beats; with apart, port i reads 64 MB x i further on (bits 26 and 27 of its addresses are "
-     "those of i); no burst is asked for while more than 16 x bursts words are under way, 0: 63. "
-     "A descriptor error unless STATUS is not busy, or with no port. RESET undoes it."),
+     "streams come by the ports in mask", "To measure memory. What the others bring does not "
+     "matter; with apart, bits 26 and 27 of the addresses of port i are flipped by i, 64 MB and "
+     "128 MB; no burst is asked for while more than 16 x (bursts - 1) words are asked for or "
+     "buffered, 0: as many as there is room for. A descriptor error unless STATUS is not busy, or "
+     "with no port. RESET undoes it."),
 
     (STREAM, "STREAM", 0, "addr=1:0+32 words=2:0+24", "fetch words x 32 bytes from addr",
      "Contiguous stream. addr is a linear address, 32-byte aligned; bit 0 set: wait for the stores "

@@ -397,7 +397,9 @@ def selftest(
         transport.close()
         if simulator is not None:
             simulator.close()
-    print(json.dumps(report.as_dict()) if as_object else report.text())
+    print(json.dumps(report.as_dict()) if as_object else report.text(), flush=True)
+    if memory is not None and not report.rates:
+        raise BadArgument(f"{memory} was not written: memory speed could not be measured")
     if memory is not None:
         with replacing(memory) as file:
             file.write(preset_file(report.rates, report.info["clock_hz"]).encode())

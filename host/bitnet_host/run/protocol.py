@@ -13,7 +13,7 @@ from dataclasses import dataclass
 __all__ = [
     "COMMANDS", "ERRORS", "EVENTS", "GENERATE_FIELDS", "INFO_FIELDS", "MAILBOX", "MAX_PAYLOAD",
     "MEMORY_FIELDS", "MOST_CANDIDATES", "MOST_READ", "MOST_SUMS", "OPERATORS", "OPTIONS",
-    "OUTSIDE_FIELDS", "PARTS", "PATTERN", "READ_BASE", "STATS_FIELDS", "STOP_REASONS",
+    "OUTSIDE_FIELDS", "PARTS", "PATTERN", "STATS_FIELDS", "STOP_REASONS",
     "STREAM_FIELDS", "UNKNOWN", "VERSION", "Mailbox", "c_header", "error_text", "restart_text",
 ]
 
@@ -22,7 +22,6 @@ MAX_PAYLOAD = 2048  # words of a message
 MOST_CANDIDATES = 64  # tokens that a board names for the host to choose from
 MOST_SUMS = 64  # checksums of an event
 MOST_READ = 64  # stream words of a READ
-READ_BASE = 0x0010_8000  # DDR address where a READ leaves its floats; behind the self-test's data
 PATTERN = 0x9E3779B1  # times the address: what the CPU writes in MEMORY
 UNKNOWN = 0xFFFFFFFF  # a field of OUTSIDE that the board knows nothing of
 
@@ -43,10 +42,12 @@ COMMANDS = {
     "HANG": 10,  # never ends, so that the watchdog can be seen at work
     # From here on for diagnosis; only without a model.
     "STREAM": 11,  # STREAM_FIELDS -> COUNTERS
-    "READ": 12,  # [address, stream words]: the bytes that the ports read, as float32 -> READ
+    "READ": 12,  # [address, stream words]: the bytes that the ports read -> READ
+    # [from, to, stream words]: the vector unit copies bytes, of which none is -128 -> DONE
+    "STORE": 13,
     # [address, words, flip]: the CPU writes PATTERN * address ^ flip and reads it -> MEMORY
-    "MEMORY": 13,
-    "OUTSIDE": 14,  # -> OUTSIDE
+    "MEMORY": 14,
+    "OUTSIDE": 15,  # -> OUTSIDE
 }
 
 EVENTS = {
@@ -54,7 +55,7 @@ EVENTS = {
     "SUMS": 8, "COUNTERS": 9,
     "ERROR": 10,  # [code, detail]
     "CANDIDATES": 12,  # [token, float32 bits of its logit]..., falling
-    "READ": 13,  # [DDR address of the floats]
+    "READ": 13,  # stream words
     "MEMORY": 14,  # MEMORY_FIELDS
     "OUTSIDE": 15,  # OUTSIDE_FIELDS
 }
@@ -179,7 +180,6 @@ def c_header() -> str:
     define("MOST_CANDIDATES", MOST_CANDIDATES)
     define("MOST_SUMS", MOST_SUMS)
     define("MOST_READ", MOST_READ)
-    define("READ_BASE", READ_BASE)
     define("OUTSIDE_UNKNOWN", UNKNOWN)
     lines.append(f"#define MEMORY_PATTERN(address) ((address) * 0x{PATTERN:x}u)")
     for prefix, table in (("COMMAND", COMMANDS), ("EVENT", EVENTS), ("STOP", STOP_REASONS),

@@ -9,13 +9,25 @@ from typing import Any
 from xtvu.isa import isa_hash
 
 import bitnet_host
+from bitnet_host.errors import BoardError
 from bitnet_host.reporting import Progress, quiet
+from bitnet_host.selftest.cells import check_cpu, check_whole, refuse_slow
 from bitnet_host.selftest.diagnosed import Diagnosed
-from bitnet_host.selftest.memory import check_cpu, check_lines, check_whole
+from bitnet_host.selftest.lines import check_lines
 from bitnet_host.selftest.outside import check_clock, check_outside
-from bitnet_host.selftest.speed import STREAMS, cycles_per_token, expected, findings, measure
+from bitnet_host.selftest.speed import (
+    STREAMS,
+    cycles_per_token,
+    dead_ports,
+    expected,
+    findings,
+    measure,
+)
 
 __all__ = ["Report", "examine"]
+
+_Findings = tuple[list[str], list[str]]  # sentences on what is wrong; details
+_ANOTHER_VERSION = 0xFFFFFFFF  # firmware/main.c
 
 
 @dataclass
@@ -79,22 +91,37 @@ class Report:
 def examine(board: Diagnosed, target: str, *, whole: bool = False,
             progress: Progress = quiet) -> Report:
     """Everything that can be found out of a board; with ``whole`` every cell of its memory is
-    written. The model that memory holds is lost with ``whole``, and a few KB of it without. Raises
-    UserError if the board stops answering."""
-    report = Report(target, board.info)
-    failed = board.info["selftest"]
-    report.add("vector unit", [f"it fails step {failed} of its self-test"] if failed else [], [])
-    for subject, check in (("around the SoC", check_outside), ("clock", check_clock)):
-        report.add(subject, *check(board))
-    report.add("memory lines", *check_lines(board, progress))
-    report.add("memory of the CPU", check_cpu(board), [])
-    _measure(report, board, progress)
+    written, and the model that it holds is lost. What the board refuses to do, or does not end, is
+    a finding like others. Raises LinkError if it stops answering, BadArgument for ``whole`` over a
+    slow line."""
     if whole:
-        report.add("all of memory", check_whole(board, progress), [])
+        refuse_slow(board)
+    report = Report(target, board.info)
+    report.add("vector unit", _vector_unit(board.info["selftest"]), [])
+    subjects: dict[str, Callable[[], _Findings]] = {
+        "around the SoC": lambda: check_outside(board),
+        "clock": lambda: check_clock(board),
+        "memory ports": lambda: (dead_ports(board), []),
+        "memory lines": lambda: check_lines(board, progress),
+        "memory of the CPU": lambda: check_cpu(board),
+        "memory speed": lambda: _measure(report, board, progress),
+    }
+    if whole:
+        subjects["all of memory"] = lambda: check_whole(board, progress)
+    for subject, check in subjects.items():
+        try:
+            report.add(subject, *check())
+        except BoardError as error:
+            report.add(subject, [str(error)], [])
     return report
 
 
-def _measure(report: Report, board: Diagnosed, progress: Callable[[str, int, int], None]) -> None:
+def _vector_unit(failed: int) -> list[str]:
+    if failed == _ANOTHER_VERSION:
+        return ["it is of another version than the firmware"]
+    return [f"it fails step {failed} of its self-test"] if failed else []
+
+
+def _measure(report: Report, board: Diagnosed, progress: Progress) -> _Findings:
     report.rates = measure(board, progress)
-    wrong = findings(report.rates, board.info["clock_hz"])
-    report.wrong += [f"memory speed: {sentence}" for sentence in wrong]
+    return findings(report.rates, board.info["clock_hz"])

@@ -2,6 +2,9 @@
 
 #include <cstdio>
 
+// Of an address line that, wrong, leads to other places in memory.
+static bool is_line(int bit) { return bit >= 3 && bit < 29; }
+
 bool DdrFaults::obey(const char *text) {
     int stream, first, second;
     char what[16];
@@ -13,9 +16,11 @@ bool DdrFaults::obey(const char *text) {
     if (found < 2 || stream < 0 || stream >= STREAMS) return false;
     if (!strcmp(what, "stuck") && found == 4 && first >= 0 && first < 64)
         (second ? ones_ : zeros_)[stream] |= 1ull << first;
-    else if (!strcmp(what, "swap") && found == 4)
+    else if (!strcmp(what, "swap") && found == 4 && is_line(first) && is_line(second))
         swap_[stream][0] = first, swap_[stream][1] = second;
-    else if (!strcmp(what, "low") && found == 3 && first >= 0 && first < 32)
+    else if (!strcmp(what, "cell") && found == 3)
+        cell_ = first;
+    else if (!strcmp(what, "low") && found == 3 && is_line(first))
         low_[stream] |= 1ull << first;
     else if (!strcmp(what, "narrow"))
         narrow[stream] = true;
@@ -37,6 +42,8 @@ uint64_t DdrFaults::read_beat(int stream, const uint8_t *memory, uint64_t addres
     uint64_t beat = 0;
     int bytes = narrow[stream] ? 4 : 8;
     memcpy(&beat, memory + this->address(stream, address + bytes * number), bytes);
+    if (!narrow[stream] && address + 8 * number == (cell_ & ~7u))
+        beat &= ~(1ull << 8 * (cell_ & 7));
     return data(stream, beat);
 }
 

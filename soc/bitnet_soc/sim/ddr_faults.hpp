@@ -16,7 +16,8 @@ class DdrFaults {
     bool narrow[STREAMS] = {};  // in 32-bit mode: half of each beat, words one after another
 
     // Obeys "STREAM stuck BIT VALUE" (a data line), "STREAM swap BIT BIT" or "STREAM low BIT" (of
-    // the address), "STREAM narrow", "STREAM commands N", and "none".
+    // the address, 3 to 28), "STREAM narrow", "STREAM commands N", "0 cell ADDRESS" (the lowest bit
+    // of a byte, for all ports that read), and "none".
     bool obey(const char *text);
 
     uint64_t address(int stream, uint64_t address) const;
@@ -32,4 +33,5 @@ class DdrFaults {
   private:
     uint64_t ones_[STREAMS] = {}, zeros_[STREAMS] = {}, low_[STREAMS] = {};
     int swap_[STREAMS][2] = {};
+    uint32_t cell_ = 0;
 };
