@@ -30,14 +30,14 @@ def test_what_is_refused(tvu_sim, tmp_path):
     check = [("STREAM", dict(addr=DATA, words=40)), ("CHECK", dict(t=1, words=40))]
     look = ("SGET", dict(s=1))
     program = [_ports(0), STATUS, CLEAR, *check, _ports(1), STATUS, WAIT, CLEAR, look, *check, WAIT,
-               look, _ports(7), STATUS]
+               look, _ports(7), STATUS, *check, RESET, _ports(15), STATUS]
     memory = memory_of(np.random.default_rng(3).bytes(40 * 32))
     got, _, _ = run_rtl(tvu_sim, tmp_path, memory, program)
     refused = error_bit("descriptor")
     sums = [answer for (name, _), answer in zip(program, got, strict=True) if name == "SGET"]
     states = [answer & ~(1 << 31) for (name, _), answer in zip(program, got, strict=True)
               if name == "STATUS"]
-    assert states == [refused, refused, 0]
+    assert states == [refused, refused, 0, refused]
     assert sums == [run_model(memory, [*check, look])[0][-1]] * 2
 
 
