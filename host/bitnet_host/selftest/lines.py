@@ -71,6 +71,7 @@ def conclude(faults: list[Fault], ways: tuple[str, ...]) -> list[str]:
     for what in dict.fromkeys(fault.what for fault in faults):
         pairs = {(fault.writer, fault.reader) for fault in faults if fault.what == what}
         common = set.intersection(*(set(pair) for pair in pairs))
+        common = {way for way in common if _always(way, pairs, ways)} or common
         if len(pairs) == len(ways) * len(READERS):
             where = ("all ways, so in the DRAM, its lines or its training" if len(ways) > 1
                      else f"{BUS} or the DRAM")
@@ -80,6 +81,12 @@ def conclude(faults: list[Fault], ways: tuple[str, ...]) -> list[str]:
             where = "several ways"
         sentences.append(f"{where}: {what}")
     return sentences
+
+
+def _always(way: str, pairs: set[tuple[str, str]], ways: tuple[str, ...]) -> bool:
+    """Whether whatever goes by a way is wrong; what goes by it twice may be right again."""
+    return all((writer, reader) in pairs for writer in ways for reader in READERS
+               if (writer == way) != (reader == way))
 
 
 def _by(board: Diagnosed, writer: str, turn: int) -> Iterator[Fault]:
