@@ -10,12 +10,16 @@ import sys
 import numpy as np
 import pytest
 from bitnet_host.bench.measure import PRESETS, stream_share
-from bitnet_host.errors import BadArgument, LinkError
+from bitnet_host.errors import BadArgument, BoardError, LinkError
+from bitnet_host.model.convert import convert
 from bitnet_host.model.header import MODEL_BASE
+from bitnet_host.model.sources.synthetic import parse_shape, synthetic_checkpoint
+from bitnet_host.run.board import BoardTarget
 from bitnet_host.run.link.client import Link
 from bitnet_host.run.link.simulator import Simulator
 from bitnet_host.run.link.transport import MailboxTransport, over_serial, over_udp
 from bitnet_host.run.link.wires import UDPWire
+from bitnet_host.run.protocol import ERRORS, STREAM_FIELDS
 from bitnet_host.selftest import cells, lines, outside, speed
 from bitnet_host.selftest.diagnosed import Diagnosed
 from bitnet_host.selftest.expected import streams
@@ -187,6 +191,49 @@ def test_a_board_whose_vector_unit_fails():
     assert done.returncode == 1 and "\nWRONG: vector unit: it fails step " in done.stdout
     assert ("\nWRONG: memory lines: HP1 reading: data bit 8 is stuck at 1\n" in done.stdout
             and "Traceback" not in done.stderr)
+
+
+_STREAM = {"address": MODEL_BASE, "rows": 16, "words_each": 16, "stride": 1, "mask": 15, "apart": 0,
+           "bursts": 0}
+_END = 1 << 30
+
+
+def _refused(board, command, payload):
+    with pytest.raises(BoardError) as caught:
+        board.ask(command, payload, "nothing")
+    return caught.value.code == ERRORS["ARGUMENT"][0]
+
+
+def test_commands_that_make_no_sense(board):
+    """Refused in a word, before anything is touched: sizes, alignment, both ends of memory, sums
+    that wrap."""
+    for change in ({"rows": 0}, {"rows": 4096}, {"words_each": 0}, {"words_each": 17},
+                   {"rows": 1, "words_each": 3}, {"stride": 4096}, {"mask": 0}, {"mask": 16},
+                   {"apart": 2}, {"bursts": 64}, {"address": MODEL_BASE + 32}, {"address": 512},
+                   {"address": _END - 8192}, {"rows": 4095, "stride": 2049},
+                   {"apart": 1, "address": 1 << 26}, {"apart": 1, "address": (1 << 26) - 8192}):
+        fields = _STREAM | change
+        assert _refused(board, "STREAM", [fields[name] for name in STREAM_FIELDS]), change
+    for address, words in ((MODEL_BASE, 0), (MODEL_BASE, 65), (MODEL_BASE + 8, 1), (512, 1),
+                           (_END - 32, 2), (2**32 - 32, 1)):
+        assert _refused(board, "READ", [address, words])
+        assert _refused(board, "STORE", [MODEL_BASE, address, words])
+        assert _refused(board, "STORE", [address, MODEL_BASE, words])
+    for address, words in ((MODEL_BASE, 0), (MODEL_BASE, 1 << 30), (MODEL_BASE + 2, 1), (4096, 1),
+                           (_END - 4, 2)):
+        assert _refused(board, "MEMORY", [address, words, 0])
+    assert board.stream(**_STREAM | {"address": _END - 8704}) > 0
+    assert len(board.port_bytes(_END - 32, 1)) == 32
+
+
+def test_a_loaded_model_is_not_touched(board):
+    shape = "hidden=64,intermediate=96,layers=1,heads=4,kv_heads=2,head_dim=32,vocab=64,context=64"
+    BoardTarget(convert(synthetic_checkpoint(parse_shape(shape), 0.6, 1)), board.transport,
+                board.simulator).prepare(lambda *_: None)
+    at = MODEL_BASE
+    for command, payload in (("STREAM", list(_STREAM.values())), ("READ", [at, 1]),
+                             ("STORE", [at, at, 1]), ("MEMORY", [at, 1, 0])):
+        assert _refused(board, command, payload)
 
 
 def test_every_cell(board):
