@@ -58,10 +58,12 @@ class StreamReader(wiring.Component):
             "pick_address": Out(11), "pick_data": In(64), "entry": Out(stream.Signature(PickedRow)),
             "error": Out(1), "bad": Out(1), "requested": Out(5), "active": Out(1), "quiet": Out(1),
         })
+        # proofs look at these
+        self.measured = Signal(_Measured, name="burst")
+        self.read_ports = [ReadPort(config.port_fifo_depth) for _ in range(PORTS)]
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        depth = self.config.port_fifo_depth
         m.submodules.queue = self._queue = Queue(StreamDescriptor,
                                                  depth=self.config.stream_queue_depth)
         wiring.connect(m, wiring.flipped(self.descriptor), self._queue.i)
@@ -73,7 +75,7 @@ class StreamReader(wiring.Component):
         free = self._walk(m, burst.ends)
         self._hand_over_picks(m, free)
 
-        ports = [ReadPort(depth) for _ in range(PORTS)]
+        ports = self.read_ports
         for i, port in enumerate(ports):
             m.submodules[f"port{i}"] = port
             wiring.connect(m, port.port, wiring.flipped(getattr(self, f"port{i}")))
@@ -96,7 +98,7 @@ class StreamReader(wiring.Component):
 
     def _measure(self, m: Module) -> data.View:
         """The next burst, a cycle after where it starts and what is left of its row."""
-        burst, offset, left = Signal(_Measured), self._address[:4], self._left
+        burst, offset, left = self.measured, self._address[:4], self._left
         ends = Signal()
         # faster than subtracting and comparing
         fits = Cat(left[:5] <= BURST_WORDS - start for start in range(BURST_WORDS))

@@ -451,13 +451,13 @@ def test_an_upload_through_a_bad_line(simulator, tmp_path):
     try:
         link = Link(UDPWire("127.0.0.1", proxy.port))
         before, start = simulator.stats()["cycles"], time.monotonic()
-        sent = bulk.upload(link, 1 << 20, data)
+        sent = bulk.upload(link, 2 << 20, data)  # below, the firmware tests itself as it boots
         cycles, seconds = simulator.stats()["cycles"] - before, time.monotonic() - start
         link.close()
     finally:
         proxy.close()
     print(f"{MEGABYTES} MB: {sent}, {cycles} cycles, {seconds:.0f} s, {proxy.counts}")
-    simulator.control(f"save {1 << 20} {data.size} {tmp_path / 'ddr.bin'}")
+    simulator.control(f"save {2 << 20} {data.size} {tmp_path / 'ddr.bin'}")
     np.testing.assert_array_equal(np.fromfile(tmp_path / "ddr.bin", np.uint8), data)
     needed = -(-data.size // 1440)
     assert sent.repeated <= 0.25 * needed

@@ -13,12 +13,14 @@ from bitnet_soc.timing import Netlist, analyse
 from conftest import BUILD, DSP_CLOCK
 
 #: Least slack in ns at 125 and 250 MHz, by speed grade, of units that take about a minute each.
-#: Worse by half a nanosecond fails; mend the path, or the table with a reason.
+#: Worse by half a nanosecond fails; mend the path, or the table with a reason. Front end and reader
+#: were 2.11 and 0.75 at -1 before the instruction PORTS: that a command is done, and the address of
+#: a burst, go to more places since.
 SLACK = {
-    "frontend": {"-2": 2.89, "-1": 2.11},
+    "frontend": {"-2": 2.40, "-1": 1.54},
     "network": {"-2": 0.53, "-1": -0.62},
     "ranking": {"-2": 1.59, "-1": 0.61},
-    "reader": {"-2": 1.72, "-1": 0.75},
+    "reader": {"-2": 1.36, "-1": 0.34},
 }
 _NOISE = 0.5
 

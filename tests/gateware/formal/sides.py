@@ -336,6 +336,13 @@ def _recovery(tvu: str) -> tuple[Module, list[Signal], wiring.Component, wiring.
         Assert(front.resetting
                | ~was | (reader.quiet & store.quiet), "memory owes something after a reset"),
         Assert(~front.descriptor.valid | ~front.resetting, "a descriptor came in a reset"),
+        Assert(reader.ports.mask != 0, "no port is in use"),
+        *(Assert(front.resetting | used | (port.owed == 0), "a port that is not in use owes beats")
+          for port, used in zip(reader.read_ports, reader.ports.mask, strict=True)),
+        # which ports a burst asks is known a cycle before; they do not change meanwhile
+        Assert(front.resetting | (reader.measured.asks
+                                  == Mux(reader.measured.valid, reader.ports.mask, 0)),
+               "a burst asks other ports than those in use"),
         Cover(was & ~front.resetting & before),
         Cover(front.resetting & ~reader.quiet & ~store.quiet),
     ]
