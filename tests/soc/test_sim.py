@@ -169,6 +169,13 @@ def test_a_memory_that_makes_no_sense(tmp_path, monkeypatch, text, said):
     assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_a_file_does_not_stand_for_a_preset(tmp_path, monkeypatch):
+    """Whatever lies in the folder in which somebody works."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ug585").write_text("row_miss many\n")
+    assert measure_gemv("64x2560")["moving"] == 64 * 16
+
+
 def test_a_build_folder_named_from_here(tmp_path, monkeypatch):
     """The simulator starts in another folder, so the name has to be made whole first."""
     monkeypatch.chdir(tmp_path)

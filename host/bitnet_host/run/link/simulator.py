@@ -15,6 +15,8 @@ from bitnet_host.errors import BadArgument, LinkError
 
 __all__ = ["Simulator", "build_folder"]
 
+_PRESETS = ("ug585", "conservative", "hostile")  # soc/bitnet_soc/sim/ddr_preset.cpp
+
 
 def build_folder() -> Path:
     """Where `make build` left the simulator; BITNET_BUILD overrides it."""
@@ -38,7 +40,7 @@ class Simulator:
         if not binary.exists() or not (folder / "soc_rom.init").exists():
             raise LinkError(f"the simulator is not built ({binary} is missing): run `make build`, "
                             f"or choose the target reference")
-        if Path(preset).is_file():
+        if preset not in _PRESETS:  # the simulator starts in another folder
             preset = str(Path(preset).resolve())
         command: list[str | Path] = [binary, "--preset", preset, "--seed", str(seed)]
         if preload is not None:
