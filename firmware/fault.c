@@ -60,9 +60,13 @@ bool fault_pending(void)
     return fault_code != 0;
 }
 
-void fault_report(void)
+void fault_tell(void)
 {
     link_error(fault_code, fault_detail);
+}
+
+void fault_forget(void)
+{
     fault_code = fault_detail = 0;
 }
 

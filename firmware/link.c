@@ -8,6 +8,8 @@
 
 static volatile uint32_t *const mailbox = (volatile uint32_t *)MAILBOX_BASE;
 static uint32_t command_sequence;
+static uint32_t answered; // number of the command that events are for
+static bool deaf;         // the host takes no events
 
 void link_init(void)
 {
@@ -32,7 +34,9 @@ bool link_poll(struct message *message)
     // an old number that comes again is no command
     if (sequence != mailbox[MAILBOX_COMMAND_TAKEN] + 1)
         return false;
-    command_sequence = sequence;
+    command_sequence = answered = sequence;
+    deaf = false;
+    message->sequence = sequence;
     message->type = mailbox[MAILBOX_COMMAND];
     message->length = mailbox[MAILBOX_COMMAND + 1];
     message->payload = mailbox + MAILBOX_COMMAND + 2;
@@ -58,26 +62,30 @@ void link_progress(uint32_t done, uint32_t total)
     mailbox[MAILBOX_TOTAL] = total;
 }
 
-bool link_cancelled(void)
+bool link_cancelled(uint32_t slot, uint32_t sequence)
 {
-    uart_serve();
-    return mailbox[MAILBOX_CANCEL] == command_sequence;
+    return deaf || mailbox[MAILBOX_CANCEL + slot] == sequence;
+}
+
+void link_answer(uint32_t sequence)
+{
+    answered = sequence;
 }
 
 void link_send(uint32_t type, const uint32_t *payload, uint32_t length)
 {
     uint32_t head = mailbox[MAILBOX_EVENT_HEAD], start = cycles_low();
-    while (head + length + 2 - mailbox[MAILBOX_EVENT_TAIL] > MAILBOX_RING_WORDS) {
+    while (head + length + EVENT_HEAD_WORDS - mailbox[MAILBOX_EVENT_TAIL] > MAILBOX_RING_WORDS) {
         watchdog_feed();
         uart_serve();
-        if (cycles_low() - start > GIVE_UP_CYCLES) {
-            mailbox[MAILBOX_CANCEL] = command_sequence;
+        deaf |= cycles_low() - start > GIVE_UP_CYCLES;
+        if (deaf)
             return;
-        }
     }
     volatile uint32_t *ring = mailbox + MAILBOX_RING;
     ring[head++ % MAILBOX_RING_WORDS] = type;
     ring[head++ % MAILBOX_RING_WORDS] = length;
+    ring[head++ % MAILBOX_RING_WORDS] = answered;
     for (uint32_t i = 0; i < length; i++)
         ring[head++ % MAILBOX_RING_WORDS] = payload[i];
     mailbox[MAILBOX_EVENT_HEAD] = head;

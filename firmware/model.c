@@ -3,6 +3,7 @@
 #include "board.h"
 #include "fault.h"
 #include "link.h"
+#include "slots.h"
 #include "transformer.h"
 #include "uart.h"
 #include <generated/plan.h>
@@ -65,7 +66,8 @@ static bool consistent(const struct image_header *h)
     return end == h->total_bytes && h->k_base == laid.k_base && h->v_base == laid.v_base &&
            h->ks_base == laid.ks_base && h->vs_base == laid.vs_base &&
            h->logits_base == laid.logits_base && h->candidates_base == laid.candidates_base &&
-           h->residual_base == laid.residual_base && h->k_head_bytes == laid.k_head_bytes &&
+           h->residual_base == laid.residual_base && h->history_base == laid.history_base &&
+           h->k_head_bytes == laid.k_head_bytes &&
            h->v_head_bytes == laid.v_head_bytes && h->s_head_bytes == laid.s_head_bytes &&
            h->rank_levels == IMAGE_RANK_LEVELS(h->vocab) &&
            h->header_bytes == IMAGE_BLOCKS(sizeof *h + h->tensors * sizeof(struct image_tensor)) &&
@@ -123,7 +125,7 @@ static bool complete(void)
 void model_unload(void)
 {
     model_loaded = false;
-    position = 0;
+    slots_reset();
     protect(0, 0);
 }
 
@@ -178,7 +180,7 @@ bool model_load(bool trust)
         fault_raise(ERROR_IMAGE, model.tensors);
         return false;
     }
-    position = 0;
-    model_loaded = transformer_batch() != 0;
+    model_loaded = transformer_ready();
+    slots_reset();
     return model_loaded;
 }

@@ -5,12 +5,15 @@
 #include "board.h"
 #include "fault.h"
 #include "head.h"
+#include "pages.h"
 #include "plan.h"
 
 #define LOGITS_CHUNK 8192u
 
+#define LAID_TOKENS 64u // a pass is laid out for the next multiple
+
 struct plan plan;
-uint32_t position;
+static uint32_t laid; // tokens that plan is for
 uint64_t operator_counts[OPERATOR_COUNT][PARTS];
 bool transformer_all_rows, transformer_all_columns;
 static uint32_t seen[OPERATOR_COUNT][PARTS];
@@ -21,36 +24,44 @@ static void section(uint32_t operator)
     tvu_section(1 + operator);
 }
 
-void transformer_count(bool from_here)
+void transformer_count(void)
 {
     for (uint32_t i = 0; i < OPERATOR_COUNT; i++)
         for (uint32_t part = 0; part < PARTS; part++) {
             uint32_t now = tvu_counter(part, 1 + i);
-            operator_counts[i][part] =
-                from_here ? 0 : operator_counts[i][part] + (now - seen[i][part]);
+            operator_counts[i][part] += now - seen[i][part];
             seen[i][part] = now;
         }
 }
 
-// Lays out the scratchpad for passes of `batch` tokens; returns the rows it takes.
-static uint32_t plan_scratch(uint32_t batch)
+// Lays out the scratchpad for a pass; returns the rows it takes.
+static uint32_t lay(uint32_t count, uint32_t tokens)
 {
-    return plan_lay(&plan, &model, batch, position, model_tensor(KIND_DOWN_ROWS, 0)->words != 0);
+    tokens = (tokens + LAID_TOKENS - 1) / LAID_TOKENS * LAID_TOKENS;
+    if (plan.batch != count || (count > 1 && laid != tokens)) {
+        laid = tokens;
+        plan_lay(&plan, &model, count, tokens, model_tensor(KIND_DOWN_ROWS, 0)->words != 0);
+    }
+    return plan.end;
 }
 
-uint32_t transformer_batch(void)
+bool transformer_ready(void)
 {
-    uint32_t batch = TVU_VECTORS, single = plan_scratch(1);
-    if (plan_larger(plan.hidden_words, plan.query_words) > TVU_SHARED_WORDS)
-        batch = TVU_BYTE_VECTORS;
-    while (batch > 1 && plan_scratch(batch) > TVU_SCRATCH_ROWS)
-        batch--;
-    uint32_t end = plan_larger(plan_scratch(batch), single);
-    if (end > TVU_SCRATCH_ROWS) {
-        fault_raise(ERROR_TOO_LARGE, end);
-        return 0;
-    }
-    return batch;
+    plan.batch = 0; // of another model
+    if (lay(1, 1) > TVU_SCRATCH_ROWS)
+        fault_raise(ERROR_TOO_LARGE, plan.end);
+    return !fault_pending();
+}
+
+uint32_t transformer_most(void)
+{
+    return plan_larger(plan.hidden_words, plan.query_words) > TVU_SHARED_WORDS ? TVU_BYTE_VECTORS
+                                                                               : TVU_VECTORS;
+}
+
+bool transformer_fits(uint32_t count, uint32_t tokens)
+{
+    return count <= transformer_most() && lay(count, tokens) <= TVU_SCRATCH_ROWS;
 }
 
 static void set_constants(void)
@@ -228,7 +239,7 @@ static void rotate(uint32_t qkv)
     tvu_addv(qkv, plan.direct, plan.swapped, heads * n, 0);
 }
 
-static void run_layer(uint32_t layer, uint32_t count)
+static void run_layer(uint32_t layer, const struct input *inputs, uint32_t count)
 {
     uint32_t queries = model.heads * model.head_dim, keys = model.kv_heads * model.head_dim;
     uint32_t k = plan.qkv + queries / TVU_LANES, v = k + keys / TVU_LANES;
@@ -245,10 +256,10 @@ static void run_layer(uint32_t layer, uint32_t count)
         uint32_t qkv = plan.qkv + i * plan.qkv_rows;
         section(OPERATOR_ROPE);
         if (layer == 0 || count > 1)
-            load_rope(position + i);
+            load_rope(inputs[i].position);
         rotate(qkv);
         section(OPERATOR_ATTENTION);
-        attention(layer, position + i, qkv);
+        attention(layer, &inputs[i], qkv);
     }
     section(OPERATOR_NORM);
     for (uint32_t i = 0; i < count; i++)
@@ -276,43 +287,35 @@ static void run_layer(uint32_t layer, uint32_t count)
         down_all(layer, count);
 }
 
-bool transformer_forward(const volatile uint32_t *tokens, uint32_t count, enum head head,
-                         struct logits *logits)
+bool transformer_pass(const struct input *inputs, uint32_t count)
 {
-    if (!model_loaded) {
-        fault_raise(ERROR_NO_MODEL, 0);
-        return false;
+    uint32_t tokens = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        if (inputs[i].token >= model.vocab)
+            fault_raise(ERROR_ARGUMENT, inputs[i].token);
+        tokens = plan_larger(tokens, inputs[i].position + 1);
     }
-    if (position + count > model.context) {
-        fault_raise(ERROR_CONTEXT, model.context);
+    if (fault_pending() || !transformer_fits(count, tokens))
         return false;
-    }
-    for (uint32_t i = 0; i < count; i++)
-        if (tokens[i] >= model.vocab) {
-            fault_raise(ERROR_ARGUMENT, tokens[i]);
-            return false;
-        }
-    if (count > 1 || plan.batch != 1)
-        plan_scratch(count);
     section(OPERATOR_EMBED);
     set_constants();
     for (uint32_t i = 0; i < count; i++)
-        embed(tokens[i], plan.x + i * plan.x_rows);
+        embed(inputs[i].token, plan.x + i * plan.x_rows);
     for (uint32_t layer = 0; layer < model.layers; layer++) {
         watchdog_feed();
-        run_layer(layer, count);
-    }
-    if (head != HEAD_NONE) {
-        section(OPERATOR_HEAD);
-        norm(KIND_FINAL_NORM, 0, plan.x + (count - 1) * plan.x_rows, plan.t, model.hidden,
-             S_INV_HIDDEN, 0, head == HEAD_SCREENED ? CODES_TERNARY : CODES_INT8);
-        tvu_sdiv(S_OUT, S_ONE, S_SCALES);
-        if (!(head == HEAD_SCREENED ? head_screened(logits) : head_full(head == HEAD_KEPT, logits)))
-            return false;
+        run_layer(layer, inputs, count);
     }
     section(OPERATOR_SAMPLE);
-    if (head == HEAD_NONE && !tvu_wait())
-        return false;
-    position += count; // only now: what a fault cut short is not in the KV cache
     return true;
+}
+
+bool transformer_head(uint32_t place, enum head head, struct logits *logits)
+{
+    section(OPERATOR_HEAD);
+    norm(KIND_FINAL_NORM, 0, plan.x + place * plan.x_rows, plan.t, model.hidden, S_INV_HIDDEN, 0,
+         head == HEAD_SCREENED ? CODES_TERNARY : CODES_INT8);
+    tvu_sdiv(S_OUT, S_ONE, S_SCALES);
+    bool done = head == HEAD_SCREENED ? head_screened(logits) : head_full(head == HEAD_KEPT, logits);
+    section(OPERATOR_SAMPLE);
+    return done;
 }

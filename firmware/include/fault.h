@@ -7,8 +7,9 @@
 // Records an error of the running command; the first one is kept.
 void fault_raise(uint32_t code, uint32_t detail);
 bool fault_pending(void);
-// Sends the recorded error to the host and forgets it.
-void fault_report(void);
+// Sends the recorded error to the host.
+void fault_tell(void);
+void fault_forget(void);
 
 // Why the firmware starts: kept in memory that a restart leaves alone.
 struct restart {

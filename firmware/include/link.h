@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 struct message {
+    uint32_t sequence; // its number
     uint32_t type;
     uint32_t length; // words of payload
     volatile const uint32_t *payload;
@@ -24,10 +25,13 @@ void link_release(void);
 void link_doing(uint32_t command);
 void link_progress(uint32_t done, uint32_t total);
 
-// Sends an event to the host. Gives up when it stops taking events.
+// Events are for the command of that number from now on: for the one that was polled last, until
+// somebody says otherwise.
+void link_answer(uint32_t sequence);
+// Sends an event to the host. Gives up when it stops taking events, which cancels everything.
 void link_send(uint32_t type, const uint32_t *payload, uint32_t length);
 void link_send1(uint32_t type, uint32_t word);
 void link_error(uint32_t code, uint32_t detail);
 
-// True once the host has asked to end the running command.
-bool link_cancelled(void);
+// True once the host has asked to end the GENERATE of that number, or takes no events.
+bool link_cancelled(uint32_t slot, uint32_t sequence);

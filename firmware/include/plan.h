@@ -2,6 +2,7 @@
 #pragma once
 
 #include "model.h"
+#include "transformer.h"
 #include <generated/plan.h>
 #include <generated/tvu.h>
 
@@ -49,4 +50,4 @@ _Static_assert(S_V_MAXIMA + STORED_HEADS <= S_OUT && S_FACTORS + TVU_BYTE_VECTOR
 
 // Puts a token's keys and values, behind its queries at row qkv, into the cache of a layer and runs
 // the layer's attention. The result goes where the queries are.
-void attention(uint32_t layer, uint32_t position, uint32_t qkv);
+void attention(uint32_t layer, const struct input *input, uint32_t qkv);

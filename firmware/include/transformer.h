@@ -5,13 +5,18 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-extern uint32_t position; // tokens in the KV cache
+struct pages;
 
-// Where cycles went: the TVU's first counters, by operator.
+// A token of a pass: where it comes in its conversation, and where that has its keys and values.
+struct input {
+    uint32_t token, position;
+    const struct pages *pages;
+};
+
+// Where cycles went since the firmware started: the TVU's first counters, by operator.
 extern uint64_t operator_counts[OPERATOR_COUNT][PARTS];
-// Adds what was counted since the last call, or starts anew. To be called before a counter wraps:
-// every 2^32 cycles.
-void transformer_count(bool from_here);
+// Brings them up to date. To be called before a counter wraps: every 2^32 cycles.
+void transformer_count(void);
 
 // Read also what picking leaves out, to see what it saves.
 extern bool transformer_all_rows, transformer_all_columns;
@@ -24,11 +29,16 @@ struct logits {
 };
 
 // HEAD_FULL computes all logits and keeps only the largest, HEAD_KEPT leaves all in DDR.
-enum head { HEAD_NONE, HEAD_SCREENED, HEAD_FULL, HEAD_KEPT };
+enum head { HEAD_SCREENED, HEAD_FULL, HEAD_KEPT };
 
-// Makes ready for the loaded model; the tokens that a pass can take, or 0 if a fault was raised.
-uint32_t transformer_batch(void);
-// Appends tokens, at most transformer_batch() of them, to the KV cache; the head is the last one's.
-// False if a fault was raised.
-bool transformer_forward(const volatile uint32_t *tokens, uint32_t count, enum head head,
-                         struct logits *logits);
+// Whether the loaded model's scratchpad suffices; raises a fault if not.
+bool transformer_ready(void);
+// The most tokens that a pass can take.
+uint32_t transformer_most(void);
+// Whether a pass can take so many tokens, of which the one that sees most sees `tokens`.
+bool transformer_fits(uint32_t count, uint32_t tokens);
+// Runs tokens through all layers. False if a fault was raised; whether one was shows for sure once
+// tvu_wait or a head has been waited for.
+bool transformer_pass(const struct input *inputs, uint32_t count);
+// The head of the pass's token number `place`. False if a fault was raised.
+bool transformer_head(uint32_t place, enum head head, struct logits *logits);

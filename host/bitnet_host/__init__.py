@@ -23,13 +23,14 @@ from bitnet_host.model.text import TextModel
 from bitnet_host.run.open import open_board, open_target
 from bitnet_host.run.sampling import Alternative, Sampling
 from bitnet_host.run.session import Reply, Session, Stream, Token, Usage
+from bitnet_host.run.slots import Slots
 from bitnet_host.run.target import Answer, Cancel, Target
 
 __all__ = [
     "Alternative", "Answer", "BadArgument", "BadFile", "BadModel", "BoardBusy", "BoardError",
     "BoardHeld", "BoardRestarted",
     "BoardTaken", "Cancel", "Image", "LinkError", "LinkTimeout", "OutOfContext", "Reply",
-    "Sampling", "Session", "Stream", "Target",
+    "Sampling", "Session", "Slots", "Stream", "Target",
     "TextModel", "Token", "Usage", "UserError", "open_board", "open_model", "open_target",
 ]
 __version__ = "0.1.0"

@@ -14,7 +14,7 @@ __all__ = ["DSP_CLOCKS", "FIRMWARE_TOOLS", "firmware", "firmware_digest", "gatew
            "headers", "ps_headers", "ps_verilog", "require", "rom_init", "undated"]
 
 FIRMWARE_TOOLS = {"make": "make", "riscv64-unknown-elf-gcc": "gcc-riscv64-unknown-elf"}
-ROM_WORDS = 0x2000
+ROM_WORDS = 0x3000
 #: The clock of the product array's DSP slices, in system clocks.
 DSP_CLOCKS = {"2x": 2, "1x": 1}
 #: Lines of LiteX's with the date, its own revision, or the hierarchy, in any order.

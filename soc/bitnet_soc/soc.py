@@ -23,13 +23,14 @@ from .network import Network
 from .watchdog import CPUWatchdog
 
 __all__ = ["BitNetSoC", "CLOCK_HZ", "DDR_BASE", "DDR_BYTES", "MAILBOX_BASE", "MAILBOX_BYTES",
-           "SOC_ADDRESSES", "Outside", "memory"]
+           "ROM_SPACE", "SOC_ADDRESSES", "Outside", "memory"]
 
 CLOCK_HZ = 125_000_000
 DDR_BASE, DDR_BYTES = 0x4000_0000, 0x4000_0000
 MAILBOX_BASE, MAILBOX_BYTES = 0x9000_0000, 0x4000  # above 0x8000_0000 the CPU does not cache
 WATCHDOG_SECONDS = 0.5  # without a sign of life from the firmware
-ROM_BYTES, SRAM_BYTES = 0x8000, 0x8000
+ROM_BYTES, SRAM_BYTES = 0xC000, 0x8000
+ROM_SPACE = 0x1_0000  # of addresses: a power of two
 UART_BYTES = 1024  # that wait in each direction while the CPU does something else
 CSR_BASE, CSR_BYTES = 0xF000_0000, 0x1_0000
 SOC_ADDRESSES = Addresses(mac=0x10E2D5000001, ip=0xC0A8_0132)  # 192.168.1.50
@@ -38,7 +39,7 @@ SOC_ADDRESSES = Addresses(mac=0x10E2D5000001, ip=0xC0A8_0132)  # 192.168.1.50
 def memory(ddr_bytes: int = DDR_BYTES) -> Memory:
     """What the network may reach."""
     ddr = Region(DDR_BASE, ddr_bytes)
-    return Memory((Region(0, ROM_BYTES, writable=False), Region(0x1000_0000, SRAM_BYTES), ddr,
+    return Memory((Region(0, ROM_SPACE, writable=False), Region(0x1000_0000, SRAM_BYTES), ddr,
                    Region(MAILBOX_BASE, MAILBOX_BYTES), Region(CSR_BASE, CSR_BYTES)), ddr)
 
 

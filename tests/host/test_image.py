@@ -32,7 +32,7 @@ def test_down_rows_is_down(weights, intermediate):
 
 def test_down_rows_is_left_out_where_it_does_not_fit(monkeypatch):
     config = parse_shape("tiny,layers=1")
-    roomy = convert(synthetic_checkpoint(config, 0.6, 1))
+    roomy = convert(synthetic_checkpoint(config, 0.6, 1), cache_tokens=1)
     rows = roomy.tensor("DOWN_ROWS")
     monkeypatch.setattr("bitnet_host.model.plan.MEMORY_BYTES",
                         0x20_0000 + roomy.header.total_bytes - rows.words * 16)

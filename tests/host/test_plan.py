@@ -25,7 +25,7 @@ def _headers(count=300):
                            head_dim=32 * int(rng.integers(1, 5)),
                            hidden=32 * int(rng.integers(1, 81)),
                            intermediate=8 * int(rng.integers(1, 900)), vocab=64,
-                           context=int(rng.integers(1, 5000)),
+                           context=int(rng.integers(1, 5000)), cache_tokens=5120,
                            weight_mode=int(rng.integers(2)))
         if not broken_limit(vars(header)):
             yield header
@@ -39,7 +39,7 @@ def test_what_is_live_together_does_not_overlap(by_rows):
         h, queries = header, header.heads * header.head_dim
         batch = tokens_per_pass(vars(h), by_rows, 7)
         for tokens in {1, batch}:
-            r = scratch_rows(vars(h), tokens, 7, by_rows)
+            r = scratch_rows(vars(h), tokens, 7 + tokens, by_rows)
             group, context = h.heads // h.kv_heads, h.context if tokens == 1 else 7 + tokens
             places = sorted([
                 (r["x"],
@@ -92,6 +92,7 @@ def test_the_2b_model():
     ("head_dim", 1056), ("intermediate", 4), ("intermediate", 16384), ("vocab", 12),
     ("vocab",
      (1 << 20) + 8), ("weight_mode", 2), ("stop_count", 5), ("context", 0), ("context", 16384),
+    ("cache_tokens", 128), ("cache_tokens", 300), ("cache_tokens", 1 << 18),
 ])
 def test_each_limit_is_kept(field, value):
     header = vars(make_header(parse_shape("tiny"), "base3"))
@@ -100,9 +101,24 @@ def test_each_limit_is_kept(field, value):
 
 
 def test_the_scratchpad_is_a_limit():
-    header = vars(make_header(parse_shape("tiny"), "base3"))
+    header = vars(make_header(parse_shape("tiny"), "base3")) | {"cache_tokens": 16384}
     assert (broken_limit(header | {"context": 8192}) == ""
             and "scratchpad rows" in broken_limit(header | {"context": 16376}))
+
+
+def test_conversations_share_what_memory_is_left():
+    """Eight whole contexts where they fit; what fits beside the 2B model's weights; what was asked
+    for."""
+    assert make_plan(make_header(parse_shape("tiny"), "base3")).cache_tokens == 8 * 256
+    large = make_header(parse_shape("2b4t,context=2048"), "base3")
+    plan = make_plan(large)
+    # 3,900 would fit, but V is laid out in chunks of 512
+    assert plan.fits and plan.down_rows and plan.cache_tokens == 3584
+    more = make_plan(large, cache_tokens=plan.cache_tokens + 1)
+    assert more.cache_tokens == 3584 + 128 and more.fits and not more.down_rows
+    assert make_plan(large, cache_tokens=1).cache_tokens == 2048
+    odd = make_plan(make_header(parse_shape("tiny,context=200"), "base3"), cache_tokens=300)
+    assert (odd.context, odd.cache_tokens) == (200, 384)
 
 
 def test_an_image_keeps_its_own_check():

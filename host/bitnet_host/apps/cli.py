@@ -94,7 +94,7 @@ def _opened(target: str, model: Path | None, display: ProgressDisplay, take_over
     try:
         with open_target(target, open_model(model, progress=display), take_over=take_over) as board:
             if isinstance(board, BoardTarget):
-                board.slow_upload = slow_upload
+                board.board.slow_upload = slow_upload
             yield board
     finally:
         display.end()
@@ -228,8 +228,11 @@ def convert(
     output: Annotated[Path, typer.Option("-o", "--output", help="image to write")],
     weights: Annotated[str, typer.Option(help="base3 (1.6 bit) or 2bit")] = "base3",
     context: Annotated[int,
-                       typer.Option(help="tokens in the KV cache; 0: as many as the checkpoint was "
-                                         "made for")] = 0,
+                       typer.Option(help="tokens of the longest conversation; 0: as many as the "
+                                         "checkpoint was made for")] = 0,
+    cache: Annotated[int,
+                     typer.Option(help="tokens of all conversations together; 0: as many as fit "
+                                       "the board")] = 0,
 ) -> None:
     """Convert a packed Hugging Face checkpoint to a model image."""
     if weights not in WEIGHT_MODES:
@@ -241,11 +244,12 @@ def convert(
         checkpoint = shorten(checkpoint, context)
     display = ProgressDisplay()
     try:
-        plan = convert_file(checkpoint, output, weights, source.resolve().name, display)
+        plan = convert_file(checkpoint, output, weights, source.resolve().name, display,
+                            cache_tokens=cache)
     finally:
         display.end()
     print(f"wrote {output}: {plan.model_bytes / 2**20:.1f} MB for the board, "
-          f"{plan.total_bytes / 2**20:.1f} MB with KV cache for {plan.context} tokens")
+          f"{plan.total_bytes / 2**20:.1f} MB with KV cache for {plan.cache_tokens} tokens")
     print(plan)
     faster = None if plan.down_rows else longest_fast_context(checkpoint, weights)
     if faster:
@@ -297,7 +301,8 @@ def info(
         "layers": header.layers, "hidden": header.hidden,
         "intermediate": header.intermediate, "heads": header.heads, "kv_heads": header.kv_heads,
         "head_dim": header.head_dim,
-        "vocab": header.vocab, "context": header.context, "tensors": header.tensors,
+        "vocab": header.vocab, "context": header.context,
+        "cache_tokens": header.cache_tokens, "tensors": header.tensors,
         "model_id": f"{header.model_id:08x}",
         "ddr_bytes": header.ddr_bytes, "total_bytes": header.total_bytes,
     }

@@ -26,6 +26,7 @@ from bitnet_host.model.sources.hf import open_checkpoint
 from bitnet_host.model.sources.synthetic import GATE_ZEROS, Bench, parse_shape, prepare
 from bitnet_host.reporting import Progress
 from bitnet_host.run.board import BoardTarget
+from bitnet_host.run.exchange import Exchange
 from bitnet_host.run.link.simulator import Simulator, build_folder
 from bitnet_host.run.link.transport import over_udp
 from bitnet_host.run.protocol import PARTS
@@ -105,7 +106,7 @@ def _measured(board: BoardTarget, prompt: list[int], tokens: int, options: Bench
     """The answer, and 64-bit beats meanwhile: at the DRAM's peak, and used."""
     assert board.simulator is not None
     before = board.simulator.stats()
-    board.all_rows, board.all_columns = options.all_rows, options.all_columns
+    board.board.all_rows, board.board.all_columns = options.all_rows, options.all_columns
     answer = board.generate(prompt, tokens, Sampling(full_head=options.full_head),
                             progress=progress)
     after = board.simulator.stats()
@@ -261,8 +262,9 @@ def _gemv(rows: int, words: int, weights: str, preset: str) -> tuple[dict[str, i
     try:
         transport = over_udp("127.0.0.1", simulator.ports["udp"])
         before = simulator.stats()
-        transport.send("GEMV", [rows, words, WEIGHT_MODES[weights]])
-        name, payload = transport.receive(300)
+        exchange = Exchange(transport)
+        asked = exchange.send("GEMV", [rows, words, WEIGHT_MODES[weights]])
+        name, payload = exchange.receive(asked, 300)
         after = simulator.stats()
         transport.close()
         if name != "COUNTERS":

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from xtvu import semantics as sem
 from xtvu.layout import row_words, unpack_ternary, unstripe
 
-from bitnet_host.model.header import CHUNK_TOKENS, KINDS, WEIGHT_MODES, Tensor
+from bitnet_host.model.header import CHUNK_TOKENS, KINDS, WEIGHT_MODES, DdrHeader, Tensor
 from bitnet_host.model.image import Image
 
-__all__ = ["Quantised", "ReferenceModel", "bitlinear", "inverse_scale", "quantise_vector",
+__all__ = ["Cache", "Quantised", "ReferenceModel", "bitlinear", "inverse_scale", "quantise_vector",
            "rms_norm", "rope"]
 
 F32 = NDArray[np.float32]
@@ -102,8 +102,21 @@ def rope(x: F32, cos: F32, sin: F32) -> F32:
 _MATRICES = ("SKETCH", "Q", "K", "V", "O", "GATE", "UP", "DOWN")
 
 
+class Cache:
+    """The KV cache of a conversation of ``position`` tokens: int8 codes [layers, kv_heads, context,
+    head_dim] and float32 scales [layers, kv_heads, context]."""
+
+    def __init__(self, header: DdrHeader) -> None:
+        shape = (header.layers, header.kv_heads, header.context)
+        self.position = 0
+        self.k = np.zeros((*shape, header.head_dim), np.int8)
+        self.v = np.zeros((*shape, header.head_dim), np.int8)
+        self.ks = np.zeros(shape, np.float32)
+        self.vs = np.zeros(shape, np.float32)
+
+
 class ReferenceModel:
-    """Runs an image. ``position`` counts the tokens in the KV cache."""
+    """Runs an image. ``cache`` is that of the conversation it is in; others may take its place."""
 
     def __init__(self, image: Image) -> None:
         self.image = image
@@ -155,14 +168,13 @@ class ReferenceModel:
         return np.uint32(value).view(np.float32)
 
     def reset(self) -> None:
-        """Empties the KV cache."""
-        h = self.header
-        shape = (h.layers, h.kv_heads, h.context)
-        self.position = 0
-        self._k = np.zeros((*shape, h.head_dim), np.int8)
-        self._v = np.zeros((*shape, h.head_dim), np.int8)
-        self._ks = np.zeros(shape, np.float32)
-        self._vs = np.zeros(shape, np.float32)
+        """Begins a conversation."""
+        self.cache = Cache(self.header)
+
+    @property
+    def position(self) -> int:
+        """Tokens in the KV cache."""
+        return self.cache.position
 
     def _project(self, kind: str, layer: int, x: Quantised) -> F32:
         tensor = self.image.tensor(kind, layer)
@@ -182,17 +194,17 @@ class ReferenceModel:
                             self._bits(self.header.score_scale_bits))
         out = []
         for query in codes:
-            sums = integer_products(self._k[layer, head, :tokens], query).astype(np.float32)
-            scores = sem.multiply(sem.multiply(sums, back), self._ks[layer, head, :tokens])
+            sums = integer_products(self.cache.k[layer, head, :tokens], query).astype(np.float32)
+            scores = sem.multiply(sem.multiply(sums, back), self.cache.ks[layer, head, :tokens])
             powers = sem.exp2(sem.add(sem.multiply(scores, ONE), -sem.maximum(scores)))
             total = sem.reduce_sum(powers)
-            weights = sem.multiply(powers, self._vs[layer, head, :tokens])
+            weights = sem.multiply(powers, self.cache.vs[layer, head, :tokens])
             scale = sem.divide(MAX_CODE, sem.absmax(weights))
             factor = sem.divide(sem.multiply(sem.absmax(weights), MAX_CODE_INVERSE), total)
             result = np.zeros(0, np.float32)
             for start in range(0, tokens, CHUNK_TOKENS):
                 part = slice(start, min(start + CHUNK_TOKENS, tokens))
-                mixed = integer_products(self._v[layer, head, part].T,
+                mixed = integer_products(self.cache.v[layer, head, part].T,
                                          sem.quantise(weights[part], scale))
                 product = sem.multiply(mixed.astype(np.float32), factor)
                 result = sem.add(product, result) if start else product
@@ -205,7 +217,7 @@ class ReferenceModel:
         comparisons with other implementations."""
         self.reset()
         group = self.header.heads // self.header.kv_heads
-        for self.position in range(k.shape[1]):
+        for self.cache.position in range(k.shape[1]):
             for head in range(self.header.kv_heads):
                 self._remember(0, head, k[head, self.position], v[head, self.position])
         return np.stack([row for head in range(self.header.kv_heads)
@@ -213,7 +225,8 @@ class ReferenceModel:
 
     def _remember(self, layer: int, head: int, k: F32, v: F32) -> None:
         """Puts a token's key and value, float32 [head_dim], into the cache."""
-        for vector, codes, scales in ((k, self._k, self._ks), (v, self._v, self._vs)):
+        for vector, codes, scales in ((k, self.cache.k, self.cache.ks),
+                                     (v, self.cache.v, self.cache.vs)):
             quantised = quantise_vector(vector)
             codes[layer, head, self.position] = quantised.codes
             scales[layer, head, self.position] = inverse_scale(vector)
@@ -246,8 +259,9 @@ class ReferenceModel:
     def fill_cache(self, codes: NDArray[np.int8], scales: F32) -> None:
         """Makes the cache hold tokens: codes int8 [2, layers, kv_heads, tokens, head_dim] and
         scales float32 [2, layers, kv_heads, tokens] of keys and of values."""
-        self.position = codes.shape[3]
-        for place, (cache, cached_scales) in enumerate(((self._k, self._ks), (self._v, self._vs))):
+        self.cache.position = codes.shape[3]
+        for place, (cache, cached_scales) in enumerate(((self.cache.k, self.cache.ks),
+                                                        (self.cache.v, self.cache.vs))):
             cache[:, :, :self.position] = codes[place]
             cached_scales[:, :, :self.position] = scales[place]
 
@@ -256,7 +270,7 @@ class ReferenceModel:
         x = sem.multiply(self._embedding[token].astype(np.float32), self._row_scales[token])
         for layer in range(self.header.layers):
             x = self._layer(layer, x)
-        self.position += 1
+        self.cache.position += 1
         return x
 
     def _head(self, x: F32, tokens: NDArray[np.int64] | slice) -> F32:

@@ -20,6 +20,7 @@ from bitnet_host.model.header import (
     LARGE_VOCABULARY,
     MEMORY_BYTES,
     MODEL_BASE,
+    PAGE_TOKENS,
     SMALL_LEVELS,
     WEIGHT_MODES,
     DdrHeader,
@@ -100,6 +101,7 @@ def make_header(config: ModelConfig, weights: str) -> DdrHeader:
         heads=config.heads,
         kv_heads=config.kv_heads, head_dim=config.head_dim,
         vocab=-(-config.vocab // LANES) * LANES, context=config.context,
+        cache_tokens=-(-config.context // PAGE_TOKENS) * PAGE_TOKENS,
         weight_mode=WEIGHT_MODES[weights], eps_bits=float_bits(config.eps),
         inverse_hidden_bits=float_bits(1 / hidden), inverse_query_bits=float_bits(1 / queries),
         inverse_intermediate_bits=float_bits(1 / intermediate),
@@ -187,16 +189,20 @@ def _put_layers(checkpoint: Checkpoint, weights: str, writer: ImageWriter, down_
         progress("layers", index + 1, checkpoint.config.layers)
 
 
-def _prepare(checkpoint: Checkpoint, weights: str) -> tuple[DdrHeader, Plan]:
+def _prepare(checkpoint: Checkpoint, weights: str, cache_tokens: int) -> tuple[DdrHeader, Plan]:
     if weights not in WEIGHT_MODES:
         raise BadArgument(f"weights must be {' or '.join(WEIGHT_MODES)}, not {weights}")
     check_shape(checkpoint.config, weights)
     header = make_header(checkpoint.config, weights)
-    plan = make_plan(header)
+    if cache_tokens < 0:
+        raise BadArgument(f"the KV cache cannot hold {cache_tokens} tokens: choose 0 for as many "
+                          f"as fit, or more")
+    plan = make_plan(header, cache_tokens=cache_tokens)
+    header.cache_tokens = plan.cache_tokens
     if not plan.fits:
         raise BadModel(f"the model needs {(MODEL_BASE + plan.total_bytes) / 2**20:.0f} MB of the "
                        f"board's {MEMORY_BYTES / 2**20:.0f} MB: "
-                       "choose a smaller model, base3 weights or a shorter context")
+                       "choose a smaller model, base3 weights, a shorter context or a smaller cache")
     return header, plan
 
 
@@ -219,10 +225,11 @@ def _meta(checkpoint: Checkpoint, weights: str, name: str) -> dict[str, Any]:
 
 
 def convert(checkpoint: Checkpoint, weights: str = "base3", name: str = "model",
-            progress: Progress = quiet) -> Image:
-    """The image, in memory, with ``weights`` packed as base3 or 2bit. Raises BadModel if the
-    machine cannot run the model."""
-    header, plan = _prepare(checkpoint, weights)
+            progress: Progress = quiet, *, cache_tokens: int = 0) -> Image:
+    """The image, in memory, with ``weights`` packed as base3 or 2bit. ``cache_tokens``: of all
+    conversations together, 0 for as many as fit. Raises BadModel if the machine cannot run the
+    model."""
+    header, plan = _prepare(checkpoint, weights, cache_tokens)
     tensors = lay_out(header, plan.down_rows)
     store = MemoryStore(header.ddr_bytes)
     _fill(checkpoint, weights, ImageWriter(header, tensors, store), plan, progress)
@@ -230,11 +237,11 @@ def convert(checkpoint: Checkpoint, weights: str = "base3", name: str = "model",
 
 
 def convert_file(checkpoint: Checkpoint, path: Path, weights: str = "base3", name: str = "model",
-                 progress: Progress = quiet) -> Plan:
-    """Writes the image to a file, whole or not at all, in some hundred megabytes of memory whatever
-    the model's size. Raises BadModel, BadArgument for a path that must not be written, BadFile if
+                 progress: Progress = quiet, *, cache_tokens: int = 0) -> Plan:
+    """Writes ``convert``'s image to a file, whole or not at all, in some hundred megabytes of memory
+    whatever the model's size. Raises BadModel, BadArgument for a path that must not be written, BadFile if
     the disk does not take it."""
-    header, plan = _prepare(checkpoint, weights)
+    header, plan = _prepare(checkpoint, weights, cache_tokens)
     tensors = lay_out(header, plan.down_rows)
     text = json_part(_meta(checkpoint, weights, name))
     start = FILE_HEAD.size + len(text)

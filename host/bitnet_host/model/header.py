@@ -19,14 +19,15 @@ from xtvu.layout import BLOCK_BYTES, WEIGHTS_PER_WORD, row_words
 __all__ = [
     "BLOCK_BYTES", "CHUNK_TOKENS", "DDR_MAGIC", "FORMAT_VERSION", "HEAD_BYTES", "KINDS",
     "LARGE_VOCABULARY", "MAX_LAYERS", "MAX_STOPS",
-    "MEMORY_BYTES", "MODEL_BASE", "RESERVED", "SHAPES", "SMALL_LEVELS", "TENSOR_BYTES",
+    "MEMORY_BYTES", "MODEL_BASE", "PAGE_TOKENS", "RESERVED", "SHAPES", "SLOTS", "SMALL_LEVELS",
+    "TENSOR_BYTES",
     "WEIGHT_MODES", "DdrHeader", "Tensor", "c_header",
     "down_chunks", "expected_words", "float_bits", "head_bytes", "header_sum", "lay_out",
     "pack_head", "shape_of", "start_of_id",
     "tensor_list",
 ]
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 DDR_MAGIC = 0x544E5442
 MODEL_BASE = 0x0020_0000  # DDR offset of the DDR part; HP ports do not reach the first megabyte
 MEMORY_BYTES = 0x4000_0000
@@ -34,6 +35,9 @@ WEIGHT_MODES = {"base3": 0, "2bit": 1}
 MAX_LAYERS = 64  # of the firmware's tensor table
 MAX_STOPS = 4  # stop0 to stop3 of the header
 CHUNK_TOKENS = BLOCK_BYTES  # of the transposed V cache: a row of a chunk is one block
+#: Conversations take the KV cache in pages of so many tokens, a quarter of a chunk.
+PAGE_TOKENS = CHUNK_TOKENS // 4
+SLOTS = 8  # conversations that a board has under way
 
 #: Tensor kinds. Per layer from INPUT_NORM on. Columns of a matrix are its inputs, but DOWN is
 #: stored transposed: a row of it holds what one input gives to all outputs, so that inputs of zero
@@ -67,14 +71,14 @@ RESERVED: dict[str, str] = {
     "k_base": "layers * kv_heads * k_head_bytes", "v_base": "layers * kv_heads * v_head_bytes",
     "ks_base": "layers * kv_heads * s_head_bytes", "vs_base": "layers * kv_heads * s_head_bytes",
     "logits_base": "vocab * 4", "candidates_base": f"{2 * (4 << RANK_LEVELS)}",
-    "residual_base": f"{VECTORS} * hidden * 4",
+    "residual_base": f"{VECTORS} * hidden * 4", "history_base": f"{SLOTS} * context * 4",
 }
 #: What one KV head takes of the first four.
 HEAD_BYTES: dict[str, str] = {
-    "k_head_bytes": f"(context * ((head_dim + 31) // 32) * 32 + {BLOCK_BYTES - 1}) // "
-                    f"{BLOCK_BYTES} * {BLOCK_BYTES}",
-    "v_head_bytes": f"(context + {CHUNK_TOKENS - 1}) // {CHUNK_TOKENS} * head_dim * {BLOCK_BYTES}",
-    "s_head_bytes": f"(context * 4 + {BLOCK_BYTES - 1}) // {BLOCK_BYTES} * {BLOCK_BYTES}",
+    "k_head_bytes": "cache_tokens * ((head_dim + 31) // 32) * 32",
+    "v_head_bytes": f"(cache_tokens + {CHUNK_TOKENS - 1}) // {CHUNK_TOKENS} * head_dim * "
+                    f"{BLOCK_BYTES}",
+    "s_head_bytes": "cache_tokens * 4",
 }
 # Rows of the head that the ternary sketch leaves for rescoring: 63, or 255 of a large vocabulary.
 # The row that the full head would choose was never seen below rank 25 of 2,048 (DESIGN.md) and 56
@@ -84,7 +88,8 @@ LARGE_VOCABULARY, SMALL_LEVELS = 16384, 6
 @dataclass
 class DdrHeader:
     """The binary header, 32-bit words in this order; ``_bits`` fields hold float32 bits, ``_base``
-    fields DDR addresses."""
+    fields DDR addresses. ``context``: tokens of the longest conversation; ``cache_tokens``: of all
+    conversations together, whole pages."""
 
     magic: int = DDR_MAGIC
     version: int = FORMAT_VERSION
@@ -100,6 +105,7 @@ class DdrHeader:
     head_dim: int = 0
     vocab: int = 0
     context: int = 0
+    cache_tokens: int = 0
     weight_mode: int = 0
     tensors: int = 0
     eps_bits: int = 0
@@ -123,6 +129,7 @@ class DdrHeader:
     rank_levels: int = 0
     candidates_base: int = 0
     residual_base: int = 0
+    history_base: int = 0
     header_checksum: int = 0
 
     def words(self) -> list[int]:
@@ -266,7 +273,8 @@ def c_header() -> str:
              "#include <stdint.h>", ""]
     lines += [f"#define IMAGE_MAGIC 0x{DDR_MAGIC:x}u", f"#define IMAGE_VERSION {FORMAT_VERSION}u",
               f"#define MODEL_BASE 0x{MODEL_BASE:x}u", f"#define IMAGE_MAX_LAYERS {MAX_LAYERS}u",
-              f"#define CHUNK_TOKENS {CHUNK_TOKENS}u", ""]
+              f"#define CHUNK_TOKENS {CHUNK_TOKENS}u", f"#define PAGE_TOKENS {PAGE_TOKENS}u",
+              f"#define SLOTS {SLOTS}u", ""]
     lines += ["struct image_header {", *(f"    uint32_t {f.name};" for f in fields(DdrHeader)),
               "};", ""]
     lines += ["struct image_tensor {"]

@@ -25,6 +25,8 @@ from bitnet_host.model.header import (
     MAX_STOPS,
     MEMORY_BYTES,
     MODEL_BASE,
+    PAGE_TOKENS,
+    SLOTS,
     DdrHeader,
     expected_words,
     lay_out,
@@ -41,6 +43,7 @@ _CONSTANTS = {
     "REPEATS": isa.largest("REP", "count"),
     "NUMBERS": isa.largest("EPI", "base") + 1, "LAYERS": MAX_LAYERS, "STOPS": MAX_STOPS,
     "BASE3": WEIGHTS_PER_WORD["base3"], "TWO_BIT": WEIGHTS_PER_WORD["2bit"], "LOGITS": 8192,
+    "PAGE": PAGE_TOKENS, "POOL": SLOTS * isa.largest("MULS", "n"),
 }
 #: name: parameters, and the body in Python and in C.
 _FUNCTIONS = {
@@ -79,6 +82,9 @@ LIMITS: tuple[tuple[str, str], ...] = (
     ("(context >= 1) & (context <= ELEMENTS)",
      "the context is {context} tokens; this machine takes 1 to {ELEMENTS}: choose a shorter "
      "context"),
+    ("(cache_tokens % PAGE == 0) & (cache_tokens >= context) & (cache_tokens <= POOL)",
+     "a KV cache of {cache_tokens} tokens: this machine needs a multiple of {PAGE}, at least as "
+     "many as the context of {context}"),
     ("words(larger(hidden, heads * head_dim), choose(weight_mode, TWO_BIT, BASE3)) <= ACT_WORDS",
      "rows of hidden_size {hidden} or {heads} heads of {head_dim} do not fit the activation "
      "memory: {ACT_WORDS} words of {BASE3} "
@@ -87,15 +93,15 @@ LIMITS: tuple[tuple[str, str], ...] = (
      "hidden_size {hidden} is too large for columns of {COLUMN_WORDS} words"),
 )
 
-#: Where vectors stand in the scratchpad during a pass of ``batch`` tokens from ``position`` on, in
-#: rows; ``by_rows``: the image has DOWN_ROWS. Operands that are read together lie in different
+#: Where vectors stand in the scratchpad during a pass of ``batch`` tokens, in rows; ``tokens``: in
+#: the KV cache of that of them that sees most; ``by_rows``: the image has DOWN_ROWS. Operands that are read together lie in different
 #: banks: one starts at an even, the other at an odd row.
 ROWS: dict[str, str] = {
     "per_word": "choose(weight_mode, TWO_BIT, BASE3)",
     "head_rows": "head_dim // LANES",
-    # a pass of several tokens needs room, so it has scores for the context that there is, not for
+    # a pass of several tokens needs room, so it has scores for the tokens that there are, not for
     # all that there may be
-    "context_rows": "even(words(choose(batch > 1, position + batch, context), LANES))",
+    "context_rows": "even(words(choose(batch > 1, tokens, context), LANES))",
     "hidden_words": "words(hidden, per_word)",
     "query_words": "words(heads * head_dim, per_word)",
     "head_words": "words(head_dim, 32)",
@@ -106,6 +112,7 @@ ROWS: dict[str, str] = {
     "t": "x + batch * x_rows",
     "rope": "even(t + larger(hidden, heads * head_dim) // LANES) + 1",
     "qkv": "even(rope + 2 * head_rows)",
+    "sums": "t + 1",  # of a chunk's values, where nothing else is needed then
     "scores": "qkv + batch * qkv_rows",
     "cached": "scores + heads // kv_heads * context_rows + 1",
     "direct": "scores",
@@ -140,10 +147,10 @@ def _scope(header: Words) -> dict[str, Any]:
     return {**functions, **_CONSTANTS, **header}
 
 
-def scratch_rows(header: Words, batch: int = 1, position: int = 0,
+def scratch_rows(header: Words, batch: int = 1, tokens: int = 1,
                  by_rows: bool = False) -> dict[str, int]:
     """ROWS, worked out for a header that keeps LIMITS."""
-    values = _scope(header) | {"batch": batch, "position": position, "by_rows": int(by_rows)}
+    values = _scope(header) | {"batch": batch, "tokens": tokens, "by_rows": int(by_rows)}
     for name, expression in ROWS.items():
         values[name] = _evaluate(expression, values)
     return {name: values[name] for name in ROWS}
@@ -163,21 +170,25 @@ def broken_limit(header: Words) -> str:
 
 
 def tokens_per_pass(header: Words, by_rows: bool, position: int = 0) -> int:
-    """How many tokens of a prompt are processed at once, as the firmware chooses it."""
+    """How many tokens of a prompt that goes on from ``position`` are processed at once, as the
+    firmware chooses it."""
     rows = scratch_rows(header)
     wide = max(rows["hidden_words"], rows["query_words"]) > isa.SHARED_WORDS
     batch = isa.BYTE_VECTORS if wide else isa.VECTORS
-    while batch > 1 and scratch_rows(header, batch, position, by_rows)["end"] > isa.SCRATCH_ROWS:
+    while (batch > 1
+           and scratch_rows(header, batch, position + batch, by_rows)["end"] > isa.SCRATCH_ROWS):
         batch -= 1
     return batch
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What becomes of a model: whether down_proj is also stored by rows (fast prompts), memory in
-    bytes, tokens per pass of a prompt, and estimates of tokens per second."""
+    """What becomes of a model: tokens of a conversation and of all together, whether down_proj is
+    also stored by rows (fast prompts), memory in bytes, tokens per pass of a prompt, and estimates
+    of tokens per second."""
 
     context: int
+    cache_tokens: int
     down_rows: bool
     model_bytes: int
     total_bytes: int
@@ -191,7 +202,7 @@ class Plan:
 
     def __str__(self) -> str:
         rows = "down_proj by rows too" if self.down_rows else "down_proj by columns only"
-        return (f"context {self.context:,}: {(MODEL_BASE + self.total_bytes) / 2**20:.0f} MB of "
+        return (f"context {self.context:,}, {self.cache_tokens:,} tokens of all conversations: {(MODEL_BASE + self.total_bytes) / 2**20:.0f} MB of "
                 f"{MEMORY_BYTES / 2**20:.0f}, {rows}, "
                 f"about {self.prefill:.1f} tokens/s of prompt and {self.decode:.1f} of answer "
                 f"(estimated, 125 MHz)")
@@ -203,14 +214,33 @@ class Plan:
 _BYTES_PER_CYCLE, _PROMPT_OVERHEAD, _READ_UP, _READ_DOWN, _CLOCK = 29.6, 1.41, 0.40, 0.42, 125e6
 
 
-def make_plan(header: DdrHeader, down_rows: bool | None = None) -> Plan:
+def _pool(header: DdrHeader, down_rows: bool, wanted: int) -> int:
+    """Tokens of the KV cache: ``wanted``, or as many as eight conversations can take and memory
+    has, but always one conversation's."""
+    least = -(-header.context // PAGE_TOKENS)
+    pages = SLOTS * least
+    if wanted:
+        return max(least, -(-wanted // PAGE_TOKENS)) * PAGE_TOKENS
+    while pages > least:
+        header.cache_tokens = pages * PAGE_TOKENS
+        lay_out(header, down_rows)
+        if MODEL_BASE + header.total_bytes <= MEMORY_BYTES:
+            break
+        pages -= 1
+    return pages * PAGE_TOKENS
+
+
+def make_plan(header: DdrHeader, down_rows: bool | None = None, cache_tokens: int = 0) -> Plan:
     """The plan for a header that keeps the limits. By default down_proj by rows is stored if the
-    firmware would use it and it fits. The header stays as it is."""
+    firmware would use it and it fits beside one conversation. ``cache_tokens``: of all
+    conversations together, 0 for as many as fit. The header stays as it is."""
     laid = replace(header)
-    rows = scratch_rows(vars(laid), 2, 0, True)
+    rows = scratch_rows(vars(laid), 2, 2, True)
     if down_rows is None:
+        laid.cache_tokens = _pool(laid, True, cache_tokens or 1)
         lay_out(laid, bool(rows["down_rows"]))
         down_rows = bool(rows["down_rows"]) and MODEL_BASE + laid.total_bytes <= MEMORY_BYTES
+    laid.cache_tokens = _pool(laid, down_rows, cache_tokens)
     tensors = lay_out(laid, down_rows)
     words = {kind: 0 for kind in KINDS}
     for tensor in tensors:
@@ -224,7 +254,7 @@ def make_plan(header: DdrHeader, down_rows: bool | None = None) -> Plan:
                     * words["UP"] + _READ_DOWN * words["DOWN"] + head) / _BYTES_PER_CYCLE)
     down = words["DOWN_ROWS"] / batch if down_rows else _READ_DOWN * words["DOWN"]
     prompt = _PROMPT_OVERHEAD * ((whole + words["UP"]) / batch + down)
-    return Plan(laid.context, down_rows, laid.ddr_bytes, laid.total_bytes, batch,
+    return Plan(laid.context, laid.cache_tokens, down_rows, laid.ddr_bytes, laid.total_bytes, batch,
                 _CLOCK / max(prompt, 1), _CLOCK / max(decode, 1))
 
 
@@ -249,10 +279,10 @@ def c_header() -> str:
                   "}", ""]
     lines += ["struct plan {", "    uint32_t batch;", *(f"    uint32_t {name};" for name in ROWS),
               "};", "",
-              "// Lays out the scratchpad for passes of `batch` tokens from `position` on; returns "
-              "the rows it takes.",
+              "// Lays out the scratchpad for a pass of `batch` tokens, of which the one that sees "
+              "most sees `tokens`; returns the rows it takes.",
               "static inline uint32_t plan_lay(struct plan *p, const struct image_header *h, "
-              "uint32_t batch, uint32_t position,",
+              "uint32_t batch, uint32_t tokens,",
               "                                uint32_t by_rows)",
               "{", "    p->batch = batch;"]
     own = {name: f"p->{name}" for name in ROWS}

@@ -1,24 +1,33 @@
 """What host and firmware say to each other: THE definition of messages, error codes and the
 mailbox.
 
-A message is ``[type, length, payload...]`` in 32-bit words. Commands go to the board, events come
-back, both through the mailbox: memory on the board that a host reads and writes by datagrams
-(xtvu/datagram.py). firmware/ gets all of this as a generated header.
+A command is ``[type, length, payload...]`` in 32-bit words, an event that answers it ``[type,
+length, sequence, payload...]`` with the command's sequence number. Both go through the mailbox:
+memory on the board that a host reads and writes by datagrams (xtvu/datagram.py). firmware/ gets
+all of this as a generated header.
+
+Every command but GENERATE is done when its last event is sent. A GENERATE goes on beside others:
+the board has SLOTS conversations (model/header.py) under way, in passes that they share. INFO,
+RESET of another slot and SCORE are answered between passes; any other command ends all that is
+under way first, as if it had been cancelled.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bitnet_host.model.header import SLOTS
+
 __all__ = [
-    "COMMANDS", "ERRORS", "EVENTS", "GENERATE_FIELDS", "INFO_FIELDS", "MAILBOX", "MAX_PAYLOAD",
+    "COMMANDS", "ERRORS", "EVENTS", "EVENT_HEAD_WORDS", "GENERATE_FIELDS", "INFO_FIELDS", "MAILBOX", "MAX_PAYLOAD",
     "MEMORY_FIELDS", "MOST_CANDIDATES", "MOST_READ", "MOST_SUMS", "OPERATORS", "OPTIONS",
-    "OUTSIDE_FIELDS", "PARTS", "PATTERN", "STATS_FIELDS", "STOP_REASONS",
+    "OUTSIDE_FIELDS", "PARTS", "PATTERN", "SLOTS", "STATS_FIELDS", "STOP_REASONS",
     "STREAM_FIELDS", "UNKNOWN", "VERSION", "Mailbox", "c_header", "error_text", "restart_text",
 ]
 
-VERSION = 7
+VERSION = 8
 MAX_PAYLOAD = 2048  # words of a message
+EVENT_HEAD_WORDS = 3  # type, length, sequence
 MOST_CANDIDATES = 64  # tokens that a board names for the host to choose from
 MOST_SUMS = 64  # checksums of an event
 MOST_READ = 64  # stream words of a READ
@@ -29,16 +38,18 @@ COMMANDS = {
     "INFO": 1,  # -> INFO
     # [trust]: checks the image at the model base, with trust only its header -> PROGRESS..., LOADED
     "LOAD": 2,
-    # [position]: forgets the conversation; a position says how many tokens the cache holds, for
-    # benches -> DONE
+    # [slot, position]: keeps so many tokens of a slot's conversation, or takes for granted that
+    # the cache holds them, for benches -> DONE
     "RESET": 3,
     # GENERATE_FIELDS, then the prompt's token ids -> PROGRESS..., TOKEN... or CANDIDATES, STATS
     "GENERATE": 4,
-    "SCORE": 5,  # [token, position]: one forward pass, logits left in DDR -> SCORED
+    # [slot, token, position]: one forward pass, logits left in DDR -> SCORED
+    "SCORE": 5,
     "UNLOAD": 6,  # forgets the model, whose memory may be written again -> DONE
     # [address, words, count]: checksums (xtvu.semantics) of pieces of so many stream words -> SUMS
     "SUMS": 7,
     "GEMV": 8,  # [rows, stream words per row, mode]: a GEMV over whatever DDR holds -> COUNTERS
+    "CLEAR": 9,  # ends all answers and forgets all conversations -> DONE
     "HANG": 10,  # never ends, so that the watchdog can be seen at work
     # From here on for diagnosis; only without a model.
     "STREAM": 11,  # STREAM_FIELDS -> COUNTERS
@@ -77,19 +88,26 @@ ERRORS = {
     "TRAP": (10,
              "the firmware crashed (cause and address 0x{detail:x}) and its watchdog restarts it"),
     "SELFTEST": (11, "the vector unit failed self-test step {detail}"),
+    "MEMORY": (14,
+               "the conversations on the board take all {detail} tokens of its KV cache: end one"),
+    "BUSY": (15, "slot {detail} of the board is in the middle of an answer: wait or cancel it"),
     "POSITION": (13,
                  "the conversation on the board stands at token {detail}, not where this one goes "
                  "on: start anew"),
     "HANG": (12, "the firmware hung in command {detail} and its watchdog restarted it"),
 }
 
-INFO_FIELDS = ("version", "isa_hash", "clock_hz", "selftest", "model_id", "position", "model_base",
+INFO_FIELDS = ("version", "isa_hash", "clock_hz", "selftest", "model_id", "model_base",
                "memory_bytes",
                # starts since it was configured; what ended the run before this one
-               "restarts", "last_error", "last_detail")
-#: ``position``: tokens that the host knows to be in the KV cache. ``candidates``: how many of the
-#: best tokens to name after the prompt, instead of choosing; ``max_tokens`` is 0 then.
-GENERATE_FIELDS = ("position", "max_tokens", "candidates", "options", "prompt_tokens")
+               "restarts", "last_error", "last_detail",
+               # of the KV cache: tokens that it has room for and that no slot has taken; tokens of
+               # each slot's conversation
+               "cache_tokens", "free_tokens", *(f"position{slot}" for slot in range(SLOTS)))
+#: ``position``: tokens that the host knows to be in the slot's part of the KV cache.
+#: ``candidates``: how many of the best tokens to name after the prompt, instead of choosing;
+#: ``max_tokens`` is 0 then.
+GENERATE_FIELDS = ("slot", "position", "max_tokens", "candidates", "options", "prompt_tokens")
 #: Bits of GENERATE's options: work that is normally saved. Answers are the same, but for a screened
 #: head's.
 OPTIONS = {"full_head": 1, "all_rows": 2, "all_columns": 4}
@@ -104,13 +122,14 @@ MEMORY_FIELDS = ("wrong", "address", "expected", "found", "differ")
 OUTSIDE_FIELDS = ("now", "processing_system", "link", "phy_id", "cycles", "ticks", "ticks_hz",
                   *(f"hp{port}_{name}" for port in range(4)
                     for name in ("read_mode", "read_commands", "write_mode", "write_commands")))
-STOP_REASONS = {"stop": 0, "length": 1, "cancel": 2, "context": 3}
+#: ``memory``: other conversations have the rest of the KV cache.
+STOP_REASONS = {"stop": 0, "length": 1, "cancel": 2, "context": 3, "memory": 4}
 #: Where cycles go: sections of the TVU's counters, from 1 on. What the CPU does between passes
 #: counts as sample.
 OPERATORS = ("embed", "norm", "qkv", "rope", "attention", "o_proj", "gate_up", "activation",
              "down_proj", "head", "sample")
-#: The TVU counters that partition an operator's cycles; STATS has them per pass (decode, or prefill
-#: if nothing was decoded).
+#: The TVU counters that partition an operator's cycles; STATS has them per token (decode, or
+#: prefill if nothing was decoded), whatever other slots did in the same passes.
 PARTS = ("moving", "stall_memory", "stall_compute", "stall_control")
 STATS_FIELDS = ("stop_reason", "tokens", "prefill_tokens", "prefill_cycles_low",
                 "prefill_cycles_high",
@@ -125,7 +144,7 @@ class Mailbox:
     The host writes a command, then one more than ``command_taken`` to ``command_sequence``; the
     board copies that to ``command_taken`` when it is done reading. ``doing`` is the command under
     way, or 0, with what is ``done`` of a ``total``. A GENERATE ends early when its sequence number
-    stands in ``cancel``. Events are appended to a ring of ``ring_words``; ``event_head`` (board)
+    stands in the word of its slot, behind ``cancel``. Events are appended to a ring of ``ring_words``; ``event_head`` (board)
     and ``event_tail`` (host) count words and wrap at 2^32. ``restarts`` counts starts of the
     firmware; the two words behind it are the error that ended the run before, or 0, and its detail.
     Who sees it change knows that everything else here started anew.
@@ -136,14 +155,14 @@ class Mailbox:
     isa_hash: int = 2
     command_sequence: int = 4
     command_taken: int = 5
-    cancel: int = 6
     event_head: int = 7
     event_tail: int = 8
     restarts: int = 9
     doing: int = 12
     done: int = 13
     total: int = 14
-    command: int = 16
+    cancel: int = 16
+    command: int = 24
     ring: int = 2080
     ring_words: int = 1024
     magic_value: int = 0x4D555654
@@ -178,6 +197,7 @@ def c_header() -> str:
     define("PROTOCOL_VERSION", VERSION)
     define("PROTOCOL_MAX_PAYLOAD", MAX_PAYLOAD)
     define("MOST_CANDIDATES", MOST_CANDIDATES)
+    define("EVENT_HEAD_WORDS", EVENT_HEAD_WORDS)
     define("MOST_SUMS", MOST_SUMS)
     define("MOST_READ", MOST_READ)
     define("OUTSIDE_UNKNOWN", UNKNOWN)

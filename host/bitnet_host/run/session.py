@@ -16,6 +16,7 @@ from bitnet_host.model.template import Message
 from bitnet_host.model.text import TextModel, TextStream
 from bitnet_host.reporting import Progress, quiet
 from bitnet_host.run.sampling import Alternative, Sampling
+from bitnet_host.run.slots import Slots
 from bitnet_host.run.target import Answer, Cancel, Target
 
 __all__ = ["Reply", "Session", "Stream", "Token", "Usage"]
@@ -44,7 +45,7 @@ class Usage:
 @dataclass(frozen=True)
 class Reply:
     """A whole answer. ``stop_reason``: stop (a stop token), text (a stop string), length, context
-    (the context is full), or cancel. ``dropped``: old messages that had to go so that the
+    (the context is full), memory (other conversations have the rest of the KV cache), or cancel. ``dropped``: old messages that had to go so that the
     conversation fits; ``kept``: those that did not."""
 
     text: str
@@ -92,10 +93,10 @@ class Stream:
 
 
 class Session:
-    """Sessions may share a target, also from several threads; each generation waits for the one
-    before it."""
+    """Sessions may share a target, also from several threads: each generation waits for the one
+    before it, unless they share ``Slots``."""
 
-    def __init__(self, target: Target, text: TextModel | None = None) -> None:
+    def __init__(self, target: Target | Slots, text: TextModel | None = None) -> None:
         self.target = target
         self.text = text or TextModel(target.image)
         # rendered text whose token ids are known, as they were generated
@@ -184,19 +185,23 @@ class Session:
         if not all(isinstance(stop, str) and stop for stop in stops):
             raise BadArgument("a stop string is empty, or is no text")
         stream, answer = TextStream(self.text, stops), Answer()
-        steps = self.target.stream(ids, max_tokens, sampling, cancel=cancel, progress=progress,
-                                   reuse=True)
-        with closing(steps):
-            while not stream.stopped:
-                try:
-                    choice = next(steps)
-                except StopIteration as end:
-                    answer = end.value
-                    break
-                answer.token_ids.append(choice.token)
-                answer.cached_tokens = self.target.cached
-                yield Token(choice.token, stream.add(choice.token), choice.logprob,
-                            choice.alternatives)
+        with self.target.lease(ids, cancel) as slot:
+            if slot is None:
+                answer.stop_reason = "cancel"
+            else:
+                steps = slot.stream(ids, max_tokens, sampling, cancel=cancel, progress=progress,
+                                    reuse=True)
+                with closing(steps):
+                    while not stream.stopped:
+                        try:
+                            choice = next(steps)
+                        except StopIteration as end:
+                            answer = end.value
+                            break
+                        answer.token_ids.append(choice.token)
+                        answer.cached_tokens = slot.cached
+                        yield Token(choice.token, stream.add(choice.token), choice.logprob,
+                                    choice.alternatives)
         last = stream.finish()
         if last:
             yield Token(answer.token_ids[-1], last)

@@ -37,8 +37,8 @@ class Cancel:
 
 @dataclass
 class Answer:
-    """What a generation gave. ``stop_reason``: stop (a stop token), length, context (it is full) or
-    cancel. Cycle counts are None on the golden model, which has no clock; ``operators`` and
+    """What a generation gave. ``stop_reason``: stop (a stop token), length, context (it is full),
+    memory (other conversations have the rest of the KV cache) or cancel. Cycle counts are None on the golden model, which has no clock; ``operators`` and
     ``counters`` are cycles per pass. ``cached_tokens`` were in the KV cache before the
     ``prompt_tokens``."""
 
@@ -86,6 +86,22 @@ class Target(ABC):
     def position(self) -> int:
         """Tokens in the KV cache."""
         return len(self.tokens)
+
+    @property
+    @abstractmethod
+    def slots(self) -> Sequence[Target]:
+        """This one and others, each with a conversation of its own, which may be used at once from
+        several threads. They share the KV cache, and are closed with the first."""
+
+    @contextmanager
+    def lease(self, tokens: Sequence[int], cancel: Cancel | None = None) -> Iterator[Target | None]:
+        """What to answer a conversation on, ``tokens`` so far, as ``Slots`` has it."""
+        yield self
+
+    def make_room(self) -> bool:
+        """Called when other conversations have the rest of the KV cache: gives back some of it, if
+        that is possible."""
+        return False
 
     def prepare(self, progress: Progress = quiet) -> None:
         """Makes the model ready. Raises UserError."""
@@ -165,6 +181,11 @@ class Target(ABC):
             self.check_prompt(prompt[cached:])
             run = self._greedy if sampling.greedy or not max_tokens else self._sampled
             answer = yield from run(list(prompt[cached:]), max_tokens, sampling, cancel, progress)
+            while answer.stop_reason == "memory" and self.make_room():
+                said = answer.token_ids
+                rest = yield from run([*prompt, *said][len(self.tokens):],
+                                      max_tokens - len(said), sampling, cancel, progress)
+                answer = _continued(answer, rest)
             answer.cached_tokens = cached
             return answer
 
@@ -196,7 +217,7 @@ class Target(ABC):
     def _sampled(self, prompt: list[int], max_tokens: int, sampling: Sampling, cancel: Cancel,
                  progress: Progress) -> Steps:
         sampler, context = Sampler(sampling, [*self.tokens, *prompt]), self.image.header.context
-        whole, choices = self._candidates(prompt, sampling, cancel, progress)
+        whole, choices = self._roomy(prompt, sampling, cancel, progress)
         decode = 0
         while choices[0] and not cancel:
             choice = sampler.choose(*choices)
@@ -208,7 +229,8 @@ class Target(ABC):
                 whole.stop_reason = "context"
             if whole.stop_reason != "length" or len(whole.token_ids) == max_tokens:
                 break
-            step, choices = self._candidates([choice.token], sampling, cancel, quiet)
+            step, choices = self._roomy([choice.token], sampling, cancel, quiet)
+            whole.stop_reason = step.stop_reason
             decode += step.prefill_cycles or 0
             whole.operators, whole.counters = step.operators, step.counters
         if cancel and whole.stop_reason == "length" and len(whole.token_ids) < max_tokens:
@@ -216,3 +238,28 @@ class Target(ABC):
         if whole.prefill_cycles is not None and len(whole.token_ids) > 1:
             whole.decode_cycles_per_token = decode / (len(whole.token_ids) - 1)
         return whole
+
+    def _roomy(self, prompt: list[int], sampling: Sampling, cancel: Cancel,
+               progress: Progress) -> tuple[Answer, Choices]:
+        """As ``_candidates``; where other conversations have the rest of the KV cache, room is made
+        first."""
+        whole = [*self.tokens, *prompt]
+        answer, choices = self._candidates(prompt, sampling, cancel, progress)
+        while answer.stop_reason == "memory" and self.make_room():
+            rest, choices = self._candidates(whole[len(self.tokens):], sampling, cancel, progress)
+            answer = _continued(answer, rest)
+        return answer, choices
+
+
+def _continued(first: Answer, second: Answer) -> Answer:
+    """An answer that goes on with ``second``, which first read what was left of the prompt, or the
+    token that was written last."""
+    if not first.token_ids:
+        second.prompt_tokens += first.prompt_tokens
+        if first.prefill_cycles is not None and second.prefill_cycles is not None:
+            second.prefill_cycles += first.prefill_cycles
+        return second
+    second.prompt_tokens, second.prefill_cycles = first.prompt_tokens, first.prefill_cycles
+    second.token_ids = [*first.token_ids, *second.token_ids]
+    second.decode_cycles_per_token = first.decode_cycles_per_token or second.decode_cycles_per_token
+    return second

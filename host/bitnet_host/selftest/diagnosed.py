@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from xtvu.isa import COUNTERS, WORD_BYTES
 
 from bitnet_host.errors import BoardError, LinkError, UserError
-from bitnet_host.run.board import read_info
+from bitnet_host.run.exchange import Exchange
 from bitnet_host.run.link.simulator import Simulator
 from bitnet_host.run.link.transport import Transport
 from bitnet_host.run.protocol import (
@@ -20,6 +20,7 @@ from bitnet_host.run.protocol import (
     STREAM_FIELDS,
     error_text,
 )
+from bitnet_host.run.shared import read_info
 
 __all__ = ["Diagnosed"]
 
@@ -35,6 +36,7 @@ class Diagnosed:
 
     def __init__(self, transport: Transport, simulator: Simulator | None = None) -> None:
         self.transport, self.simulator = transport, simulator
+        self._exchange = Exchange(transport)
         self.info = read_info(self.ask("INFO", [], "INFO"))
         if transport.bytes_per_second:
             transport.speed_up()
@@ -43,14 +45,16 @@ class Diagnosed:
     def ask(self, command: str, payload: Sequence[int], event: str) -> NDArray[np.uint32]:
         """The event that answers a command. Raises BoardError if the board refuses it."""
         try:
-            self.transport.send(command, payload)
-            while True:
-                name, words = self.transport.receive(_TIMEOUT)
-                if name == event:
-                    return words
-                if name == "ERROR":
-                    code, detail = int(words[0]), int(words[1])
-                    raise BoardError(error_text(code, detail), code, detail)
+            sequence = self._exchange.send(command, payload)
+            name, words = self._exchange.receive(sequence, _TIMEOUT)
+            self._exchange.forget(sequence)
+            if name == "ERROR":
+                code, detail = int(words[0]), int(words[1])
+                raise BoardError(error_text(code, detail), code, detail)
+            if name != event:
+                raise LinkError(f"the board answered {name} where {event} belongs: restart it and "
+                                f"try again")
+            return words
         except UserError:
             failure = self.simulator.failure() if self.simulator else None
             if failure:

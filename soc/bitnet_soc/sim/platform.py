@@ -21,7 +21,7 @@ from ..network import StreamPHY
 from ..parts import undated
 from ..processing_system import ProcessingSystem
 from ..ps7_block import PS7Block
-from ..soc import CLOCK_HZ, BitNetSoC, Outside, memory
+from ..soc import CLOCK_HZ, ROM_SPACE, BitNetSoC, Outside, memory
 from ..steps import write_if_changed
 
 __all__ = ["generate"]
@@ -130,6 +130,8 @@ def generate(folder: Path, generated: Path, cfu: Path, fabric: bool = True) -> l
     for name, text in litex_headers(soc).items():
         write_if_changed(generated / name, undated(text))
     for region in memory().regions:
-        assert any((found.origin, found.size) == (region.base, region.size)
+        # the ROM's addresses go on behind its end
+        assert any(found.origin == region.base
+                   and (found.size == region.size or found.size < region.size == ROM_SPACE)
                    for found in soc.mem_regions.values()), region
     return [folder / "soc.v", *(Path(source[0]) for source in platform.sources)]

@@ -81,8 +81,8 @@ def parse_shape(text: str) -> ModelConfig:
 @dataclass
 class Bench:
     """A synthetic model: ``path`` of the DDR contents, its ``image``, and what the KV cache holds:
-    codes int8 [2, layers, kv_heads, context, head_dim] and scales float32 [2, layers, kv_heads,
-    context] of keys and values."""
+    codes int8 [2, layers, kv_heads, cache_tokens, head_dim] and scales float32 [2, layers,
+    kv_heads, cache_tokens] of keys and values, page by page."""
 
     path: Path
     image: Image
@@ -136,7 +136,7 @@ def synthetic_checkpoint(config: ModelConfig, gate_zeros: float, seed: int) -> C
 
 def _cache(header: DdrHeader, seed: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     rng = np.random.default_rng(seed + 1)
-    shape = (2, header.layers, header.kv_heads, header.context)
+    shape = (2, header.layers, header.kv_heads, header.cache_tokens)
     quantiles = np.array([NormalDist(0, _CODE_SIGMA).inv_cdf((i + 0.5) / 256) for i in range(256)])
     codes = np.clip(np.rint(quantiles), -127,
                     127).astype(np.int8)[rng.integers(0, 256, (*shape, header.head_dim), np.uint8)]
@@ -150,7 +150,7 @@ def _put(memory: NDArray[np.uint8], address: int, data: NDArray[Any]) -> None:
 
 def _fill_cache(memory: NDArray[np.uint8], header: DdrHeader, codes: NDArray[np.int8],
                 scales: NDArray[np.float32]) -> None:
-    tokens, padded = header.context, -(-header.head_dim // 32) * 32
+    tokens, padded = header.cache_tokens, -(-header.head_dim // 32) * 32
     chunks = -(-tokens // CHUNK_TOKENS)
     for index in range(header.layers * header.kv_heads):
         layer, head = divmod(index, header.kv_heads)

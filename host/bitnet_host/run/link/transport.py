@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +16,9 @@ from bitnet_host.errors import BoardBusy, BoardRestarted, BoardTaken, LinkError,
 from bitnet_host.run.link.bulk import upload
 from bitnet_host.run.link.client import Link
 from bitnet_host.run.link.wires import SerialWire, UDPWire
-from bitnet_host.run.protocol import COMMANDS, EVENTS, MAILBOX, restart_text
+from bitnet_host.run.protocol import COMMANDS, EVENT_HEAD_WORDS, EVENTS, MAILBOX, restart_text
 
-__all__ = ["DDR_BASE", "MailboxTransport", "Transport", "over_serial", "over_udp"]
+__all__ = ["DDR_BASE", "Event", "MailboxTransport", "Transport", "over_serial", "over_udp"]
 
 Words = NDArray[np.uint32]
 MAILBOX_BASE, DDR_BASE = 0x9000_0000, 0x4000_0000  # soc/bitnet_soc/soc.py; tests compare
@@ -29,25 +31,34 @@ def _words(values: object) -> Words:
     return np.asarray(values, np.uint32)
 
 
+class Event(NamedTuple):
+    """``sequence``: the number of the command that it answers."""
+
+    sequence: int
+    name: str
+    payload: Words
+
+
 class Transport(ABC):
-    """One command at a time; events arrive until the command's last one."""
+    """Commands go to the board one by one; what answers them may come in any order. Threads may
+    share it."""
 
     name: str
     bytes_per_second = 0.0  # of an upload; 0 where it is fast
 
     @abstractmethod
-    def send(self, command: str, payload: Words | Sequence[int] = ()) -> None:
-        """Sends a command. Raises LinkError if the board does not take it, BoardRestarted if it was
-        restarted."""
+    def send(self, command: str, payload: Words | Sequence[int] = ()) -> int:
+        """Sends a command; its number. Raises LinkError if the board does not take it,
+        BoardRestarted if it was restarted."""
 
     @abstractmethod
-    def receive(self, timeout: float) -> tuple[str, Words]:
-        """The next event. Raises LinkTimeout if none comes in ``timeout`` seconds, BoardRestarted
-        if the board was restarted."""
+    def listen(self, timeout: float) -> Event:
+        """The next event, whatever it answers. Raises LinkTimeout if none comes in ``timeout``
+        seconds, BoardRestarted if the board was restarted."""
 
     @abstractmethod
-    def cancel(self) -> None:
-        """Asks the board to end the running command early."""
+    def cancel(self, slot: int, sequence: int) -> None:
+        """Asks the board to end a GENERATE early."""
 
     @abstractmethod
     def write_ddr(self,
@@ -76,7 +87,8 @@ class MailboxTransport(Transport):
         self.link = link
         self.name, self.bytes_per_second = link.name, link.wire.bytes_per_second
         self._sequence, self._tail, self._restarts = 0, 0, 0
-        self._pending: list[tuple[str, Words]] = []
+        self._pending: list[Event] = []
+        self._sending, self._lock = threading.Lock(), threading.RLock()
         try:
             self._attach()
         except BaseException:
@@ -91,8 +103,7 @@ class MailboxTransport(Transport):
         return self.link.read_list([self._at(word) for word in words])
 
     def _attach(self) -> None:
-        """Waits for the firmware to open the mailbox and takes up its counters. What an earlier
-        host left running ends."""
+        """Waits for the firmware to open the mailbox and takes up its counters."""
         limit = time.monotonic() + _BOOT_SECONDS
         while True:
             magic, sequence, taken, head, self._restarts = self._state(
@@ -108,7 +119,6 @@ class MailboxTransport(Transport):
         self._sequence = sequence if sequence == taken + 1 & 0xFFFFFFFF else taken
         self._tail = head
         self._pending.clear()
-        self.link.write(self._at(MAILBOX.cancel), [self._sequence])
         self.link.write(self._at(MAILBOX.event_tail), [head])
 
     def _look(self, *words: int) -> list[int]:
@@ -141,25 +151,29 @@ class MailboxTransport(Transport):
                 raise restart from None
             raise
 
-    def send(self, command: str, payload: Words | Sequence[int] = ()) -> None:
+    def send(self, command: str, payload: Words | Sequence[int] = ()) -> int:
         data = _words(payload)
-        self._wait_until_free()
-        with self._explained():
-            self.link.write(self._at(MAILBOX.command),
-                            np.concatenate([_words([COMMANDS[command], len(data)]), data]))
-            self._sequence = self._sequence + 1 & 0xFFFFFFFF
-            self.link.write(self._at(MAILBOX.command_sequence), [self._sequence])
+        with self._sending:
+            self._wait_until_free()
+            with self._lock, self._explained():
+                self.link.write(self._at(MAILBOX.command),
+                                np.concatenate([_words([COMMANDS[command], len(data)]), data]))
+                self._sequence = self._sequence + 1 & 0xFFFFFFFF
+                self.link.write(self._at(MAILBOX.command_sequence), [self._sequence])
+                return self._sequence
 
     def _wait_until_free(self) -> None:
         limit, before = time.monotonic() + _BUSY_SECONDS, (0, 0)
         while True:
-            taken, sequence, head, doing, done, total = self._look(
-                MAILBOX.command_taken, MAILBOX.command_sequence, MAILBOX.event_head, MAILBOX.doing,
-                MAILBOX.done, MAILBOX.total)
-            if sequence == taken:  # also if a number that this host meant to write never got there
-                self._sequence = taken
-                self._skip_to(head)
-                return
+            with self._lock:
+                taken, sequence, head, doing, done, total = self._look(
+                    MAILBOX.command_taken, MAILBOX.command_sequence, MAILBOX.event_head,
+                    MAILBOX.doing, MAILBOX.done, MAILBOX.total)
+                if head != self._tail:  # the board may wait for room before it takes anything
+                    self._collect(head)
+                if sequence == taken:  # also if a number that this host meant to write never
+                    self._sequence = taken  # got there
+                    return
             if (doing, done) != before:
                 limit, before = time.monotonic() + _BUSY_SECONDS, (doing, done)
             if time.monotonic() > limit:
@@ -169,28 +183,21 @@ class MailboxTransport(Transport):
                                 f"get on: restart it")
             time.sleep(0.01)
 
-    def _skip_to(self, head: int) -> None:
-        """Passes over events that nobody waits for any more."""
-        self._pending.clear()
-        if self._tail != head:
-            self._tail = head
-            with self._explained():
-                self.link.write(self._at(MAILBOX.event_tail), [head])
-
-    def receive(self, timeout: float) -> tuple[str, Words]:
-        limit = time.monotonic() + timeout
-        pause = 0.0
-        while not self._pending:
-            head, = self._look(MAILBOX.event_head)
-            if head != self._tail:
-                self._collect(head)
-                break
+    def listen(self, timeout: float) -> Event:
+        limit, pause = time.monotonic() + timeout, 0.0
+        while True:
+            with self._lock:
+                if not self._pending:
+                    head, = self._look(MAILBOX.event_head)
+                    if head != self._tail:
+                        self._collect(head)
+                if self._pending:
+                    return self._pending.pop(0)
             if time.monotonic() > limit:
                 raise LinkTimeout(f"the board at {self.name} has nothing to say: restart it and "
                                   f"try again")
             time.sleep(pause)
             pause = min(0.02, pause + 0.001)
-        return self._pending.pop(0)
 
     def _collect(self, head: int) -> None:
         count = head - self._tail & 0xFFFFFFFF
@@ -199,19 +206,19 @@ class MailboxTransport(Transport):
         words = self._state(*(MAILBOX.ring + (self._tail + i) % MAILBOX.ring_words
                               for i in range(count)))
         while words:
-            if len(words) < 2 or len(words) < 2 + words[1]:
+            if len(words) < EVENT_HEAD_WORDS or len(words) < EVENT_HEAD_WORDS + words[1]:
                 raise LinkError(f"the board at {self.name} sent an event that breaks off: restart "
                                 f"it and try again")
-            length = words[1]
-            self._pending.append((_EVENT_NAMES.get(words[0], f"event {words[0]}"),
-                                  _words(words[2:2 + length])))
-            words = words[2 + length:]
+            end = EVENT_HEAD_WORDS + words[1]
+            self._pending.append(Event(words[2], _EVENT_NAMES.get(words[0], f"event {words[0]}"),
+                                       _words(words[EVENT_HEAD_WORDS:end])))
+            words = words[end:]
         self._tail = head
         self.link.write(self._at(MAILBOX.event_tail), [head])
 
-    def cancel(self) -> None:
+    def cancel(self, slot: int, sequence: int) -> None:
         with self._explained():
-            self.link.write(self._at(MAILBOX.cancel), [self._sequence])
+            self.link.write(self._at(MAILBOX.cancel + slot), [sequence])
 
     def write_ddr(self,
                   offset: int,

@@ -1,0 +1,393 @@
+#include "slots.h"
+
+#include "board.h"
+#include "candidates.h"
+#include "fault.h"
+#include "model.h"
+#include "pages.h"
+#include "transformer.h"
+#include <generated/protocol.h>
+#include <generated/tvu.h>
+
+#define COUNT_EVERY 32u // passes between two looks at the counters
+#define TELL_EVERY 8u   // tokens of a prompt between two reports of progress
+
+static struct slot {
+    struct pages pages;
+    uint32_t position, from; // tokens in the KV cache, and before the pass under way
+    bool busy;
+    // Of the GENERATE under way:
+    uint32_t sequence, max_tokens, candidates, options;
+    uint32_t prompt, done, told; // tokens of it, how many are in the cache, and are said to be
+    uint32_t tokens;             // of the answer
+    uint32_t next;               // the token that comes next, once the prompt is done
+    uint64_t start, prefilled;   // cycles
+    uint64_t before[OPERATOR_COUNT][PARTS];
+} slots[SLOTS];
+
+static uint32_t turn;         // of which slot is served first
+static bool prompts_alone;    // the last pass left those out that write
+static uint32_t passes;       // since the counters were looked at
+static uint32_t awaited;      // slots whose next token the host is choosing
+static uint32_t asked, spent; // cycle at which it was asked, cycles of the pass before
+
+static uint32_t number(const struct slot *s)
+{
+    return (uint32_t)(s - slots);
+}
+
+void slots_reset(void)
+{
+    pages_reset();
+    for (uint32_t i = 0; i < SLOTS; i++) {
+        slots[i].position = slots[i].pages.count = 0;
+        slots[i].busy = false;
+    }
+    awaited = 0;
+}
+
+uint32_t slots_position(uint32_t slot)
+{
+    return slots[slot].position;
+}
+
+bool slots_busy(void)
+{
+    for (uint32_t i = 0; i < SLOTS; i++)
+        if (slots[i].busy)
+            return true;
+    return false;
+}
+
+// -- commands -------------------------------------------------------------------------------------
+
+// The slot that a command names, which must have nothing to do and stand where the host thinks.
+static struct slot *idle(uint32_t slot, uint32_t position)
+{
+    if (slot >= SLOTS)
+        fault_raise(ERROR_ARGUMENT, slot);
+    else if (slots[slot].busy)
+        fault_raise(ERROR_BUSY, slot);
+    else if (!model_loaded)
+        fault_raise(ERROR_NO_MODEL, 0);
+    else if (slots[slot].position != position)
+        fault_raise(ERROR_POSITION, slots[slot].position);
+    return fault_pending() ? 0 : &slots[slot];
+}
+
+void slots_keep(const struct message *m)
+{
+    uint32_t slot = m->payload[0], keep = m->payload[1]; // garbage if m->length is not 2
+    if (m->length != 2 || slot >= SLOTS || keep > (model_loaded ? model.context : 0)) {
+        fault_raise(ERROR_ARGUMENT, keep);
+        return;
+    }
+    struct slot *s = &slots[slot];
+    if (s->busy) {
+        fault_raise(ERROR_BUSY, slot);
+    } else if (!pages_take(&s->pages, keep)) {
+        fault_raise(ERROR_MEMORY, model.cache_tokens);
+    } else {
+        pages_keep(&s->pages, keep);
+        s->position = keep;
+        link_send(EVENT_DONE, 0, 0);
+    }
+}
+
+void slots_score(const struct message *m)
+{
+    struct logits logits;
+    if (m->length != 3) {
+        fault_raise(ERROR_ARGUMENT, 0);
+        return;
+    }
+    struct slot *s = idle(m->payload[0], m->payload[2]);
+    if (!s)
+        return;
+    struct input input = {m->payload[1], s->position, &s->pages};
+    if (s->position >= model.context)
+        fault_raise(ERROR_CONTEXT, model.context);
+    else if (!pages_take(&s->pages, s->position + 1))
+        fault_raise(ERROR_MEMORY, model.cache_tokens);
+    else if (transformer_pass(&input, 1) && transformer_head(0, HEAD_KEPT, &logits)) {
+        uint32_t reply[3] = {++s->position, model.logits_base, model.vocab};
+        link_send(EVENT_SCORED, reply, 3);
+    }
+}
+
+// Where the token at a position of a slot's conversation stands.
+static uint32_t history(const struct slot *s, uint32_t position)
+{
+    return model.history_base + (number(s) * model.context + position) * 4;
+}
+
+// Takes note of what cycles are spent on from here on.
+static void look(struct slot *s)
+{
+    transformer_count();
+    passes = 0;
+    for (uint32_t i = 0; i < OPERATOR_COUNT; i++)
+        for (uint32_t part = 0; part < PARTS; part++)
+            s->before[i][part] = operator_counts[i][part];
+}
+
+void slots_generate(const struct message *m)
+{
+    volatile const uint32_t *p = m->payload; // garbage if m->length is too small
+    uint32_t count = m->length < GENERATE_WORDS ? 0 : p[GENERATE_PROMPT_TOKENS];
+    if (count == 0 || m->length != GENERATE_WORDS + count) {
+        fault_raise(ERROR_ARGUMENT, GENERATE_PROMPT_TOKENS);
+        return;
+    }
+    if (p[GENERATE_CANDIDATES] && p[GENERATE_MAX_TOKENS]) {
+        fault_raise(ERROR_ARGUMENT, GENERATE_CANDIDATES);
+        return;
+    }
+    struct slot *s = idle(p[GENERATE_SLOT], p[GENERATE_POSITION]);
+    if (!s)
+        return;
+    if (s->position + count > model.context)
+        fault_raise(ERROR_CONTEXT, model.context);
+    for (uint32_t i = 0; i < count && !fault_pending(); i++) {
+        if (p[GENERATE_WORDS + i] >= model.vocab)
+            fault_raise(ERROR_ARGUMENT, p[GENERATE_WORDS + i]);
+        ddr_put(history(s, s->position + i), p[GENERATE_WORDS + i]);
+    }
+    if (fault_pending())
+        return;
+    s->sequence = m->sequence;
+    s->max_tokens = p[GENERATE_MAX_TOKENS];
+    s->candidates = p[GENERATE_CANDIDATES];
+    s->options = p[GENERATE_OPTIONS];
+    s->prompt = count;
+    s->done = s->told = s->tokens = 0;
+    look(s);
+    s->start = s->prefilled = cycles();
+    s->busy = true;
+    if (s->candidates && awaited)
+        awaited--;
+}
+
+// -- the end of an answer -------------------------------------------------------------------------
+
+static void finish(struct slot *s, uint32_t reason)
+{
+    transformer_count();
+    s->busy = false;
+    uint64_t now = cycles();
+    if (!s->tokens)
+        s->prefilled = now;
+    uint64_t prefill = s->prefilled - s->start, decode = now - s->prefilled;
+    uint32_t each = s->tokens > 1 ? s->tokens - 1 : s->done ? s->done : 1;
+    uint32_t stats[STATS_WORDS] = {
+        [STATS_STOP_REASON] = reason,
+        [STATS_TOKENS] = s->tokens,
+        [STATS_PREFILL_TOKENS] = s->done,
+        [STATS_PREFILL_CYCLES_LOW] = (uint32_t)prefill,
+        [STATS_PREFILL_CYCLES_HIGH] = (uint32_t)(prefill >> 32),
+        [STATS_DECODE_CYCLES_LOW] = (uint32_t)decode,
+        [STATS_DECODE_CYCLES_HIGH] = (uint32_t)(decode >> 32),
+        [STATS_POSITION] = s->position,
+    };
+    for (uint32_t i = 0; i < OPERATOR_COUNT * PARTS; i++)
+        stats[STATS_EMBED_MOVING + i] =
+            (uint32_t)((operator_counts[i / PARTS][i % PARTS] - s->before[i / PARTS][i % PARTS]) /
+                       each);
+    link_answer(s->sequence);
+    link_send(EVENT_STATS, stats, STATS_WORDS);
+}
+
+void slots_cancel(void)
+{
+    for (uint32_t i = 0; i < SLOTS; i++)
+        if (slots[i].busy)
+            finish(&slots[i], STOP_CANCEL);
+}
+
+// What went wrong in a pass ends all answers: what it cut short is not in the cache.
+static void fail(void)
+{
+    for (uint32_t i = 0; i < SLOTS; i++)
+        if (slots[i].busy) {
+            slots[i].busy = false;
+            slots[i].position = slots[i].from;
+            pages_keep(&slots[i].pages, slots[i].from);
+            link_answer(slots[i].sequence);
+            fault_tell();
+        }
+    fault_forget();
+    tvu_reset();
+}
+
+// -- a pass ---------------------------------------------------------------------------------------
+
+static struct input inputs[TVU_VECTORS];
+static struct slot *owners[TVU_VECTORS];
+static uint32_t count, longest; // inputs, and tokens that the one that sees most sees
+
+static bool writes(const struct slot *s)
+{
+    return s->busy && s->done == s->prompt;
+}
+
+// Puts a token into the pass. False if it has to wait, or the slot has ended for want of memory.
+static bool put(struct slot *s, uint32_t token, uint32_t position)
+{
+    uint32_t tokens = position + 1 > longest ? position + 1 : longest;
+    if (!transformer_fits(count + 1, tokens))
+        return false;
+    if (!pages_take(&s->pages, position + 1)) {
+        if (position == s->position) // else what is in the pass comes first
+            finish(s, STOP_MEMORY);
+        return false;
+    }
+    inputs[count] = (struct input){token, position, &s->pages};
+    owners[count++] = s;
+    longest = tokens;
+    return true;
+}
+
+// What is left of a slot's prompt, as far as there is room.
+static void put_prompt(struct slot *s)
+{
+    for (uint32_t i = s->done; i < s->prompt; i++) {
+        uint32_t position = s->position + i - s->done;
+        if (!put(s, *ddr_word(history(s, position)), position))
+            return;
+    }
+}
+
+// Chooses what the next pass takes: a token of each answer, and as many of prompts as there is room
+// for. If that is little, prompts get every other pass to themselves.
+static void gather(void)
+{
+    uint32_t writing = 0, prompts = 0;
+    count = longest = 0;
+    for (uint32_t i = 0; i < SLOTS; i++) {
+        struct slot *s = &slots[i];
+        if (s->busy && link_cancelled(i, s->sequence))
+            finish(s, STOP_CANCEL);
+        s->from = s->position;
+        writing += writes(s);
+        prompts += s->busy && !writes(s);
+    }
+    bool crowded = prompts && writing > transformer_most() / 2;
+    prompts_alone = crowded && !prompts_alone;
+    for (uint32_t i = 0; i < SLOTS && !prompts_alone; i++) {
+        struct slot *s = &slots[(turn + i) % SLOTS];
+        if (writes(s))
+            put(s, s->next, s->position);
+    }
+    for (uint32_t i = 0; i < SLOTS && (prompts_alone || !crowded); i++) {
+        struct slot *s = &slots[(turn + i) % SLOTS];
+        if (s->busy && !writes(s))
+            put_prompt(s);
+    }
+    turn = (turn + 1) % SLOTS;
+}
+
+static bool is_stop(uint32_t token)
+{
+    const uint32_t stops[4] = {model.stop0, model.stop1, model.stop2, model.stop3};
+    for (uint32_t i = 0; i < model.stop_count; i++)
+        if (stops[i] == token)
+            return true;
+    return false;
+}
+
+// Goes on with the best token, or names the best ones for the host to choose from.
+static void choose(struct slot *s, const struct logits *logits)
+{
+    link_answer(s->sequence);
+    if (s->candidates) {
+        candidates_send(logits, s->candidates);
+        finish(s, STOP_LENGTH);
+        awaited++;
+        asked = cycles_low();
+        return;
+    }
+    if (s->tokens++ == 0) {
+        if (s->max_tokens > 1)
+            look(s);
+        s->prefilled = cycles();
+    }
+    s->next = logits->best;
+    link_send1(EVENT_TOKEN, s->next);
+    if (is_stop(s->next))
+        finish(s, STOP_STOP);
+    else if (s->position >= model.context)
+        finish(s, STOP_CONTEXT);
+    else if (s->tokens == s->max_tokens)
+        finish(s, STOP_LENGTH);
+    else
+        ddr_put(history(s, s->position), s->next);
+}
+
+static void tell_progress(struct slot *s)
+{
+    if (s->done - s->told < TELL_EVERY && s->done < s->prompt)
+        return;
+    uint32_t progress[2] = {s->done, s->prompt};
+    link_answer(s->sequence);
+    link_send(EVENT_PROGRESS, progress, 2);
+    s->told = s->done;
+}
+
+static enum head head_for(const struct slot *s)
+{
+    if (!(s->options & OPTION_FULL_HEAD))
+        return HEAD_SCREENED;
+    return s->candidates ? HEAD_KEPT : HEAD_FULL;
+}
+
+// Takes a slot on by its tokens of the pass, of which the last one is number i. Nobody is told
+// before the vector unit is known to have done them without a fault.
+static bool go_on(struct slot *s, uint32_t i, bool writing)
+{
+    struct logits logits;
+    bool all = s->done == s->prompt, wanted = all && (s->max_tokens || s->candidates);
+    if (wanted ? !transformer_head(i, head_for(s), &logits) : !tvu_wait())
+        return false;
+    if (!writing)
+        tell_progress(s);
+    if (wanted)
+        choose(s, &logits);
+    else if (all)
+        finish(s, STOP_LENGTH);
+    return true;
+}
+
+void slots_step(void)
+{
+    // A token that the host chooses goes into the same pass as the others, if it comes soon.
+    if (awaited && cycles_low() - asked < spent / 8)
+        return;
+    awaited = 0;
+    gather();
+    if (!count)
+        return;
+    uint32_t start = cycles_low(), writing = 0;
+    transformer_all_rows = transformer_all_columns = false;
+    for (uint32_t i = 0; i < count; i++) {
+        writing += writes(owners[i]);
+        transformer_all_rows |= owners[i]->options & OPTION_ALL_ROWS;
+        transformer_all_columns |= owners[i]->options & OPTION_ALL_COLUMNS;
+    }
+    bool done = transformer_pass(inputs, count);
+    for (uint32_t i = 0; i < count && done; i++) {
+        owners[i]->position++;
+        owners[i]->done += i >= writing;
+    }
+    for (uint32_t i = 0; i < count && done; i++)
+        if (i + 1 == count || owners[i + 1] != owners[i])
+            done = go_on(owners[i], i, i < writing);
+    if (!done || !tvu_wait()) {
+        fail();
+        return;
+    }
+    if (++passes >= COUNT_EVERY) {
+        transformer_count();
+        passes = 0;
+    }
+    spent = cycles_low() - start;
+}
