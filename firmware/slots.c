@@ -25,7 +25,8 @@ static struct slot {
     uint64_t before[OPERATOR_COUNT][PARTS];
 } slots[SLOTS];
 
-static uint32_t turn;         // of which slot is served first
+static uint32_t writer;       // the slot whose turn it is to write
+static uint32_t reader;       // ... and whose prompt's it is
 static bool prompts_alone;    // the last pass left those out that write
 static uint32_t passes;       // since the counters were looked at
 static uint32_t awaited;      // slots whose next token the host is choosing
@@ -273,17 +274,21 @@ static void gather(void)
     }
     bool crowded = prompts && writing > transformer_most() / 2;
     prompts_alone = crowded && !prompts_alone;
-    for (uint32_t i = 0; i < SLOTS && !prompts_alone; i++) {
-        struct slot *s = &slots[(turn + i) % SLOTS];
-        if (writes(s))
-            put(s, s->next, s->position);
+    for (uint32_t i = 0, first = writer; i < SLOTS && !prompts_alone; i++) {
+        struct slot *s = &slots[(first + i) % SLOTS];
+        if (writes(s) && put(s, s->next, s->position))
+            writer = number(s) + 1;
     }
-    for (uint32_t i = 0; i < SLOTS && (prompts_alone || !crowded); i++) {
-        struct slot *s = &slots[(turn + i) % SLOTS];
-        if (s->busy && !writes(s))
-            put_prompt(s);
+    bool served = false;
+    for (uint32_t i = 0, first = reader; i < SLOTS && (prompts_alone || !crowded); i++) {
+        struct slot *s = &slots[(first + i) % SLOTS];
+        if (!s->busy || writes(s))
+            continue;
+        put_prompt(s);
+        if (!served)
+            reader = number(s) + 1;
+        served = true;
     }
-    turn = (turn + 1) % SLOTS;
 }
 
 static bool is_stop(uint32_t token)

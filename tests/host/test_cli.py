@@ -121,8 +121,15 @@ def test_info_and_score(image, tmp_path):
 
 def test_convert_with_a_shorter_context(tmp_path):
     done = run("convert", BUNDLED, "-o", tmp_path / "short.img", "--context", 32)
-    assert done.returncode == 0 and "KV cache for 32 tokens" in done.stdout, done.stderr
-    assert json.loads(run("info", tmp_path / "short.img", "--json").stdout)["context"] == 32
+    assert done.returncode == 0 and "KV cache for 1024 tokens" in done.stdout, done.stderr
+    info = json.loads(run("info", tmp_path / "short.img", "--json").stdout)
+    assert (info["context"], info["cache_tokens"]) == (32, 8 * 128)
+    few = run("convert", BUNDLED, "-o", tmp_path / "few.img", "--context", 32, "--cache", 200)
+    assert few.returncode == 0 and "KV cache for 256 tokens" in few.stdout, few.stderr
+    for cache, saying in ((-1, "cannot hold -1 tokens"), (10**9, "a smaller cache")):
+        refused = run("convert", BUNDLED, "-o", tmp_path / "no.img", "--cache", cache)
+        assert (refused.returncode == 2 and saying in refused.stderr
+                and not (tmp_path / "no.img").exists()), refused.stderr
     refused = run("convert", BUNDLED, "-o", tmp_path / "long.img", "--context", 99999)
     assert (refused.returncode == 2 and "the context must lie between 1 and 256" in refused.stderr
             and not (tmp_path / "long.img").exists())

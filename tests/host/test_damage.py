@@ -60,7 +60,7 @@ def _image_file(image, header, table, body, text):
         total = ((total << 1 | total >> 31) + word) % 2**32
     struct.pack_into("<I", header, 4 * (_COUNT - 1), total)
     ddr = (bytes(header) + table).ljust(image.header.header_bytes, b"\0") + body
-    head = [b"BITNETFW", 3, len(text), len(ddr), zlib.crc32(text), zlib.crc32(ddr)]
+    head = [b"BITNETFW", 4, len(text), len(ddr), zlib.crc32(text), zlib.crc32(ddr)]
     return _HEAD.pack(*head, zlib.crc32(_HEAD.pack(*head, 0, 0)), 0) + text + ddr
 
 

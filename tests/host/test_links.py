@@ -26,14 +26,22 @@ from bitnet_host.model.convert import convert
 from bitnet_host.model.header import MODEL_BASE
 from bitnet_host.model.sources.bundled import BUNDLED
 from bitnet_host.model.sources.hf import open_checkpoint
-from bitnet_host.run import board as board_module
+from bitnet_host.run import shared
 from bitnet_host.run.board import BoardTarget
+from bitnet_host.run.exchange import Exchange
 from bitnet_host.run.link import bulk, client
 from bitnet_host.run.link.client import Link
 from bitnet_host.run.link.proxy import Faults, UDPProxy
-from bitnet_host.run.link.transport import DDR_BASE, MAILBOX_BASE, MailboxTransport, Transport
+from bitnet_host.run.link.transport import (
+    DDR_BASE,
+    MAILBOX_BASE,
+    Event,
+    MailboxTransport,
+    Transport,
+)
 from bitnet_host.run.link.wires import SerialWire, UDPWire
 from bitnet_host.run.protocol import COMMANDS, ERRORS, EVENTS, MAILBOX, STATS_FIELDS
+from bitnet_host.run.shared import Board
 from board_double import BoardDouble
 from xtvu.datagram import MAGIC, Datagram
 
@@ -315,30 +323,30 @@ def test_events_come_through_the_ring_and_around_its_end(board):
     start = MAILBOX.ring_words - 3
     board.set(MAILBOX.event_head, start)
     transport = _mailbox(board)
-    _put_events(board, [EVENTS["TOKEN"], 1, 42, EVENTS["PROGRESS"], 2, 8, 9], start)
-    assert ([(name,
-              words.tolist()) for name, words in (transport.receive(1), transport.receive(1))] == [
-        ("TOKEN", [42]), ("PROGRESS", [8, 9])])
-    assert board.get(MAILBOX.event_tail) == start + 7
+    _put_events(board, [EVENTS["TOKEN"], 1, 6, 42, EVENTS["PROGRESS"], 2, 7, 8, 9], start)
+    assert ([(sequence, name, words.tolist())
+             for sequence, name, words in (transport.listen(1), transport.listen(1))] == [
+        (6, "TOKEN", [42]), (7, "PROGRESS", [8, 9])])
+    assert board.get(MAILBOX.event_tail) == start + 9
     with pytest.raises(LinkTimeout):
-        transport.receive(0.05)
+        transport.listen(0.05)
 
 
 def test_more_events_than_the_ring_holds(board):
     transport = _mailbox(board)
     board.set(MAILBOX.event_head, MAILBOX.ring_words + 1)
     with pytest.raises(LinkError, match="restarted"):
-        transport.receive(1)
+        transport.listen(1)
 
 
 @pytest.mark.parametrize("words",
-                         [[EVENTS["TOKEN"]],
-                          [EVENTS["TOKEN"], 5, 1], [EVENTS["TOKEN"], 0xFFFFFFFF]])
+                         [[EVENTS["TOKEN"]], [EVENTS["TOKEN"], 0],
+                          [EVENTS["TOKEN"], 5, 1, 1], [EVENTS["TOKEN"], 0xFFFFFFFF, 1]])
 def test_an_event_that_breaks_off(board, words):
     transport = _mailbox(board)
     _put_events(board, words)
     with pytest.raises(LinkError, match="breaks off"):
-        transport.receive(1)
+        transport.listen(1)
 
 
 def test_a_command_is_one_more_than_the_last(board):
@@ -365,11 +373,12 @@ def test_a_number_that_never_got_there(board):
 
 def test_events_of_an_earlier_command_are_passed_over(board):
     transport = _mailbox(board)
-    _put_events(board, [EVENTS["INFO"], 1, 5])
-    transport.send("INFO")
-    assert board.get(MAILBOX.event_tail) == 3
-    _put_events(board, [EVENTS["INFO"], 1, 6], 3)
-    assert transport.receive(1)[1].tolist() == [6]
+    exchange = Exchange(transport)
+    _put_events(board, [EVENTS["INFO"], 1, 0, 5])
+    asked = exchange.send("INFO")
+    assert board.get(MAILBOX.event_tail) == 4 and asked == 1
+    _put_events(board, [EVENTS["INFO"], 1, 1, 6], 4)
+    assert exchange.receive(asked, 1)[1].tolist() == [6]
 
 
 def test_a_busy_board_says_with_what(board, monkeypatch):
@@ -405,7 +414,7 @@ def test_a_restart_is_told_once(board):
     board.set(MAILBOX.restarts + 1, ERRORS["HANG"][0])
     board.set(MAILBOX.restarts + 2, 4)
     with pytest.raises(BoardRestarted, match="the firmware hung in command 4"):
-        transport.receive(1)
+        transport.listen(1)
     transport.send("INFO")
 
 
@@ -421,8 +430,8 @@ def test_a_conversation_through_a_bad_line(board):
             assert (board.get(MAILBOX.command_sequence) == number + 1
                     and board.get(MAILBOX.command + 2) == number)
             board.set(MAILBOX.command_taken, number + 1)
-            _put_events(board, [EVENTS["TOKEN"], 1, number], 3 * number)
-            assert transport.receive(10)[1].tolist() == [number]
+            _put_events(board, [EVENTS["TOKEN"], 1, number + 1, number], 4 * number)
+            assert transport.listen(10).payload.tolist() == [number]
         transport.close()
 
 
@@ -469,15 +478,16 @@ class _Script(Transport):
     def send(self, command, payload=()):
         self.sent.append(command)
         self.payloads.append([int(word) for word in payload])
+        return len(self.sent)
 
-    def receive(self, timeout):
+    def listen(self, timeout):
         event = self.events.pop(0) if self.events else LinkTimeout("silent")
         if isinstance(event, Exception):
             raise event
         name, words = event
-        return name, np.array(words, np.uint32)
+        return Event(len(self.sent), name, np.array(words, np.uint32))
 
-    def cancel(self):
+    def cancel(self, slot, sequence):
         self.cancels += 1
 
     def write_ddr(self, offset, words, progress=lambda done: None):
@@ -527,7 +537,7 @@ def test_no_other_error_is_waited_out(image):
 
 def test_after_an_error_the_cache_is_looked_up(image):
     target = _target(image, [("ERROR", [ERRORS["TVU"][0], 3])])
-    target.info = lambda: {"position": 1, "model_id": image.header.model_id}
+    target.board.info = lambda: {"position0": 1, "model_id": image.header.model_id}
     with pytest.raises(BoardError):
         target.generate([1, 2], 9)
     assert target.tokens == [1]
@@ -543,22 +553,22 @@ def test_leaving_early_ends_the_command_and_keeps_what_it_read(image):
 
 
 def _loaded(target, image, **info):
-    values = {"clock_hz": 1, "memory_bytes": 1 << 30, "model_id": 0, "position": 0} | info
-    target.info = lambda: values
+    values = {"clock_hz": 1, "memory_bytes": 1 << 30, "model_id": 0} | info
+    target.board.info = lambda: values
 
 
 def test_a_model_that_is_loaded_is_neither_sent_nor_checked_again(image):
     target = _target(image, [("DONE", [])])
     _loaded(target, image, model_id=image.header.model_id)
     target.prepare()
-    assert target.transport.sent == ["RESET"] and target.transport.uploads == []
+    assert target.transport.sent == ["CLEAR"] and target.transport.uploads == []
 
 
 def test_an_upload_goes_on_where_it_stopped(image):
     """What the board has, by its own checksums, is not sent again."""
     words = image.ddr.view("<u4")
-    size = board_module._PIECE // 4
-    sums = [BoardTarget._sum(words[start:start + size])
+    size = shared._PIECE // 4
+    sums = [Board._sum(words[start:start + size])
             for start in range(0, len(words) - size + 1, size)]
     there = list(sums)
     there[3] ^= 1
@@ -596,12 +606,13 @@ def test_a_slow_line_is_said_beforehand(image):
                              r"--slow-upload"):
         target.prepare()
     assert target.transport.uploads == []
-    target.slow_upload, heard = True, []
+    target.board.slow_upload, heard = True, []
     target.prepare(lambda what, *_: heard.append(what))
     assert re.fullmatch(r"upload, some 16\d\d\d s", heard[0]) and target.transport.uploads
 
 
-def test_what_goes_wrong_in_load_is_said(image):
+def test_what_goes_wrong_in_load_is_said(image, monkeypatch):
+    monkeypatch.setattr("bitnet_host.run.shared.ANSWER_TIMEOUT", 0.2)
     code = ERRORS["CHECKSUM"][0]
     for failure in (LinkTimeout("dead"), BoardRestarted("the board restarted", 0),
                     ("ERROR", [code, 2])):
@@ -613,7 +624,7 @@ def test_what_goes_wrong_in_load_is_said(image):
 
 def test_a_word_that_was_lost_is_no_shorter_answer(image):
     target = _target(image, [("TOKEN", [5]), _stats(position=4, tokens=2)])
-    target.info = lambda: {"position": 4, "model_id": image.header.model_id}
+    target.board.info = lambda: {"position0": 4, "model_id": image.header.model_id}
     with pytest.raises(LinkError, match="wrote 2 tokens, of which 1 came"):
         target.generate([1, 2], 2)
 
@@ -625,8 +636,9 @@ def test_each_command_says_where_it_goes_on(image):
     target.generate([1, 2], 1)
     target.score(7)
     target.generate([9], 0)
-    assert (target.transport.payloads[0][0] == 0 and target.transport.payloads[1] == [7, 3]
-            and target.transport.payloads[2][0] == 4)
+    assert (target.transport.payloads[0][:2] == [0, 0]
+            and target.transport.payloads[1] == [0, 7, 3]
+            and target.transport.payloads[2][:2] == [0, 4])
 
 
 @pytest.mark.parametrize("error", [
@@ -636,7 +648,7 @@ def test_each_command_says_where_it_goes_on(image):
 def test_what_another_host_left_is_not_gone_on_with(image, error):
     """However well its length would fit: the conversation is read anew from its start."""
     target = _target(image, [("TOKEN", [5]), error])
-    target.info = lambda: {"position": 3, "model_id": image.header.model_id}
+    target.board.info = lambda: {"position0": 3, "model_id": image.header.model_id}
     with pytest.raises(UserError):
         target.generate([1, 2], 9)
     assert target.tokens == [] and target._unsure
@@ -644,7 +656,7 @@ def test_what_another_host_left_is_not_gone_on_with(image, error):
     with contextlib.closing(target.stream([1, 2, 5, 7], 1, reuse=True)) as steps:
         list(steps)
     assert (target.transport.sent[-2:] == ["RESET", "GENERATE"]
-            and target.transport.payloads[-2] == [0])
+            and target.transport.payloads[-2] == [0, 0])
     assert target.transport.payloads[-1][-4:] == [1, 2, 5, 7] and target.tokens == [1, 2, 5, 7][:4]
 
 
@@ -659,7 +671,7 @@ def test_logits_that_do_not_come_leave_a_doubt(image):
 def test_another_model_on_the_board_is_noticed(image):
     target = _target(image, [])
     target._unsure = True
-    target.info = lambda: {"position": 0, "model_id": image.header.model_id ^ 1}
+    target.board.info = lambda: {"position0": 0, "model_id": image.header.model_id ^ 1}
     with pytest.raises(BadModel, match="another model on the board"):
         target.generate([1], 1)
 
@@ -681,7 +693,7 @@ def test_an_error_in_the_answer_leaves_no_doubt(image):
     for position, tokens, unsure in ((4, [1, 2, 5, 6], False), (3, [1, 2, 5], False),
                                      (9, [], True)):
         target = _target(image, [("TOKEN", [5]), ("TOKEN", [6]), ("ERROR", [code, 3])])
-        target.info = lambda position=position: {"position": position,
+        target.board.info = lambda position=position: {"position0": position,
                                                  "model_id": image.header.model_id}
         with pytest.raises(BoardError):
             target.generate([1, 2], 9)
@@ -698,7 +710,7 @@ def test_a_command_that_may_have_been_taken(image):
         target.generate([1, 2], 9)
     assert target._unsure and target.tokens == []
     target.transport.send, asked = send, []
-    target.info = lambda: asked.append("info") or {"model_id": image.header.model_id}
+    target.board.info = lambda: asked.append("info") or {"model_id": image.header.model_id}
     target.transport.events = [("DONE", []), _stats(position=1)]
     target.generate([7], 0)
     assert asked and target.transport.sent == ["RESET", "GENERATE"] and target.tokens == [7]

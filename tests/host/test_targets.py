@@ -8,7 +8,7 @@ from bitnet_host.model.convert import convert
 from bitnet_host.model.sources.bundled import BUNDLED
 from bitnet_host.model.sources.hf import open_checkpoint
 from bitnet_host.run.board import BoardTarget
-from bitnet_host.run.link.transport import Transport
+from bitnet_host.run.link.transport import Event, Transport
 from bitnet_host.run.protocol import GENERATE_FIELDS, MAX_PAYLOAD, STATS_FIELDS, STOP_REASONS
 from bitnet_host.run.sampling import Sampling
 from bitnet_host.run.target import Cancel
@@ -31,20 +31,23 @@ class _Script(Transport):
         self.sent.append((fields["max_tokens"], list(payload[len(GENERATE_FIELDS):])))
         self.steps = iter(("PROGRESS", "STATS"))
         self.cancelled = False
+        return len(self.sent)
 
-    def receive(self, timeout):
+    def listen(self, timeout):
         name, count = next(self.steps), len(self.sent[-1][1])
         if name == "PROGRESS":
-            return name, np.array([8, count], np.uint32)
+            return Event(len(self.sent), name, np.array([8, count], np.uint32))
         stats = {"stop_reason": STOP_REASONS["cancel" if self.cancelled else "length"],
                  "prefill_cycles_low": 100,
                  "prefill_tokens": 8 if self.cancelled else count, "position": 0}
-        return name, np.array([stats.get(field, 0) for field in STATS_FIELDS], np.uint32)
+        return Event(len(self.sent), name,
+                     np.array([stats.get(field, 0) for field in STATS_FIELDS], np.uint32))
 
     def speed_up(self):
         raise AssertionError("nothing large is sent")
 
-    def cancel(self):
+    def cancel(self, slot, sequence):
+        assert (slot, sequence) == (0, len(self.sent))
         self.cancels += 1
         self.cancelled = True
 

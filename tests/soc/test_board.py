@@ -23,6 +23,7 @@ from bitnet_host.run.protocol import MAILBOX
 from bitnet_host.run.sampling import Sampling
 from bitnet_host.run.session import Session
 from bitnet_host.run.target import Cancel
+from boards import reach_by
 from models import Shape, write_checkpoint
 from xtvu.datagram import MAGIC
 from xtvu.isa import isa_hash
@@ -81,7 +82,7 @@ def _chat(pair, messages, max_tokens, **options):
                     for target in pair)
     assert ours.answer.token_ids == theirs.answer.token_ids and ours.text == theirs.text
     assert (ours.stop_reason, ours.usage) == (theirs.stop_reason, theirs.usage)
-    assert pair[0].tokens == pair[1].tokens and pair[0].info()["position"] == len(pair[0].tokens)
+    assert pair[0].tokens == pair[1].tokens and pair[0].info()["position0"] == len(pair[0].tokens)
     return ours
 
 
@@ -127,7 +128,7 @@ def test_a_stop_string_keeps_the_cache(bundled):
     reply = Session(board).chat(messages, stop=["there was"]).reply
     assert (reply.stop_reason == "text" and reply.text.startswith("Once upon a time")
             and "there was" not in reply.text)
-    assert board.info()["position"] == len(board.tokens) > reply.usage.prompt
+    assert board.info()["position0"] == len(board.tokens) > reply.usage.prompt
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 8, 11])
@@ -191,10 +192,8 @@ def test_stop_token_and_cancel(bundled, monkeypatch):
     send = transport.send
 
     def overtaken(command, payload=()):
-        transport._sequence += 1
-        transport.cancel()
-        transport._sequence -= 1
-        send(command, payload)
+        transport.cancel(0, transport._sequence + 1)
+        return send(command, payload)
 
     monkeypatch.setattr(transport, "send", overtaken)
     assert board.generate([0, 807], 200, Sampling(), _quiet, _quiet).stop_reason == "cancel"
@@ -208,7 +207,7 @@ def test_context_limit(bundled):
     board.reset()
     with pytest.raises(UserError, match="longer than the model's context of 256 tokens"):
         board.generate([0] * 257, 1, Sampling(), _quiet, _quiet)
-    board.transport.send("SCORE", [99999, 0])
+    board._send("SCORE", [0, 99999, 0])
     with pytest.raises(UserError, match="refused argument 99999"):
         board._event("SCORED")
 
@@ -218,10 +217,10 @@ def test_firmware_refuses_a_damaged_upload(bundled):
     tensor = board.image.tensor("UP", 1)
     address = MODEL_BASE + tensor.offset
     before = board.transport.read_ddr(address, 2)
-    board._command("UNLOAD")
+    board.board.ask("UNLOAD")
     board.transport.write_ddr(address, before ^ np.uint32(1 << 9))
     with pytest.raises(UserError, match="arrived damaged"):
-        board._load(_quiet)
+        board.board.load(_quiet)
     with pytest.raises(UserError, match="no model loaded"):
         board.score(0)
     sent = _sent(board)
@@ -272,7 +271,7 @@ def test_an_interrupted_upload_goes_on(bundled):
     at once."""
     board, reference = bundled
     words = board.image.ddr.view("<u4")
-    board._command("UNLOAD")
+    board.board.ask("UNLOAD")
     half = len(words) // 2 & ~1
     board.transport.write_ddr(MODEL_BASE + 4 * half, np.zeros(len(words) - half, np.uint32))
     sent, steps = _sent(board), []
@@ -295,14 +294,15 @@ def test_a_command_goes_on_from_where_the_host_says(bundled):
     for target in bundled:
         target.reset()
         target.generate([0, 807, 29], 2, Sampling(), _quiet, _quiet)
-    for command in (("GENERATE", [3, 1, 0, 0, 1, 5]), ("SCORE", [5, 5]), ("SCORE", [5, 0])):
-        board.transport.send(*command)
+    for command in (("GENERATE", [0, 3, 1, 0, 0, 1, 5]), ("SCORE", [0, 5, 5]),
+                    ("SCORE", [0, 5, 0])):
+        board._send(*command)
         with pytest.raises(UserError,
                            match="conversation on the board stands at token 4, not where this one "
                                  "goes on: start anew"):
             board._event("STATS", "SCORED")
         # whose conversation it is nobody knows then
-        assert board.tokens == [] and board._unsure and board.info()["position"] == 4
+        assert board.tokens == [] and board._unsure and board.info()["position0"] == 4
     board.tokens, board._unsure = list(reference.tokens), False
     np.testing.assert_array_equal(board.score(9).view(np.uint32),
                                   reference.score(9).view(np.uint32))
@@ -312,7 +312,7 @@ def test_next_host_ends_what_the_last_one_left_running(bundled):
     """It takes the board over in the middle of an answer; the last one is told."""
     board, _ = bundled
     board.reset()
-    board.transport.send("GENERATE", [0, 200, 0, 0, 2, 0, 807])
+    board._send("GENERATE", [0, 0, 200, 0, 0, 2, 0, 807])
     assert board._event("PROGRESS", "TOKEN")
     port = board.simulator.ports["udp"]
     with pytest.raises(BoardHeld, match=r"held by the host 192\.168\.1\.100"):
@@ -325,7 +325,8 @@ def test_next_host_ends_what_the_last_one_left_running(bundled):
     other.prepare(_quiet)
     assert other.score(0).shape == (2048,)
     board.transport.close()
-    board.transport, board._unsure = other.transport, True
+    reach_by(board, other.transport)
+    board._unsure = True
 
 
 def test_cancel_in_prefill(bundled):
@@ -397,7 +398,7 @@ def test_uart_survives_noise(serial_board):
 def test_the_pty_is_the_same_line(serial_board):
     board, _ = serial_board
     board.transport.close()
-    board.transport = over_serial(board.simulator.ports["pty"])
+    reach_by(board, over_serial(board.simulator.ports["pty"]))
     assert board.info()["model_id"] == board.image.header.model_id
     board.reset()
 

@@ -56,19 +56,19 @@ def test_the_context_to_its_last_token(pair):
         assert answers[0].stop_reason == "context"
         assert board.position == reference.position
     board.reset()
-    board.transport.send("GENERATE", [0, 1, 0, 0, 41, *range(5, 46)])
+    board._send("GENERATE", [0, 0, 1, 0, 0, 41, *range(5, 46)])
     with pytest.raises(UserError, match="longer than the model's context of 40"):
         board._event("STATS")
-    board.transport.send("RESET", [39])
+    board._send("RESET", [0, 39])
     board._event("DONE")
     for token, fits in ((3, True), (4, False)):
-        board.transport.send("SCORE", [token, token + 36])
+        board._send("SCORE", [0, token, token + 36])
         if fits:
             assert board._event("SCORED")[1][0] == 40
         else:
             with pytest.raises(UserError, match="longer than the model's context"):
                 board._event("SCORED")
-    board.transport.send("RESET", [41])
+    board._send("RESET", [0, 41])
     with pytest.raises(UserError, match="refused argument 41"):
         board._event("DONE")
 

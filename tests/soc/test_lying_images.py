@@ -76,7 +76,7 @@ def _header_words(image, header, tensors) -> np.ndarray:
 
 
 def _upload(board, words):
-    board._command("UNLOAD")  # a loaded model is protected
+    board.board.ask("UNLOAD")  # a loaded model is protected
     board.transport.write_ddr(MODEL_BASE, words)
 
 
@@ -84,7 +84,7 @@ def _try(board, image, header, tensors) -> str | None:
     """None if the board refuses the header, else its id is taken and its words are compared with
     the golden model's."""
     _upload(board, _header_words(image, header, tensors))
-    board.transport.send("LOAD")
+    board._send("LOAD")
     try:
         while board._event("PROGRESS", "LOADED", timeout=20)[0] != "LOADED":
             pass
@@ -172,12 +172,12 @@ def test_a_wrong_header_checksum_is_refused(board, image):
     words = _header_words(image, *_copy(image)).copy()
     words[8] ^= 0  # as it is, it is right
     _upload(board, words)
-    board._load(_quiet)
+    board.board.load(_quiet)
     for place in (len(fields(DdrHeader)) - 1, len(words) - 1):
         words[place] ^= 1
         _upload(board, words)
         with pytest.raises(UserError, match="image on the board is damaged"):
-            board._load(_quiet)
+            board.board.load(_quiet)
         words[place] ^= 1
 
 
@@ -206,7 +206,7 @@ def test_random_lies(board, image):
         believed += _try(board, image, header, tensors) is None
         if number % 250 == 0 or number == HEADERS - 1:
             _upload(board, _header_words(image, *_copy(image)))
-            board._load(_quiet)
+            board.board.load(_quiet)
             reference = ReferenceTarget(image)
             reference.prepare(_quiet)
             assert _words_of(board, 4) == _words_of(reference, 4)

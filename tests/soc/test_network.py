@@ -227,7 +227,7 @@ def test_old_copies_of_a_whole_conversation(board, words):
         for copy in copies:
             send(copy)
             time.sleep(0.001)
-    assert board.info()["position"] == position
+    assert board.info()["position0"] == position
     # INFO itself is one event
     assert board.transport._look(MAILBOX.event_head)[0] - head[0] < 30
     _speaks(board, words)
@@ -237,8 +237,8 @@ def test_the_firmware_takes_the_next_number_only(board):
     """Without the rule of datagrams in front: an old command number, written again, is no
     command."""
     link, sequence = board.transport.link, board.transport._sequence
-    board._command("UNLOAD")
-    board._load(_quiet)
+    board.board.ask("UNLOAD")
+    board.board.load(_quiet)
     head = board.transport._look(MAILBOX.event_head)
     for old in (sequence, sequence + 1, sequence - 3, 0, 0xFFFFFFFF):
         link.write(MAILBOX_BASE + 4 * MAILBOX.command_sequence, [old & 0xFFFFFFFF])
@@ -383,7 +383,7 @@ def test_a_host_that_dies_at_every_step(image, simulator, words, wire):
         if steps % 4 == 0 or finished:
             target.prepare(_quiet)
             assert target.generate(PROMPT, 3, Sampling(), _quiet, _quiet).token_ids == words[:3]
-            target._command("UNLOAD")
+            target.board.ask("UNLOAD")
             target.transport.write_ddr(MODEL_BASE, np.zeros(128, np.uint32))
         target.close()
     assert steps > 20
@@ -465,7 +465,7 @@ def test_an_upload_through_a_bad_line(simulator, tmp_path):
 
 def test_memory_that_is_away_during_an_upload(board, words):
     """It is said, in time; when memory is back the upload goes on."""
-    board._command("UNLOAD")
+    board.board.ask("UNLOAD")
     data = board.image.ddr.view("<u4")
     board.simulator.control("freeze 1")
     before = board.simulator.stats()["cycles"]

@@ -232,7 +232,7 @@ def test_the_firmware_restarts_under_traffic(hasty, words):
     thread.start()
     try:
         with pytest.raises(BoardRestarted):
-            hasty._command("HANG")
+            hasty.board.ask("HANG")
         hasty.info()
     finally:
         over.set()

@@ -19,6 +19,7 @@ from bitnet_host.run.protocol import ERRORS
 from bitnet_host.run.sampling import Sampling
 from bitnet_soc import soc
 
+from boards import reach_by
 from firmware import other_firmware
 
 PROMPT = [3, 17, 90, 41, 8, 5, 60, 2, 77]
@@ -93,7 +94,7 @@ def test_reset_button(board, image, words, when):
         elif when == "answer":
             board.generate(PROMPT, 200, Sampling(), press, _quiet)
         else:
-            board._command("UNLOAD")
+            board.board.ask("UNLOAD")
             words_there = image.ddr.view("<u4")
             board.transport.write_ddr(MODEL_BASE, words_there[:4096])
             press()
@@ -117,7 +118,7 @@ def test_memory_that_answers_nothing(board, words):
     is back, all is well."""
     board.simulator.control("freeze 1")
     for _ in range(2):
-        board.transport.send("RESET")
+        board._send("RESET", [0, 0])
         board._event("DONE")
         before = board.simulator.stats()["cycles"]
         with pytest.raises(UserError, match=r"error bits 0x10$"):
@@ -131,18 +132,18 @@ def test_memory_that_answers_nothing(board, words):
 def test_position_moves_only_when_the_pass_succeeded(board, words):
     board.reset()
     board.generate(PROMPT, 1, Sampling(), _quiet, _quiet)
-    position = board.info()["position"]
+    position = board.info()["position0"]
     board.simulator.control("fail 2")
     for command in ([position, 5, 0, 0, 2, 8, 9], [position, 0, 0, 0, 1, 8],
                     [position, 0, 8, 0, 1, 8]):
-        board.transport.send("GENERATE", command)
+        board._send("GENERATE", command)
         with pytest.raises(UserError, match="error bits"):
             board._event("STATS")
-    board.transport.send("SCORE", [1, position])
+    board._send("SCORE", [0, 1, position])
     with pytest.raises(UserError, match="error bits"):
         board._event("SCORED")
     board.simulator.control("fail 0")
-    assert board.info()["position"] == position
+    assert board.info()["position0"] == position
     # and what the cut passes left in the cache does not show
     reference = ReferenceTarget(board.image)
     reference.prepare(_quiet)
@@ -171,7 +172,7 @@ def test_a_crash_of_the_firmware(impatient, words):
     command made of such words, or nothing. The restart and its cause are told in any case."""
     board = impatient
     board.reset()
-    board.transport.send("GENERATE", [0, 200, 0, 0, 1, 3])
+    board._send("GENERATE", [0, 0, 200, 0, 0, 1, 3])
     board._event("PROGRESS")
     board.transport.link.write(0x1000_7800, np.full(512, 0xFFFFFFFE, np.uint32))
     before = board.simulator.stats()["cycles"]
@@ -200,18 +201,18 @@ def test_a_hang_is_told(impatient, words, link):
     network = board.transport
     if link == "uart":
         network.link._ask("RELEASE")
-        board.transport = over_serial(f"socket://127.0.0.1:{board.simulator.ports['tcp']}")
+        reach_by(board, over_serial(f"socket://127.0.0.1:{board.simulator.ports['tcp']}"))
         board.info()
-    board.transport.send("GEMV", [16384, 32, 0])
+    board._send("GEMV", [16384, 32, 0])
     board._event("COUNTERS")  # this is none: it feeds while it waits
     with pytest.raises(UserError,
                        match="the board restarted: the firmware hung in command 10 and its "
                              "watchdog restarted it"):
-        board.transport.send("HANG")
+        board._send("HANG")
         board._event("DONE")
     if link == "uart":
         board.transport.close()
-        board.transport = network
+        reach_by(board, network)
         with pytest.raises(UserError, match="the board restarted"):
             board.reset()
     board.prepare(_quiet)

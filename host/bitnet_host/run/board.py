@@ -95,8 +95,7 @@ class BoardTarget(Target):
             self.board.exchange.forget(self._sequence)
             self._sequence = self.board.send(command, payload)
 
-    def _event(self, *expected: str, timeout: float = ANSWER_TIMEOUT) -> tuple[str,
-            NDArray[np.uint32]]:
+    def _event(self, *expected: str, timeout: float = 0) -> tuple[str, NDArray[np.uint32]]:
         with self._watched():
             return self.board.event(self._sequence, *expected, timeout=timeout)
 

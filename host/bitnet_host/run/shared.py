@@ -66,10 +66,11 @@ class Board:
             return self.exchange.send(command, payload or [])
 
     def event(self, sequence: int, *expected: str,
-              timeout: float = ANSWER_TIMEOUT) -> tuple[str, NDArray[np.uint32]]:
-        """The next event that answers a command. Raises BoardError for the board's own errors."""
+              timeout: float = 0) -> tuple[str, NDArray[np.uint32]]:
+        """The next event that answers a command, within ``timeout`` or else ANSWER_TIMEOUT seconds.
+        Raises BoardError for the board's own errors."""
         with self.explained():
-            name, payload = self.exchange.receive(sequence, timeout)
+            name, payload = self.exchange.receive(sequence, timeout or ANSWER_TIMEOUT)
         _log.debug("%s: %s %s", self.transport.name, name, payload[:8])
         if name == "ERROR":
             code, detail = int(payload[0]), int(payload[1])
@@ -80,7 +81,7 @@ class Board:
         return name, payload
 
     def ask(self, command: str, payload: list[int] | None = None, *,
-            event: str = "DONE", timeout: float = ANSWER_TIMEOUT) -> NDArray[np.uint32]:
+            event: str = "DONE", timeout: float = 0) -> NDArray[np.uint32]:
         """A command that one event answers."""
         sequence = self.send(command, payload)
         try:
