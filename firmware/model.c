@@ -67,9 +67,8 @@ static bool consistent(const struct image_header *h)
            h->ks_base == laid.ks_base && h->vs_base == laid.vs_base &&
            h->logits_base == laid.logits_base && h->candidates_base == laid.candidates_base &&
            h->residual_base == laid.residual_base && h->history_base == laid.history_base &&
-           h->k_head_bytes == laid.k_head_bytes &&
-           h->v_head_bytes == laid.v_head_bytes && h->s_head_bytes == laid.s_head_bytes &&
-           h->rank_levels == IMAGE_RANK_LEVELS(h->vocab) &&
+           h->k_head_bytes == laid.k_head_bytes && h->v_head_bytes == laid.v_head_bytes &&
+           h->s_head_bytes == laid.s_head_bytes && h->rank_levels == IMAGE_RANK_LEVELS(h->vocab) &&
            h->header_bytes == IMAGE_BLOCKS(sizeof *h + h->tensors * sizeof(struct image_tensor)) &&
            h->inverse_hidden_bits == float_bits(1.0f / (float)h->hidden) &&
            h->inverse_query_bits == float_bits(1.0f / (float)(h->heads * h->head_dim)) &&

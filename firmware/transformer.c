@@ -315,7 +315,8 @@ bool transformer_head(uint32_t place, enum head head, struct logits *logits)
     norm(KIND_FINAL_NORM, 0, plan.x + place * plan.x_rows, plan.t, model.hidden, S_INV_HIDDEN, 0,
          head == HEAD_SCREENED ? CODES_TERNARY : CODES_INT8);
     tvu_sdiv(S_OUT, S_ONE, S_SCALES);
-    bool done = head == HEAD_SCREENED ? head_screened(logits) : head_full(head == HEAD_KEPT, logits);
+    bool done =
+        head == HEAD_SCREENED ? head_screened(logits) : head_full(head == HEAD_KEPT, logits);
     section(OPERATOR_SAMPLE);
     return done;
 }

@@ -1,4 +1,4 @@
-"""The examples of docs/api.md, and that a host needs none of the gateware's packages."""
+"""The examples of docs/api.md and docs/slots.md, and that a host needs none of the gateware's packages."""
 
 from __future__ import annotations
 
@@ -9,14 +9,23 @@ import sys
 from conftest import ROOT
 
 
-def test_examples():
-    """They run one after the other, as a reader would type them."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/api.md").read_text(encoding="utf-8"),
-                        re.S)
-    assert len(blocks) >= 6
+def _run(page, least):
+    """A page's examples, one after the other, as a reader would type them."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.S)
+    assert len(blocks) >= least
     scope: dict = {}
     for block in blocks:
-        exec(compile(block, "docs/api.md", "exec"), scope)
+        exec(compile(block, page, "exec"), scope)
+    return scope
+
+
+def test_examples_of_slots(capsys):
+    _run("docs/slots.md", 1)
+    assert len(capsys.readouterr().out.split()) >= 4
+
+
+def test_examples():
+    scope = _run("docs/api.md", 6)
     assert scope["texts"] and scope["logits"].shape == (2048,)
 
 

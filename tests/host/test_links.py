@@ -648,10 +648,15 @@ def test_each_command_says_where_it_goes_on(image):
 def test_what_another_host_left_is_not_gone_on_with(image, error):
     """However well its length would fit: the conversation is read anew from its start."""
     target = _target(image, [("TOKEN", [5]), error])
+    target.slots[3].tokens, target.slots[3]._unsure = [1, 2], False
     target.board.info = lambda: {"position0": 3, "model_id": image.header.model_id}
     with pytest.raises(UserError):
         target.generate([1, 2], 9)
     assert target.tokens == [] and target._unsure
+    # what another slot holds is in doubt as well, unless only this one is at another place
+    other = target.slots[3]
+    assert other._unsure or other.tokens == [1, 2]
+    assert other._unsure == isinstance(error, Exception)
     target.transport.events = [("DONE", []), ("TOKEN", [5]), _stats(position=4, tokens=1)]
     with contextlib.closing(target.stream([1, 2, 5, 7], 1, reuse=True)) as steps:
         list(steps)

@@ -18,8 +18,8 @@ from bitnet_host.run.link.transport import over_serial, over_udp
 from bitnet_host.run.protocol import ERRORS
 from bitnet_host.run.sampling import Sampling
 from bitnet_soc import soc
-
 from boards import reach_by
+
 from firmware import other_firmware
 
 PROMPT = [3, 17, 90, 41, 8, 5, 60, 2, 77]

@@ -19,7 +19,7 @@ from bitnet_host.model.sources.synthetic import parse_shape, synthetic_checkpoin
 from bitnet_host.run.board import BoardTarget
 from bitnet_host.run.link.simulator import Simulator
 from bitnet_host.run.link.transport import over_udp
-from bitnet_host.run.protocol import ERRORS, SLOTS
+from bitnet_host.run.protocol import ERRORS, MAILBOX, SLOTS
 
 SHAPE = "hidden=64,intermediate=96,layers=1,heads=4,kv_heads=2,head_dim=32,vocab=128,context=700"
 PAGE = 128
@@ -207,8 +207,8 @@ def test_the_cache_is_full(tight):
             _filled(slot, 100)
         answer = third.generate([7] * (PAGE - 3), 9)
         late = fourth.generate([8] * 20, 4)
-        ends.append((answer.stop_reason, len(answer.token_ids), answer.token_ids, list(third.tokens),
-                     late.stop_reason, late.prompt_tokens, list(fourth.tokens)))
+        ends.append((answer.stop_reason, len(answer.token_ids), answer.token_ids,
+                     list(third.tokens), late.stop_reason, late.prompt_tokens, list(fourth.tokens)))
         with pytest.raises(BoardError, match="take all 384 tokens of its KV cache: end one"):
             fourth.score(9)
         second.reset()
@@ -336,10 +336,47 @@ def test_two_prompts_take_turns(small):
 
 def test_a_model_of_four_vectors_a_pass():
     """2-bit weights of a wide model: more answers than a pass takes have turns."""
-    shape = "hidden=2560,intermediate=64,layers=1,heads=2,kv_heads=1,head_dim=32,vocab=64,context=40"
+    shape = ("hidden=2560,intermediate=64,layers=1,heads=2,kv_heads=1,head_dim=32,vocab=64,"
+             "context=40")
     image = convert(synthetic_checkpoint(parse_shape(shape), 0.6, 1), "2bit")
     with _opened(image) as (board, reference):
         prompts = [[3 + n] * (n + 1) for n in range(6)]
         answers = _together([lambda slot=slot, prompt=prompt: slot.generate(prompt, 6).token_ids
                              for slot, prompt in zip(board.slots, prompts, strict=False)])
         assert answers == [_alone(reference, prompt, 6) for prompt in prompts]
+        board.prepare()
+        running = [_raw(board, slot, [5 + slot], 30) for slot in range(7)]
+        tokens = dict.fromkeys(running, 0)
+        while max(tokens.values()) < 12:
+            event = board.transport.listen(60)
+            tokens[event.sequence] += event.name == "TOKEN"
+        assert min(tokens.values()) >= 9
+
+
+def test_nobody_listens(small):
+    """The ring of events is full, and the board waits; a command, which it could not take
+    otherwise, makes room, and no event is lost."""
+    board, _ = small
+    running = _raw(board, 2, [5], 400)
+    waiting = -1
+    while waiting < 900:
+        time.sleep(0.5)
+        head, tail = board.transport._state(MAILBOX.event_head, MAILBOX.event_tail)
+        waiting = head - tail & 0xFFFFFFFF
+    time.sleep(1)  # to the last word
+    asked, tokens = board.transport.send("INFO"), 0
+    while (event := board.transport.listen(60)).name != "STATS":
+        assert event.sequence in (running, asked)
+        tokens += event.name == "TOKEN"
+    assert tokens == 400
+
+
+def test_an_answer_that_nobody_knows_of(small):
+    """Its slot is busy when a host that lost track of it begins anew there."""
+    board, reference = small
+    _raw(board, 3, [5], 600)
+    board.slots[3]._unsure = True
+    board.slots[1].generate([7, 8], 0)
+    reference.reset()
+    _same_logits(board.slots[3], reference, [9, 10])
+    assert board.info()["position1"] == 0 and board.slots[1].tokens == []

@@ -32,6 +32,7 @@ _HELP = """/help            this list
 /quit            end (also Ctrl-D); Ctrl-C stops an answer"""
 _CUT = {"length": "the answer was cut at max_tokens; /set max_tokens N allows longer ones",
         "context": "the answer was cut: the context is full; the oldest messages go when you go on",
+        "memory": "the answer was cut: other conversations have the rest of the board's KV cache",
         "cancel": "stopped"}
 
 

@@ -322,6 +322,8 @@ def bench(
     context: Annotated[int,
                        typer.Option(help="tokens in the KV cache, the decoded one included")] = 64,
     tokens: Annotated[int, typer.Option(help="tokens to decode")] = 1,
+    slots: Annotated[int,
+                     typer.Option(help="conversations that are decoded together")] = 1,
     prefill: Annotated[int,
                        typer.Option(help="measure a prompt of so many tokens instead of "
                                          "decoding")] = 0,
@@ -361,7 +363,7 @@ def bench(
     else:
         options = BenchOptions(shape, context, tokens, prefill, weights, ddr, clock,
                                _full_head(head), all_rows, all_columns,
-                               gate_zeros, seed)
+                               gate_zeros, seed, slots)
         display = ProgressDisplay()
         try:
             result = check_model(options, display) if check else measure_model(options, display)

@@ -16,6 +16,7 @@ from xtvu.isa import ACT_WORDS, COUNTERS, WORD_BYTES
 from xtvu.layout import WEIGHTS_PER_WORD, row_words
 from xtvu.semantics import argmax
 
+from bitnet_host.bench.together import decode_together
 from bitnet_host.errors import UserError
 from bitnet_host.golden.reference import ReferenceModel
 from bitnet_host.model.convert import convert
@@ -29,7 +30,7 @@ from bitnet_host.run.board import BoardTarget
 from bitnet_host.run.exchange import Exchange
 from bitnet_host.run.link.simulator import Simulator, build_folder
 from bitnet_host.run.link.transport import over_udp
-from bitnet_host.run.protocol import PARTS
+from bitnet_host.run.protocol import PARTS, SLOTS
 from bitnet_host.run.sampling import Sampling
 from bitnet_host.run.target import Answer
 
@@ -46,7 +47,8 @@ PRESETS = ("ug585", "conservative")
 class BenchOptions:
     """What to measure. ``shape``: ``bundled`` or what ``parse_shape`` takes; ``context``: tokens in
     the KV cache with the decoded one; ``tokens``: passes to average over; ``prefill``: tokens of a
-    prompt to measure instead of decoding, 0 for none; ``ddr``: one of PRESETS or a file."""
+    prompt to measure instead of decoding, 0 for none; ``ddr``: one of PRESETS or a file;
+    ``slots``: conversations that are decoded together, each at that context."""
 
     shape: str = "2b4t"
     context: int = 128
@@ -60,6 +62,7 @@ class BenchOptions:
     all_columns: bool = False
     gate_zeros: float = GATE_ZEROS
     seed: int = 1
+    slots: int = 1
 
     def check(self, model_context: int) -> None:
         """Raises UserError for values that make no sense."""
@@ -68,6 +71,8 @@ class BenchOptions:
         _check_ddr(self.ddr)
         if not 1 <= self.tokens <= 1000 or not 0 < self.clock < 1e12:
             raise UserError("--tokens must lie between 1 and 1000, --clock between 0 and 1e12")
+        if not 1 <= self.slots <= SLOTS or (self.prefill and self.slots > 1):
+            raise UserError(f"--slots must lie between 1 and {SLOTS}, and is not for --prefill")
         longest = self.prefill if self.prefill else self.context + self.tokens
         if self.prefill < 0 or longest > model_context or (not self.prefill and self.context < 2):
             raise UserError(f"the model has a context of {model_context} tokens: choose a "
@@ -107,8 +112,9 @@ def _measured(board: BoardTarget, prompt: list[int], tokens: int, options: Bench
     assert board.simulator is not None
     before = board.simulator.stats()
     board.board.all_rows, board.board.all_columns = options.all_rows, options.all_columns
-    answer = board.generate(prompt, tokens, Sampling(full_head=options.full_head),
-                            progress=progress)
+    sampling = Sampling(full_head=options.full_head)
+    answer = (board.generate(prompt, tokens, sampling, progress=progress) if options.slots == 1
+              else decode_together(board, options.slots, prompt, options.tokens, sampling))
     after = board.simulator.stats()
     return answer, after["peak"] - before["peak"], after["used"] - before["used"]
 
@@ -139,6 +145,14 @@ def measure_model(options: BenchOptions, progress: Progress = lambda *_: None) -
         words = [(400 + i % 1000) % image.header.vocab for i in range(image.header.context)]
         if options.prefill:
             passes, prompt, tokens = options.prefill, words[:options.prefill], 1
+        elif options.slots > 1:
+            for slot in board.slots[:options.slots]:
+                assert isinstance(slot, BoardTarget)
+                if path is None:
+                    slot.generate([0, *words[:options.context - 3]], 0)
+                else:
+                    slot.fill_cache(options.context - 2)
+            passes, prompt, tokens = options.tokens, words[:1], options.tokens + 1
         elif path is None:
             passes, prompt, tokens = (options.tokens, [0, *words[:options.context - 2]],
                                       options.tokens + 1)
@@ -166,13 +180,15 @@ def measure_model(options: BenchOptions, progress: Progress = lambda *_: None) -
         "head": "full" if options.full_head else "screened", "all_rows": options.all_rows,
         "all_columns": options.all_columns,
         "clock_hz": options.clock, "passes": passes, "tokens": answer.token_ids, "cycles": cycles,
-        "tokens_per_second": round(options.clock / cycles, 2), "operators": operators,
-        "total": total,
+        "slots": options.slots,
+        "tokens_per_second": round(options.slots * options.clock / cycles, 2),
+        "operators": operators, "total": total,
         "exposed_share": round(total["exposed"] / total["cycles"], 4),
         "ddr_peak_share": round(total["bytes"] * options.clock / cycles / DDR_PEAK, 4),
     }
     share = stream_share(options.ddr)
-    if not decoded or path is not None:  # else the counters of memory also cover the prompt
+    # else the counters of memory also cover the prompt
+    if options.slots == 1 and (not decoded or path is not None):
         result |= {"beats_granted": round(share * peak), "beats_used": used,
                    "share_of_granted": round(used / (share * peak), 4)}
     result["stream_share"] = round(share, 4)
@@ -180,7 +196,8 @@ def measure_model(options: BenchOptions, progress: Progress = lambda *_: None) -
     result["roofline"] = {
         "bytes_per_cycle": round(bytes_per_cycle, 2),
         "cycles": round(total["bytes"] / bytes_per_cycle),
-        "tokens_per_second": round(options.clock * bytes_per_cycle / total["bytes"], 2),
+        "tokens_per_second": round(options.slots * options.clock * bytes_per_cycle
+                                   / total["bytes"], 2),
     }
     return result
 
@@ -282,7 +299,8 @@ def print_measurement(result: dict[str, Any], compare: bool = False) -> None:
     what = (f"prefill of {result['prefill']} tokens" if result["prefill"]
             else f"decode at context {result['context']}")
     print(f"{result['shape']}, {what}, {result['weights']} weights, {result['head']} head, DDR "
-          f"{result['ddr']}; per token:")
+          f"{result['ddr']}; per "
+          f"{'token' if result['slots'] == 1 else 'pass of {} tokens'.format(result['slots'])}:")
     columns = ["cycles", "bytes", "moving", "stall_memory", "stall_compute", "stall_control",
                "exposed"]
     print(f"{'':<12}"

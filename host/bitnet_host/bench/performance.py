@@ -49,7 +49,8 @@ _COLUMNS = ("cycles", "bytes", "moving", "stall_memory", "stall_compute", "stall
 def _command(o: BenchOptions) -> str:
     words = ["bitnet-host bench", f"--shape {o.shape}" if o.shape != "bundled" else ""]
     words += [f"--prefill {o.prefill}" if o.prefill else f"--context {o.context}",
-              f"--tokens {o.tokens}" if o.tokens > 1 else ""]
+              f"--tokens {o.tokens}" if o.tokens > 1 else "",
+              f"--slots {o.slots}" if o.slots > 1 else ""]
     words += [f"--weights {o.weights}" if o.weights != "base3" else "",
               f"--ddr {_name(o.ddr)}" if o.ddr != "ug585" else "",
               f"--gate-zeros {o.gate_zeros}" if o.gate_zeros != GATE_ZEROS else ""]

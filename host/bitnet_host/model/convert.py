@@ -202,7 +202,8 @@ def _prepare(checkpoint: Checkpoint, weights: str, cache_tokens: int) -> tuple[D
     if not plan.fits:
         raise BadModel(f"the model needs {(MODEL_BASE + plan.total_bytes) / 2**20:.0f} MB of the "
                        f"board's {MEMORY_BYTES / 2**20:.0f} MB: "
-                       "choose a smaller model, base3 weights, a shorter context or a smaller cache")
+                       "choose a smaller model, base3 weights, a shorter context or a smaller "
+                       "cache")
     return header, plan
 
 
@@ -238,9 +239,9 @@ def convert(checkpoint: Checkpoint, weights: str = "base3", name: str = "model",
 
 def convert_file(checkpoint: Checkpoint, path: Path, weights: str = "base3", name: str = "model",
                  progress: Progress = quiet, *, cache_tokens: int = 0) -> Plan:
-    """Writes ``convert``'s image to a file, whole or not at all, in some hundred megabytes of memory
-    whatever the model's size. Raises BadModel, BadArgument for a path that must not be written, BadFile if
-    the disk does not take it."""
+    """Writes ``convert``'s image to a file, whole or not at all, in some hundred megabytes of
+    memory whatever the model's size. Raises BadModel, BadArgument for a path that must not be
+    written, BadFile if the disk does not take it."""
     header, plan = _prepare(checkpoint, weights, cache_tokens)
     tensors = lay_out(header, plan.down_rows)
     text = json_part(_meta(checkpoint, weights, name))

@@ -94,8 +94,8 @@ LIMITS: tuple[tuple[str, str], ...] = (
 )
 
 #: Where vectors stand in the scratchpad during a pass of ``batch`` tokens, in rows; ``tokens``: in
-#: the KV cache of that of them that sees most; ``by_rows``: the image has DOWN_ROWS. Operands that are read together lie in different
-#: banks: one starts at an even, the other at an odd row.
+#: the KV cache of that of them that sees most; ``by_rows``: the image has DOWN_ROWS. Operands that
+#: are read together lie in different banks: one starts at an even, the other at an odd row.
 ROWS: dict[str, str] = {
     "per_word": "choose(weight_mode, TWO_BIT, BASE3)",
     "head_rows": "head_dim // LANES",
@@ -202,7 +202,8 @@ class Plan:
 
     def __str__(self) -> str:
         rows = "down_proj by rows too" if self.down_rows else "down_proj by columns only"
-        return (f"context {self.context:,}, {self.cache_tokens:,} tokens of all conversations: {(MODEL_BASE + self.total_bytes) / 2**20:.0f} MB of "
+        return (f"context {self.context:,}, {self.cache_tokens:,} tokens of all conversations: "
+                f"{(MODEL_BASE + self.total_bytes) / 2**20:.0f} MB of "
                 f"{MEMORY_BYTES / 2**20:.0f}, {rows}, "
                 f"about {self.prefill:.1f} tokens/s of prompt and {self.decode:.1f} of answer "
                 f"(estimated, 125 MHz)")

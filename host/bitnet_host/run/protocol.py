@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from bitnet_host.model.header import SLOTS
 
 __all__ = [
-    "COMMANDS", "ERRORS", "EVENTS", "EVENT_HEAD_WORDS", "GENERATE_FIELDS", "INFO_FIELDS", "MAILBOX", "MAX_PAYLOAD",
-    "MEMORY_FIELDS", "MOST_CANDIDATES", "MOST_READ", "MOST_SUMS", "OPERATORS", "OPTIONS",
-    "OUTSIDE_FIELDS", "PARTS", "PATTERN", "SLOTS", "STATS_FIELDS", "STOP_REASONS",
+    "COMMANDS", "ERRORS", "EVENTS", "EVENT_HEAD_WORDS", "GENERATE_FIELDS", "INFO_FIELDS",
+    "MAILBOX", "MAX_PAYLOAD", "MEMORY_FIELDS", "MOST_CANDIDATES", "MOST_READ", "MOST_SUMS",
+    "OPERATORS", "OPTIONS", "OUTSIDE_FIELDS",
+    "PARTS", "PATTERN", "SLOTS", "STATS_FIELDS", "STOP_REASONS",
     "STREAM_FIELDS", "UNKNOWN", "VERSION", "Mailbox", "c_header", "error_text", "restart_text",
 ]
 
@@ -144,10 +145,11 @@ class Mailbox:
     The host writes a command, then one more than ``command_taken`` to ``command_sequence``; the
     board copies that to ``command_taken`` when it is done reading. ``doing`` is the command under
     way, or 0, with what is ``done`` of a ``total``. A GENERATE ends early when its sequence number
-    stands in the word of its slot, behind ``cancel``. Events are appended to a ring of ``ring_words``; ``event_head`` (board)
-    and ``event_tail`` (host) count words and wrap at 2^32. ``restarts`` counts starts of the
-    firmware; the two words behind it are the error that ended the run before, or 0, and its detail.
-    Who sees it change knows that everything else here started anew.
+    stands in the word of its slot, behind ``cancel``. Events are appended to a ring of
+    ``ring_words``; ``event_head`` (board) and ``event_tail`` (host) count words and wrap at 2^32.
+    ``restarts`` counts starts of the firmware; the two words behind it are the error that ended the
+    run before, or 0, and its detail. Who sees it change knows that everything else here started
+    anew.
     """
 
     magic: int = 0

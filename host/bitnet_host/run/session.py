@@ -45,8 +45,9 @@ class Usage:
 @dataclass(frozen=True)
 class Reply:
     """A whole answer. ``stop_reason``: stop (a stop token), text (a stop string), length, context
-    (the context is full), memory (other conversations have the rest of the KV cache), or cancel. ``dropped``: old messages that had to go so that the
-    conversation fits; ``kept``: those that did not."""
+    (the context is full), memory (other conversations have the rest of the KV cache), or cancel.
+    ``dropped``: old messages that had to go so that the conversation fits; ``kept``: those that did
+    not."""
 
     text: str
     stop_reason: str

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from bitnet_host.errors import BadArgument
-from bitnet_host.model.image import Image
 from bitnet_host.run.target import Cancel, Target
 
 __all__ = ["Slots"]

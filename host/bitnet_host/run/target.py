@@ -38,8 +38,9 @@ class Cancel:
 @dataclass
 class Answer:
     """What a generation gave. ``stop_reason``: stop (a stop token), length, context (it is full),
-    memory (other conversations have the rest of the KV cache) or cancel. Cycle counts are None on the golden model, which has no clock; ``operators`` and
-    ``counters`` are cycles per pass. ``cached_tokens`` were in the KV cache before the
+    memory (other conversations have the rest of the KV cache) or cancel. Cycle counts are None on
+    the golden model, which has no clock; ``operators`` and ``counters`` are cycles per token, with
+    what other slots did in the same passes. ``cached_tokens`` were in the KV cache before the
     ``prompt_tokens``."""
 
     token_ids: list[int] = field(default_factory=list)
