@@ -127,7 +127,9 @@ _SEEN = {
     "residual_base": dict(residual_base=0x100000), "one layer less": dict(layers=1),
     "kv_heads": dict(kv_heads=0), "heads": dict(heads=0),
     "inverse": dict(inverse_hidden_bits=0x3F800000), "bytes": dict(ddr_bytes=512),
-    "total": dict(total_bytes=1 << 30),
+    "total": dict(total_bytes=1 << 30), "no cache": dict(cache_tokens=0),
+    "half a page": dict(cache_tokens=64), "a cache too large": dict(cache_tokens=1 << 17),
+    "history_base": dict(history_base=0x200000),
     "stops": dict(stop_count=5), "score scale": dict(score_scale_bits=0x7F800000),
     "context": dict(context=65),
 }

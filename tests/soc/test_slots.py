@@ -6,10 +6,12 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from bitnet_host import Cancel, Sampling, Session, Slots
+from bitnet_host.bench.measure import BenchOptions, measure_model
 from bitnet_host.errors import BoardError
 from bitnet_host.golden.target import ReferenceTarget
 from bitnet_host.model.convert import convert
@@ -380,3 +382,14 @@ def test_an_answer_that_nobody_knows_of(small):
     reference.reset()
     _same_logits(board.slots[3], reference, [9, 10])
     assert board.info()["position1"] == 0 and board.slots[1].tokens == []
+
+
+def test_measuring_them_together():
+    """Three conversations cost less than three times one, and are counted together."""
+    options = BenchOptions(shape="tiny,layers=1", context=40, tokens=4)
+    one = measure_model(options)
+    three = measure_model(replace(options, slots=3))
+    assert one["cycles"] < three["cycles"] < 3 * one["cycles"]
+    assert three["tokens_per_second"] == round(3 * three["clock_hz"] / three["cycles"], 2)
+    assert three["slots"] == 3 and len(three["tokens"]) == 5
+    assert abs(three["total"]["cycles"] - three["cycles"]) < 0.03 * three["cycles"]
