@@ -13,17 +13,20 @@
 #define TELL_EVERY 8u   // tokens of a prompt between two reports of progress
 
 static struct slot {
-    struct pages pages;
     uint32_t position, from; // tokens in the KV cache, and before the pass under way
-    bool busy;
     // Of the GENERATE under way:
     uint32_t sequence, max_tokens, candidates, options;
     uint32_t prompt, done, told; // tokens of it, how many are in the cache, and are said to be
     uint32_t tokens;             // of the answer
     uint32_t next;               // the token that comes next, once the prompt is done
     uint64_t start, prefilled;   // cycles
+    struct pages pages;
     uint64_t before[OPERATOR_COUNT][PARTS];
 } slots[SLOTS];
+
+// A bit for each slot that has something to do: what is asked of all of them in every pass does not
+// reach for eight places in memory.
+static uint32_t busy;
 
 static uint32_t writer;       // the slot whose turn it is to write
 static uint32_t reader;       // ... and whose prompt's it is
@@ -40,11 +43,9 @@ static uint32_t number(const struct slot *s)
 void slots_reset(void)
 {
     pages_reset();
-    for (uint32_t i = 0; i < SLOTS; i++) {
+    for (uint32_t i = 0; i < SLOTS; i++)
         slots[i].position = slots[i].pages.count = 0;
-        slots[i].busy = false;
-    }
-    awaited = 0;
+    busy = awaited = 0;
 }
 
 uint32_t slots_position(uint32_t slot)
@@ -54,10 +55,12 @@ uint32_t slots_position(uint32_t slot)
 
 bool slots_busy(void)
 {
-    for (uint32_t i = 0; i < SLOTS; i++)
-        if (slots[i].busy)
-            return true;
-    return false;
+    return busy != 0;
+}
+
+static bool is_busy(uint32_t slot)
+{
+    return busy >> slot & 1;
 }
 
 // -- commands -------------------------------------------------------------------------------------
@@ -67,7 +70,7 @@ static struct slot *idle(uint32_t slot, uint32_t position)
 {
     if (slot >= SLOTS)
         fault_raise(ERROR_ARGUMENT, slot);
-    else if (slots[slot].busy)
+    else if (is_busy(slot))
         fault_raise(ERROR_BUSY, slot);
     else if (!model_loaded)
         fault_raise(ERROR_NO_MODEL, 0);
@@ -84,7 +87,7 @@ void slots_keep(const struct message *m)
         return;
     }
     struct slot *s = &slots[slot];
-    if (s->busy) {
+    if (is_busy(slot)) {
         fault_raise(ERROR_BUSY, slot);
     } else if (!pages_take(&s->pages, keep)) {
         fault_raise(ERROR_MEMORY, model.cache_tokens);
@@ -122,14 +125,12 @@ static uint32_t history(const struct slot *s, uint32_t position)
     return model.history_base + (number(s) * model.context + position) * 4;
 }
 
-// Takes note of what cycles are spent on from here on.
-static void look(struct slot *s)
+// Takes note of what cycles are spent on from here on; says which cycle that is.
+static uint64_t look(struct slot *s)
 {
-    transformer_count();
+    transformer_count(s->before);
     passes = 0;
-    for (uint32_t i = 0; i < OPERATOR_COUNT; i++)
-        for (uint32_t part = 0; part < PARTS; part++)
-            s->before[i][part] = operator_counts[i][part];
+    return cycles();
 }
 
 void slots_generate(const struct message *m)
@@ -162,9 +163,8 @@ void slots_generate(const struct message *m)
     s->options = p[GENERATE_OPTIONS];
     s->prompt = count;
     s->done = s->told = s->tokens = 0;
-    look(s);
-    s->start = s->prefilled = cycles();
-    s->busy = true;
+    s->start = s->prefilled = look(s);
+    busy |= 1u << number(s);
     if (s->candidates && awaited)
         awaited--;
 }
@@ -173,8 +173,8 @@ void slots_generate(const struct message *m)
 
 static void finish(struct slot *s, uint32_t reason)
 {
-    transformer_count();
-    s->busy = false;
+    transformer_count(0);
+    busy &= ~(1u << number(s));
     uint64_t now = cycles();
     if (!s->tokens)
         s->prefilled = now;
@@ -201,7 +201,7 @@ static void finish(struct slot *s, uint32_t reason)
 void slots_cancel(void)
 {
     for (uint32_t i = 0; i < SLOTS; i++)
-        if (slots[i].busy)
+        if (is_busy(i))
             finish(&slots[i], STOP_CANCEL);
 }
 
@@ -209,13 +209,13 @@ void slots_cancel(void)
 static void fail(void)
 {
     for (uint32_t i = 0; i < SLOTS; i++)
-        if (slots[i].busy) {
-            slots[i].busy = false;
+        if (is_busy(i)) {
             slots[i].position = slots[i].from;
             pages_keep(&slots[i].pages, slots[i].from);
             link_answer(slots[i].sequence);
             fault_tell();
         }
+    busy = 0;
     fault_forget();
     tvu_reset();
 }
@@ -226,16 +226,16 @@ static struct input inputs[TVU_VECTORS];
 static struct slot *owners[TVU_VECTORS];
 static uint32_t count, longest; // inputs, and tokens that the one that sees most sees
 
-static bool writes(const struct slot *s)
+static bool writes(uint32_t slot)
 {
-    return s->busy && s->done == s->prompt;
+    return is_busy(slot) && slots[slot].done == slots[slot].prompt;
 }
 
 // Puts a token into the pass. False if it has to wait, or the slot has ended for want of memory.
 static bool put(struct slot *s, uint32_t token, uint32_t position)
 {
     uint32_t tokens = position + 1 > longest ? position + 1 : longest;
-    if (!transformer_fits(count + 1, tokens))
+    if (count && !transformer_fits(count + 1, tokens)) // one always does
         return false;
     if (!pages_take(&s->pages, position + 1)) {
         if (position == s->position) // else what is in the pass comes first
@@ -258,35 +258,44 @@ static void put_prompt(struct slot *s)
     }
 }
 
+// Slots that have something to do, from `first` on: bit n is for slot first + n, which follows the
+// last one round.
+static uint32_t from(uint32_t first)
+{
+    return (busy >> first | busy << (SLOTS - first)) & ((1u << SLOTS) - 1);
+}
+
 // Chooses what the next pass takes: a token of each answer, and as many of prompts as there is room
 // for. If that is little, prompts get every other pass to themselves.
 static void gather(void)
 {
     uint32_t writing = 0, prompts = 0;
     count = longest = 0;
-    for (uint32_t i = 0; i < SLOTS; i++) {
-        struct slot *s = &slots[i];
-        if (s->busy && link_cancelled(i, s->sequence))
-            finish(s, STOP_CANCEL);
-        s->from = s->position;
-        writing += writes(s);
-        prompts += s->busy && !writes(s);
+    for (uint32_t i = 0; busy >> i; i++) {
+        if (is_busy(i) && link_cancelled(i, slots[i].sequence))
+            finish(&slots[i], STOP_CANCEL);
+        if (!is_busy(i))
+            continue;
+        slots[i].from = slots[i].position;
+        writing += writes(i);
+        prompts += !writes(i);
     }
     bool crowded = prompts && writing > transformer_most() / 2;
     prompts_alone = crowded && !prompts_alone;
-    for (uint32_t i = 0, first = writer; i < SLOTS && !prompts_alone; i++) {
-        struct slot *s = &slots[(first + i) % SLOTS];
-        if (writes(s) && put(s, s->next, s->position))
-            writer = number(s) + 1;
+    for (uint32_t i = writer, left = prompts_alone ? 0 : from(i); left; left >>= 1, i++) {
+        i %= SLOTS;
+        if (writes(i) && put(&slots[i], slots[i].next, slots[i].position))
+            writer = (i + 1) % SLOTS;
     }
     bool served = false;
-    for (uint32_t i = 0, first = reader; i < SLOTS && (prompts_alone || !crowded); i++) {
-        struct slot *s = &slots[(first + i) % SLOTS];
-        if (!s->busy || writes(s))
+    for (uint32_t i = reader, left = crowded && !prompts_alone ? 0 : from(i); left && prompts;
+         left >>= 1, i++) {
+        i %= SLOTS;
+        if (!is_busy(i) || writes(i))
             continue;
-        put_prompt(s);
+        put_prompt(&slots[i]);
         if (!served)
-            reader = number(s) + 1;
+            reader = (i + 1) % SLOTS;
         served = true;
     }
 }
@@ -311,11 +320,8 @@ static void choose(struct slot *s, const struct logits *logits)
         asked = cycles_low();
         return;
     }
-    if (s->tokens++ == 0) {
-        if (s->max_tokens > 1)
-            look(s);
-        s->prefilled = cycles();
-    }
+    if (s->tokens++ == 0)
+        s->prefilled = s->max_tokens > 1 ? look(s) : cycles();
     s->next = logits->best;
     link_send1(EVENT_TOKEN, s->next);
     if (is_stop(s->next))
@@ -374,7 +380,7 @@ void slots_step(void)
     uint32_t start = cycles_low(), writing = 0;
     transformer_all_rows = transformer_all_columns = false;
     for (uint32_t i = 0; i < count; i++) {
-        writing += writes(owners[i]);
+        writing += writes(number(owners[i]));
         transformer_all_rows |= owners[i]->options & OPTION_ALL_ROWS;
         transformer_all_columns |= owners[i]->options & OPTION_ALL_COLUMNS;
     }
@@ -391,7 +397,7 @@ void slots_step(void)
         return;
     }
     if (++passes >= COUNT_EVERY) {
-        transformer_count();
+        transformer_count(0);
         passes = 0;
     }
     spent = cycles_low() - start;

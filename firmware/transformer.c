@@ -24,13 +24,15 @@ static void section(uint32_t operator)
     tvu_section(1 + operator);
 }
 
-void transformer_count(void)
+void transformer_count(uint64_t copy[OPERATOR_COUNT][PARTS])
 {
     for (uint32_t i = 0; i < OPERATOR_COUNT; i++)
         for (uint32_t part = 0; part < PARTS; part++) {
             uint32_t now = tvu_counter(part, 1 + i);
             operator_counts[i][part] += now - seen[i][part];
             seen[i][part] = now;
+            if (copy)
+                copy[i][part] = operator_counts[i][part];
         }
 }
 
@@ -295,7 +297,7 @@ bool transformer_pass(const struct input *inputs, uint32_t count)
             fault_raise(ERROR_ARGUMENT, inputs[i].token);
         tokens = plan_larger(tokens, inputs[i].position + 1);
     }
-    if (fault_pending() || !transformer_fits(count, tokens))
+    if (fault_pending() || ((count > 1 || plan.batch != 1) && !transformer_fits(count, tokens)))
         return false;
     section(OPERATOR_EMBED);
     set_constants();

@@ -15,8 +15,9 @@ struct input {
 
 // Where cycles went since the firmware started: the TVU's first counters, by operator.
 extern uint64_t operator_counts[OPERATOR_COUNT][PARTS];
-// Brings them up to date. To be called before a counter wraps: every 2^32 cycles.
-void transformer_count(void);
+// Brings them up to date, and copies them unless `copy` is null. To be called before a counter
+// wraps: every 2^32 cycles.
+void transformer_count(uint64_t copy[OPERATOR_COUNT][PARTS]);
 
 // Read also what picking leaves out, to see what it saves.
 extern bool transformer_all_rows, transformer_all_columns;

@@ -1,4 +1,4 @@
-"""The examples of docs/api.md and docs/slots.md, and that a host needs none of the gateware's packages."""
+"""The examples of docs/api.md and docs/slots.md, and that a host does without the gateware."""
 
 from __future__ import annotations
 

@@ -343,7 +343,7 @@ def test_cancel_in_prefill(bundled):
 def test_board_with_less_memory(bundled, monkeypatch):
     board, _ = bundled
     small = board.info() | {"memory_bytes": 1 << 20}
-    monkeypatch.setattr(board, "info", lambda: small)
+    monkeypatch.setattr(board.board, "info", lambda: small)
     with pytest.raises(UserError, match="the board has 1 MB: choose a smaller model"):
         board.prepare(_quiet)
 

@@ -134,8 +134,8 @@ def test_position_moves_only_when_the_pass_succeeded(board, words):
     board.generate(PROMPT, 1, Sampling(), _quiet, _quiet)
     position = board.info()["position0"]
     board.simulator.control("fail 2")
-    for command in ([position, 5, 0, 0, 2, 8, 9], [position, 0, 0, 0, 1, 8],
-                    [position, 0, 8, 0, 1, 8]):
+    for command in ([0, position, 5, 0, 0, 2, 8, 9], [0, position, 0, 0, 0, 1, 8],
+                    [0, position, 0, 8, 0, 1, 8]):
         board._send("GENERATE", command)
         with pytest.raises(UserError, match="error bits"):
             board._event("STATS")

@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from bitnet_host.errors import UserError
 from bitnet_host.run.board import BoardTarget
 from bitnet_host.run.sampling import Sampling
-from bitnet_host.run.target import Answer
+from bitnet_host.run.target import Answer, Cancel
 
 __all__ = ["decode_together"]
-
-_LATE = 1.02  # of a pass: what is longer has another pass in it
 
 
 def decode_together(board: BoardTarget, slots: int, prompt: list[int], passes: int,
                     sampling: Sampling) -> Answer:
     """What one of so many slots gives that decode ``passes`` tokens in the same passes, whose
-    cycles are those of its tokens. ``prompt`` goes on from what the slots hold.
-
-    The first slot begins alone, since commands come one by one; the others come in with its next
-    pass, if they are all sent by then. Raises UserError if they were not.
+    cycles are those of its tokens. ``prompt`` goes on from what the slots hold. Raises UserError if
+    one of the others ended meanwhile.
     """
-    def answer(place: int) -> Answer:
-        return board.slots[place].generate(prompt, passes + 1 + (place == 0), sampling)
+    cancel, begun = Cancel(), [False] * slots
+
+    def company(place: int) -> Answer:
+        def heard(token: int) -> None:
+            begun[place] = True
+
+        slot = board.slots[place]
+        room = slot.image.header.context - slot.position - len(prompt)
+        return slot.generate(prompt, room, sampling, heard, cancel=cancel)
 
     with ThreadPoolExecutor(slots) as pool:
-        answers = list(pool.map(answer, range(slots)))
-    rates = [answer.decode_cycles_per_token for answer in answers[1:]]
-    if (any(len(answer.token_ids) != passes + 1 for answer in answers[1:])
-            or None in rates or max(r or 0 for r in rates) > _LATE * min(r or 0 for r in rates)):
-        raise UserError("the conversations did not run in the same passes, because this computer "
-                        "was busy or the model ended one: try again, or with more --tokens")
-    return answers[1]
+        others: list[Future[Answer]] = [pool.submit(company, place) for place in range(slots - 1)]
+        try:
+            # the one that is measured comes last, so that all are there from its first pass on
+            while not all(begun[:-1]) and not any(other.done() for other in others):
+                time.sleep(0.01)
+            answer = board.slots[slots - 1].generate(prompt, passes + 1, sampling)
+            ended = [other for other in others if other.done()]
+        finally:
+            cancel.set()
+    if ended:
+        reason = ended[0].result().stop_reason
+        raise UserError(f"one of the conversations ended before the measurement did ({reason}): "
+                        f"choose another --context or fewer --tokens")
+    return answer
