@@ -359,6 +359,7 @@ static bool go_on(struct slot *s, uint32_t i, bool writing)
     bool all = s->done == s->prompt, wanted = all && (s->max_tokens || s->candidates);
     if (wanted ? !transformer_head(i, head_for(s), &logits) : !tvu_wait())
         return false;
+    s->from = s->position; // what comes of the others does not undo it
     if (!writing)
         tell_progress(s);
     if (wanted)

@@ -168,25 +168,49 @@ def test_ten_conversations_at_once(bundled):
 
 
 def test_pages_anywhere(small):
-    """Two conversations grow by turns, so that their pages lie among each other's; then the first
-    takes pages that a third gave back. Every logit around the ends of pages and chunks is as if it
-    were alone."""
+    """Six conversations of a page each leave holes, and two others grow by turns into them, so that
+    their chunks are of two and three pieces, in the second chunk too. Every logit around the ends
+    of pages and chunks is as if they were alone."""
     board, reference = small
-    a, b, c = board.slots[:3]
+    a, b, *others = board.slots
     rng = np.random.default_rng(7)
-    texts = {slot: rng.integers(3, 128, 700).tolist() for slot in (a, b, c)}
-    c.generate(texts[c][:PAGE * 2], 0)  # pages 0 and 1, to be given back
-    for start in range(0, 3 * PAGE, PAGE):
-        for slot in (a, b):
-            slot.generate(texts[slot][start:start + PAGE], 0)
-    c.reset()
-    for start in range(3 * PAGE, 5 * PAGE, PAGE):
-        for slot, alone in zip((a, b), reference.slots, strict=False):
-            alone.generate(texts[slot][len(alone.tokens):start + PAGE - 3], 0)
-            slot.generate(texts[slot][start:start + PAGE - 3], 0)
-            _same_logits(slot, alone, texts[slot][start + PAGE - 3:start + PAGE])
-    info = board.info()
-    assert info["free_tokens"] == 3 * PAGE and info["position0"] == info["position1"] == 5 * PAGE
+    texts = {slot: rng.integers(3, 128, 700).tolist() for slot in (a, b)}
+    alone = dict(zip((a, b), reference.slots, strict=False))
+    for other in others:
+        other.fill_cache(100)  # pages 0, 4, 8, 1, 5 and 9 of 13
+
+    def grow(slot, pages):
+        tokens = texts[slot][len(slot.tokens):min(700, pages * PAGE + 5)]
+        for target in (slot, alone[slot]):
+            target.generate(tokens[:-3], 0)
+        _same_logits(slot, alone[slot], tokens[-3:])
+
+    for pages in range(4):  # a gets 2, 3, 10 and 4, b 6, 7, 11 and 9
+        if pages == 3:
+            for other in (others[1], others[5]):
+                other.reset()
+        grow(a, pages)
+        grow(b, pages)
+    for other in (others[0], others[4]):
+        other.reset()
+    grow(a, 4)  # 5, the last of its chunk
+    grow(b, 4)
+    grow(a, 5)  # 12
+    assert board.info()["free_tokens"] == 0
+
+
+def test_pages_in_a_row_across_chunks(small):
+    """Pages 2, 3, 4 and 5 follow one another, but values of the last two lie in another chunk."""
+    board, reference = small
+    slot, *others = board.slots
+    for other, tokens in zip(others, (200, 500, 500, 100), strict=False):
+        other.fill_cache(tokens)  # pages 0 and 1, 4 to 7, 8 to 11, 12
+    text = np.random.default_rng(9).integers(3, 128, 400).tolist()
+    slot.generate(text[:200], 0)
+    others[1].reset()
+    slot.generate(text[200:], 0)
+    reference.generate(text, 0)
+    _same_logits(slot, reference, [5, 6])
 
 
 def test_answers_across_pages_in_one_pass(small):
@@ -196,7 +220,10 @@ def test_answers_across_pages_in_one_pass(small):
     prompts = [rng.integers(3, 128, n).tolist() for n in (510, 126, 255, 3)]
     answers = _together([lambda slot=slot, prompt=prompt: slot.generate(prompt, 9).token_ids
                          for slot, prompt in zip(board.slots, prompts, strict=False)])
-    assert answers == [_alone(reference, prompt, 9) for prompt in prompts]
+    for slot, alone, prompt, said in zip(board.slots, reference.slots, prompts, answers,
+                                         strict=False):
+        assert said == alone.generate(prompt, 9).token_ids
+        _same_logits(slot, alone, [said[-1], 5])
 
 
 def test_the_cache_is_full(tight):
@@ -235,27 +262,43 @@ def test_room_is_made(tight, prompt, sampling):
     assert sorted(len(slot.tokens) for slot in board.slots)[-3:] == [0, 99, prompt + 6]
 
 
-def test_a_fault_in_a_pass_ends_all_of_it(small):
-    board, reference = small
-    for slot, length in zip(board.slots, (5, 40, 9), strict=False):
-        slot.generate([4] * length, 0)
-    board.simulator.control("fail 2")
-    try:
-        ends = _together([lambda slot=slot: slot.generate([7, 8], 5)
-                          for slot in board.slots[:3]])
-        assert all(isinstance(end, BoardError) and "error bits" in str(end) for end in ends)
-    finally:
-        board.simulator.control("fail 0")
-    info = board.info()
-    assert [info[f"position{i}"] for i in range(3)] == [5, 40, 9]
-    reference.generate([4] * 40, 0)
-    assert board.slots[1].tokens == [4] * 40
-    _same_logits(board.slots[1], reference, [3])
-
-
 def _raw(board, slot, prompt, tokens, position=0):
     """The number of a GENERATE whose events somebody else takes."""
     return board.transport.send("GENERATE", [slot, position, tokens, 0, 0, len(prompt), *prompt])
+
+
+def test_a_fault_in_a_pass_ends_all_of_it(small):
+    """Each of three answers is told, and goes on from what it had before the pass."""
+    board, reference = small
+    prompts = [[4] * n for n in (5, 40, 9)]
+    running = [_raw(board, slot, prompt, 600) for slot, prompt in enumerate(prompts)]
+    said = {sequence: [] for sequence in running}
+    while min(len(tokens) for tokens in said.values()) < 3:
+        _take(board, said)
+    board.simulator.control("fail 2")
+    ends = {}
+    while len(ends) < 3:
+        event = _take(board, said)
+        if event.name == "ERROR":
+            ends[event.sequence] = int(event.payload[0])
+    board.simulator.control("fail 0")
+    assert ends == dict.fromkeys(running, ERRORS["TVU"][0])
+    info = board.info()
+    for place, (sequence, prompt) in enumerate(zip(running, prompts, strict=True)):
+        held = [*prompt, *said[sequence][:-1]]
+        assert info[f"position{place}"] == len(held)
+        slot, alone = board.slots[place], reference.slots[place]
+        slot.tokens, slot._unsure = held, False
+        alone.generate(held, 0)
+        _same_logits(slot, alone, [3])
+
+
+def _take(board, said):
+    """The next event, whose token is put to those of its answer."""
+    event = board.transport.listen(60)
+    if event.name == "TOKEN":
+        said[event.sequence].append(int(event.payload[0]))
+    return event
 
 
 def test_commands_that_are_refused(small):
@@ -296,11 +339,14 @@ def test_a_long_prompt_does_not_stop_the_others(small):
         event = board.transport.listen(60)
         if event.sequence == late:
             assert event.name == "PROGRESS" and event.payload[0] - told == 8
+            tokens = dict.fromkeys(running, 0) if told == 0 else tokens
             told = int(event.payload[0])
             since = {sequence: count + 1 for sequence, count in since.items()}
         elif event.name == "TOKEN":
             assert told == 0 or since[event.sequence] == 1
             since[event.sequence] = 0
+            tokens[event.sequence] += 1
+    assert min(tokens.values()) >= 200 // 8 - 2
     board.board.ask("CLEAR")
 
 
@@ -328,11 +374,10 @@ def test_two_prompts_take_turns(small):
     done = 0
     while True:
         event = board.transport.listen(60)
-        if event.sequence == long:
-            done = int(event.payload[0])
-        elif event.name == "TOKEN":
+        if event.name == "TOKEN":
             break
-    assert event.sequence == short and done < 200
+        done = int(event.payload[0]) if event.sequence == long else done
+    assert event.sequence == short and done < 100
     board.board.ask("CLEAR")
 
 
