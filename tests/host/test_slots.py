@@ -56,6 +56,13 @@ def test_the_one_that_rested_longest_makes_way(target):
     assert _answer(slots, [9, 9])[0] == places[2]
 
 
+def test_an_empty_slot_comes_before_one_that_rests(target):
+    slots = Slots(target, 3)
+    places = [_answer(slots, [token, token])[0] for token in (5, 6, 7)]
+    target.slots[places[2]].reset()
+    assert _answer(slots, [8, 8])[0] == places[2]
+
+
 def test_one_slot_is_used_for_all(target):
     slots = Slots(target, 1)
     assert [_answer(slots, [token] * 3)[0] for token in (5, 6, 7)] == [0, 0, 0]
@@ -129,6 +136,18 @@ def test_leaving_a_loop_gives_the_slot_back(target):
     for _ in Session(slots).complete("The cat", max_tokens=20):
         break
     assert slots.busy == 0
+
+
+@pytest.mark.parametrize("prompt,tokens", [(140, 3), (126, 7)])
+def test_room_is_made_twice(target, prompt, tokens):
+    """For a prompt and its answer, which need the two pages that two others have."""
+    alone = target.generate([9] * prompt, tokens).token_ids
+    target.reset()
+    slots = Slots(target)
+    for token in (5, 6, 7, 8):
+        _answer(slots, [token] * 100)
+    assert _answer(slots, [9] * prompt, tokens)[1] == alone
+    assert sorted(len(slot.tokens) for slot in target.slots)[5:] == [100, 100, prompt + tokens - 1]
 
 
 def test_room_is_made_for_who_needs_it(target):

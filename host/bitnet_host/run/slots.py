@@ -97,9 +97,7 @@ class Slots:
             slot.reset()
             return True
         finally:
-            with self._changed:  # it is the first that another conversation should take
-                self._idle.insert(0, slot)
-                self._changed.notify_all()
+            self._release(slot)
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
