@@ -91,7 +91,9 @@ static void stream_scales(uint32_t base, uint32_t index, const struct input *inp
     }
 }
 
-static void stream_keys(uint32_t index, const struct input *input)
+// Products of keys and queries, run by run: the queue of streams is too short for those of a
+// conversation whose pages lie anywhere, and who waits for room in it holds up the product.
+static void multiply_keys(uint32_t group, uint32_t index, const struct input *input)
 {
     uint32_t tokens = input->position + 1, bytes = plan.head_words * TVU_WORD_BYTES;
     for (uint32_t at = 0, run; at < tokens; at += run) {
@@ -99,6 +101,9 @@ static void stream_keys(uint32_t index, const struct input *input)
         uint32_t place = pages_place(input->pages, at);
         tvu_stream((model.k_base + index * model.k_head_bytes + place * bytes) | FENCE,
                    run * plan.head_words);
+        tvu_epi(plan.cached + at / TVU_LANES, TVU_FACTOR_B, TVU_PICK_NONE, 0, 0);
+        tvu_dot(plan.scores + at / TVU_LANES, plan.head_words, TVU_MODE_INT8, group - 1, 0, S_OUT,
+                plan.context_rows, run);
     }
 }
 
@@ -111,10 +116,7 @@ static void score(uint32_t group, uint32_t q, uint32_t index, const struct input
     tvu_quant8(0, q, S_SCALE, model.head_dim);
     stream_scales(model.ks_base, index, input);
     tvu_loadf(plan.cached, tokens, 0);
-    stream_keys(index, input);
-    tvu_epi(plan.cached, TVU_FACTOR_B, TVU_PICK_NONE, 0, 0);
-    tvu_dot(plan.scores, plan.head_words, TVU_MODE_INT8, group - 1, 0, S_OUT, plan.context_rows,
-            tokens);
+    multiply_keys(group, index, input);
     stream_scales(model.vs_base, index, input);
 }
 

@@ -41,6 +41,7 @@ from bitnet_host.run.link.transport import (
 )
 from bitnet_host.run.link.wires import SerialWire, UDPWire
 from bitnet_host.run.protocol import COMMANDS, ERRORS, EVENTS, MAILBOX, STATS_FIELDS
+from bitnet_host.run.sampling import Sampling
 from bitnet_host.run.shared import Board
 from board_double import BoardDouble
 from xtvu.datagram import MAGIC, Datagram
@@ -663,6 +664,38 @@ def test_what_another_host_left_is_not_gone_on_with(image, error):
     assert (target.transport.sent[-2:] == ["RESET", "GENERATE"]
             and target.transport.payloads[-2] == [0, 0])
     assert target.transport.payloads[-1][-4:] == [1, 2, 5, 7] and target.tokens == [1, 2, 5, 7][:4]
+
+
+def _named(*tokens):
+    return "CANDIDATES", [word for token in tokens for word in (token, 0x3F800000)]
+
+
+def test_an_answer_that_loses_its_conversation(image):
+    """Another slot meets a restart while the host chooses a token, or while the last events come:
+    the answer does not go on without what came before it."""
+    target = _target(image, [_named(5, 6), _stats(stop_reason=1, position=2)])
+    steps = target.stream([1, 2], 4, Sampling(temperature=0.5, seed=1))
+    next(steps)
+    target.slots[1]._lose_all()
+    with pytest.raises(BoardTaken, match="in the middle of the answer"):
+        next(steps)
+    assert target.transport.sent == ["GENERATE"] and target._unsure and target.tokens == []
+    target.transport.events = [("DONE", []), ("TOKEN", [5]), _stats(position=2, tokens=1)]
+    target.board.info = lambda: {"model_id": image.header.model_id}
+    assert target.generate([1], 1).token_ids == [5] and target.tokens == [1, 5]
+    target = _target(image, [("TOKEN", [5]), _stats(position=3, tokens=1)])
+    steps = target.stream([1, 2], 1)
+    next(steps)
+    target.slots[1]._lose_all()
+    assert next(steps, None) is None and target.tokens == [] and target._unsure
+
+
+def test_a_slot_that_is_busy_is_not_believed_in(image):
+    target = _target(image, [("ERROR", [ERRORS["BUSY"][0], 0])])
+    target.board.info = lambda: {"position0": 2, "model_id": image.header.model_id}
+    with pytest.raises(BoardError, match="in the middle of an answer"):
+        target.generate([1, 2], 9)
+    assert target._unsure and target.tokens == []
 
 
 def test_logits_that_do_not_come_leave_a_doubt(image):

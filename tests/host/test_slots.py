@@ -103,9 +103,16 @@ def test_who_finds_all_busy_waits_in_order(target):
 
 def test_a_cancel_ends_the_wait(target):
     slots, cancel = Slots(target, 1), Cancel()
+    replies = []
     with slots.lease([5]):
         threading.Timer(0.2, cancel.set).start()
-        reply = Session(slots).complete("The cat", max_tokens=4, cancel=cancel).reply
+        other = threading.Thread(target=lambda: replies.append(
+            Session(slots).complete("The cat", max_tokens=4, cancel=cancel).reply))
+        other.start()
+        other.join(10)
+        with pytest.raises(BadArgument, match="has all slots in the middle of an answer"):
+            Session(slots).complete("The cat", max_tokens=4).reply.text  # noqa: B018
+    reply, = replies
     assert reply.stop_reason == "cancel" and reply.text == "" and slots.waiting == 0
     assert Session(slots).complete("The cat", max_tokens=4).reply.usage.completion == 4
 
@@ -159,3 +166,17 @@ def test_room_is_made_for_who_needs_it(target):
     assert [len(slot.tokens) for slot in target.slots[:4]].count(0) == 1
     assert target.slots[place].tokens == [9, 9]
     assert not any(slot.tokens[:1] == [5] for slot in target.slots)
+
+
+def test_room_is_made_for_what_is_appended(target):
+    """To a conversation that is there, without naming it again."""
+    expected = []
+    for crowd in (False, True):
+        target.prepare()
+        slots = Slots(target)
+        for slot in target.slots[1:4] if crowd else ():
+            slot.generate([7] * 100, 0)
+        assert len(slots.target.slots) == 8
+        target.generate([5] * 20, 0)
+        expected.append(target.generate([6] * 120, 3).token_ids)
+    assert expected[0] == expected[1] and len(target.tokens) == 142

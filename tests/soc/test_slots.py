@@ -13,8 +13,10 @@ import pytest
 from bitnet_host import Cancel, Sampling, Session, Slots
 from bitnet_host.bench.measure import BenchOptions, measure_model
 from bitnet_host.errors import BoardError
+from bitnet_host.golden.reference import Cache
 from bitnet_host.golden.target import ReferenceTarget
 from bitnet_host.model.convert import convert
+from bitnet_host.model.sources import synthetic
 from bitnet_host.model.sources.bundled import BUNDLED
 from bitnet_host.model.sources.hf import open_checkpoint
 from bitnet_host.model.sources.synthetic import parse_shape, synthetic_checkpoint
@@ -211,6 +213,36 @@ def test_pages_in_a_row_across_chunks(small):
     slot.generate(text[200:], 0)
     reference.generate(text, 0)
     _same_logits(slot, reference, [5, 6])
+
+
+def test_a_page_here_and_a_page_there(tmp_path):
+    """Fourteen pages, each before the one that follows it: more streams than are queued at once."""
+    shape = "hidden=128,intermediate=64,layers=1,heads=1,kv_heads=1,head_dim=128,vocab=64"
+    config, pages = parse_shape(f"{shape},context=3600"), 29
+    image = convert(synthetic_checkpoint(config, 0.6, 1), cache_tokens=pages * PAGE)
+    synthetic._write(tmp_path / "model.ddr", image, 1)
+    codes, scales = synthetic._cache(image.header, 1)
+    simulator = Simulator("ug585", tmp_path / "model.ddr")
+    board = BoardTarget(image, over_udp("127.0.0.1", simulator.ports["udp"]), simulator)
+    try:
+        board.trust()
+        first, second = board.slots[:2]
+        first.fill_cache(3600)
+        for count in range(1, 15):
+            first.fill_cache((pages - count) * PAGE)
+            second.fill_cache(count * PAGE)
+        second.fill_cache(14 * PAGE - 10)
+        reference = ReferenceTarget(image)
+        reference.prepare()
+        order = np.concatenate([np.arange(PAGE) + PAGE * page for page in range(28, 14, -1)])[:-10]
+        reference._cache = Cache(image.header)
+        reference._model.cache = reference._cache
+        reference._model.fill_cache(codes[:, :, :, order], scales[:, :, :, order])
+        reference.tokens = [0] * len(order)
+        reference._hold(len(order))
+        _same_logits(second, reference, [5, 6])
+    finally:
+        board.close()
 
 
 def test_answers_across_pages_in_one_pass(small):

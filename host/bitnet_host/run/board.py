@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xtvu.layout import BLOCK_BYTES, unstripe
 
-from bitnet_host.errors import BadModel, BoardError, LinkError, LinkTimeout, UserError
+from bitnet_host.errors import BadModel, BoardError, BoardTaken, LinkError, LinkTimeout, UserError
 from bitnet_host.model.image import Image
 from bitnet_host.reporting import Progress, quiet
 from bitnet_host.run.exchange import loses_conversations
@@ -51,6 +51,7 @@ class BoardTarget(Target):
         super().__init__(board.image)
         self.board, self.slot, self._siblings = board, slot, slots
         self._unsure = True  # the board may hold other tokens than ``tokens``
+        self._lost = False  # so it may in the middle of an answer, by what another slot met
         self._sequence = 0  # of the command sent last
 
     @property
@@ -88,7 +89,19 @@ class BoardTarget(Target):
 
     def _lose_all(self) -> None:
         for slot in self._siblings:
+            slot._lost = True
             slot._lose()
+
+    def _start(self) -> None:
+        super()._start()
+        self._lost = False
+
+    def _go_on(self) -> None:
+        """Raises BoardTaken if the answer under way has lost its conversation."""
+        if self._lost:
+            self._lose()
+            raise BoardTaken("the board was restarted, or another host has used it, in the middle "
+                             "of the answer: the conversation is lost, start anew")
 
     def _send(self, command: str, payload: list[int] | None = None) -> None:
         with self._watched():
@@ -122,7 +135,7 @@ class BoardTarget(Target):
 
     def _forget_all(self) -> None:
         for slot in self._siblings:
-            slot.tokens, slot._unsure = [], False
+            slot.tokens, slot._unsure, slot._lost = [], False, True
 
     # -- the KV cache ------------------------------------------------------------------------------
 
@@ -143,6 +156,7 @@ class BoardTarget(Target):
             with self._watched():  # an answer that an earlier host, or a lost command, left running
                 self.board.ask("CLEAR")
             self._lose_all()
+            self._lost = False  # this one begins anew
             self._reset(len(tokens))
         self.tokens, self._unsure = tokens, False
 
@@ -155,6 +169,11 @@ class BoardTarget(Target):
         self._set_position([0] * tokens)
 
     def _score(self, token: int) -> NDArray[np.float32]:
+        with self.board.scoring:
+            return self._score_alone(token)
+
+    def _score_alone(self, token: int) -> NDArray[np.float32]:
+        self._start()
         if self._unsure:
             self._truncate(0)
         tokens, self._unsure = [*self.tokens, token], True
@@ -191,6 +210,7 @@ class BoardTarget(Target):
     def _begin(self, prompt: list[int], sampling: Sampling, cancel: Cancel,
                progress: Progress) -> tuple[Answer, list[int]]:
         """Appends all of a long prompt but the part that fits a message, which is returned."""
+        self._go_on()
         if self._unsure:
             self._truncate(0)
         answer, start = Answer(clock_hz=self.board.clock_hz, prefill_cycles=0), 0
@@ -213,6 +233,7 @@ class BoardTarget(Target):
         if cancel:
             answer.stop_reason = "cancel"
             return answer
+        self._go_on()
         before = [*self.tokens, *prompt]
         try:
             self._send("GENERATE", [*(values[name] for name in GENERATE_FIELDS), *prompt])
@@ -290,13 +311,15 @@ class BoardTarget(Target):
 
     def _hold(self, tokens: list[int], position: int) -> None:
         """Takes note of what the KV cache holds, if ``tokens`` say so."""
-        known = position <= len(tokens)
+        known = position <= len(tokens) and not self._lost
         self.tokens, self._unsure = tokens[:position] if known else [], not known
 
 
 def _is_elsewhere(error: UserError) -> bool:
-    """Whether the board says that the slot's conversation is not the one that was meant."""
-    return isinstance(error, BoardError) and error.code == ERRORS["POSITION"][0]
+    """Whether the board says that the slot's conversation is not the one that was meant, or that it
+    is in the middle of another answer."""
+    return (isinstance(error, BoardError)
+            and error.code in (ERRORS["POSITION"][0], ERRORS["BUSY"][0]))
 
 
 def _whole(steps: Steps) -> Answer:

@@ -64,7 +64,6 @@ class Exchange:
                 if self._listening:
                     raise LinkTimeout(f"the board at {self.transport.name} has nothing to say to "
                                       f"a command: restart it and try again")
-                self._listening = True
             self._listen(limit)
 
     def forget(self, sequence: int) -> None:
@@ -75,6 +74,10 @@ class Exchange:
     def _listen(self, limit: float) -> None:
         """Takes one event, for whomever it is."""
         event = failure = None
+        with self._changed:
+            if self._listening:
+                return
+            self._listening = True
         try:
             event = self.transport.listen(max(0.0, min(_SLICE, limit - time.monotonic())))
         except LinkTimeout:

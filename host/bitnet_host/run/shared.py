@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -37,6 +38,7 @@ class Board:
     def __init__(self, image: Image, transport: Transport, simulator: Simulator | None) -> None:
         self.image, self.transport, self.simulator = image, transport, simulator
         self.exchange = Exchange(transport)
+        self.scoring = threading.Lock()  # logits of a SCORE lie where those of the next one will
         self.clock_hz = 0
         self.all_rows = self.all_columns = False
         self.slow_upload = False  # whether an upload may take hours

@@ -19,7 +19,8 @@ class Slots:
     """Shares a target's slots among the sessions that are made with it, of any threads. ``count``:
     how many, 0 for all there are. A conversation goes on in the slot that holds its beginning;
     otherwise an empty slot takes it, or the one whose conversation was answered longest ago. Who
-    finds all of them busy waits, in order. Raises BadArgument for more than there are."""
+    finds all of them busy waits, in order; a thread that has them all itself gets BadArgument, and
+    so does who asks for more than there are."""
 
     def __init__(self, target: Target, count: int = 0) -> None:
         if not 0 <= count <= len(target.slots):
@@ -30,6 +31,7 @@ class Slots:
         self._idle = list(self._slots)  # longest ago first
         self._queue: deque[object] = deque()
         self._changed = threading.Condition()
+        self._owners: dict[int, int] = {}  # threads and how many slots each has
         for slot in self._slots:
             slot.make_room = self._make_room  # type: ignore[method-assign]
 
@@ -50,11 +52,13 @@ class Slots:
     def lease(self, tokens: Sequence[int], cancel: Cancel | None = None) -> Iterator[Target | None]:
         """The slot for a conversation of ``tokens``, once it is its turn; None if it was cancelled
         before that."""
-        slot = self._acquire(tokens, cancel)
+        slot, owner = self._acquire(tokens, cancel), threading.get_ident()
         try:
             yield slot
         finally:
             if slot is not None:
+                with self._changed:
+                    self._owners[owner] -= 1
                 self._release(slot)
 
     def _acquire(self, tokens: Sequence[int], cancel: Cancel | None) -> Target | None:
@@ -65,9 +69,14 @@ class Slots:
                 while not (self._idle and self._queue[0] is ticket):
                     if cancel:
                         return None
+                    if self._owners.get(threading.get_ident(), 0) == len(self._slots):
+                        raise BadArgument("this thread has all slots in the middle of an answer: "
+                                          "read one to its end or close it first")
                     self._changed.wait(_LOOK)
                 slot = self._choose(tokens)
                 self._idle.remove(slot)
+                owner = threading.get_ident()
+                self._owners[owner] = self._owners.get(owner, 0) + 1
                 return slot
             finally:
                 self._queue.remove(ticket)
@@ -89,7 +98,7 @@ class Slots:
     def _make_room(self) -> bool:
         """Forgets the conversation that was answered longest ago and is not being answered now."""
         with self._changed:
-            slot = next((slot for slot in self._idle if slot.tokens), None)
+            slot = next((slot for slot in self._idle if slot.tokens and not slot.answers), None)
             if slot is None:
                 return False
             self._idle.remove(slot)

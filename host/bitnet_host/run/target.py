@@ -89,6 +89,11 @@ class Target(ABC):
         return len(self.tokens)
 
     @property
+    def answers(self) -> bool:
+        """Whether an answer is under way."""
+        return self._lock.locked()
+
+    @property
     @abstractmethod
     def slots(self) -> Sequence[Target]:
         """This one and others, each with a conversation of its own, which may be used at once from
@@ -150,6 +155,10 @@ class Target(ABC):
         """Appends ``prompt``; the answer has its cycles, and the candidates are those of the next
         token, none if it was cancelled."""
 
+    def _start(self) -> None:
+        """Called before an answer begins."""
+        self.cached = 0
+
     def reset(self) -> None:
         """Forgets the conversation."""
         self.truncate(0)
@@ -178,13 +187,15 @@ class Target(ABC):
             raise BadArgument(f"max_tokens must lie between 0 and {2**31 - 1}, not {max_tokens}")
         sampling, cancel = sampling or Sampling(), Cancel() if cancel is None else cancel
         with self._alone():
+            self._start()
             self.cached = cached = self._keep_common(prompt) if reuse else 0
             self.check_prompt(prompt[cached:])
+            whole = [*self.tokens, *prompt[cached:]]
             run = self._greedy if sampling.greedy or not max_tokens else self._sampled
             answer = yield from run(list(prompt[cached:]), max_tokens, sampling, cancel, progress)
             while answer.stop_reason == "memory" and self.make_room():
                 said = answer.token_ids
-                rest = yield from run([*prompt, *said][len(self.tokens):],
+                rest = yield from run([*whole, *said][len(self.tokens):],
                                       max_tokens - len(said), sampling, cancel, progress)
                 answer = _continued(answer, rest)
             answer.cached_tokens = cached
