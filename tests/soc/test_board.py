@@ -413,6 +413,7 @@ def test_boot_report(serial_board):
     board.transport._sequence += 1
     board.transport.link.write(MAILBOX_BASE + 4 * MAILBOX.command_sequence,
                                [board.transport._sequence])
+    board._sequence = board.transport._sequence
     with pytest.raises(UserError, match="does not know command 77"):
         board._event("DONE")
     assert board.info()["selftest"] == 0  # errors do not stick

@@ -28,6 +28,7 @@ _log = logging.getLogger("bitnet_host.link")
 _PIECE = 1 << 16  # bytes whose checksum the board says, to see what it has already
 _MUCH = 1 << 16  # bytes for which it pays to make a line faster first
 _SLOW = 3600  # seconds of an upload that nobody wants without having said so
+_LONGEST_WAIT = 120.0  # seconds for an INFO: a simulated board waits long for memory that is away
 ANSWER_TIMEOUT = 600.0  # seconds without any event; a simulated full-size token takes minutes
 
 
@@ -96,7 +97,7 @@ class Board:
     def info(self) -> dict[str, int]:
         """INFO_FIELDS of the board. Raises BoardError if its firmware is of another version or its
         self-test failed."""
-        info = read_info(self.ask("INFO", event="INFO", timeout=30))
+        info = read_info(self.ask("INFO", event="INFO", timeout=_LONGEST_WAIT))
         if info["selftest"]:
             code = ERRORS["SELFTEST"][0]
             raise BoardError(error_text(code, info["selftest"]), code, info["selftest"])
