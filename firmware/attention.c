@@ -41,7 +41,7 @@ static void divide_by_127(uint32_t out, uint32_t count)
 }
 
 // Puts the keys of `heads` heads and the scales of their keys and values into the cache. The values
-// themselves are put there later, by store_values with s[S_V_SCALES..]. Prepares the first of these
+// themselves are put there later, times s[S_V_SCALES..]. Prepares the first of these
 // heads' queries.
 static void store_heads(uint32_t index, uint32_t heads, uint32_t place, uint32_t q, uint32_t k,
                         uint32_t v)

@@ -119,8 +119,8 @@ void slots_score(const struct message *m)
     }
 }
 
-// Where the token at a position of a slot's conversation stands.
-static uint32_t history(const struct slot *s, uint32_t position)
+// Where the token that a prompt has for a position of the conversation waits.
+static uint32_t waiting(const struct slot *s, uint32_t position)
 {
     return model.history_base + (number(s) * model.context + position) * 4;
 }
@@ -153,7 +153,7 @@ void slots_generate(const struct message *m)
     for (uint32_t i = 0; i < count && !fault_pending(); i++) {
         if (p[GENERATE_WORDS + i] >= model.vocab)
             fault_raise(ERROR_ARGUMENT, p[GENERATE_WORDS + i]);
-        ddr_put(history(s, s->position + i), p[GENERATE_WORDS + i]);
+        ddr_put(waiting(s, s->position + i), p[GENERATE_WORDS + i]);
     }
     if (fault_pending())
         return;
@@ -253,14 +253,14 @@ static void put_prompt(struct slot *s)
 {
     for (uint32_t i = s->done; i < s->prompt; i++) {
         uint32_t position = s->position + i - s->done;
-        if (!put(s, *ddr_word(history(s, position)), position))
+        if (!put(s, *ddr_word(waiting(s, position)), position))
             return;
     }
 }
 
 // Slots that have something to do, from `first` on: bit n is for slot first + n, which follows the
 // last one round.
-static uint32_t from(uint32_t first)
+static uint32_t busy_from(uint32_t first)
 {
     return (busy >> first | busy << (SLOTS - first)) & ((1u << SLOTS) - 1);
 }
@@ -282,13 +282,13 @@ static void gather(void)
     }
     bool crowded = prompts && writing > transformer_most() / 2;
     prompts_alone = crowded && !prompts_alone;
-    for (uint32_t i = writer, left = prompts_alone ? 0 : from(i); left; left >>= 1, i++) {
+    for (uint32_t i = writer, left = prompts_alone ? 0 : busy_from(i); left; left >>= 1, i++) {
         i %= SLOTS;
         if (writes(i) && put(&slots[i], slots[i].next, slots[i].position))
             writer = (i + 1) % SLOTS;
     }
     bool served = false;
-    for (uint32_t i = reader, left = crowded && !prompts_alone ? 0 : from(i); left && prompts;
+    for (uint32_t i = reader, left = crowded && !prompts_alone ? 0 : busy_from(i); left && prompts;
          left >>= 1, i++) {
         i %= SLOTS;
         if (!is_busy(i) || writes(i))
@@ -330,8 +330,6 @@ static void choose(struct slot *s, const struct logits *logits)
         finish(s, STOP_CONTEXT);
     else if (s->tokens == s->max_tokens)
         finish(s, STOP_LENGTH);
-    else
-        ddr_put(history(s, s->position), s->next);
 }
 
 static void tell_progress(struct slot *s)

@@ -72,7 +72,7 @@ def _fresh(request):
             for target in request.getfixturevalue(name):
                 target.prepare()
                 for slot in target.slots:
-                    vars(slot).pop("make_room", None)
+                    slot.make_room = lambda: False
     yield
 
 
@@ -167,6 +167,17 @@ def test_ten_conversations_at_once(bundled):
     reference.reset()
     reference.generate(chosen.tokens, 0)
     _same_logits(chosen, reference, [5, 1999])
+
+
+def test_logits_of_two_at_once(bundled):
+    """They lie in one place on the board, and each host reads its own."""
+    board, reference = bundled
+    texts = [[5, 6, 7, 8], [1999, 12, 900, 44]]
+    found = _together([lambda slot=slot, text=text: [slot.score(token) for token in text]
+                       for slot, text in zip(board.slots, texts, strict=False)])
+    for alone, text, logits in zip(reference.slots, texts, found, strict=False):
+        for token, ours in zip(text, logits, strict=True):
+            np.testing.assert_array_equal(ours.view(np.uint32), alone.score(token).view(np.uint32))
 
 
 def test_pages_anywhere(small):

@@ -51,7 +51,6 @@ class BoardTarget(Target):
         super().__init__(board.image)
         self.board, self.slot, self._siblings = board, slot, slots
         self._unsure = True  # the board may hold other tokens than ``tokens``
-        self._lost = False  # so it may in the middle of an answer, by what another slot met
         self._sequence = 0  # of the command sent last
 
     @property
@@ -89,16 +88,12 @@ class BoardTarget(Target):
 
     def _lose_all(self) -> None:
         for slot in self._siblings:
-            slot._lost = True
+            slot.lost = True
             slot._lose()
-
-    def _start(self) -> None:
-        super()._start()
-        self._lost = False
 
     def _go_on(self) -> None:
         """Raises BoardTaken if the answer under way has lost its conversation."""
-        if self._lost:
+        if self.lost:
             self._lose()
             raise BoardTaken("the board was restarted, or another host has used it, in the middle "
                              "of the answer: the conversation is lost, start anew")
@@ -135,7 +130,7 @@ class BoardTarget(Target):
 
     def _forget_all(self) -> None:
         for slot in self._siblings:
-            slot.tokens, slot._unsure, slot._lost = [], False, True
+            slot.tokens, slot._unsure, slot.lost = [], False, True
 
     # -- the KV cache ------------------------------------------------------------------------------
 
@@ -156,7 +151,7 @@ class BoardTarget(Target):
             with self._watched():  # an answer that an earlier host, or a lost command, left running
                 self.board.ask("CLEAR")
             self._lose_all()
-            self._lost = False  # this one begins anew
+            self.lost = False  # this one begins anew
             self._reset(len(tokens))
         self.tokens, self._unsure = tokens, False
 
@@ -173,7 +168,7 @@ class BoardTarget(Target):
             return self._score_alone(token)
 
     def _score_alone(self, token: int) -> NDArray[np.float32]:
-        self._start()
+        self.lost = False
         if self._unsure:
             self._truncate(0)
         tokens, self._unsure = [*self.tokens, token], True
@@ -311,7 +306,7 @@ class BoardTarget(Target):
 
     def _hold(self, tokens: list[int], position: int) -> None:
         """Takes note of what the KV cache holds, if ``tokens`` say so."""
-        known = position <= len(tokens) and not self._lost
+        known = position <= len(tokens) and not self.lost
         self.tokens, self._unsure = tokens[:position] if known else [], not known
 
 

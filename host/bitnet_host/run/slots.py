@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -31,13 +31,9 @@ class Slots:
         self._idle = list(self._slots)  # longest ago first
         self._queue: deque[object] = deque()
         self._changed = threading.Condition()
-        self._owners: dict[int, int] = {}  # threads and how many slots each has
+        self._owners = Counter[int]()  # how many slots a thread has
         for slot in self._slots:
-            slot.make_room = self._make_room  # type: ignore[method-assign]
-
-    @property
-    def count(self) -> int:
-        return len(self._slots)
+            slot.make_room = self._make_room
 
     @property
     def waiting(self) -> int:
@@ -58,7 +54,7 @@ class Slots:
         finally:
             if slot is not None:
                 with self._changed:
-                    self._owners[owner] -= 1
+                    self._owners -= Counter((owner,))  # which drops it at none
                 self._release(slot)
 
     def _acquire(self, tokens: Sequence[int], cancel: Cancel | None) -> Target | None:
@@ -69,14 +65,13 @@ class Slots:
                 while not (self._idle and self._queue[0] is ticket):
                     if cancel:
                         return None
-                    if self._owners.get(threading.get_ident(), 0) == len(self._slots):
+                    if self._owners[threading.get_ident()] == len(self._slots):
                         raise BadArgument("this thread has all slots in the middle of an answer: "
                                           "read one to its end or close it first")
                     self._changed.wait(_LOOK)
                 slot = self._choose(tokens)
                 self._idle.remove(slot)
-                owner = threading.get_ident()
-                self._owners[owner] = self._owners.get(owner, 0) + 1
+                self._owners[threading.get_ident()] += 1
                 return slot
             finally:
                 self._queue.remove(ticket)
@@ -93,7 +88,7 @@ class Slots:
         if common and 2 * common >= len(best.tokens):  # little of another conversation is lost
             return best
         empty = (slot for slot in self._idle if not slot.tokens)
-        return next(empty, best if len(self._slots) == 1 else self._idle[0])
+        return next(empty, self._idle[0])
 
     def _make_room(self) -> bool:
         """Forgets the conversation that was answered longest ago and is not being answered now."""

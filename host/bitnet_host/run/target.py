@@ -60,14 +60,22 @@ Steps = Generator[Choice, None, Answer]
 Choices = tuple[list[int], list[float]]
 
 
+def _no_room() -> bool:
+    return False
+
+
 class Target(ABC):
     """Runs one model. ``tokens`` are those in its KV cache. Calls of several threads wait for each
-    other."""
+    other. ``make_room`` is called when other conversations have the rest of the KV cache, and says
+    whether it gave back some of it. ``lost``: the answer under way has lost its conversation, by
+    what another slot met."""
 
     def __init__(self, image: Image) -> None:
         self.image = image
         self.tokens: list[int] = []
         self.cached = 0  # tokens that the generation under way found in the KV cache
+        self.make_room: Callable[[], bool] = _no_room
+        self.lost = False
         self._lock, self._owner = threading.Lock(), 0
 
     @contextmanager
@@ -103,11 +111,6 @@ class Target(ABC):
     def lease(self, tokens: Sequence[int], cancel: Cancel | None = None) -> Iterator[Target | None]:
         """What to answer a conversation on, ``tokens`` so far, as ``Slots`` has it."""
         yield self
-
-    def make_room(self) -> bool:
-        """Called when other conversations have the rest of the KV cache: gives back some of it, if
-        that is possible."""
-        return False
 
     def prepare(self, progress: Progress = quiet) -> None:
         """Makes the model ready. Raises UserError."""
@@ -155,10 +158,6 @@ class Target(ABC):
         """Appends ``prompt``; the answer has its cycles, and the candidates are those of the next
         token, none if it was cancelled."""
 
-    def _start(self) -> None:
-        """Called before an answer begins."""
-        self.cached = 0
-
     def reset(self) -> None:
         """Forgets the conversation."""
         self.truncate(0)
@@ -187,7 +186,7 @@ class Target(ABC):
             raise BadArgument(f"max_tokens must lie between 0 and {2**31 - 1}, not {max_tokens}")
         sampling, cancel = sampling or Sampling(), Cancel() if cancel is None else cancel
         with self._alone():
-            self._start()
+            self.lost = False
             self.cached = cached = self._keep_common(prompt) if reuse else 0
             self.check_prompt(prompt[cached:])
             whole = [*self.tokens, *prompt[cached:]]
