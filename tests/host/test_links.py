@@ -670,6 +670,18 @@ def _named(*tokens):
     return "CANDIDATES", [word for token in tokens for word in (token, 0x3F800000)]
 
 
+def test_a_board_that_is_made_ready_in_the_middle_of_an_answer(image):
+    """By another slot: all conversations begin anew then, and the answer does not go on."""
+    target = _target(image, [_named(5, 6), _stats(stop_reason=1, position=2), ("DONE", [])])
+    steps = target.stream([1, 2], 4, Sampling(temperature=0.5, seed=1))
+    next(steps)
+    _loaded(target, image, model_id=image.header.model_id)
+    target.slots[1].prepare()
+    with pytest.raises(BoardTaken, match="in the middle of the answer"):
+        next(steps)
+    assert target.transport.sent == ["GENERATE", "CLEAR"]
+
+
 def test_an_answer_that_loses_its_conversation(image):
     """Another slot meets a restart while the host chooses a token, or while the last events come:
     the answer does not go on without what came before it."""

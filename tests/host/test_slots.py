@@ -117,6 +117,24 @@ def test_a_cancel_ends_the_wait(target):
     assert Session(slots).complete("The cat", max_tokens=4).reply.usage.completion == 4
 
 
+def test_who_gave_its_slot_back_waits_like_others(target):
+    slots, cancel, held, done = Slots(target, 1), Cancel(), threading.Event(), threading.Event()
+    _answer(slots, [5, 6])
+
+    def hold():
+        with slots.lease([7]):
+            held.set()
+            done.wait(10)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    held.wait(10)
+    threading.Timer(0.2, cancel.set).start()
+    assert Session(slots).complete("The cat", cancel=cancel).reply.stop_reason == "cancel"
+    done.set()
+    other.join(10)
+
+
 def test_sessions_of_threads_answer_as_if_alone(target):
     prompts = ["The cat", "Once upon a time", "Tell me", "A dog", "Why"]
     alone = []
