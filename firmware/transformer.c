@@ -5,6 +5,7 @@
 #include "board.h"
 #include "fault.h"
 #include "head.h"
+#include "link.h"
 #include "pages.h"
 #include "plan.h"
 
@@ -305,6 +306,7 @@ bool transformer_pass(const struct input *inputs, uint32_t count)
         embed(inputs[i].token, plan.x + i * plan.x_rows);
     for (uint32_t layer = 0; layer < model.layers; layer++) {
         watchdog_feed();
+        link_progress(layer, model.layers); // for hosts that wait for the end of the pass
         run_layer(layer, inputs, count);
     }
     section(OPERATOR_SAMPLE);

@@ -144,6 +144,20 @@ def test_a_command_that_cannot_be_sent(line, error, told):
     assert exchange.receive(waiting, 1)[0] == "TOKEN"
 
 
+@pytest.mark.parametrize("error,told", [(BoardTaken("gone"), True), (BoardBusy("busy"), False)])
+def test_what_goes_wrong_beside_commands(line, error, told):
+    """With a cancel, or while logits are read."""
+    exchange = Exchange(line)
+    waiting = exchange.send("GENERATE")
+    with pytest.raises(type(error)), exchange.told():
+        raise error
+    line.put(waiting, "TOKEN", 1)
+    if told:
+        with pytest.raises(BoardTaken):
+            exchange.receive(waiting, 1)
+    assert exchange.receive(waiting, 1)[0] == "TOKEN"
+
+
 def test_an_event_that_comes_while_its_command_is_being_sent(line):
     """Another thread listens meanwhile and must not drop it."""
     exchange, results = Exchange(line), {}

@@ -766,6 +766,16 @@ def test_a_command_that_may_have_been_taken(image):
     assert asked and target.transport.sent == ["RESET", "GENERATE"] and target.tokens == [7]
 
 
+def test_a_cancel_that_finds_the_board_taken_tells_all_who_wait(image):
+    target = _target(image, [])
+    waiting = target.board.exchange.send("GENERATE")
+    target.transport.cancel = lambda *_: (_ for _ in ()).throw(BoardTaken("gone"))
+    with pytest.raises(BoardTaken):
+        target._tell_cancel()
+    with pytest.raises(BoardTaken):
+        target.board.exchange.receive(waiting, 1)
+
+
 def test_a_cancel_without_effect_is_repeated(image, monkeypatch):
     clock = iter(range(0, 10_000, 2))
     monkeypatch.setattr("bitnet_host.run.board.time.monotonic", lambda: next(clock))

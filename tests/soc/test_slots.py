@@ -410,6 +410,17 @@ def test_few_answers_and_a_prompt_share_each_pass(small):
     board.board.ask("CLEAR")
 
 
+def test_a_board_in_a_pass_says_how_far_it_is(bundled):
+    """A host with a command waits as long as something moves: a simulated pass takes minutes."""
+    board, _ = bundled
+    layers, seen, limit = board.image.header.layers, set(), time.monotonic() + 60
+    _raw(board, 0, [9] * 200, 50)
+    while len(seen) < layers and time.monotonic() < limit:
+        seen |= {tuple(board.transport._state(MAILBOX.done, MAILBOX.total))} - {(0, 0)}
+    board.board.ask("CLEAR")
+    assert seen == {(layer, layers) for layer in range(layers)}
+
+
 def test_two_prompts_take_turns(small):
     """A short prompt does not wait until a long one is done."""
     board, _ = small

@@ -83,6 +83,12 @@ class BoardTarget(Target):
                 self._lose()
             raise
 
+    @contextmanager
+    def _beside(self) -> Iterator[None]:
+        """For uses of the line beside commands and events."""
+        with self._watched(), self.board.explained(), self.board.exchange.told():
+            yield
+
     def _lose(self) -> None:
         self.tokens, self._unsure = [], True
 
@@ -176,7 +182,7 @@ class BoardTarget(Target):
         _, payload = self._event("SCORED")
         self.tokens, self._unsure = tokens, False
         blocks = -(-int(payload[2]) * 4 // BLOCK_BYTES)
-        with self._watched(), self.board.explained():
+        with self._beside():
             raw = self.board.transport.read_ddr(int(payload[1]), blocks * BLOCK_BYTES // 4)
         return unstripe(raw.astype("<u4").view(np.uint8)).view(np.float32)[:int(payload[2])].copy()
 
@@ -279,7 +285,7 @@ class BoardTarget(Target):
                 return
 
     def _tell_cancel(self) -> None:
-        with self._watched(), self.board.explained():
+        with self._beside():
             self.board.transport.cancel(self.slot, self._sequence)
 
     def _abandon(self, tokens: list[int]) -> None:

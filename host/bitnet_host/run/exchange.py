@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,15 +38,22 @@ class Exchange:
     def send(self, command: str, payload: Sequence[int] = ()) -> int:
         """Sends a command; its number, for ``receive`` and, at the end, ``forget``. Raises as
         ``Transport.send``."""
-        with self._changed:  # lest its first event is there before somebody waits for it
-            try:
-                sequence = self.transport.send(command, payload)
-            except UserError as error:
-                if loses_conversations(error):
-                    self._fail(error)
-                raise
+        with self._changed, self.told():  # lest its event is there before somebody waits for it
+            sequence = self.transport.send(command, payload)
             self._waiting[sequence] = deque()
             return sequence
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """For uses of the transport beside this exchange: if one finds the conversations lost, all
+        who wait hear of it."""
+        try:
+            yield
+        except UserError as error:
+            if loses_conversations(error):
+                with self._changed:
+                    self._fail(error)
+            raise
 
     def receive(self, sequence: int, timeout: float) -> tuple[str, Words]:
         """The next event that answers a command. Raises LinkTimeout if none comes in ``timeout``
