@@ -28,7 +28,11 @@ class BadModel(BadFile):
 
 
 class OutOfContext(UserError):
-    """More tokens than the model's context holds."""
+    """More tokens than the model's context holds: ``tokens`` at least."""
+
+    def __init__(self, text: str, tokens: int = 0) -> None:
+        super().__init__(text)
+        self.tokens = tokens
 
 
 class LinkError(UserError):

@@ -1,4 +1,4 @@
-"""The command line: chat, convert, score, info, bench, selftest."""
+"""The command line: chat, serve, convert, score, info, bench, selftest."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import bitnet_host
 from bitnet_host.apps.chat import Conversation, as_json, interruptible, show, statistics
 from bitnet_host.apps.progress import ProgressDisplay
 from bitnet_host.apps.prompt import Prompt
+from bitnet_host.apps.serve import serve
 from bitnet_host.bench.measure import (
     CLOCK_HZ,
     BenchOptions,
@@ -219,6 +220,9 @@ def chat(
             print(statistics(reply), file=sys.stderr)
             if as_object:
                 print(as_json(reply), flush=True)
+
+
+app.command()(serve)
 
 
 @app.command()

@@ -97,8 +97,9 @@ class ChatTemplate:
         except (jinja2.TemplateError, *_FAILURES) as error:
             raise BadModel(f"the model's chat template is not usable: {error}") from None
 
-    def render(self, messages: list[Message]) -> str:
-        """The conversation as text that ends where the assistant is to speak."""
+    def render(self, messages: list[Message], **options: Any) -> str:
+        """The conversation as text that ends where the assistant is to speak. ``options`` are the
+        template's own, as ``tools`` and ``add_generation_prompt``."""
         limit, before = time.monotonic() + _SECONDS, sys.gettrace()
 
         def watch(frame: FrameType, event: str, argument: Any) -> Any:
@@ -108,9 +109,9 @@ class ChatTemplate:
 
         sys.settrace(watch)  # of this thread only
         try:
-            return self._template.render(
-                messages=messages, tools=None, documents=None, add_generation_prompt=True,
-                **self._special)
+            return self._template.render({
+                "tools": None, "documents": None, "add_generation_prompt": True,
+                **self._special, **options, "messages": messages})
         except jinja2.TemplateError as error:
             raise BadModel(f"the model's chat template refuses this conversation: "
                            f"{error}") from None

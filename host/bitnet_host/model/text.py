@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -19,9 +20,10 @@ _MARK = "\ue000"
 
 
 class TextModel:
-    """Encodes and decodes for an image. Raises BadModel if it has no usable tokenizer."""
+    """Encodes and decodes for an image. ``template``: the source of its chat template, or None;
+    another one may be given. Raises BadModel if there is no usable tokenizer or template."""
 
-    def __init__(self, image: Image) -> None:
+    def __init__(self, image: Image, template: str | None = None) -> None:
         meta = image.meta
         if not meta.get("tokenizer"):
             raise BadModel("the model has no tokenizer: convert a checkpoint folder that holds "
@@ -36,10 +38,11 @@ class TextModel:
             tokenizer.no_truncation()
             tokenizer.no_padding()
         special = meta.get("special") or {}
-        source = meta.get("chat_template")
+        source = template or meta.get("chat_template")
         if not isinstance(special, dict) or not isinstance(source, (str, type(None))):
             raise BadModel("the model's chat template or special tokens are no text: convert the "
                            "model again")
+        self.template = source
         self._template = ChatTemplate(source, special) if source else None
         self._bos = special.get("bos_token_id")
         self._context, self._vocab = image.header.context, image.vocab
@@ -57,13 +60,20 @@ class TextModel:
         Control tokens in the text count."""
         return self._checked(self._ids(self._tokenizer, text, special=True))
 
-    def encode_chat(self, messages: list[Message], *, control: bool = False) -> tuple[str,
-            list[int]]:
+    def encode_part(self, text: str) -> list[int]:
+        """Token ids of plain text that stands behind other text."""
+        return self._checked(self._ids(self._tokenizer, text))
+
+    def encode_chat(self, messages: list[Message], *, control: bool = False,
+                    **options: Any) -> tuple[str, list[int]]:
         """The conversation rendered as text, and its token ids. What reads like a control token in
         a message is text, unless ``control``. Where the tokenizer starts texts with BOS and the
-        template does not, it is put first."""
+        template does not, it is put first. ``options`` are ``render``'s."""
         self._check(messages)
-        rendered = self.render(messages) if control else self._render_marked(messages)
+        if not control:
+            messages = [{key: self._mark(value) if isinstance(value, str) else value
+                         for key, value in message.items()} for message in messages]
+        rendered = self.render(messages, **options)
         return rendered, self.encode_rendered(rendered, start=True)
 
     def encode_rendered(self, rendered: str, *, start: bool) -> list[int]:
@@ -100,11 +110,6 @@ class TextModel:
         except Exception as error:  # the library raises plain Exception
             raise BadModel(f"the model's tokenizer fails on this text: {error}") from None
 
-    def _render_marked(self, messages: list[Message]) -> str:
-        return self.render([{key: self._mark(value) if isinstance(value, str) else value
-                             for key, value in message.items()}
-                            for message in messages])
-
     def _mark(self, content: str) -> str:
         content = content.replace(_MARK, 2 * _MARK)
         for token in self._control:
@@ -112,12 +117,21 @@ class TextModel:
                 content = content.replace(token, token[0] + _MARK + token[1:])
         return content
 
-    def render(self, messages: list[Message]) -> str:
-        """The conversation as text that ends where the assistant is to speak. Raises BadModel."""
+    def render(self, messages: list[Message], **options: Any) -> str:
+        """The conversation as text that ends where the assistant is to speak, or with what it has
+        said if the last message is the assistant's. ``options`` are the template's own. Raises
+        BadModel."""
         if self._template is None:
             raise BadModel("the model has no chat template: use it with plain text (raw)")
         self._check(messages)
-        return self._template.render(messages)
+        said = ""
+        if messages and messages[-1]["role"] == "assistant":
+            *messages, last = messages
+            said = last["content"]
+            if messages and messages[-1]["role"] == "assistant":
+                raise BadArgument("the conversation ends with two messages of the assistant: it "
+                                  "can go on with one only")
+        return self._template.render(messages, **options) + said
 
     def _check(self, messages: list[Message]) -> None:
         for message in messages:
@@ -133,7 +147,7 @@ class TextModel:
         if len(text) > self._longest * self._context:
             raise OutOfContext(f"the text of {len(text):,} characters is longer than the model's "
                                f"context of {self._context} tokens: "
-                               "shorten it")
+                               "shorten it", len(text) // self._longest)
         try:
             text.encode()
         except UnicodeEncodeError:
@@ -148,6 +162,11 @@ class TextModel:
                            "together")
         return ids
 
+    @staticmethod
+    def shown(rendered: str) -> str:
+        """Rendered text of ``encode_chat`` as people read it."""
+        return re.sub(f"{_MARK}({_MARK}?)", r"\1", rendered)
+
     # -- decoding ----------------------------------------------------------------------------------
 
     def decode(self, ids: list[int]) -> str:
@@ -157,6 +176,11 @@ class TextModel:
     def token_text(self, token: int) -> str:
         """The token as the tokenizer writes it."""
         return self._tokenizer.id_to_token(token) or ""
+
+    def piece(self, token: int) -> str:
+        """The text that a token stands for, control tokens included; U+FFFD for parts of
+        characters."""
+        return self._tokenizer.decode([token], skip_special_tokens=False)
 
 
 class TextStream:
@@ -169,15 +193,18 @@ class TextStream:
         self._given = ""
         self.whole = ""
         self.stopped = False
+        self.stop = ""
 
     def add(self, token: int) -> str:
-        """Takes a token; returns what can be shown now. ``stopped``: a stop string is complete,
-        ``whole`` ends before it."""
+        """Takes a token; returns what can be shown now. ``stopped``: the stop string ``stop`` is
+        complete, ``whole`` ends before it."""
         self._ids.append(token)
         self.whole = self._text.decode(self._ids)
-        found = [place for stop in self._stops if (place := self.whole.find(stop)) >= 0]
+        found = [(place, stop)
+                 for stop in self._stops if (place := self.whole.find(stop)) >= 0]
         if found:
-            self.stopped, self.whole = True, self.whole[:min(found)]
+            place, self.stop = min(found)
+            self.stopped, self.whole = True, self.whole[:place]
             return self._give(self.whole)
         shown = self.whole.rstrip(_UNFINISHED)
         held = max((n

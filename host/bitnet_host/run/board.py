@@ -174,11 +174,12 @@ class BoardTarget(Target):
             return self._score_alone(token)
 
     def _score_alone(self, token: int) -> NDArray[np.float32]:
-        self.lost = False
-        if self._unsure:
+        if self._unsure and not self.lost:
             self._truncate(0)
-        tokens, self._unsure = [*self.tokens, token], True
-        self._send("SCORE", [self.slot, token, len(self.tokens)])
+        tokens = [*self.tokens, token]
+        self._go_on()
+        self._unsure = True
+        self._send("SCORE", [self.slot, token, len(tokens) - 1])
         _, payload = self._event("SCORED")
         self.tokens, self._unsure = tokens, False
         blocks = -(-int(payload[2]) * 4 // BLOCK_BYTES)
@@ -193,7 +194,8 @@ class BoardTarget(Target):
         first, last = self._begin(prompt, sampling, cancel, progress)
         if first.stop_reason != "length":
             return first
-        answer = yield from self._run(last, max_tokens, 0, sampling, cancel, progress)
+        answer = yield from self._run(last, max_tokens, 0, sampling, cancel,
+                                      _within(progress, len(prompt) - len(last), len(prompt)))
         return _joined(first, answer)
 
     def _candidates(self, prompt: list[int], sampling: Sampling, cancel: Cancel,
@@ -202,7 +204,8 @@ class BoardTarget(Target):
         if first.stop_reason != "length":
             return first, ([], [])
         self._named: Choices = ([], [])
-        answer = _whole(self._run(last, 0, sampling.candidates, sampling, cancel, progress))
+        answer = _whole(self._run(last, 0, sampling.candidates, sampling, cancel,
+                                  _within(progress, len(prompt) - len(last), len(prompt))))
         tokens, logits = self._named
         kept = [(token, logit)
                 for token, logit in zip(tokens, logits, strict=True) if token < self.image.vocab]
@@ -217,7 +220,7 @@ class BoardTarget(Target):
         answer, start = Answer(clock_hz=self.board.clock_hz, prefill_cycles=0), 0
         while len(prompt) - start > _MAX_PROMPT and answer.stop_reason == "length":
             part = _whole(self._run(prompt[start:start + _MAX_PROMPT], 0, 0, sampling, cancel,
-                                    progress))
+                                    _within(progress, start, len(prompt))))
             answer = _joined(answer, part)
             start += _MAX_PROMPT
         return answer, prompt[start:]
@@ -321,6 +324,11 @@ def _is_elsewhere(error: UserError) -> bool:
     is in the middle of another answer."""
     return (isinstance(error, BoardError)
             and error.code in (ERRORS["POSITION"][0], ERRORS["BUSY"][0]))
+
+
+def _within(progress: Progress, before: int, total: int) -> Progress:
+    """For a part of a prompt of ``total`` tokens."""
+    return lambda what, done, _: progress(what, before + done, total)
 
 
 def _whole(steps: Steps) -> Answer:

@@ -16,6 +16,7 @@ from typing import Any
 
 from bitnet_host.errors import BadArgument
 from bitnet_host.model.image import Image
+from bitnet_host.run.grammar import Grammar
 from bitnet_host.run.protocol import MOST_CANDIDATES
 
 __all__ = ["Alternative", "Choice", "Sampler", "Sampling"]
@@ -35,7 +36,8 @@ class Sampling:
     that the answer has, once or by count, as in OpenAI's API. logit_bias: added to logits by token;
     it reaches candidates only. seed: None for another answer each time. logprobs: how many
     alternatives to report, with logarithms of probabilities among the candidates. full_head: all
-    logits in int8 instead of those that the ternary sketch ranks highest.
+    logits in int8 instead of those that the ternary sketch ranks highest. grammar: what the answer
+    has to look like; where it allows none of the candidates, all tokens are.
     """
 
     temperature: float = 0.0
@@ -49,6 +51,7 @@ class Sampling:
     seed: int | None = None
     logprobs: int = 0
     full_head: bool = False
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         def number(name: str, low: float, high: float, above: bool = False) -> None:
@@ -102,7 +105,8 @@ class Sampling:
     @property
     def greedy(self) -> bool:
         """The best token counts, as it is, and nobody asks for others."""
-        return self.temperature == 0 and not self.logprobs and not self._changes_logits
+        return (self.temperature == 0 and not self.logprobs and not self._changes_logits
+                and self.grammar is None)
 
     @property
     def _changes_logits(self) -> bool:
@@ -113,8 +117,9 @@ class Sampling:
     @property
     def candidates(self) -> int:
         """How many candidates suffice."""
-        return (MOST_CANDIDATES
-                if self._changes_logits or not self.top_k else max(self.top_k, self.logprobs))
+        if self._changes_logits or self.grammar or not self.top_k:
+            return MOST_CANDIDATES
+        return max(self.top_k, self.logprobs)
 
 
 @dataclass(frozen=True)
@@ -124,40 +129,71 @@ class Alternative:
     token: int
     logprob: float
 
+    @property
+    def probability(self) -> float:
+        return math.exp(self.logprob)
+
 
 @dataclass(frozen=True)
 class Choice:
     """The token chosen. ``logprob`` is None if nobody asked; ``alternatives`` are the most probable
-    tokens, best first."""
+    tokens, best first; ``drawn`` is what was left to choose from, at most as many, with the
+    probabilities there."""
 
     token: int
     logprob: float | None = None
     alternatives: tuple[Alternative, ...] = ()
+    drawn: tuple[Alternative, ...] = ()
 
 
 class Sampler:
-    """Chooses the tokens of one answer. ``context``: the token ids before it."""
+    """Chooses the tokens of one answer. ``context``: the token ids before it; ``said``: those that
+    it has already, from another sampler of the same kind, whose place this one takes."""
 
-    def __init__(self, sampling: Sampling, context: Iterable[int] = ()) -> None:
+    def __init__(self, sampling: Sampling, context: Iterable[int] = (),
+                 said: Sequence[int] = ()) -> None:
         self._sampling = sampling
         self._random = random.Random(sampling.seed)  # None: of the system's entropy
-        self._seen, self._said = set(context), Counter[int]()
+        self._seen, self._said = {*context, *said}, Counter(said)
+        for _ in said if sampling.temperature else ():
+            self._random.random()
+        self._matcher = sampling.grammar.matcher(said) if sampling.grammar else None
+
+    @property
+    def done(self) -> bool:
+        """Whether the grammar has the answer end here."""
+        return self._matcher is not None and self._matcher.done
+
+    def admits(self, tokens: Sequence[int]) -> list[bool]:
+        """Which of ``tokens`` the grammar allows next."""
+        if self._matcher is None:
+            return [True] * len(tokens)
+        allowed = self._matcher.allowed()
+        return [bool(allowed[token]) for token in tokens]
 
     def choose(self, tokens: Sequence[int], logits: Sequence[float]) -> Choice:
-        """The next token of the candidates ``tokens``, at least one, with their raw ``logits``."""
+        """The next token of the candidates ``tokens``, with their raw ``logits``, of which the
+        grammar allows at least one."""
         asked, pairs = self._sampling, list(zip(tokens, logits, strict=True))
-        changed = sorted(((self._changed(token, logit), token) for token, logit in pairs),
-                         key=lambda pair: (-pair[0], pair[1]))
-        token = changed[0][1] if asked.temperature == 0 else self._draw(changed)
+        changed = sorted(((self._changed(token, logit), token)
+                          for (token, logit), good in zip(pairs, self.admits(tokens), strict=True)
+                          if good), key=lambda pair: (-pair[0], pair[1]))
+        token, shares = (changed[0][1], [1.0]) if asked.temperature == 0 else self._draw(changed)
         self._seen.add(token)
         self._said[token] += 1
+        if self._matcher is not None:
+            self._matcher.accept(token)
         if not asked.logprobs:
             return Choice(token)
         best = max(logits)
         whole = best + math.log(math.fsum(math.exp(logit - best) for logit in logits))
         ranked = sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
         alternatives = tuple(Alternative(t, logit - whole) for t, logit in ranked[:asked.logprobs])
-        return Choice(token, dict(pairs)[token] - whole, alternatives)
+        total = math.fsum(shares)
+        drawn = tuple(Alternative(token, math.log(share / total))
+                      for share, (_, token) in zip(shares[:asked.logprobs], changed, strict=False)
+                      if share)
+        return Choice(token, dict(pairs)[token] - whole, alternatives, drawn)
 
     def _changed(self, token: int, logit: float) -> float:
         asked = self._sampling
@@ -168,7 +204,8 @@ class Sampler:
             logit -= asked.presence_penalty + asked.frequency_penalty * self._said[token]
         return logit + asked.logit_bias.get(token, 0.0)
 
-    def _draw(self, changed: list[tuple[float, int]]) -> int:
+    def _draw(self, changed: list[tuple[float, int]]) -> tuple[int, list[float]]:
+        """A token, and the shares of those it was drawn from, the first ones of ``changed``."""
         asked = self._sampling
         kept = changed[:asked.top_k] if asked.top_k else changed
         shares = [math.exp((logit - kept[0][0]) / asked.temperature) for logit, _ in kept]
@@ -181,5 +218,5 @@ class Sampler:
         for share, (_, token) in zip(shares[:count], kept, strict=False):
             place -= share
             if place < 0:
-                return token
-        return kept[count - 1][1]
+                return token, shares[:count]
+        return kept[count - 1][1], shares[:count]

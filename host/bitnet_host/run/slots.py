@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from bitnet_host.errors import BadArgument
+from bitnet_host.errors import BadArgument, UserError
 from bitnet_host.run.target import Cancel, Target
 
 __all__ = ["Slots"]
@@ -43,6 +43,19 @@ class Slots:
     @property
     def busy(self) -> int:
         return len(self._slots) - len(self._idle)
+
+    def goes_on(self, error: UserError) -> bool:
+        """As of ``Target``."""
+        return False
+
+    def common(self, tokens: Sequence[int]) -> int:
+        """How many of ``tokens`` an idle slot holds already."""
+        with self._changed:
+            return max((_common(slot.tokens, tokens) for slot in self._idle), default=0)
+
+    @property
+    def count(self) -> int:
+        return len(self._slots)
 
     @contextmanager
     def lease(self, tokens: Sequence[int], cancel: Cancel | None = None) -> Iterator[Target | None]:

@@ -13,9 +13,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from bitnet_host.errors import BadArgument, OutOfContext
+from bitnet_host.errors import BadArgument, BoardTaken, OutOfContext, UserError
 from bitnet_host.model.image import Image
 from bitnet_host.reporting import Progress, quiet
+from bitnet_host.run.protocol import MOST_CANDIDATES
 from bitnet_host.run.sampling import Choice, Sampler, Sampling
 
 __all__ = ["Answer", "Cancel", "Choices", "Steps", "Target"]
@@ -126,6 +127,7 @@ class Target(ABC):
         """Appends a token; float32 logits [vocab]."""
         with self._alone():
             self.check_prompt([token])
+            self.lost = False
             return self._score(token)
 
     @abstractmethod
@@ -174,14 +176,20 @@ class Target(ABC):
         if self.position + len(prompt) > context:
             raise OutOfContext(f"the prompt of {len(prompt)} tokens, after {self.position} in the "
                                f"conversation, is longer than the "
-                               f"model's context of {context} tokens: shorten it or start anew")
+                               f"model's context of {context} tokens: shorten it or start anew",
+                               self.position + len(prompt))
+
+    def goes_on(self, error: UserError) -> bool:
+        """Whether an answer that ``error`` ended may go on with another lease."""
+        return False
 
     def stream(self, prompt: Sequence[int], max_tokens: int, sampling: Sampling | None = None, *,
                cancel: Cancel | None = None,
-               progress: Progress = quiet, reuse: bool = False) -> Steps:
+               progress: Progress = quiet, reuse: bool = False, said: int = 0) -> Steps:
         """Appends ``prompt`` to the KV cache and yields up to ``max_tokens`` tokens. With
         ``reuse``, ``prompt`` is the whole conversation, and the cache is kept for what it has in
-        common with it. Closing the generator ends the answer."""
+        common with it. The last ``said`` tokens of ``prompt`` belong to an answer that goes on
+        here. Closing the generator ends the answer."""
         if not 0 <= max_tokens < 2**31:
             raise BadArgument(f"max_tokens must lie between 0 and {2**31 - 1}, not {max_tokens}")
         sampling, cancel = sampling or Sampling(), Cancel() if cancel is None else cancel
@@ -190,12 +198,17 @@ class Target(ABC):
             self.cached = cached = self._keep_common(prompt) if reuse else 0
             self.check_prompt(prompt[cached:])
             whole = [*self.tokens, *prompt[cached:]]
-            run = self._greedy if sampling.greedy or not max_tokens else self._sampled
-            answer = yield from run(list(prompt[cached:]), max_tokens, sampling, cancel, progress)
+            greedy, more = sampling.greedy or not max_tokens, (sampling, cancel, progress)
+
+            def run(ids: list[int], written: int) -> Steps:
+                if greedy:
+                    return self._greedy(ids, max_tokens - written, *more)
+                return self._sampled(said + written, ids, max_tokens - written, *more)
+
+            answer = yield from run(list(prompt[cached:]), 0)
             while answer.stop_reason == "memory" and self.make_room():
-                said = answer.token_ids
-                rest = yield from run([*whole, *said][len(self.tokens):],
-                                      max_tokens - len(said), sampling, cancel, progress)
+                written = answer.token_ids
+                rest = yield from run([*whole, *written][len(self.tokens):], len(written))
                 answer = _continued(answer, rest)
             answer.cached_tokens = cached
             return answer
@@ -225,16 +238,19 @@ class Target(ABC):
                     return answer
                 on_token(choice.token)
 
-    def _sampled(self, prompt: list[int], max_tokens: int, sampling: Sampling, cancel: Cancel,
-                 progress: Progress) -> Steps:
-        sampler, context = Sampler(sampling, [*self.tokens, *prompt]), self.image.header.context
+    def _sampled(self, said: int, prompt: list[int], max_tokens: int, sampling: Sampling,
+                 cancel: Cancel, progress: Progress) -> Steps:
+        before, context = [*self.tokens, *prompt], self.image.header.context
+        sampler = Sampler(sampling, before[:len(before) - said], before[len(before) - said:])
         whole, choices = self._roomy(prompt, sampling, cancel, progress)
         decode = 0
         while choices[0] and not cancel:
+            if not any(sampler.admits(choices[0])):
+                choices = self._best_of_all(sampler)
             choice = sampler.choose(*choices)
             whole.token_ids.append(choice.token)
             yield choice
-            if choice.token in self.image.stop_tokens:
+            if choice.token in self.image.stop_tokens or sampler.done:
                 whole.stop_reason = "stop"
             elif self.position >= context:
                 whole.stop_reason = "context"
@@ -249,6 +265,21 @@ class Target(ABC):
         if whole.prefill_cycles is not None and len(whole.token_ids) > 1:
             whole.decode_cycles_per_token = decode / (len(whole.token_ids) - 1)
         return whole
+
+    def _best_of_all(self, sampler: Sampler) -> Choices:
+        """The tokens of the whole vocabulary that the grammar allows, from the last pass, which is
+        run again."""
+        kept = self.tokens[:-1]
+        last = self.tokens[-1]
+        self._truncate(len(kept))
+        if self.tokens != kept:
+            raise BoardTaken("the conversation was lost in the middle of the answer: start anew")
+        logits = self._score(last)[:self.image.vocab]
+        tokens = [token for token, good in enumerate(sampler.admits(range(len(logits)))) if good]
+        if not tokens:
+            raise BadArgument("the grammar allows no token that the model has")
+        best = sorted(tokens, key=lambda token: (-logits[token], token))[:MOST_CANDIDATES]
+        return best, [float(logits[token]) for token in best]
 
     def _roomy(self, prompt: list[int], sampling: Sampling, cancel: Cancel,
                progress: Progress) -> tuple[Answer, Choices]:
