@@ -14,7 +14,7 @@ C_SOURCES := $(wildcard boot/*.[ch] firmware/*.c firmware/include/*.h soc/bitnet
 	soc/bitnet_soc/sim/ps/*.cpp soc/bitnet_soc/sim/ps/*.hpp firmware/ps/*.c firmware/ps/*.h \
 	tests/*.cpp tests/soc/cfu/*.c tests/soc/cfu/*.cpp tests/soc/qemu/*.c)
 
-.PHONY: chat test check oracle bench fuzz build setup generate clean
+.PHONY: chat test check oracle conformance bench fuzz build setup generate clean
 
 # only the simulated board has to be built
 chat: $(if $(filter-out sim,$(TARGET)),$(VENV)/.installed,build)
@@ -39,6 +39,10 @@ check: $(VENV)/.installed
 
 oracle: $(VENV)/.oracle
 	TORCHDYNAMO_DISABLE=1 $(BIN)/python tests/oracle.py
+
+# llama.cpp's tests of its server, all of them; CI runs those that are known to pass
+conformance: $(VENV)/.installed
+	$(BIN)/python tests/conformance/suite.py
 
 bench: build
 	$(BIN)/python -m bitnet_host.bench.performance docs/performance.md

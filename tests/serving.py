@@ -16,13 +16,14 @@ from bitnet_host.serve.settings import Settings
 
 __all__ = ["quick_image", "serving"]
 
-_SHAPE = "hidden=32,intermediate=32,layers=1,heads=1,kv_heads=1,head_dim=32,vocab=2048,context=256"
+_SHAPE = "hidden=32,intermediate=32,layers=1,heads=1,kv_heads=1,head_dim=32,vocab=2048"
 
 
 @cache
-def quick_image():
-    """A random model that is fast on the golden model, with the bundled one's words."""
-    image = convert(synthetic_checkpoint(parse_shape(_SHAPE), 0.6, 1))
+def quick_image(context=256):
+    """A random model that is fast on the golden model, with the bundled one's words. It never ends
+    an answer itself."""
+    image = convert(synthetic_checkpoint(parse_shape(f"{_SHAPE},context={context}"), 0.6, 1))
     image.meta.update({name: open_model().meta[name]
                        for name in ("tokenizer", "chat_template", "special")})
     return image

@@ -4,13 +4,16 @@ tests."""
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-from bitnet_host.model.open import open_model
 from bitnet_host.model.text import TextModel
 from bitnet_host.run.pool import Pool
 from bitnet_host.serve.run import check, listen, serve
 from bitnet_host.serve.settings import Settings
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from serving import quick_image
 
 # templates that llama-server has under a name
 _BUILT_IN = {
@@ -66,9 +69,7 @@ def main() -> None:
     settings = _settings(given)
     check(settings)
     with listen(settings) as listener:
-        each = given.ctx_size // (1 if given.kv_unified else given.parallel)
-        whole = open_model()
-        image = open_model(context=each) if 0 < each < whole.header.context else whole
+        image = quick_image(given.ctx_size // (1 if given.kv_unified else given.parallel) or 256)
         text = TextModel(image, _template(given))
         pool = Pool(["reference"], image, given.parallel)
         try:

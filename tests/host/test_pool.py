@@ -151,7 +151,7 @@ def test_a_board_that_stays_away(boards, alone):
     boards.after["two"] = boards.passes["two"] + 4
     start = time.monotonic()
     with pytest.raises(LinkError, match="no board is there: one is not there"):
-        Session(pool).complete("The dog", max_tokens=20).reply
+        _ = Session(pool).complete("The dog", max_tokens=20).reply
     assert time.monotonic() - start < 3
     cancel = Cancel()
     cancel.set()
@@ -167,7 +167,7 @@ def test_a_board_that_always_fails_ends_the_answer(boards):
     pool = Pool(["one"], quick_image(), 1, open_one=boards.open, patience=5.0)
     boards.after, boards.for_ever = {"one": 0}, True
     with pytest.raises(LinkTimeout):
-        Session(pool).complete("The cat", max_tokens=20).reply
+        _ = Session(pool).complete("The cat", max_tokens=20).reply
     assert 3 < len(boards.opened) < 12
     pool.close()
 
