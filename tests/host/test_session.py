@@ -213,7 +213,7 @@ def _shares(sampling, draws=4000):
     sampler = Sampler(sampling)
     counts = np.bincount([sampler._draw(sorted(((sampler._changed(t, x), t)
                                                 for t, x in zip(_TOKENS, _LOGITS, strict=True)),
-                                               key=lambda pair: (-pair[0], pair[1])))
+                                               key=lambda pair: (-pair[0], pair[1])))[0]
                           for _ in range(draws)], minlength=20)
     return counts[10:] / draws
 

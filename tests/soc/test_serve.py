@@ -12,7 +12,7 @@ import time
 import httpx
 import openai
 import pytest
-from bitnet_host import Sampling, Session, open_board
+from bitnet_host import Grammars, Sampling, Session, Slots, open_board
 from serving import quick_image, serving
 
 
@@ -163,3 +163,30 @@ def test_a_board_that_is_killed(expected):
         assert len(opened) == 3 and not any(board.error for board in pool.boards)
         health = httpx.get(f"{url}/health").json()
         assert [board["status"] for board in health["boards"]] == ["ok", "ok"]
+
+
+def test_grammars_on_a_board():
+    """Where none of the board's candidates will do, it scores all tokens: for several answers at
+    once, among others."""
+    image = quick_image()
+    grammar = Grammars(image).schema({"type": "array", "minItems": 2, "maxItems": 2,
+                                      "items": {"enum": ["apple", "pear", "plum"]}})
+    samplings = [Sampling(temperature=2.0, seed=seed, grammar=grammar) for seed in range(3)]
+    samplings += [Sampling(), Sampling(temperature=2.0, seed=9)]
+
+    def answers(target):
+        slots, said = Slots(target), {}
+        threads = [threading.Thread(target=lambda place=place, sampling=sampling: said.update({
+            place: Session(slots).complete(f"Number {place}", max_tokens=20,
+                                           sampling=sampling).reply.text}))
+            for place, sampling in enumerate(samplings)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return said
+
+    with open_board("sim", image) as board, open_board("reference", image) as reference:
+        said = answers(board)
+        assert said == answers(reference)
+        assert all(len(json.loads(said[place])) == 2 for place in range(3))
