@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 APT_TOOLS := verilator g++ make riscv64-unknown-elf-gcc
 APT_PACKAGES := verilator g++ make gcc-riscv64-unknown-elf python3-venv
 # what only tests run
-TEST_TOOLS := openocd tclsh qemu-system-arm arm-none-eabi-gcc mkimage mcopy mkfs.vfat sfdisk
-TEST_PACKAGES := openocd tcl qemu-system-arm gcc-arm-none-eabi u-boot-tools mtools dosfstools fdisk
+TEST_TOOLS := openocd tclsh qemu-system-arm arm-none-eabi-gcc mkimage mcopy mkfs.vfat sfdisk haproxy
+TEST_PACKAGES := openocd tcl qemu-system-arm gcc-arm-none-eabi u-boot-tools mtools dosfstools fdisk haproxy
 export PROMPT
 CHAT := $(if $(PROMPT),--prompt "$$PROMPT") $(if $(MAX_TOKENS),--max-tokens $(MAX_TOKENS)) $(if $(TARGET),--target $(TARGET))
 
@@ -41,7 +41,7 @@ oracle: $(VENV)/.oracle
 	TORCHDYNAMO_DISABLE=1 $(BIN)/python tests/oracle.py
 
 # llama.cpp's tests of its server, all of them; CI runs those that are known to pass
-conformance: $(VENV)/.installed
+conformance: $(VENV)/.test-tools
 	$(BIN)/python tests/conformance/suite.py
 
 bench: build
@@ -79,6 +79,7 @@ $(VENV)/.test-tools: $(VENV)/.installed
 	@for tool in $(TEST_TOOLS); do command -v $$tool > /dev/null || missing=1; done; \
 	if [ -n "$$missing" ]; then echo "installing what tests run ..."; \
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(TEST_PACKAGES) > /dev/null; fi
+	@$(BIN)/pip install -q --disable-pip-version-check -e '.[clients]'
 	@touch $@
 
 $(VENV)/.oracle: $(VENV)/.installed

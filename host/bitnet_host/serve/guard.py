@@ -72,7 +72,9 @@ class Guard:
         await self._app(scope, receive, _spelled(send, origin))
 
     def _check_host(self, headers: Headers) -> None:
-        host = _host(headers.get("host", ""))
+        if "host" not in headers:  # HTTP/1.0: a health check, and no browser
+            return
+        host = _host(headers["host"])
         if self._keys or is_loopback(host) or host == self._settings.host.lower():
             return
         raise Refused(403, f"this server is not {host or 'what the Host header says'}: use its "

@@ -87,6 +87,12 @@ def test_names_that_are_made_to_mean_this_machine(plain, locked, host, status):
     assert _chat(locked, host=host or "x", x_api_key=KEY).status_code == 200
 
 
+def test_a_health_check_has_no_name(plain):
+    with _connection(plain) as line:
+        line.sendall(b"GET /health HTTP/1.0\r\n\r\n")
+        assert b" 200 " in _until_closed(line).split(b"\r\n")[0]
+
+
 @pytest.mark.parametrize("origin,status", [
     ("http://localhost:3000", 200), ("http://127.0.0.1", 200), ("https://[::1]:3000", 200),
     ("http://evil.example", 403), ("http://localhost.evil.example", 403), ("null", 403),
