@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 APT_TOOLS := verilator g++ make riscv64-unknown-elf-gcc
 APT_PACKAGES := verilator g++ make gcc-riscv64-unknown-elf python3-venv
 # what only tests run
-TEST_TOOLS := openocd tclsh qemu-system-arm arm-none-eabi-gcc mkimage mcopy mkfs.vfat sfdisk haproxy
-TEST_PACKAGES := openocd tcl qemu-system-arm gcc-arm-none-eabi u-boot-tools mtools dosfstools fdisk haproxy
+TEST_TOOLS := openocd tclsh qemu-system-arm arm-none-eabi-gcc mkimage mcopy mkfs.vfat sfdisk haproxy chromium chromedriver
+TEST_PACKAGES := openocd tcl qemu-system-arm gcc-arm-none-eabi u-boot-tools mtools dosfstools fdisk haproxy chromium chromium-driver
 export PROMPT
 CHAT := $(if $(PROMPT),--prompt "$$PROMPT") $(if $(MAX_TOKENS),--max-tokens $(MAX_TOKENS)) $(if $(TARGET),--target $(TARGET))
 
@@ -73,6 +73,7 @@ $(VENV)/.installed: pyproject.toml
 	@echo "installing Python packages ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install -q --disable-pip-version-check -e '.[gateware,dev]'
+	@$(BIN)/python -m bitnet_host.serve.libraries
 	@touch $@
 
 $(VENV)/.test-tools: $(VENV)/.installed

@@ -61,6 +61,7 @@ def _settings(given: argparse.Namespace) -> Settings:
         origins=(origins,) if origins else (),
         slots_route=not given.no_slots, metrics_route=given.metrics, verbose=given.verbose,
         thinking=given.reasoning != "off", model_path="bundled",
+        ui="none" if given.no_ui else "llama",
         defaults={"temperature": given.temp, "seed": given.seed, "max_tokens": given.n_predict})
 
 

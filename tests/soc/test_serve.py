@@ -13,19 +13,12 @@ import httpx
 import openai
 import pytest
 from bitnet_host import Grammars, Sampling, Session, Slots, open_board
-from serving import quick_image, serving
+from serving import answering, quick_image, serving
 
 
 @pytest.fixture(scope="module")
 def expected():
-    """What the golden model answers, of any thread."""
-    lock = threading.Lock()
-    with open_board("reference", quick_image()) as board:
-        session = Session(board)
-
-        def answer(messages, **sampling):
-            with lock:
-                return session.chat(messages, max_tokens=8, sampling=Sampling(**sampling)).reply
+    with answering() as answer:
         yield answer
 
 
@@ -58,7 +51,7 @@ class Client:
             model="x", messages=_user(text), max_tokens=8, **{"temperature": 0} | options)
 
     def _same(self, said, text, **sampling):
-        right = self.expected(_user(text), **sampling).text
+        right = self.expected(_user(text), 8, **sampling).text
         if said != right:
             self.wrong.append((said, right))
 
@@ -122,6 +115,24 @@ def test_four_clients_of_twenty_requests(expected):
                       if line.startswith(("llamacpp", "bitnet")) and "{" not in line)
         assert int(values["bitnet:bytes_total"]) > 0
         assert int(values["bitnet:stall_memory_cycles_total"]) > 0
+        _check_board(url)
+
+
+def _check_board(url):
+    """What an answer says of the board, beside the same answer of a session."""
+    body = {"messages": _user("Board"), "max_tokens": 6, "temperature": 0}
+    told = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60).json()["board"]
+    assert sum(told["kinds"].values()) == sum(told["operators"].values())
+    assert abs(told["cycles_per_token"] - sum(told["operators"].values())) < 2000
+    assert told["tokens_per_second"] == pytest.approx(125e6 / told["cycles_per_token"], 1e-3)
+    assert told["bytes_per_token"] == 32 * told["kinds"]["moving"]
+    # by hand: Q, O of one head of 32, K, V, and three matrices of 32 x 32, in base 3 rounded up to
+    # blocks of 512 bytes; the head of 2,048 x 32 codes
+    assert 2048 * 32 < told["bytes_per_token"] + told["skipped_bytes_per_token"] < 2048 * 32 * 2
+    assert told["skipped_bytes_per_token"] > 0
+    whole = httpx.post(f"{url}/v1/chat/completions", json=body | {"stream": True}, timeout=60).text
+    last = json.loads(whole.split("data: ")[-2])
+    assert last["board"]["kinds"].keys() == told["kinds"].keys()
 
 
 def test_a_board_that_is_killed(expected):
@@ -153,10 +164,8 @@ def test_a_board_that_is_killed(expected):
         opened[1].simulator._process.kill()
         for thread in threads:
             thread.join()
-        with open_board("reference", quick_image()) as board:
-            session = Session(board)
-            for text in texts:
-                assert said[text] == session.chat(_user(text), max_tokens=60).reply.text
+        for text in texts:
+            assert said[text] == expected(_user(text), 60).text
         limit = time.monotonic() + 60
         while any(board.error for board in pool.boards) and time.monotonic() < limit:
             time.sleep(0.1)

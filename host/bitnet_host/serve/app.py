@@ -9,8 +9,7 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from bitnet_host.errors import UserError
@@ -26,6 +25,7 @@ from bitnet_host.serve import (
     openai_chat,
     openai_responses,
     openai_text,
+    ui,
 )
 from bitnet_host.serve.engine import Engine
 from bitnet_host.serve.guard import Guard
@@ -37,7 +37,7 @@ __all__ = ["application"]
 
 _log = logging.getLogger("bitnet_host.serve")
 _APIS = (openai_chat, openai_text, openai_responses, anthropic, ollama, ollama_models, llama_text,
-         llama_state, models)
+         llama_state, models, ui)
 
 
 def application(pool: Pool, text: TextModel, settings: Settings) -> ASGIApp:
@@ -63,10 +63,7 @@ def application(pool: Pool, text: TextModel, settings: Settings) -> ASGIApp:
             text = f"this server has no {request.url.path}"
         return refused_response(Refused(status, text), request.url.path)
 
-    async def root(request: Request) -> Response:
-        return PlainTextResponse("Ollama is running")
-
     routes = [route for api in _APIS for route in api.routes(engine)]
-    app = Starlette(routes=[Route("/", root), *routes], lifespan=lifespan, exception_handlers={
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={
         Refused: refused, UserError: refused, Exception: refused, HTTPException: unknown})
     return Guard(app, settings)

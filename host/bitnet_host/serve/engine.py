@@ -24,7 +24,6 @@ from bitnet_host.serve.timing import Timing
 
 __all__ = ["Ask", "Engine", "Job", "Read"]
 
-_REMEMBERED = 256  # conversations whose spelling is known
 _STEP = 32  # tokens of a prompt between two reports
 
 
@@ -149,7 +148,8 @@ class Engine:
         self.pool, self.text, self.settings = pool, text, settings
         self.image = pool.image
         self.context = pool.image.header.context
-        self.spelling = Spelling(text, _REMEMBERED)
+        # nothing is remembered: the same request has the same tokens, whatever came before it
+        self.spelling = Spelling(text, 0)
         self.grammars = Grammars(pool.image)
         self.metrics = Metrics()
         self.running: dict[int, Job] = {}

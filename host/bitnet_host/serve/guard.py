@@ -15,10 +15,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bitnet_host.serve.refused import Refused
 from bitnet_host.serve.respond import refused_response
 from bitnet_host.serve.settings import Settings
+from bitnet_host.serve.ui import page_files
 
 __all__ = ["Guard", "is_loopback"]
 
-_PUBLIC = {"/", "/health", "/v1/health", "/api/", "/favicon.ico"}
+_PUBLIC = {"/", "/health", "/v1/health", "/api/"}
 _DRAIN_SECONDS = 5.0
 _METHODS = "GET, POST, DELETE, OPTIONS"
 
@@ -45,6 +46,7 @@ class Guard:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app, self._settings = app, settings
         self._keys = [key.encode() for key in settings.keys]
+        self._public = _PUBLIC | set(page_files(settings.ui))  # a page asks for the key itself
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -93,7 +95,7 @@ class Guard:
                                        or origin.endswith(f"://{headers.get('host')}")))
 
     def _check_key(self, headers: Headers, path: str) -> None:
-        if not self._keys or path in _PUBLIC:
+        if not self._keys or path in self._public:
             return
         kind, _, given = headers.get("authorization", "").partition(" ")
         found = [given.strip()] if kind.lower() == "bearer" else []

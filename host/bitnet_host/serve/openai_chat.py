@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from bitnet_host.run.session import Reply, Token
 from bitnet_host.serve.asking import ask, grammar_of
+from bitnet_host.serve.board import board_fields
 from bitnet_host.serve.engine import Engine, Job, Read
 from bitnet_host.serve.fields import Fields
 from bitnet_host.serve.messages import chat_prompt, messages_of
@@ -111,7 +112,11 @@ class _Answer:
             choices.append(choice)
         more = {"__verbose": verbose_fields(self._engine, self._jobs[0])} if self._verbose else {}
         return {**self._head, "object": "chat.completion", "choices": choices,
-                "usage": usage_fields(replies), "timings": self._jobs[0].timing.fields(), **more}
+                "usage": usage_fields(replies), **self._end(replies, self._jobs[0]), **more}
+
+    def _end(self, replies: Sequence[Reply], job: Job) -> dict[str, Any]:
+        """What the last object of an answer has beside OpenAI's fields."""
+        return {"timings": job.timing.fields(), **board_fields(self._engine.image, replies)}
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Server-sent events up to [DONE]."""
@@ -129,8 +134,7 @@ class _Answer:
                         more["timings"] = job.timing.fields(event.processed, event.cached)
                     yield self._chunk(place, {}, more)
             elif event is None:
-                yield self._chunk(place, {}, {"timings": job.timing.fields()},
-                                  finish_reason(job.reply))
+                yield self._chunk(place, {}, self._end([job.reply], job), finish_reason(job.reply))
             else:
                 told = tokens[place].add(event)
                 if event.text:
@@ -138,8 +142,7 @@ class _Answer:
         if self._usage:
             replies = [job.reply for job in self._jobs]
             yield as_event({**self._head, "object": "chat.completion.chunk", "choices": [],
-                            "usage": usage_fields(replies),
-                            "timings": self._jobs[0].timing.fields()})
+                            "usage": usage_fields(replies), **self._end(replies, self._jobs[0])})
         yield as_event("[DONE]")
 
     def _said(self, place: int, tokens: Tokens, told: Sequence[Token], event: Token) -> bytes:

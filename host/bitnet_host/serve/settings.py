@@ -32,6 +32,7 @@ class Settings:
     metrics_route: bool = True
     verbose: bool = False
     thinking: bool = True
+    ui: str = "own"
     model_path: str = ""
     defaults: dict[str, float] = field(default_factory=dict)
 

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from bitnet_host import Session, open_board
-from serving import quick_image
+from serving import answering
 
 CONFIGURATION = Path(__file__).parents[3] / "deploy/haproxy.cfg"
 _SERVER = f"""import sys
@@ -113,11 +112,10 @@ def test_a_server_that_is_killed(balanced):
         assert len(set(talk.servers[2:])) == 1
         if talk.servers[0] != victim:
             assert len(set(talk.servers)) == 1
-    with open_board("reference", quick_image()) as board:
-        session = Session(board)
+    with answering() as answer:
         for talk in talks:
             for place in range(len(talk.messages) - 2, 0, -2):
-                right = session.chat(talk.messages[:place], max_tokens=6).reply.text
+                right = answer(talk.messages[:place], 6).text
                 assert talk.messages[place]["content"] == right
 
 
@@ -138,5 +136,5 @@ def test_an_answer_in_the_middle(balanced):
         servers[talk.servers[0]].send_signal(signal.SIGKILL)
         thread.join()
     assert said and talk.servers[1] != talk.servers[0]
-    with open_board("reference", quick_image()) as board:
-        assert Session(board).chat(talk.messages[:3], max_tokens=180).reply.text == said[0]
+    with answering() as answer:
+        assert answer(talk.messages[:3], 180).text == said[0]

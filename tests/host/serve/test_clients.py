@@ -12,7 +12,7 @@ import ollama
 import openai
 import pytest
 from bitnet_host import Session, open_board
-from serving import quick_image, serving
+from serving import answering, quick_image, serving
 
 USER = {"role": "user", "content": "Tell me of the cat."}
 
@@ -25,10 +25,8 @@ def server():
 
 @pytest.fixture(scope="module")
 def expected():
-    """What the library answers to messages, greedily."""
-    with open_board("reference", quick_image()) as board:
-        session = Session(board)
-        yield lambda messages, most: session.chat(messages, max_tokens=most).reply
+    with answering() as answer:
+        yield answer
 
 
 @pytest.fixture
