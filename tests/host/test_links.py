@@ -44,7 +44,7 @@ from bitnet_host.run.protocol import COMMANDS, ERRORS, EVENTS, MAILBOX, STATS_FI
 from bitnet_host.run.sampling import Sampling
 from bitnet_host.run.shared import Board
 from board_double import BoardDouble
-from xtvu.datagram import MAGIC, Datagram
+from xtvu.datagram import MAGIC, MOST_WORDS, Datagram
 
 
 @pytest.fixture
@@ -462,6 +462,21 @@ def test_datagrams_among_text_and_noise():
     # a good one may well hold what others begin with
     line._buffer = bytearray(Datagram(1, 9, 3, 0, 0, [5, MAGIC, MAGIC, 6]).encode())
     assert Datagram.decode(line.take()).data == [5, MAGIC, MAGIC, 6]
+
+
+def test_a_garbled_length_does_not_swallow_what_follows():
+    """The longest that there is would wait for some forty answers to a repeated question."""
+    line = object.__new__(SerialWire)
+    longer, good = bytearray(Datagram(1, 7, 3, 0, 0, [7] * 3).encode()), []
+    longer[14:16] = MOST_WORDS.to_bytes(2, "little")
+    line._buffer = bytearray(longer)
+    assert line.take() is None
+    for number in range(2):
+        good.append(Datagram(1, number, 3, 0, 0, [number, MAGIC, 2]).encode())
+        line._buffer += good[-1][:30]
+        assert line.take() is None
+        line._buffer += good[-1][30:]
+        assert line.take() == good[-1] and line.take() is None
 
 
 # -- a board that answers as a script says ---------------------------------------------------------

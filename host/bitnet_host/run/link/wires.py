@@ -147,7 +147,8 @@ class SerialWire(Wire):
 
     def take(self) -> bytes | None:
         """A datagram out of what has come. If it is damaged and another begins inside, it broke off
-        there."""
+        there. While it is not whole, a good one inside shows that its length was garbled: answers
+        to repeated questions could be too few to fill it."""
         while True:
             start = self._buffer.find(_MAGIC)
             if start < 0:
@@ -161,7 +162,7 @@ class SerialWire(Wire):
                 del self._buffer[:4]
                 continue
             if len(self._buffer) < size:
-                return None
+                return self._inside()
             found = bytes(self._buffer[:size])
             following = self._buffer.find(_MAGIC, 4, size)
             if following > 0 and Datagram.decode(found) is None:
@@ -169,6 +170,17 @@ class SerialWire(Wire):
                 continue
             del self._buffer[:size]
             return found
+
+    def _inside(self) -> bytes | None:
+        """The first good datagram that begins after the first byte."""
+        start = 0
+        while (start := self._buffer.find(_MAGIC, start + 1)) > 0:
+            length = int.from_bytes(self._buffer[start + 14:start + 16], "little")
+            found = bytes(self._buffer[start:start + _HEAD + 4 * (length + 1)])
+            if Datagram.decode(found) is not None:
+                del self._buffer[:start + len(found)]
+                return found
+        return None
 
     def close(self) -> None:
         self._line.close()
