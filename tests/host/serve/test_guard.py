@@ -199,6 +199,15 @@ def test_an_unread_body_does_not_spoil_the_connection(locked):
             assert right.status_code == 200
 
 
+def test_a_body_that_is_too_long_to_be_passed_over(plain):
+    """Who is refused and goes on sending is told that the line ends, and it does."""
+    with _connection(plain) as line:
+        line.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: evil.example\r\n"
+                     b"Content-Length: 1000000\r\n\r\n" + b"x" * 20_000)
+        answer = _until_closed(line)
+    assert b" 403 " in answer.split(b"\r\n")[0] and b"\r\nConnection: close\r\n" in answer
+
+
 def test_nothing_that_was_typed_is_logged(capfd, caplog):
     with serving(quick_image(), slots=1) as (url, _):
         secret = "my secret cat"
