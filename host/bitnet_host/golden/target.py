@@ -52,6 +52,10 @@ class ReferenceTarget(Target):
         self._pages = 0
 
     @property
+    def name(self) -> str:
+        return "reference"
+
+    @property
     def slots(self) -> Sequence[Target]:
         return self._siblings
 

@@ -54,6 +54,10 @@ class BoardTarget(Target):
         self._sequence = 0  # of the command sent last
 
     @property
+    def name(self) -> str:
+        return self.board.transport.name
+
+    @property
     def slots(self) -> Sequence[Target]:
         return self._siblings
 

@@ -42,7 +42,7 @@ class Answer:
     memory (other conversations have the rest of the KV cache) or cancel. Cycle counts are None on
     the golden model, which has no clock; ``operators`` and ``counters`` are cycles per token, with
     what other slots did in the same passes. ``cached_tokens`` were in the KV cache before the
-    ``prompt_tokens``."""
+    ``prompt_tokens``. ``board``: the name of the target that came to its end."""
 
     token_ids: list[int] = field(default_factory=list)
     stop_reason: str = "length"
@@ -53,6 +53,7 @@ class Answer:
     clock_hz: int | None = None
     operators: dict[str, int] = field(default_factory=dict)
     counters: dict[str, dict[str, int]] = field(default_factory=dict)
+    board: str = ""
 
 
 #: Yields each token as it is chosen; returns the answer.
@@ -91,6 +92,11 @@ class Target(ABC):
                 yield
             finally:
                 self._owner = 0
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Where it is, or ``reference``."""
 
     @property
     def position(self) -> int:
@@ -210,7 +216,7 @@ class Target(ABC):
                 written = answer.token_ids
                 rest = yield from run([*whole, *written][len(self.tokens):], len(written))
                 answer = _continued(answer, rest)
-            answer.cached_tokens = cached
+            answer.cached_tokens, answer.board = cached, self.name
             return answer
 
     def _keep_common(self, tokens: Sequence[int]) -> int:

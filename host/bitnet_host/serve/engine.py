@@ -12,29 +12,18 @@ from dataclasses import dataclass
 
 from bitnet_host.errors import UserError
 from bitnet_host.model.text import TextModel
-from bitnet_host.run.grammar import Grammars
 from bitnet_host.run.pool import Pool
-from bitnet_host.run.sampling import Sampling
-from bitnet_host.run.session import Prompt, Reply, Session, Spelling, Token
+from bitnet_host.run.session import Reply, Session, Token
 from bitnet_host.run.target import Answer, Cancel
 from bitnet_host.serve.metrics import Metrics
+from bitnet_host.serve.model import Ask, Model
 from bitnet_host.serve.refused import Refused, refusal
 from bitnet_host.serve.settings import Settings
 from bitnet_host.serve.timing import Timing
 
-__all__ = ["Ask", "Engine", "Job", "Read"]
+__all__ = ["Engine", "Job", "Read"]
 
 _STEP = 32  # tokens of a prompt between two reports
-
-
-@dataclass(frozen=True)
-class Ask:
-    """What a request wants answered: once."""
-
-    prompt: Prompt
-    max_tokens: int
-    sampling: Sampling
-    stops: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,16 +130,12 @@ class Job:
             self.tell(Read(self.timing.prompt, cached, cached + done))
 
 
-class Engine:
+class Engine(Model):
     """Shares the slots of ``pool`` among requests, in the order in which they came."""
 
     def __init__(self, pool: Pool, text: TextModel, settings: Settings) -> None:
-        self.pool, self.text, self.settings = pool, text, settings
-        self.image = pool.image
-        self.context = pool.image.header.context
-        # nothing is remembered: the same request has the same tokens, whatever came before it
-        self.spelling = Spelling(text, 0)
-        self.grammars = Grammars(pool.image)
+        super().__init__(pool.image, text, settings.defaults, settings.thinking)
+        self.pool, self.settings = pool, settings
         self.metrics = Metrics()
         self.running: dict[int, Job] = {}
         self.started = int(time.time())

@@ -11,9 +11,10 @@ from starlette.routing import Route
 
 from bitnet_host.run.session import Token
 from bitnet_host.serve.asking import ask, grammar_of
-from bitnet_host.serve.engine import Ask, Engine, Read
+from bitnet_host.serve.engine import Engine, Read
 from bitnet_host.serve.fields import Fields
 from bitnet_host.serve.messages import text_prompts
+from bitnet_host.serve.model import Ask
 from bitnet_host.serve.parts import Tokens, progress_fields
 from bitnet_host.serve.refused import error_body
 from bitnet_host.serve.respond import Stream, as_event, finished, merged, read_fields

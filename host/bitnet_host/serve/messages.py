@@ -8,8 +8,8 @@ from typing import Any
 
 from bitnet_host.model.template import Message
 from bitnet_host.run.session import Prompt
-from bitnet_host.serve.engine import Engine
 from bitnet_host.serve.fields import Fields
+from bitnet_host.serve.model import Model
 from bitnet_host.serve.refused import Refused
 
 __all__ = ["chat_prompt", "content_text", "messages_of", "text_prompts"]
@@ -57,7 +57,7 @@ def messages_of(fields: Fields, name: str = "messages") -> list[Message]:
     return messages
 
 
-def chat_prompt(engine: Engine, messages: list[Message], fields: Fields) -> Prompt:
+def chat_prompt(model: Model, messages: list[Message], fields: Fields) -> Prompt:
     """The conversation for the model, with what a request may ask of the template."""
     goes_on, begins = fields.flag("continue_final_message"), fields.raw("add_generation_prompt")
     if goes_on and begins:
@@ -67,10 +67,10 @@ def chat_prompt(engine: Engine, messages: list[Message], fields: Fields) -> Prom
     if begins is not None and not goes_on:
         options["add_generation_prompt"] = fields.flag("add_generation_prompt")
     asked = fields.inner("chat_template_kwargs")
-    options["enable_thinking"] = engine.settings.thinking
+    options["enable_thinking"] = model.thinking
     if asked is not None and asked.raw("enable_thinking") is not None:
         options["enable_thinking"] = asked.flag("enable_thinking")
-    return engine.spelling.encode(messages, **options)
+    return model.spelling.encode(messages, **options)
 
 
 def _extras(tools: list[dict[str, Any]]) -> dict[str, str]:
@@ -80,25 +80,25 @@ def _extras(tools: list[dict[str, Any]]) -> dict[str, str]:
             "functions": json.dumps(tools, indent=4) if tools else ""}
 
 
-def text_prompts(engine: Engine, value: Any) -> tuple[list[Prompt], bool]:
+def text_prompts(model: Model, value: Any) -> tuple[list[Prompt], bool]:
     """Prompts of a completion: text, token ids, both in a row, or a list of such; and whether it
     was a list."""
     if isinstance(value, list) and value and not any(_is_token(item) for item in value):
-        return [_text_prompt(engine, item) for item in value], True
-    return [_text_prompt(engine, value)], False
+        return [_text_prompt(model, item) for item in value], True
+    return [_text_prompt(model, value)], False
 
 
 def _is_token(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _text_prompt(engine: Engine, value: Any) -> Prompt:
+def _text_prompt(model: Model, value: Any) -> Prompt:
     if isinstance(value, dict):
         if value.get("multimodal_data"):
             raise Refused(400, "the model reads text only", param="prompt")
         value = value.get("prompt_string")
     if isinstance(value, str):
-        return Prompt("", engine.text.encode_raw(value))
+        return Prompt("", model.text.encode_raw(value))
     if not isinstance(value, list) or not value:
         raise Refused(400, "prompt must be text, token ids, or a list of such", param="prompt")
     ids: list[int] = []
@@ -106,7 +106,7 @@ def _text_prompt(engine: Engine, value: Any) -> Prompt:
         if _is_token(item):
             ids.append(item)
         elif isinstance(item, str):
-            ids += engine.text.encode_raw(item) if place == 0 else engine.text.encode_part(item)
+            ids += model.text.encode_raw(item) if place == 0 else model.text.encode_part(item)
         else:
             raise Refused(400, "prompt must be text, token ids, or a list of such", param="prompt")
     return Prompt("", ids)

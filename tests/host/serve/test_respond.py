@@ -10,7 +10,8 @@ import pytest
 from bitnet_host import Sampling
 from bitnet_host.model.text import TextModel
 from bitnet_host.run.session import Prompt, Token
-from bitnet_host.serve.engine import Ask, Job
+from bitnet_host.serve.engine import Job
+from bitnet_host.serve.model import Ask
 from bitnet_host.serve.parts import Tokens
 from bitnet_host.serve.refused import Refused
 from bitnet_host.serve.respond import Stream, merged
