@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 
 from bitnet_host.errors import BadArgument, BadFile, BadModel
 
-__all__ = ["cache_folder", "read_json", "read_regular", "read_text", "regular_size", "replacing"]
+__all__ = ["cache_folder", "destination", "read_json", "read_regular", "read_text",
+           "regular_size", "replacing"]
 
 
 def cache_folder() -> Path:
@@ -69,7 +70,7 @@ def replacing(path: Path, size: int = 0, inputs: tuple[Path, ...] = ()) -> Itera
     ends well, and leaves no trace otherwise, not even of a killed process where the file system
     knows files without a name. ``size`` bytes are set aside at once. Raises BadArgument for a path
     that is no regular file or one of ``inputs``, BadFile if it cannot be written."""
-    place = _destination(path, inputs)
+    place = destination(path, inputs)
     try:
         file = _nameless(place.parent)
     except OSError as error:
@@ -90,7 +91,9 @@ def replacing(path: Path, size: int = 0, inputs: tuple[Path, ...] = ()) -> Itera
                 os.unlink(file.name)
 
 
-def _destination(path: Path, inputs: tuple[Path, ...]) -> Path:
+def destination(path: Path, inputs: tuple[Path, ...] = ()) -> Path:
+    """Where a file of that name would be written, links followed. Raises BadArgument for a path
+    that is no regular file or one of ``inputs``, BadFile if it cannot be."""
     if not path.name:
         raise BadArgument(f"'{path}' names no file to write: give a file name")
     try:

@@ -70,6 +70,22 @@ def test_it_is_the_best_that_is_allowed(session, grammars):
         logits = target.score(token)
 
 
+def test_more_is_allowed_than_there_are_candidates(session, grammars):
+    """And no candidate: the best of the whole vocabulary is found."""
+    target = session.target
+    target.reset()
+    for token in session.text.encode_raw("Say it:"):
+        logits = target.score(token)[:2048]
+    best = [session.text.piece(int(token)) for token in logits.argsort()[::-1][:300]]
+    words = [word for word in map(session.text.piece, range(2048))
+             if word.isascii() and word.isalpha() and not word.startswith(tuple(best))]
+    grammar = grammars.gbnf("root ::= " + " | ".join(f'"{word}"' for word in words))
+    allowed = grammar.matcher().allowed().nonzero()[0]
+    assert len(allowed) > 100
+    said = session.complete("Say it:", max_tokens=1, sampling=Sampling(grammar=grammar)).reply
+    assert said.answer.token_ids == [max(allowed, key=lambda token: (logits[token], -token))]
+
+
 @pytest.mark.parametrize("schema", [{"type": "hiccup"}, {"type": 3}, 7, [], {"enum": []},
                                     {"pattern": "(", "type": "string"},
                                     {"$ref": "https://example.com/x"}])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 from bitnet_host import (
@@ -103,6 +104,22 @@ def test_a_conversation_goes_on_where_it_is_held(pool, boards):
         assert reply.usage.cached == len(ids) - 1
     other = Session(pool).complete("Another", max_tokens=2).reply
     assert other.usage.cached <= 1
+
+
+def test_what_a_board_holds_counts_more_than_what_it_has_to_do(pool, boards):
+    """As long as that is much of the conversation."""
+    def side(slot):
+        return next(name for name, target in boards.targets.items() if slot in target.slots)
+
+    said = Session(pool).complete("Once upon a time", max_tokens=20).reply.answer.token_ids
+    ids = [*Session(pool).text.encode_raw("Once upon a time"), *said]
+    with ExitStack() as others:
+        assert [side(others.enter_context(pool.lease([9]))) for _ in range(3)] == [
+            "one", "two", "one"]
+        with pool.lease(ids) as slot:
+            assert side(slot) == "one" and slot.tokens
+        with pool.lease([ids[0], *[9] * 20]) as slot:
+            assert side(slot) == "two"
 
 
 SAMPLINGS = {

@@ -1,4 +1,4 @@
-"""The command line: chat, serve, convert, score, info, bench, selftest."""
+"""The command line: chat, serve, batch, convert, score, info, bench, selftest."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import numpy as np
 import typer
 
 import bitnet_host
+from bitnet_host.apps.batch import batch
 from bitnet_host.apps.chat import Conversation, as_json, interruptible, show, statistics
 from bitnet_host.apps.progress import ProgressDisplay
 from bitnet_host.apps.prompt import Prompt
@@ -223,6 +224,7 @@ def chat(
 
 
 app.command()(serve)
+app.command()(batch)
 
 
 @app.command()

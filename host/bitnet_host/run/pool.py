@@ -132,8 +132,7 @@ class Pool:
                     raise LinkError(f"no board is there: {self._boards[0].error}")
                 self._changed.wait(_LOOK)
                 waited += _LOOK
-            best = max(there, key=lambda board: (board.load < 1, self._held(board, tokens),
-                                                 -board.load))
+            best = max(there, key=lambda board: (self._held(board, tokens), -board.load))
             return best, best.slots
 
     @staticmethod

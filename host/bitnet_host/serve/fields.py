@@ -20,6 +20,9 @@ class Fields:
             raise Refused(400, f"{name or 'the body of the request'} must be a JSON object")
         self._values: dict[str, Any] = values
 
+    def __contains__(self, name: str) -> bool:
+        return self._values.get(name) is not None
+
     def raw(self, *names: str) -> Any:
         """The first of the fields that is there, or None."""
         return next((value for name in names if (value := self._values.get(name)) is not None),

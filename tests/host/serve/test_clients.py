@@ -62,6 +62,14 @@ def test_openai_chat(client, expected):
                     {"role": "user", "content": "And the dog?"}]
 
 
+def test_openai_limits(client):
+    """The newer name counts, where a client sends both."""
+    for limits, count in (({"max_tokens": 3}, 3), ({"max_completion_tokens": 2}, 2),
+                          ({"max_tokens": 3, "max_completion_tokens": 2}, 2)):
+        answer = client.chat.completions.create(model="x", messages=[USER], **limits)
+        assert answer.usage.completion_tokens == count
+
+
 def test_openai_choices_and_seeds(client):
     """A seed repeats an answer; choices differ; another seed gives other words."""
     def ask(seed, count=1, stream=False):
@@ -128,6 +136,13 @@ def test_openai_completions(client, server):
     assert by_ids.choices[0].text == "The cat" + right[0]
     assert "".join(by_ids.choices[0].logprobs.tokens) == right[0]
     assert len(by_ids.choices[0].logprobs.top_logprobs[0]) == 2
+    starts = by_ids.choices[0].logprobs.text_offset
+    assert [right[0][start:].startswith(token) for start, token in
+            zip(starts, by_ids.choices[0].logprobs.tokens, strict=True)] == [True] * 7
+    assert starts == sorted(set(starts))
+    twice = client.completions.create(**options | {"prompt": "The cat", "n": 3})
+    assert twice.usage.completion_tokens == 21
+    assert twice.usage.prompt_tokens == whole.usage.prompt_tokens / 2
 
 
 def test_openai_responses(client, expected):
@@ -207,6 +222,9 @@ def test_ollama(server, expected):
     assert made.response == expected([USER], 9).text
     again = client.generate(name, " more", context=made.context, raw=True, options=options)
     assert len(again.context) > len(made.context) + 9
+    turn = client.generate(name, "And the dog?", context=made.context, options=options)
+    assert turn.context[:len(made.context)] == made.context
+    assert turn.prompt_eval_count > len(made.context) + 5
     person = json.loads(client.chat(name, [USER], format=SCHEMA,
                                     options={"num_predict": 60}).message.content)
     assert person["name"] in ("Tom", "Ann")
@@ -226,6 +244,9 @@ def test_anthropic(server, expected):
     whole = httpx.post(f"{server[0]}/v1/messages", json=body).json()
     assert whole["content"] == [{"type": "text", "text": right.text}]
     assert whole["stop_reason"] == "max_tokens" and whole["usage"]["output_tokens"] == 9
+    usage = httpx.post(f"{server[0]}/v1/messages", json=body).json()["usage"]
+    assert usage["cache_read_input_tokens"] > 5  # which Anthropic does not count as input
+    assert usage["input_tokens"] + usage["cache_read_input_tokens"] == right.usage.prompt
     events = [json.loads(line[6:]) for line in httpx.post(
         f"{server[0]}/v1/messages", json=body | {"stream": True}).text.splitlines()
         if line.startswith("data: ")]

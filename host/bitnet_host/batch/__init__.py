@@ -1,0 +1,3 @@
+"""Many prompts, from a file to a file."""
+
+__all__: list[str] = []

@@ -1,0 +1,61 @@
+"""Answering requests of a batch, on the boards of a pool."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from bitnet_host.batch.answers import Row
+from bitnet_host.batch.requests import Request, understood
+from bitnet_host.errors import BadArgument, BadModel, OutOfContext
+from bitnet_host.run.pool import Pool
+from bitnet_host.run.session import Session
+from bitnet_host.run.target import Cancel
+from bitnet_host.serve.model import Model
+
+__all__ = ["answer", "answers"]
+
+
+def answer(model: Model, pool: Pool, request: Request, cancel: Cancel) -> Row | None:
+    """The row of a request; None if it was cancelled. Raises LinkError or BoardError if no board
+    answers it."""
+    try:
+        asked = understood(model, request)
+        session = Session(pool, model.text, model.spelling)
+        reply = session.complete(asked.prompt, max_tokens=asked.max_tokens, stop=asked.stops,
+                                 sampling=asked.sampling, cancel=cancel).reply
+    except (BadArgument, BadModel, OutOfContext) as error:
+        return {**request.named(), "error": str(error)}
+    if reply.stop_reason == "cancel":
+        return None
+    return {**request.named(), "text": reply.text, "stop_reason": reply.stop_reason,
+            "usage": {"prompt_tokens": reply.usage.prompt,
+                      "completion_tokens": reply.usage.completion},
+            "model": {"name": model.image.meta.get("name"),
+                      "id": f"{model.image.header.model_id:08x}"},
+            "seed": asked.sampling.seed if asked.sampling.temperature else None,
+            "board": reply.answer.board}
+
+
+def answers(model: Model, pool: Pool, requests: Sequence[Request], cancel: Cancel) -> Iterator[Row]:
+    """The rows of all requests, as they come. Ends early when it is cancelled. Raises as
+    ``answer``."""
+    done: queue.Queue[Future[Row | None]] = queue.Queue()
+    left = iter(requests)
+    under_way = 0
+    with ThreadPoolExecutor(pool.count, thread_name_prefix="batch") as threads:
+        try:
+            while not cancel:
+                while under_way < pool.count and (request := next(left, None)) is not None:
+                    future = threads.submit(answer, model, pool, request, cancel)
+                    future.add_done_callback(done.put)
+                    under_way += 1
+                if not under_way:
+                    return
+                row = done.get().result()
+                under_way -= 1
+                if row is not None:
+                    yield row
+        finally:
+            cancel.set()
