@@ -5,6 +5,7 @@
 #include "fault.h"
 #include "model.h"
 #include "pages.h"
+#include "profile.h"
 #include "transformer.h"
 #include <generated/protocol.h>
 #include <generated/tvu.h>
@@ -113,7 +114,7 @@ void slots_score(const struct message *m)
         fault_raise(ERROR_CONTEXT, model.context);
     else if (!pages_take(&s->pages, s->position + 1))
         fault_raise(ERROR_MEMORY, model.cache_tokens);
-    else if (transformer_pass(&input, 1) && transformer_head(0, HEAD_KEPT, &logits)) {
+    else if (transformer_pass(&input, 1, 0) && transformer_head(0, HEAD_KEPT, &logits)) {
         uint32_t reply[3] = {++s->position, model.logits_base, model.vocab};
         link_send(EVENT_SCORED, reply, 3);
     }
@@ -128,7 +129,7 @@ static uint32_t waiting(const struct slot *s, uint32_t position)
 // Takes note of what cycles are spent on from here on; says which cycle that is.
 static uint64_t look(struct slot *s)
 {
-    transformer_count(s->before);
+    profile_count(s->before);
     passes = 0;
     return cycles();
 }
@@ -173,7 +174,7 @@ void slots_generate(const struct message *m)
 
 static void finish(struct slot *s, uint32_t reason)
 {
-    transformer_count(0);
+    profile_count(0);
     busy &= ~(1u << number(s));
     uint64_t now = cycles();
     if (!s->tokens)
@@ -192,7 +193,7 @@ static void finish(struct slot *s, uint32_t reason)
     };
     for (uint32_t i = 0; i < OPERATOR_COUNT * PARTS; i++)
         stats[STATS_EMBED_MOVING + i] =
-            (uint32_t)((operator_counts[i / PARTS][i % PARTS] - s->before[i / PARTS][i % PARTS]) /
+            (uint32_t)((profile_counts[i / PARTS][i % PARTS] - s->before[i / PARTS][i % PARTS]) /
                        each);
     link_answer(s->sequence);
     link_send(EVENT_STATS, stats, STATS_WORDS);
@@ -323,6 +324,7 @@ static void choose(struct slot *s, const struct logits *logits)
     if (s->tokens++ == 0)
         s->prefilled = s->max_tokens > 1 ? look(s) : cycles();
     s->next = logits->best;
+    link_answer(s->sequence); // the profile may be another one's
     link_send1(EVENT_TOKEN, s->next);
     if (is_stop(s->next))
         finish(s, STOP_STOP);
@@ -376,14 +378,16 @@ void slots_step(void)
     gather();
     if (!count)
         return;
-    uint32_t start = cycles_low(), writing = 0;
+    uint32_t start = cycles_low(), writing = 0, profiled = 0;
     transformer_all_rows = transformer_all_columns = false;
     for (uint32_t i = 0; i < count; i++) {
         writing += writes(number(owners[i]));
         transformer_all_rows |= owners[i]->options & OPTION_ALL_ROWS;
         transformer_all_columns |= owners[i]->options & OPTION_ALL_COLUMNS;
+        if (owners[i]->options & OPTION_PROFILE)
+            profiled = owners[i]->sequence;
     }
-    bool done = transformer_pass(inputs, count);
+    bool done = transformer_pass(inputs, count, profiled);
     for (uint32_t i = 0; i < count && done; i++) {
         owners[i]->position++;
         owners[i]->done += i >= writing;
@@ -396,7 +400,7 @@ void slots_step(void)
         return;
     }
     if (++passes >= COUNT_EVERY) {
-        transformer_count(0);
+        profile_count(0);
         passes = 0;
     }
     spent = cycles_low() - start;

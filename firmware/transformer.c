@@ -8,6 +8,7 @@
 #include "link.h"
 #include "pages.h"
 #include "plan.h"
+#include "profile.h"
 
 #define LOGITS_CHUNK 8192u
 
@@ -15,27 +16,7 @@
 
 struct plan plan;
 static uint32_t laid; // tokens that plan is for
-uint64_t operator_counts[OPERATOR_COUNT][PARTS];
 bool transformer_all_rows, transformer_all_columns;
-static uint32_t seen[OPERATOR_COUNT][PARTS];
-
-// What follows in the queue counts for an operator.
-static void section(uint32_t operator)
-{
-    tvu_section(1 + operator);
-}
-
-void transformer_count(uint64_t copy[OPERATOR_COUNT][PARTS])
-{
-    for (uint32_t i = 0; i < OPERATOR_COUNT; i++)
-        for (uint32_t part = 0; part < PARTS; part++) {
-            uint32_t now = tvu_counter(part, 1 + i);
-            operator_counts[i][part] += now - seen[i][part];
-            seen[i][part] = now;
-            if (copy)
-                copy[i][part] = operator_counts[i][part];
-        }
-}
 
 // Lays out the scratchpad for a pass; returns the rows it takes.
 static uint32_t lay(uint32_t count, uint32_t tokens)
@@ -158,12 +139,14 @@ static uint32_t kept_residual(uint32_t token)
 static void gate_up(uint32_t layer, uint32_t count)
 {
     uint32_t rows = model.intermediate, words = plan.hidden_words, pick = count == 1;
+    profile_step(STEP_GATE_PROJ);
     stream_tensor(KIND_GATE, layer);
     output_scales(KIND_GATE, layer, 0, count);
     for (uint32_t i = plan.kept; i < count; i++)
         tvu_storef(kept_residual(i), plan.x + i * plan.x_rows, model.hidden);
     tvu_epi(0, TVU_FACTOR_RELU2, pick ? TVU_PICK_MARK : TVU_PICK_NONE, 0, 0);
     tvu_dot(plan.gate, words, model.weight_mode, count - 1, 1, S_OUTS, plan.gate_rows, rows);
+    profile_step(STEP_UP_PROJ);
     if (pick)
         tvu_streamp(model_tensor(KIND_UP, layer)->address | transformer_all_rows, rows / TVU_LANES,
                     words);
@@ -184,10 +167,10 @@ static void down_all(uint32_t layer, uint32_t count)
     for (uint32_t start = 0; start < model.intermediate; start += step) {
         uint32_t n = model.intermediate - start < step ? model.intermediate - start : step,
                  words = plan_words(n, plan.per_word);
-        section(OPERATOR_ACTIVATION);
+        profile_step(STEP_FFN_SUB_NORM);
         for (uint32_t i = 0; i < count; i++)
             quantise(plan.gate + i * plan.gate_rows + start / TVU_LANES, n, i, CODES_TERNARY);
-        section(OPERATOR_DOWN_PROJ);
+        profile_step(STEP_DOWN_PROJ);
         tvu_stream(address, model.hidden * words);
         if (start == 0)
             tvu_dot(plan.gate, words, model.weight_mode, count - 1, 0, S_ONE, plan.gate_rows,
@@ -247,50 +230,51 @@ static void run_layer(uint32_t layer, const struct input *inputs, uint32_t count
     uint32_t queries = model.heads * model.head_dim, keys = model.kv_heads * model.head_dim;
     uint32_t k = plan.qkv + queries / TVU_LANES, v = k + keys / TVU_LANES;
 
-    section(OPERATOR_NORM);
+    profile_step(STEP_INPUT_NORM);
     for (uint32_t i = 0; i < count; i++)
         norm(KIND_INPUT_NORM, layer, plan.x + i * plan.x_rows, plan.t, model.hidden, S_INV_HIDDEN,
              i, CODES_TERNARY);
-    section(OPERATOR_QKV);
+    profile_step(STEP_Q_PROJ);
     project(KIND_Q, layer, plan.qkv, plan.qkv_rows, queries, plan.hidden_words, count, false);
+    profile_step(STEP_K_PROJ);
     project(KIND_K, layer, k, plan.qkv_rows, keys, plan.hidden_words, count, false);
+    profile_step(STEP_V_PROJ);
     project(KIND_V, layer, v, plan.qkv_rows, keys, plan.hidden_words, count, false);
     for (uint32_t i = 0; i < count; i++) {
         uint32_t qkv = plan.qkv + i * plan.qkv_rows;
-        section(OPERATOR_ROPE);
+        profile_step(STEP_ROPE);
         if (layer == 0 || count > 1)
             load_rope(inputs[i].position);
         rotate(qkv);
-        section(OPERATOR_ATTENTION);
+        profile_step(STEP_ATTENTION);
         attention(layer, &inputs[i], qkv);
     }
-    section(OPERATOR_NORM);
+    profile_step(STEP_ATTN_SUB_NORM);
     for (uint32_t i = 0; i < count; i++)
         norm(KIND_ATTN_SUB_NORM, layer, plan.qkv + i * plan.qkv_rows, plan.t, queries, S_INV_QUERY,
              i, CODES_TERNARY);
-    section(OPERATOR_O_PROJ);
+    profile_step(STEP_O_PROJ);
     project(KIND_O, layer, plan.x, plan.x_rows, model.hidden, plan.query_words, count, true);
-    section(OPERATOR_NORM);
+    profile_step(STEP_POST_NORM);
     for (uint32_t i = 0; i < count; i++)
         norm(KIND_POST_NORM, layer, plan.x + i * plan.x_rows, plan.t, model.hidden, S_INV_HIDDEN, i,
              CODES_TERNARY);
-    section(OPERATOR_GATE_UP);
     gate_up(layer, count);
     for (uint32_t i = 0; i < count; i++) {
         uint32_t gate = plan.gate + i * plan.gate_rows;
-        section(OPERATOR_ACTIVATION);
+        profile_step(STEP_FFN_SUB_NORM);
         norm(KIND_FFN_SUB_NORM, layer, gate, gate, model.intermediate, S_INV_INTERMEDIATE, i,
              plan.down_rows ? CODES_LATER : CODES_PICK);
         if (plan.down_rows)
             continue;
-        section(OPERATOR_DOWN_PROJ);
+        profile_step(STEP_DOWN_PROJ);
         down(layer, i);
     }
     if (plan.down_rows)
         down_all(layer, count);
 }
 
-bool transformer_pass(const struct input *inputs, uint32_t count)
+bool transformer_pass(const struct input *inputs, uint32_t count, uint32_t profiled)
 {
     uint32_t tokens = 0;
     for (uint32_t i = 0; i < count; i++) {
@@ -300,27 +284,34 @@ bool transformer_pass(const struct input *inputs, uint32_t count)
     }
     if (fault_pending() || ((count > 1 || plan.batch != 1) && !transformer_fits(count, tokens)))
         return false;
-    section(OPERATOR_EMBED);
+    if (!profile_begin(profiled))
+        return false;
+    profile_step(STEP_EMBED);
     set_constants();
     for (uint32_t i = 0; i < count; i++)
         embed(inputs[i].token, plan.x + i * plan.x_rows);
+    if (!profile_stage(0))
+        return false;
     for (uint32_t layer = 0; layer < model.layers; layer++) {
         watchdog_feed();
         link_progress(layer, model.layers); // for hosts that wait for the end of the pass
         run_layer(layer, inputs, count);
+        if (!profile_stage(1 + layer))
+            return false;
     }
-    section(OPERATOR_SAMPLE);
+    profile_step(STEP_SAMPLE);
     return true;
 }
 
 bool transformer_head(uint32_t place, enum head head, struct logits *logits)
 {
-    section(OPERATOR_HEAD);
+    profile_step(STEP_FINAL_NORM);
     norm(KIND_FINAL_NORM, 0, plan.x + place * plan.x_rows, plan.t, model.hidden, S_INV_HIDDEN, 0,
          head == HEAD_SCREENED ? CODES_TERNARY : CODES_INT8);
+    profile_step(STEP_HEAD);
     tvu_sdiv(S_OUT, S_ONE, S_SCALES);
     bool done =
         head == HEAD_SCREENED ? head_screened(logits) : head_full(head == HEAD_KEPT, logits);
-    section(OPERATOR_SAMPLE);
+    profile_step(STEP_SAMPLE);
     return done;
 }

@@ -13,12 +13,6 @@ struct input {
     const struct pages *pages;
 };
 
-// Where cycles went since the firmware started: the TVU's first counters, by operator.
-extern uint64_t operator_counts[OPERATOR_COUNT][PARTS];
-// Brings them up to date, and copies them unless `copy` is null. To be called before a counter
-// wraps: every 2^32 cycles.
-void transformer_count(uint64_t copy[OPERATOR_COUNT][PARTS]);
-
 // Read also what picking leaves out, to see what it saves.
 extern bool transformer_all_rows, transformer_all_columns;
 
@@ -38,8 +32,8 @@ bool transformer_ready(void);
 uint32_t transformer_most(void);
 // Whether a pass can take so many tokens, of which the one that sees most sees `tokens`.
 bool transformer_fits(uint32_t count, uint32_t tokens);
-// Runs tokens through all layers. False if a fault was raised; whether one was shows for sure once
-// tvu_wait or a head has been waited for.
-bool transformer_pass(const struct input *inputs, uint32_t count);
+// Runs tokens through all layers; `profiled` is of profile_begin. False if a fault was raised;
+// whether one was shows for sure once tvu_wait or a head has been waited for.
+bool transformer_pass(const struct input *inputs, uint32_t count, uint32_t profiled);
 // The head of the pass's token number `place`. False if a fault was raised.
 bool transformer_head(uint32_t place, enum head head, struct logits *logits);

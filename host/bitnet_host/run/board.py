@@ -25,6 +25,7 @@ from bitnet_host.run.protocol import (
     PARTS,
     SLOTS,
     STATS_FIELDS,
+    STEPS,
     STOP_REASONS,
 )
 from bitnet_host.run.sampling import Choice, Sampling
@@ -51,6 +52,9 @@ class BoardTarget(Target):
         super().__init__(board.image)
         self.board, self.slot, self._siblings = board, slot, slots
         self._unsure = True  # the board may hold other tokens than ``tokens``
+        #: Cycles of all passes of its answers, if it is set: int64 [layers + 2, steps, parts], of
+        #: STEPS and PARTS; before the layers, in each, and behind them.
+        self.profile: NDArray[np.int64] | None = None
         self._sequence = 0  # of the command sent last
 
     @property
@@ -233,7 +237,7 @@ class BoardTarget(Target):
              cancel: Cancel, progress: Progress) -> Steps:
         """One GENERATE command. Whoever closes the generator early ends it on the board too."""
         options = {"full_head": sampling.full_head, "all_rows": self.board.all_rows,
-                   "all_columns": self.board.all_columns}
+                   "all_columns": self.board.all_columns, "profile": self.profile is not None}
         values = {"slot": self.slot, "position": len(self.tokens), "max_tokens": max_tokens,
                   "candidates": candidates, "prompt_tokens": len(prompt),
                   "options": sum(bit for name, bit in OPTIONS.items() if options[name])}
@@ -251,6 +255,8 @@ class BoardTarget(Target):
                 elif name == "TOKEN":
                     answer.token_ids.append(int(payload[0]))
                     yield Choice(int(payload[0]))
+                elif name == "PROFILE":
+                    self._take_profile(payload)
                 elif name == "CANDIDATES":
                     self._named = payload[::2].tolist(), payload[1::2].view(np.float32).tolist()
                 else:
@@ -280,7 +286,7 @@ class BoardTarget(Target):
                 told, told_at = True, time.monotonic()
             try:
                 name, payload = self._event("PROGRESS", "TOKEN", "CANDIDATES", "STATS",
-                                            timeout=0.25)
+                                            "PROFILE", timeout=0.25)
             except LinkTimeout:
                 if time.monotonic() - last > ANSWER_TIMEOUT:
                     raise
@@ -290,6 +296,13 @@ class BoardTarget(Target):
             yield name, payload
             if name == "STATS":
                 return
+
+    def _take_profile(self, payload: NDArray[np.uint32]) -> None:
+        stage, shape = int(payload[0]), (len(STEPS), len(PARTS))
+        if self.profile is None or not 0 <= stage < len(self.profile):
+            raise LinkError("the board told of steps that were not asked for: restart it and try "
+                            "again")
+        self.profile[stage] += payload[1:].reshape(shape)
 
     def _tell_cancel(self) -> None:
         with self._beside():
@@ -302,7 +315,8 @@ class BoardTarget(Target):
         with suppress(UserError):
             self._tell_cancel()
             while True:
-                name, payload = self._event("PROGRESS", "TOKEN", "CANDIDATES", "STATS", timeout=60)
+                name, payload = self._event("PROGRESS", "TOKEN", "CANDIDATES", "STATS", "PROFILE",
+                                            timeout=60)
                 if name == "TOKEN":
                     tokens.append(int(payload[0]))
                 elif name == "STATS":

@@ -23,10 +23,11 @@ __all__ = [
     "MAILBOX", "MAX_PAYLOAD", "MEMORY_FIELDS", "MOST_CANDIDATES", "MOST_READ", "MOST_SUMS",
     "OPERATORS", "OPTIONS", "OUTSIDE_FIELDS",
     "PARTS", "PATTERN", "SLOTS", "STATS_FIELDS", "STOP_REASONS",
-    "STREAM_FIELDS", "UNKNOWN", "VERSION", "Mailbox", "c_header", "error_text", "restart_text",
+    "STEPS", "STREAM_FIELDS", "UNKNOWN", "VERSION", "Mailbox", "c_header", "error_text",
+    "restart_text",
 ]
 
-VERSION = 8
+VERSION = 9
 MAX_PAYLOAD = 2048  # words of a message
 EVENT_HEAD_WORDS = 3  # type, length, sequence
 MOST_CANDIDATES = 64  # tokens that a board names for the host to choose from
@@ -42,7 +43,8 @@ COMMANDS = {
     # [slot, position]: keeps so many tokens of a slot's conversation, or takes for granted that
     # the cache holds them, for benches -> DONE
     "RESET": 3,
-    # GENERATE_FIELDS, then the prompt's token ids -> PROGRESS..., TOKEN... or CANDIDATES, STATS
+    # GENERATE_FIELDS, then the prompt's token ids -> PROGRESS..., PROFILE..., TOKEN... or
+    # CANDIDATES, STATS
     "GENERATE": 4,
     # [slot, token, position]: one forward pass, logits left in DDR -> SCORED
     "SCORE": 5,
@@ -70,6 +72,8 @@ EVENTS = {
     "READ": 13,  # stream words
     "MEMORY": 14,  # MEMORY_FIELDS
     "OUTSIDE": 15,  # OUTSIDE_FIELDS
+    # stage (0 before the layers, 1 a layer, ..., and behind the last one), PARTS of each step
+    "PROFILE": 16,
 }
 
 #: Errors that the firmware reports: code and sentence for people. ``{detail}`` is the second word
@@ -110,8 +114,8 @@ INFO_FIELDS = ("version", "isa_hash", "clock_hz", "selftest", "model_id", "model
 #: ``max_tokens`` is 0 then.
 GENERATE_FIELDS = ("slot", "position", "max_tokens", "candidates", "options", "prompt_tokens")
 #: Bits of GENERATE's options: work that is normally saved. Answers are the same, but for a screened
-#: head's.
-OPTIONS = {"full_head": 1, "all_rows": 2, "all_columns": 4}
+#: head's. ``profile``: the vector unit is waited for after each layer, and STEPS are told apart.
+OPTIONS = {"full_head": 1, "all_rows": 2, "all_columns": 4, "profile": 8}
 #: A stream by some of the memory ports (xtvu.isa, PORTS): ``rows`` runs of ``words_each`` stream
 #: words, ``stride`` blocks of 512 bytes apart; together a multiple of 16 words.
 STREAM_FIELDS = ("address", "rows", "words_each", "stride", "mask", "apart", "bursts")
@@ -129,6 +133,13 @@ STOP_REASONS = {"stop": 0, "length": 1, "cancel": 2, "context": 3, "memory": 4}
 #: counts as sample.
 OPERATORS = ("embed", "norm", "qkv", "rope", "attention", "o_proj", "gate_up", "activation",
              "down_proj", "head", "sample")
+#: The steps of a pass in their order, and the operators that they are parts of. Those before
+#: input_norm come before the layers, those from final_norm on behind them.
+STEPS = {"embed": "embed", "input_norm": "norm", "q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv",
+         "rope": "rope", "attention": "attention", "attn_sub_norm": "norm", "o_proj": "o_proj",
+         "post_norm": "norm", "gate_proj": "gate_up", "up_proj": "gate_up",
+         "ffn_sub_norm": "activation", "down_proj": "down_proj", "final_norm": "head",
+         "head": "head", "sample": "sample"}
 #: The TVU counters that partition an operator's cycles; STATS has them per token (decode, or
 #: prefill if nothing was decoded), whatever other slots did in the same passes.
 PARTS = ("moving", "stall_memory", "stall_compute", "stall_control")
@@ -221,5 +232,10 @@ def c_header() -> str:
     for place, name in enumerate(OPERATORS):
         define(f"OPERATOR_{name.upper()}", place)
     define("OPERATOR_COUNT", len(OPERATORS))
+    for place, name in enumerate(STEPS):
+        define(f"STEP_{name.upper()}", place)
+    define("STEP_COUNT", len(STEPS))
+    numbers = ", ".join(str(OPERATORS.index(name)) for name in STEPS.values())
+    lines.append(f"#define STEP_OPERATORS {{{numbers}}}")
     define("PARTS", len(PARTS))
     return "\n".join(lines) + "\n"
