@@ -80,7 +80,7 @@ $(VENV)/.test-tools: $(VENV)/.installed
 	@for tool in $(TEST_TOOLS); do command -v $$tool > /dev/null || missing=1; done; \
 	if [ -n "$$missing" ]; then echo "installing what tests run ..."; \
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(TEST_PACKAGES) > /dev/null; fi
-	@$(BIN)/pip install -q --disable-pip-version-check -e '.[clients,ray]'
+	@$(BIN)/pip install -q --disable-pip-version-check -e '.[clients,plots,ray]'
 	@touch $@
 
 $(VENV)/.oracle: $(VENV)/.installed

@@ -1,4 +1,5 @@
-"""The command line: chat, serve, batch, convert, score, info, bench, selftest."""
+"""The command line: chat, serve, batch, convert, score, info, bench, profile,
+selftest."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ import typer
 import bitnet_host
 from bitnet_host.apps.batch import batch
 from bitnet_host.apps.chat import Conversation, as_json, interruptible, show, statistics
+from bitnet_host.apps.profile import profile
 from bitnet_host.apps.progress import ProgressDisplay
 from bitnet_host.apps.prompt import Prompt
 from bitnet_host.apps.serve import serve
@@ -382,6 +384,9 @@ def bench(
             print(f"{name:<22}{value:,}" if isinstance(value, int) else f"{name:<22}{value}")
     else:
         print_measurement(result, compare)
+
+
+app.command()(profile)
 
 
 @app.command()

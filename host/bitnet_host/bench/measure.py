@@ -34,8 +34,9 @@ from bitnet_host.run.protocol import PARTS, SLOTS
 from bitnet_host.run.sampling import Sampling
 from bitnet_host.run.target import Answer
 
-__all__ = ["CLOCK_HZ", "DDR_PEAK", "PRESETS", "BenchOptions", "check_model", "measure_gemv",
-           "measure_model", "print_measurement", "stream_share"]
+__all__ = ["CLOCK_HZ", "DDR_PEAK", "PRESETS", "BenchOptions", "bench_board", "bench_model",
+           "bench_words", "check_model", "measure_gemv", "measure_model", "print_measurement",
+           "stream_share"]
 
 CLOCK_HZ = 125_000_000
 DDR_PEAK = 4_266_640_000  # bytes per second of 32-bit DDR3-1066
@@ -99,6 +100,35 @@ def _board(preset: str, image: Image, path: Path | None) -> Iterator[BoardTarget
         simulator.close()
 
 
+def bench_model(options: BenchOptions) -> tuple[Image, Path | None]:
+    """The model, and the file with memory's contents if they need not be uploaded. Raises
+    UserError."""
+    if options.shape != "bundled":
+        bench = _synthetic(options)
+        return bench.image, bench.path
+    checkpoint = open_checkpoint(BUNDLED)
+    options.check(checkpoint.config.context)
+    return convert(checkpoint, options.weights), None
+
+
+@contextmanager
+def bench_board(options: BenchOptions, image: Image, path: Path | None,
+                progress: Progress) -> Iterator[BoardTarget]:
+    """A simulated board that is ready for the model."""
+    with _board(options.ddr, image, path) as board:
+        if path is None:
+            board.prepare(progress)
+        else:
+            board.trust()
+        yield board
+
+
+def bench_words(image: Image) -> list[int]:
+    """As many ids as the context has tokens: of common words in the bundled model; any will do
+    elsewhere."""
+    return [(400 + i % 1000) % image.header.vocab for i in range(image.header.context)]
+
+
 def _synthetic(options: BenchOptions) -> Bench:
     config = parse_shape(options.shape)
     options.check(config.context)
@@ -128,21 +158,9 @@ def measure_model(options: BenchOptions, progress: Progress = lambda *_: None) -
     stall_compute + stall_control. ``beats_granted`` are the 64-bit beats that a stream over four
     ports would have moved during all passes (``stream_share``). Raises UserError.
     """
-    path = None
-    if options.shape == "bundled":
-        checkpoint = open_checkpoint(BUNDLED)
-        options.check(checkpoint.config.context)
-        image = convert(checkpoint, options.weights)
-    else:
-        bench = _synthetic(options)
-        image, path = bench.image, bench.path
-    with _board(options.ddr, image, path) as board:
-        if path is None:
-            board.prepare(progress)
-        else:
-            board.trust()
-        # ids of common words in the bundled model; any will do elsewhere
-        words = [(400 + i % 1000) % image.header.vocab for i in range(image.header.context)]
+    image, path = bench_model(options)
+    with bench_board(options, image, path, progress) as board:
+        words = bench_words(image)
         if options.prefill:
             passes, prompt, tokens = options.prefill, words[:options.prefill], 1
         elif options.slots > 1:

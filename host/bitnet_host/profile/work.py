@@ -1,0 +1,80 @@
+"""What each step of a pass has to do, whatever does it: shapes and operations.
+
+Operations are those of the model (docs/profile.md): a multiplication and an addition count as two,
+a comparison, a rounding and a special function as one each. What the machine skips counts, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bitnet_host.model.header import DdrHeader
+from bitnet_host.run.protocol import STEPS
+
+__all__ = ["BEFORE", "BEHIND", "GROUPS", "Work", "work_of"]
+
+#: Steps before the layers, and behind them.
+BEFORE, BEHIND = ("embed",), ("final_norm", "head", "sample")
+#: Parts of the model that steps belong to.
+GROUPS = {
+    "attention": ("input_norm", "q_proj", "k_proj", "v_proj", "rope", "attention", "attn_sub_norm",
+                  "o_proj"),
+    "mlp": ("post_norm", "gate_proj", "up_proj", "ffn_sub_norm", "down_proj"),
+    "other": (*BEFORE, *BEHIND),
+}
+_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "head")
+_NORM = 7  # square, add, scale, weight; maximum, scale, round
+_SOFTMAX = 6  # scale, maximum, subtract, power, add; scale
+_ROPE = 3  # two products, a sum
+
+
+@dataclass(frozen=True)
+class Work:
+    """``shape`` for people; ``operations`` of one layer, or of what there is once, in all passes;
+    ``fused``: what else is done in the same step."""
+
+    name: str
+    group: str
+    linear: bool
+    shape: str
+    operations: int
+    fused: str = ""
+
+
+def work_of(header: DdrHeader, contexts: Sequence[int]) -> dict[str, Work]:
+    """The work of tokens that see so many tokens each, themselves among them. The head is for the
+    last one alone."""
+    h, tokens, seen = header, len(contexts), sum(contexts)
+    queries, keys = h.heads * h.head_dim, h.kv_heads * h.head_dim
+    matrices = {"q_proj": (queries, h.hidden), "k_proj": (keys, h.hidden),
+                "v_proj": (keys, h.hidden), "o_proj": (h.hidden, queries),
+                "gate_proj": (h.intermediate, h.hidden), "up_proj": (h.intermediate, h.hidden),
+                "down_proj": (h.hidden, h.intermediate)}
+    norms = {"input_norm": h.hidden, "attn_sub_norm": queries, "post_norm": h.hidden,
+             "ffn_sub_norm": h.intermediate}
+    shapes = {
+        "embed": (f"{h.vocab} x {h.hidden}", tokens * h.hidden),
+        "rope": (f"{h.heads + h.kv_heads} x {h.head_dim}", tokens * _ROPE * (queries + keys)),
+        "attention": (f"{h.heads} x {h.head_dim} x {_middle(contexts)}",
+                      seen * (4 * queries + _SOFTMAX * h.heads)),
+        "final_norm": (f"{h.hidden}", _NORM * h.hidden),
+        "head": (f"{h.vocab} x {h.hidden}", 2 * h.vocab * h.hidden),
+        "sample": (f"{h.vocab}", h.vocab),
+        **{name: (f"{rows} x {columns}", tokens * 2 * rows * columns)
+           for name, (rows, columns) in matrices.items()},
+        **{name: (f"{size}", tokens * _NORM * size) for name, size in norms.items()},
+    }
+    fused = {"gate_proj": ("relu squared", 2), "up_proj": ("times the gate", 1)}
+    group_of = {name: group for group, names in GROUPS.items() for name in names}
+    found = {}
+    for name in STEPS:
+        shape, operations = shapes[name]
+        what, each = fused.get(name, ("", 0))
+        found[name] = Work(name, group_of[name], name in _LINEAR, shape,
+                           operations + tokens * each * h.intermediate, what)
+    return found
+
+
+def _middle(contexts: Sequence[int]) -> str:
+    return f"{contexts[0]}" if len(contexts) == 1 else f"{contexts[0]}...{contexts[-1]}"
