@@ -14,7 +14,7 @@ C_SOURCES := $(wildcard boot/*.[ch] firmware/*.c firmware/include/*.h soc/bitnet
 	soc/bitnet_soc/sim/ps/*.cpp soc/bitnet_soc/sim/ps/*.hpp firmware/ps/*.c firmware/ps/*.h \
 	tests/*.cpp tests/soc/cfu/*.c tests/soc/cfu/*.cpp tests/soc/qemu/*.c)
 
-.PHONY: chat test check oracle conformance bench fuzz build setup generate clean
+.PHONY: chat test check oracle conformance container bench fuzz build setup generate clean
 
 # only the simulated board has to be built
 chat: $(if $(filter-out sim,$(TARGET)),$(VENV)/.installed,build)
@@ -43,6 +43,10 @@ oracle: $(VENV)/.oracle
 # llama.cpp's tests of its server, all of them; CI runs those that are known to pass
 conformance: $(VENV)/.test-tools
 	$(BIN)/python tests/conformance/suite.py
+
+# builds the container and chats in it; takes a while, and podman
+container: $(VENV)/.test-tools
+	$(BIN)/python tests/container.py
 
 bench: build
 	$(BIN)/python -m bitnet_host.bench.performance docs/performance.md
