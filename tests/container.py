@@ -28,6 +28,7 @@ IMAGE = "localhost/bitnet-zynq-test"
 KEY = "container-test"
 MESSAGES = [{"role": "user", "content": "Tell me a story about a cat."}]
 # crun and runc may not raise them everywhere
+_CERTIFICATES = "/opt/certificates.crt"
 LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
 
 
@@ -49,7 +50,7 @@ def _base() -> None:
 
 def _of_this_machine() -> list[str]:
     """What pip and certificates need to be as they are here."""
-    places = {"/etc/ssl/certs"}
+    places = set()
     for name in ("/etc/xdg/pip/pip.conf", "/etc/pip.conf", "~/.config/pip/pip.conf"):
         file = Path(name).expanduser()
         if not file.exists():
@@ -63,12 +64,16 @@ def _of_this_machine() -> list[str]:
                            if part.startswith(("file:", "/"))}
     arguments = []
     for place in sorted(places):
-        if Path(place).exists() and not place.endswith("ca-certificates.crt"):
+        if Path(place).exists() and not place.startswith("/etc/ssl"):
             inside = place.replace(str(Path.home()), "/root", 1)
             arguments += ["--volume", f"{place}:{inside}:ro"]
-    for name in ("PIP_FIND_LINKS", "PIP_CERT", "SSL_CERT_FILE", "SSL_CERT_DIR"):
-        if name in os.environ:
-            arguments += ["--env", name]
+    if "PIP_FIND_LINKS" in os.environ:
+        arguments += ["--env", "PIP_FIND_LINKS"]
+    certificates = os.environ.get("SSL_CERT_FILE")
+    if certificates:  # not in their own place, where a package of the container puts its own
+        arguments += ["--volume", f"{certificates}:{_CERTIFICATES}:ro"]
+        for name in ("SSL_CERT_FILE", "PIP_CERT"):
+            arguments += ["--env", f"{name}={_CERTIFICATES}"]
     return arguments
 
 
