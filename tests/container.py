@@ -63,6 +63,8 @@ def _of_this_machine() -> list[str]:
                 places |= {urlsplit(part).path for part in value.split()
                            if part.startswith(("file:", "/"))}
     arguments = []
+    # an index's files may lie beside its pages
+    places = {str(Path(place).parent) if place.endswith("/simple") else place for place in places}
     for place in sorted(places):
         if Path(place).exists() and not place.startswith("/etc/ssl"):
             inside = place.replace(str(Path.home()), "/root", 1)
