@@ -72,6 +72,11 @@ void link_answer(uint32_t sequence)
     answered = sequence;
 }
 
+uint32_t link_answered(void)
+{
+    return answered;
+}
+
 void link_send(uint32_t type, const uint32_t *payload, uint32_t length)
 {
     uint32_t head = mailbox[MAILBOX_EVENT_HEAD], start = cycles_low();

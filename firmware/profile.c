@@ -31,8 +31,10 @@ static void take_stage(uint32_t stage)
         }
     if (!any)
         return;
+    uint32_t before = link_answered();
     link_answer(told);
     link_send(EVENT_PROFILE, words, 1 + STEP_COUNT * PARTS);
+    link_answer(before);
 }
 
 bool profile_stage(uint32_t stage)

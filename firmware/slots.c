@@ -3,6 +3,7 @@
 #include "board.h"
 #include "candidates.h"
 #include "fault.h"
+#include "lookup.h"
 #include "model.h"
 #include "pages.h"
 #include "profile.h"
@@ -20,6 +21,7 @@ static struct slot {
     uint32_t prompt, done, told; // tokens of it, how many are in the cache, and are said to be
     uint32_t tokens;             // of the answer
     uint32_t next;               // the token that comes next, once the prompt is done
+    uint32_t drafted, accepted;  // tokens that were guessed, and those of them that were right
     uint64_t start, prefilled;   // cycles
     struct pages pages;
     uint64_t before[OPERATOR_COUNT][PARTS];
@@ -45,7 +47,7 @@ void slots_reset(void)
 {
     pages_reset();
     for (uint32_t i = 0; i < SLOTS; i++)
-        slots[i].position = slots[i].pages.count = 0;
+        slots[i].position = slots[i].pages.count = 0, lookup_keep(i, 0);
     busy = awaited = 0;
 }
 
@@ -94,6 +96,7 @@ void slots_keep(const struct message *m)
         fault_raise(ERROR_MEMORY, model.cache_tokens);
     } else {
         pages_keep(&s->pages, keep);
+        lookup_keep(slot, keep);
         s->position = keep;
         link_send(EVENT_DONE, 0, 0);
     }
@@ -123,7 +126,7 @@ void slots_score(const struct message *m)
 // Where the token that a prompt has for a position of the conversation waits.
 static uint32_t waiting(const struct slot *s, uint32_t position)
 {
-    return model.history_base + (number(s) * model.context + position) * 4;
+    return lookup_address(number(s), position);
 }
 
 // Takes note of what cycles are spent on from here on; says which cycle that is.
@@ -163,7 +166,7 @@ void slots_generate(const struct message *m)
     s->candidates = p[GENERATE_CANDIDATES];
     s->options = p[GENERATE_OPTIONS];
     s->prompt = count;
-    s->done = s->told = s->tokens = 0;
+    s->done = s->told = s->tokens = s->drafted = s->accepted = 0;
     s->start = s->prefilled = look(s);
     busy |= 1u << number(s);
     if (s->candidates && awaited)
@@ -190,6 +193,8 @@ static void finish(struct slot *s, uint32_t reason)
         [STATS_DECODE_CYCLES_LOW] = (uint32_t)decode,
         [STATS_DECODE_CYCLES_HIGH] = (uint32_t)(decode >> 32),
         [STATS_POSITION] = s->position,
+        [STATS_DRAFTED] = s->drafted,
+        [STATS_ACCEPTED] = s->accepted,
     };
     for (uint32_t i = 0; i < OPERATOR_COUNT * PARTS; i++)
         stats[STATS_EMBED_MOVING + i] =
@@ -301,6 +306,21 @@ static void gather(void)
     }
 }
 
+// Behind the only token of the pass, those that may follow it.
+static void put_drafts(struct slot *s)
+{
+    uint32_t drafts[LOOKUP_MOST], most = s->max_tokens - s->tokens - 1;
+    if (s->options & OPTION_NO_LOOKUP)
+        return;
+    if (most > model.context - 1 - s->position)
+        most = model.context - 1 - s->position;
+    if (most > LOOKUP_MOST)
+        most = LOOKUP_MOST;
+    uint32_t drafted = lookup_draft(number(s), s->position, most, drafts);
+    for (uint32_t i = 0; i < drafted && put(s, drafts[i], s->position + 1 + i); i++)
+        ;
+}
+
 static bool is_stop(uint32_t token)
 {
     const uint32_t stops[4] = {model.stop0, model.stop1, model.stop2, model.stop3};
@@ -324,8 +344,9 @@ static void choose(struct slot *s, const struct logits *logits)
     if (s->tokens++ == 0)
         s->prefilled = s->max_tokens > 1 ? look(s) : cycles();
     s->next = logits->best;
-    link_answer(s->sequence); // the profile may be another one's
     link_send1(EVENT_TOKEN, s->next);
+    if (s->position < model.context)
+        *ddr_word(waiting(s, s->position)) = s->next;
     if (is_stop(s->next))
         finish(s, STOP_STOP);
     else if (s->position >= model.context)
@@ -369,6 +390,25 @@ static bool go_on(struct slot *s, uint32_t i, bool writing)
     return true;
 }
 
+// Takes a slot on by the tokens of its draft that are right, and the one behind them.
+static bool go_on_drafted(struct slot *s, uint32_t *right)
+{
+    struct logits logits;
+    s->drafted += count - 1;
+    for (;; ++*right) {
+        s->position = s->from + 1;
+        if (!transformer_head(*right, head_for(s), &logits))
+            return false;
+        s->from = s->position;
+        choose(s, &logits);
+        if (!is_busy(number(s)) || *right + 1 == count || s->next != inputs[*right + 1].token)
+            break;
+        s->accepted++;
+    }
+    pages_keep(&s->pages, s->position);
+    return true;
+}
+
 void slots_step(void)
 {
     // A token that the host chooses goes into the same pass as the others, if it comes soon.
@@ -378,7 +418,10 @@ void slots_step(void)
     gather();
     if (!count)
         return;
-    uint32_t start = cycles_low(), writing = 0, profiled = 0;
+    bool alone = count == 1 && busy == 1u << number(owners[0]) && writes(number(owners[0]));
+    if (alone)
+        put_drafts(owners[0]);
+    uint32_t start = cycles_low(), writing = 0, profiled = 0, right = 0;
     transformer_all_rows = transformer_all_columns = false;
     for (uint32_t i = 0; i < count; i++) {
         writing += writes(number(owners[i]));
@@ -388,13 +431,17 @@ void slots_step(void)
             profiled = owners[i]->sequence;
     }
     bool done = transformer_pass(inputs, count, profiled);
-    for (uint32_t i = 0; i < count && done; i++) {
-        owners[i]->position++;
-        owners[i]->done += i >= writing;
+    if (alone && count > 1) {
+        done = done && go_on_drafted(owners[0], &right);
+    } else {
+        for (uint32_t i = 0; i < count && done; i++) {
+            owners[i]->position++;
+            owners[i]->done += i >= writing;
+        }
+        for (uint32_t i = 0; i < count && done; i++)
+            if (i + 1 == count || owners[i + 1] != owners[i])
+                done = go_on(owners[i], i, i < writing);
     }
-    for (uint32_t i = 0; i < count && done; i++)
-        if (i + 1 == count || owners[i + 1] != owners[i])
-            done = go_on(owners[i], i, i < writing);
     if (!done || !tvu_wait()) {
         fail();
         return;
@@ -404,4 +451,6 @@ void slots_step(void)
         passes = 0;
     }
     spent = cycles_low() - start;
+    if (alone)
+        lookup_tell(number(owners[0]), count - 1, right, spent);
 }

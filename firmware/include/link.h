@@ -28,6 +28,8 @@ void link_progress(uint32_t done, uint32_t total);
 // Events are for the command of that number from now on: for the one that was polled last, until
 // somebody says otherwise.
 void link_answer(uint32_t sequence);
+// ... and who they are for now.
+uint32_t link_answered(void);
 // Sends an event to the host. Gives up when it stops taking events, which cancels everything.
 void link_send(uint32_t type, const uint32_t *payload, uint32_t length);
 void link_send1(uint32_t type, uint32_t word);

@@ -14,6 +14,7 @@ from bitnet_host.errors import (
     BoardTaken,
     LinkError,
     LinkTimeout,
+    NoBoard,
     OutOfContext,
     UserError,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "Alternative", "Answer", "BadArgument", "BadFile", "BadModel", "BoardBusy", "BoardError",
     "BoardHeld", "BoardRestarted",
     "BoardTaken", "Cancel", "Grammar", "Grammars", "Image", "LinkError", "LinkTimeout",
+    "NoBoard",
     "OutOfContext", "Pool", "Reply",
     "Sampling", "Session", "Slots", "Stream", "Target",
     "TextModel", "Token", "Usage", "UserError", "open_board", "open_model", "open_target",

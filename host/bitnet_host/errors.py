@@ -6,7 +6,7 @@ from __future__ import annotations
 __all__ = [
     "BadArgument", "BadFile", "BadModel", "BoardBusy", "BoardError", "BoardHeld", "BoardRestarted",
     "BoardTaken", "LinkError",
-    "LinkTimeout", "OutOfContext", "UserError",
+    "LinkTimeout", "NoBoard", "OutOfContext", "UserError",
 ]
 
 
@@ -41,6 +41,10 @@ class LinkError(UserError):
 
 class LinkTimeout(LinkError):
     """The board did not answer in time."""
+
+
+class NoBoard(LinkError):
+    """None of several boards came back in time."""
 
 
 class BoardBusy(LinkError):

@@ -169,7 +169,7 @@ def test_a_board_that_stays_away(boards, alone):
     start = time.monotonic()
     with pytest.raises(LinkError, match="no board is there: one is not there"):
         _ = Session(pool).complete("The dog", max_tokens=20).reply
-    assert time.monotonic() - start < 3
+    assert 0.2 < time.monotonic() - start < 0.9  # waited for once
     cancel = Cancel()
     cancel.set()
     waiting = Session(pool).complete("The dog", max_tokens=20, cancel=cancel).reply

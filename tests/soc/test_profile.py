@@ -45,14 +45,15 @@ def test_a_shape(tmp_path):
 
 
 def test_a_prompt_of_a_model(tmp_path):
-    write_image(convert(synthetic_checkpoint(parse_shape(SHAPE), 0.6, 1)), tmp_path / "m.bitnet")
+    write_image(convert(synthetic_checkpoint(parse_shape(SHAPE), 0.6, 1), "2bit"),
+                tmp_path / "m.bitnet")
     done = _profile("--model", str(tmp_path / "m.bitnet"), "--prompt-tokens", "20", "--format",
-                    "csv")
+                    "json")
     assert done.returncode == 0, done.stderr
-    rows = [line.split(",") for line in done.stdout.splitlines()]
-    assert len(rows) == 1 + 4 + 3 * 13
-    embed = dict(zip(rows[0], rows[1], strict=True))
-    assert embed["step"] == "embed" and int(embed["bytes"]) == 20 * 96
+    found = json.loads(done.stdout)
+    assert len(found["layers"]) == 4 + 3 * 13 and found["contexts"] == [1, 20]
+    assert found["layers"][0]["step"] == "embed" and found["layers"][0]["bytes"] == 20 * 96
+    assert found["weights"] == "2bit" and found["peak_gops"] == 2 * 128 * 0.125
 
 
 @pytest.mark.parametrize("arguments,sentence", [

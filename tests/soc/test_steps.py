@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 import pytest
-from bitnet_host import Cancel, Sampling
+from bitnet_host import BadArgument, Cancel, Sampling
 from bitnet_host.golden.target import ReferenceTarget
 from bitnet_host.model.convert import convert
 from bitnet_host.model.sources.synthetic import parse_shape, synthetic_checkpoint
@@ -117,3 +117,16 @@ def test_others_do_not_hear_of_it(board, reference):
         assert reference.generate(prompt, count, sampling).token_ids == said
     assert cut.stop_reason == "cancel" and len(cut.token_ids) < 200
     assert other.profile is None
+
+
+def test_what_follows_is_answered(board, reference, image):
+    """A score behind a profile is told as one."""
+    _profiled(board, [1, 2, 3], 3)
+    board.reset()
+    reference.reset()
+    np.testing.assert_array_equal(board.score(7), reference.score(7))
+    _profiled(board, [1, 2, 3], 3)
+    board.reset()
+    with pytest.raises(BadArgument):
+        board.generate([image.vocab], 1)
+    assert board.generate([7], 1).token_ids

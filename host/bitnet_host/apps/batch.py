@@ -69,7 +69,7 @@ def batch(
         image = open_model(model, progress=display)
         reader = Model(image, TextModel(image), defaults)
         requests = read_requests(prompts, reader, secrets.randbits(32) if seed is None else seed)
-        with closing(Answers(output, requests, (prompts,))) as file:
+        with closing(Answers(output, requests, (prompts,), seed is not None)) as file:
             left = [request for request in requests if request.line not in file.done]
             with interruptible() as cancel:
                 if left:

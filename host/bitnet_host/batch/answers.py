@@ -17,16 +17,18 @@ __all__ = ["Answers", "Row"]
 
 #: An answer, or why there is none.
 Row = dict[str, Any]
-_CHUNK = 1 << 20
+_BEGINS = b'{"id": '
 
 
 class Answers:
     """Goes on with the file at ``path`` if it is there. ``done``: lines of ``requests`` that it has
-    answers to; ``failed`` of them are errors. Raises BadArgument if it is something else or if
+    answers to; ``failed`` of them are errors. ``seeded``: the seeds of requests
+    count. Raises BadArgument if it is something else or if
     another process writes it, BadFile if it cannot be used. Close it."""
 
-    def __init__(self, path: Path, requests: Sequence[Request], inputs: tuple[Path, ...]) -> None:
-        self._path = path
+    def __init__(self, path: Path, requests: Sequence[Request], inputs: tuple[Path, ...],
+                 seeded: bool = False) -> None:
+        self._path, self._seeded = path, seeded
         self.done: set[int] = set()
         self.failed = 0
         place = destination(path, inputs)
@@ -60,10 +62,19 @@ class Answers:
             file.seek(0)
             for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n"):
+                    self._check_cut(line, number)
                     break
                 self._take(self._row(line, number), requests)
                 size += len(line)
         return size
+
+    def _check_cut(self, line: bytes, number: int) -> None:
+        """Whether what has no end can be the beginning of an answer, and is not somebody else's."""
+        if line[:len(_BEGINS)] != _BEGINS[:len(line)]:
+            raise self._no_answer(number)
+
+    def _no_answer(self, number: int) -> BadArgument:
+        return BadArgument(f"{self._path}, line {number} is no answer of a batch: give another -o")
 
     def _row(self, line: bytes, number: int) -> Row:
         try:
@@ -71,8 +82,7 @@ class Answers:
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict) or not isinstance(row.get("line"), int):
-            raise BadArgument(f"{self._path}, line {number} is no answer of a batch: give another "
-                              f"-o")
+            raise self._no_answer(number)
         return row
 
     def _take(self, row: Row, requests: dict[int, Request]) -> None:
@@ -82,6 +92,9 @@ class Answers:
                               f"with other options: give another -o")
         if request.line in self.done:
             raise BadArgument(f"{self._path} has two answers to line {request.line}: give another "
+                              f"-o")
+        if self._seeded and row.get("seed") not in (None, request.seed, request.body.get("seed")):
+            raise BadArgument(f"{self._path} was begun with another --seed: give that, or another "
                               f"-o")
         self.done.add(request.line)
         self.failed += "error" in row

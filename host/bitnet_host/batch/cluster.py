@@ -15,7 +15,7 @@ from typing import Any
 
 from bitnet_host.batch.answers import Row
 from bitnet_host.batch.requests import Request
-from bitnet_host.batch.work import answer
+from bitnet_host.batch.work import Crowded, answer
 from bitnet_host.errors import BadArgument, LinkError, UserError
 from bitnet_host.model.image import Image
 from bitnet_host.model.text import TextModel
@@ -66,10 +66,13 @@ class _Actor:
                               Pool([self._target], image, self._slots, patience=0.0))
             return self._open
 
-    def answer(self, image: _Held, request: Request) -> Row | str:
-        """The row of a request, or why the board gave none."""
+    def answer(self, image: _Held, request: Request, alone: bool) -> Row | str | None:
+        """The row of a request, or why the board gave none; None if it has to be repeated with
+        fewer beside it."""
         try:
-            return answer(*self._opened(image), request, Cancel()) or "it was cancelled"
+            return answer(*self._opened(image), request, Cancel(), alone) or "it was cancelled"
+        except Crowded:
+            return None
         except UserError as error:
             return str(error)
 
@@ -129,7 +132,14 @@ class Cluster:
 
     def _open(self) -> None:
         found = [board.actor.open.remote(self._held) for board in self._boards]
-        for board, count in zip(self._boards, self._ray.get(found), strict=True):
+        for board, reference in zip(self._boards, found, strict=True):
+            try:
+                count = self._ray.get(reference)
+            except self._ray.exceptions.RayError as error:
+                text = str(error).strip().splitlines()[0]
+                raise LinkError(f"the actor for {board.name} does not run ({text}): see that all "
+                                f"machines of the cluster have this version of bitnet-zynq "
+                                f"installed, and memory for the model") from None
             if isinstance(count, str):
                 raise LinkError(count)
             board.count = count
@@ -144,7 +154,8 @@ class Cluster:
             for board in self._boards:
                 while waiting and board.free:
                     request = waiting.popleft()
-                    under_way[board.actor.answer.remote(self._held, request)] = board, request
+                    reference = board.actor.answer.remote(self._held, request, board.count == 1)
+                    under_way[reference] = board, request
                     board.busy += 1
             if not under_way and time.monotonic() - alive > self._patience:
                 raise LinkError(f"no board is there: {self._boards[0].error}")
@@ -156,7 +167,12 @@ class Cluster:
                 board, request = under_way.pop(reference)
                 board.busy -= 1
                 row = self._row(reference)
-                if isinstance(row, str):
+                if row is None:
+                    board.count = max(1, min(board.count - 1, board.busy))
+                    waiting.appendleft(request)
+                elif isinstance(row, str):
+                    if not board.error:
+                        alive = time.monotonic()  # it was there until now
                     board.failed(row)
                     waiting.appendleft(request)
                 else:
@@ -164,10 +180,12 @@ class Cluster:
                     alive = time.monotonic()
                     yield row
 
-    def _row(self, reference: Any) -> Row | str:
-        """What became of a request, or why the board gave nothing."""
+    def _row(self, reference: Any) -> Row | str | None:
+        """What became of a request, as ``_Actor.answer`` has it."""
         try:
-            row: Row | str = self._ray.get(reference)
+            row: Row | str | None = self._ray.get(reference)
+        except self._ray.exceptions.RayTaskError:  # a fault of this tool, which would come again
+            raise
         except self._ray.exceptions.RayError as error:
             return f"its process has ended: {error}".splitlines()[0]
         return row

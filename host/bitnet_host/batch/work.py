@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -14,12 +15,17 @@ from bitnet_host.run.session import Session
 from bitnet_host.run.target import Cancel
 from bitnet_host.serve.model import Model
 
-__all__ = ["answer", "answers"]
+__all__ = ["Crowded", "answer", "answers"]
 
 
-def answer(model: Model, pool: Pool, request: Request, cancel: Cancel) -> Row | None:
+class Crowded(Exception):
+    """The others under way have the rest of the KV cache."""
+
+
+def answer(model: Model, pool: Pool, request: Request, cancel: Cancel,
+           alone: bool = False) -> Row | None:
     """The row of a request; None if it was cancelled. Raises LinkError or BoardError if no board
-    answers it."""
+    answers it, Crowded if it could be whole, were it ``alone``."""
     try:
         asked = understood(model, request)
         session = Session(pool, model.text, model.spelling)
@@ -29,6 +35,8 @@ def answer(model: Model, pool: Pool, request: Request, cancel: Cancel) -> Row | 
         return {**request.named(), "error": str(error)}
     if reply.stop_reason == "cancel":
         return None
+    if reply.stop_reason == "memory" and not alone:
+        raise Crowded
     return {**request.named(), "text": reply.text, "stop_reason": reply.stop_reason,
             "usage": {"prompt_tokens": reply.usage.prompt,
                       "completion_tokens": reply.usage.completion},
@@ -42,19 +50,26 @@ def answers(model: Model, pool: Pool, requests: Sequence[Request], cancel: Cance
     """The rows of all requests, as they come. Ends early when it is cancelled. Raises as
     ``answer``."""
     done: queue.Queue[Future[Row | None]] = queue.Queue()
-    left = iter(requests)
-    under_way = 0
+    left, most = deque(requests), pool.count
+    under_way: dict[Future[Row | None], Request] = {}
     with ThreadPoolExecutor(pool.count, thread_name_prefix="batch") as threads:
         try:
             while not cancel:
-                while under_way < pool.count and (request := next(left, None)) is not None:
-                    future = threads.submit(answer, model, pool, request, cancel)
+                while left and len(under_way) < most:
+                    request = left.popleft()
+                    future = threads.submit(answer, model, pool, request, cancel, most == 1)
+                    under_way[future] = request
                     future.add_done_callback(done.put)
-                    under_way += 1
                 if not under_way:
                     return
-                row = done.get().result()
-                under_way -= 1
+                future = done.get()
+                request = under_way.pop(future)
+                try:
+                    row = future.result()
+                except Crowded:  # it is repeated, with fewer beside it
+                    most = max(1, min(most - 1, len(under_way)))
+                    left.appendleft(request)
+                    continue
                 if row is not None:
                     yield row
         finally:

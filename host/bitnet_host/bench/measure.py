@@ -142,6 +142,7 @@ def _measured(board: BoardTarget, prompt: list[int], tokens: int, options: Bench
     assert board.simulator is not None
     before = board.simulator.stats()
     board.board.all_rows, board.board.all_columns = options.all_rows, options.all_columns
+    board.board.lookup = False
     sampling = Sampling(full_head=options.full_head)
     answer = (board.generate(prompt, tokens, sampling, progress=progress) if options.slots == 1
               else decode_together(board, options.slots, prompt, options.tokens, sampling))

@@ -53,6 +53,7 @@ def measure_steps(options: BenchOptions, model: Path | None, progress: Progress)
     there is one, or of the shape. Raises UserError."""
     image, path = (bench_model(options) if model is None
                    else _loaded(open_model(model, progress=progress), options))
+    options = replace(options, weights=str(image.meta.get("weights") or options.weights))
     count = options.prefill or 1
     start = 0 if options.prefill else options.context - 1
     words = bench_words(image)[:count]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -212,8 +212,10 @@ class BoardTarget(Target):
         if first.stop_reason != "length":
             return first, ([], [])
         self._named: Choices = ([], [])
-        answer = _whole(self._run(last, 0, sampling.candidates, sampling, cancel,
-                                  _within(progress, len(prompt) - len(last), len(prompt))))
+        # with a full head they lie where those of a SCORE do
+        with self.board.scoring if sampling.full_head else nullcontext():
+            answer = _whole(self._run(last, 0, sampling.candidates, sampling, cancel,
+                                      _within(progress, len(prompt) - len(last), len(prompt))))
         tokens, logits = self._named
         kept = [(token, logit)
                 for token, logit in zip(tokens, logits, strict=True) if token < self.image.vocab]
@@ -237,7 +239,8 @@ class BoardTarget(Target):
              cancel: Cancel, progress: Progress) -> Steps:
         """One GENERATE command. Whoever closes the generator early ends it on the board too."""
         options = {"full_head": sampling.full_head, "all_rows": self.board.all_rows,
-                   "all_columns": self.board.all_columns, "profile": self.profile is not None}
+                   "all_columns": self.board.all_columns, "profile": self.profile is not None,
+                   "no_lookup": not self.board.lookup}
         values = {"slot": self.slot, "position": len(self.tokens), "max_tokens": max_tokens,
                   "candidates": candidates, "prompt_tokens": len(prompt),
                   "options": sum(bit for name, bit in OPTIONS.items() if options[name])}
@@ -266,6 +269,9 @@ class BoardTarget(Target):
                                         f"which {len(answer.token_ids)} came: "
                                         "restart it and try again")
                     self._hold([*before, *answer.token_ids], _stats(payload)["position"])
+                    if answer.stop_reason == "cancel" and not cancel:
+                        raise BoardTaken("the board ended the answer, which nobody here asked for: "
+                                         "start anew")
         except UserError as error:
             if loses_conversations(error) or _is_elsewhere(error):
                 self._lose()
@@ -381,6 +387,7 @@ def _read_stats(answer: Answer, words: NDArray[np.uint32]) -> None:
     decode = stats["decode_cycles_low"] | stats["decode_cycles_high"] << 32
     if stats["tokens"] > 1:
         answer.decode_cycles_per_token = decode / (stats["tokens"] - 1)
+    answer.drafted_tokens, answer.accepted_tokens = stats["drafted"], stats["accepted"]
     answer.counters = {name: {part: stats[f"{name}_{part}"] for part in PARTS}
                        for name in OPERATORS}
     answer.operators = {name: sum(parts.values()) for name, parts in answer.counters.items()}

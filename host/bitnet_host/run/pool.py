@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from bitnet_host.errors import BoardError, LinkError, UserError
+from bitnet_host.errors import BoardError, LinkError, NoBoard, UserError
 from bitnet_host.model.image import Image
 from bitnet_host.reporting import Progress, quiet
 from bitnet_host.run.open import open_board
@@ -104,7 +104,7 @@ class Pool:
     @contextmanager
     def lease(self, tokens: Sequence[int], cancel: Cancel | None = None) -> Iterator[Target | None]:
         """As of ``Slots``, on the board whose KV cache has most of ``tokens``, or has the least to
-        do. Raises LinkError if no board comes back in time."""
+        do. Raises NoBoard if none comes back in time."""
         board, slots = self._choose(tokens, cancel)
         if board is None or slots is None:
             yield None
@@ -129,7 +129,7 @@ class Pool:
                 if self._closed or cancel:
                     return None, None
                 if waited >= self.patience:
-                    raise LinkError(f"no board is there: {self._boards[0].error}")
+                    raise NoBoard(f"no board is there: {self._boards[0].error}")
                 self._changed.wait(_LOOK)
                 waited += _LOOK
             best = max(there, key=lambda board: (self._held(board, tokens), -board.load))
@@ -183,4 +183,4 @@ def _is_of_board(error: UserError) -> bool:
     """Whether the board, or the way to it, is at fault."""
     if isinstance(error, BoardError):
         return error.code not in _HARMLESS | _ELSEWHERE
-    return isinstance(error, LinkError)
+    return isinstance(error, LinkError) and not isinstance(error, NoBoard)

@@ -34,7 +34,7 @@ ANSWER_TIMEOUT = 600.0  # seconds without any event; a simulated full-size token
 
 class Board:
     """``clock_hz`` of the board. ``all_rows`` and ``all_columns`` make it read also what counts for
-    nothing, for benches."""
+    nothing, and without ``lookup`` it guesses no tokens, for benches."""
 
     def __init__(self, image: Image, transport: Transport, simulator: Simulator | None) -> None:
         self.image, self.transport, self.simulator = image, transport, simulator
@@ -42,6 +42,7 @@ class Board:
         self.scoring = threading.Lock()  # logits of a SCORE lie where those of the next one will
         self.clock_hz = 0
         self.all_rows = self.all_columns = False
+        self.lookup = True
         self.slow_upload = False  # whether an upload may take hours
 
     def close(self) -> None:

@@ -89,10 +89,10 @@ def _bias(model: Model, fields: Fields) -> dict[int, float]:
     for key, bias in pairs:
         if bias is False:
             bias = -100.0
-        if isinstance(bias, bool) or not isinstance(bias, int | float) or not math.isfinite(bias):
+        if isinstance(bias, bool) or not isinstance(bias, int | float) or bias != bias:
             raise fields.wrong("logit_bias", "of numbers")
         for token in _tokens(model, fields, key):
-            biases[token] = min(100.0, max(-100.0, float(bias)))
+            biases[token] = float(min(100, max(-100, bias)))
     return biases
 
 

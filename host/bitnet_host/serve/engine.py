@@ -115,7 +115,7 @@ class Job:
                 self.tokens.append(token)
                 self.tell(token)
             self._reply = stream.reply
-            self.timing.end(self._reply.usage)
+            self.timing.end(self._reply)
             self.tell(self._reply)
         except Exception as error:  # the request hears of it
             self.tell(error)
@@ -146,7 +146,7 @@ class Engine(Model):
 
     def start(self, asks: Sequence[Ask]) -> list[Job]:
         """Begins answers, which wait until slots are free. Raises Refused if too many wait."""
-        if self._turn.locked() and self.waiting + len(asks) > self.settings.queue:
+        if self.waiting + len(asks) > self.settings.queue + len(self._free):
             raise _full()
         jobs = [Job(ask, self._ended) for ask in asks]
         for job in jobs:

@@ -53,8 +53,8 @@ def choices_of(fields: Fields) -> int:
 def routes(engine: Engine) -> list[Route]:
     async def complete(request: Request) -> Response:
         fields = await read_fields(request, engine)
-        jobs = _begin(engine, fields)
-        answer = _Answer(engine, fields, jobs)
+        answer = _Answer(engine, fields)
+        answer.jobs = jobs = _begin(engine, fields)
         if fields.flag("stream"):
             return Stream(engine, answer.chunks(),
                           failure=lambda refused: as_event(error_body(refused, _PATH)))
@@ -84,8 +84,9 @@ def _begin(engine: Engine, fields: Fields) -> list[Job]:
 
 
 class _Answer:
-    def __init__(self, engine: Engine, fields: Fields, jobs: Sequence[Job]) -> None:
-        self._engine, self._jobs = engine, jobs
+    def __init__(self, engine: Engine, fields: Fields) -> None:
+        self._engine = engine
+        self.jobs: Sequence[Job] = ()
         options = fields.inner("stream_options")
         self._usage = options is not None and options.flag("include_usage")
         self._timings = fields.flag("timings_per_token")
@@ -100,7 +101,7 @@ class _Answer:
 
     def whole(self, replies: Sequence[Reply]) -> dict[str, Any]:
         choices = []
-        for place, (job, reply) in enumerate(zip(self._jobs, replies, strict=True)):
+        for place, (job, reply) in enumerate(zip(self.jobs, replies, strict=True)):
             choice: dict[str, Any] = {
                 "index": place, "message": {"role": "assistant", "content": reply.text},
                 "logprobs": None, "finish_reason": finish_reason(reply)}
@@ -110,9 +111,9 @@ class _Answer:
                     one for token in job.tokens if (told := tokens.add(token))
                     for one in tokens.probabilities(told, token.text)]}
             choices.append(choice)
-        more = {"__verbose": verbose_fields(self._engine, self._jobs[0])} if self._verbose else {}
+        more = {"__verbose": verbose_fields(self._engine, self.jobs[0])} if self._verbose else {}
         return {**self._head, "object": "chat.completion", "choices": choices,
-                "usage": usage_fields(replies), **self._end(replies, self._jobs[0]), **more}
+                "usage": usage_fields(replies), **self._end(replies, self.jobs[0]), **more}
 
     def _end(self, replies: Sequence[Reply], job: Job) -> dict[str, Any]:
         """What the last object of an answer has beside OpenAI's fields."""
@@ -120,13 +121,13 @@ class _Answer:
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Server-sent events up to [DONE]."""
-        tokens = [self._tokens() for _ in self._jobs]
-        begun = [False for _ in self._jobs]
-        async for place, event in merged(self._jobs):
+        tokens = [self._tokens() for _ in self.jobs]
+        begun = [False for _ in self.jobs]
+        async for place, event in merged(self.jobs):
             if not begun[place]:
                 begun[place] = True
                 yield self._chunk(place, {"role": "assistant", "content": None}, {})
-            job = self._jobs[place]
+            job = self.jobs[place]
             if isinstance(event, Read):
                 if self._progress:
                     more = {"prompt_progress": progress_fields(job, event)}
@@ -140,15 +141,15 @@ class _Answer:
                 if event.text:
                     yield self._said(place, tokens[place], told, event)
         if self._usage:
-            replies = [job.reply for job in self._jobs]
+            replies = [job.reply for job in self.jobs]
             yield as_event({**self._head, "object": "chat.completion.chunk", "choices": [],
-                            "usage": usage_fields(replies), **self._end(replies, self._jobs[0])})
+                            "usage": usage_fields(replies), **self._end(replies, self.jobs[0])})
         yield as_event("[DONE]")
 
     def _said(self, place: int, tokens: Tokens, told: Sequence[Token], event: Token) -> bytes:
         logprobs = ({"content": tokens.probabilities(told, event.text)} if self._logprobs
                     else None)
-        more = {"timings": self._jobs[place].timing.fields()} if self._timings else {}
+        more = {"timings": self.jobs[place].timing.fields()} if self._timings else {}
         return self._chunk(place, {"content": event.text}, more, logprobs=logprobs)
 
     def _chunk(self, place: int, delta: dict[str, Any], more: dict[str, Any],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from bitnet_host.run.session import Usage
+from bitnet_host.run.session import Reply
 
 __all__ = ["Timing"]
 
@@ -14,6 +14,7 @@ class Timing:
 
     def __init__(self, prompt: int) -> None:
         self.prompt, self.cached, self.said = prompt, 0, 0
+        self.drafted = self.accepted = 0
         self._start = self._first = self._last = 0.0
 
     def begin(self) -> None:
@@ -24,8 +25,9 @@ class Timing:
         self._first = self._first or self._last
         self.said += 1
 
-    def end(self, usage: Usage) -> None:
-        self.cached, self.said = usage.cached, usage.completion
+    def end(self, reply: Reply) -> None:
+        self.cached, self.said = reply.usage.cached, reply.usage.completion
+        self.drafted, self.accepted = reply.answer.drafted_tokens, reply.answer.accepted_tokens
 
     @property
     def prompt_seconds(self) -> float:
@@ -44,7 +46,8 @@ class Timing:
         count = (self.prompt if read is None else read) - cached
         prompt = 1e3 * self.prompt_seconds if count else 0.0
         steps, spent = max(0, self.said - 1), 1e3 * self.seconds
-        return {
+        drafts = {"draft_n": self.drafted, "draft_n_accepted": self.accepted}
+        return (drafts if self.drafted else {}) | {
             "cache_n": cached, "prompt_n": count, "prompt_ms": prompt,
             "prompt_per_token_ms": prompt / count if count else 0.0,
             "prompt_per_second": 1e3 * count / prompt if prompt else 0.0,

@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from bitnet_host.batch.answers import Answers
@@ -69,6 +70,31 @@ def test_another_file_is_left_alone(tmp_path, line, text):
     with pytest.raises(BadArgument, match=text):
         Answers(path, REQUESTS, ())
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("data", [b'{"name": "somebody else"}', b"x", b"[1]", b'{"id":3}'])
+def test_another_file_without_an_end(tmp_path, data):
+    """It is no answer that was cut off."""
+    path = tmp_path / "answers"
+    path.write_bytes(data)
+    with pytest.raises(BadArgument, match="line 1 is no answer"):
+        Answers(path, REQUESTS, ())
+    assert path.read_bytes() == data
+
+
+def test_another_seed(tmp_path):
+    """Unless the line has its own, nothing is drawn, or nobody gave one."""
+    path = tmp_path / "answers"
+    with _opened(path) as answers:
+        for row, seed in zip(ROWS, (5, None, 9), strict=True):
+            answers.add(row | {"seed": seed})
+    given = [replace(request, seed=seed, body=request.body | body) for request, seed, body in
+             zip(REQUESTS, (5, 6, 7), ({}, {}, {"seed": 9}), strict=True)]
+    for requests in (given, REQUESTS):
+        with closing(Answers(path, requests, (), seeded=requests is given)) as answers:
+            assert len(answers.done) == 3
+    with pytest.raises(BadArgument, match="another --seed"):
+        Answers(path, [replace(given[0], seed=4), *given[1:]], (), seeded=True)
 
 
 def test_two_at_a_time(tmp_path):

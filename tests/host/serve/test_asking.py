@@ -34,7 +34,7 @@ def _asked(model, fields, **options):
     ({"seed": 7}, {"seed": 7}), ({"seed": -1}, {}), ({"seed": None}, {}),
     ({"logit_bias": {"5": 200, "6": -3}}, {"logit_bias": {5: 100.0, 6: -3.0}}),
     ({"logit_bias": [[7, False], [5, 1.5]]}, {"logit_bias": {7: -100.0, 5: 1.5}}),
-    ({"logit_bias": {"99999": 1}}, {}),
+    ({"logit_bias": {"99999": 1}}, {}), ({"logit_bias": {"5": 10**400}}, {"logit_bias": {5: 100}}),
 ])
 def test_sampling(model, fields, changes):
     assert _asked(model, fields).sampling == Sampling(**changes)

@@ -201,6 +201,17 @@ def test_openai_errors(client):
         client.embeddings.create(model="x", input="cat")
 
 
+@pytest.mark.parametrize("wrong", [{"return_progress": 1}, {"timings_per_token": "x"},
+                                   {"stream_options": 7}, {"verbose": []}, {"stream": 2}])
+def test_what_is_refused_is_not_begun(server, wrong):
+    url, _ = server
+    body = {"messages": [USER], "max_tokens": 200, "n": 2} | wrong
+    assert httpx.post(f"{url}/v1/chat/completions", json=body).status_code == 400
+    text = httpx.get(f"{url}/metrics").text
+    assert "\nllamacpp:requests_processing 0\n" in text
+    assert "\nllamacpp:requests_deferred 0\n" in text
+
+
 def test_ollama(server, expected):
     """Conversation, plain text, and what it says of the model."""
     client = ollama.Client(host=server[0])

@@ -108,6 +108,15 @@ def test_a_full_queue():
         assert _post(client, max_tokens=1).status_code == 200
 
 
+def test_a_request_for_more_answers_than_may_wait():
+    """Also while slots are free: nothing of it is begun."""
+    with (serving(quick_image(), slots=2, queue=3) as (url, _),
+          httpx.Client(base_url=url, timeout=60) as client):
+        for count, status in ((6, 503), (5, 200), (100_000, 503)):
+            body = {"prompt": ["a"] * count, "max_tokens": 1}
+            assert client.post("/v1/completions", json=body).status_code == status
+
+
 def test_who_waits_too_long():
     """Streams are kept alive, and then told in words; others have a status."""
     with (serving(quick_image(), slots=1, queue_seconds=0.3, silence=0.1) as (url, _),

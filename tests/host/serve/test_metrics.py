@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 from bitnet_host import BadArgument, BoardError, LinkError, OutOfContext, open_board
-from bitnet_host.run.session import Usage
+from bitnet_host.run.session import Reply, Usage
 from bitnet_host.run.target import Answer
 from bitnet_host.serve.metrics import Metrics
 from bitnet_host.serve.refused import error_body, refusal
@@ -22,7 +22,7 @@ def clock(monkeypatch):
     return now
 
 
-def _timing(clock):
+def _timing(clock, drafted=0):
     """Of 20 tokens, 5 of them cached: read in 3 s; and 5 that are written in 2 s."""
     timing = Timing(20)
     timing.begin()
@@ -30,7 +30,8 @@ def _timing(clock):
     for _ in range(5):
         timing.token()
         clock[0] += 0.5
-    timing.end(Usage(20, 5, 5))
+    timing.end(Reply("x", "stop", Usage(20, 5, 5),
+                     Answer(drafted_tokens=drafted, accepted_tokens=drafted // 2)))
     return timing
 
 
@@ -40,6 +41,8 @@ def test_times(clock):
         "prompt_per_second": 5, "predicted_n": 5, "predicted_ms": 2000,
         "predicted_per_token_ms": 500, "predicted_per_second": 2}
     assert Timing(20).fields()["prompt_per_second"] == 0  # it has not begun
+    told = _timing(clock, 4).fields()
+    assert (told["draft_n"], told["draft_n_accepted"]) == (4, 2)
 
 
 def _values(metrics, boards=()):
@@ -54,14 +57,15 @@ def test_counters(clock):
     counters = {name: {"moving": 10, "stall_memory": 4, "stall_compute": 0, "stall_control": 0}
                 for name in ("qkv", "head")}
     for answer in (Answer(counters=counters), None):
-        metrics.count(SimpleNamespace(timing=_timing(clock), busy=2, answer=answer))
+        metrics.count(SimpleNamespace(timing=_timing(clock, 4), busy=2, answer=answer))
     values = _values(metrics)
     assert {name.removeprefix("llamacpp:"): value for name, value in values.items()
             if name.startswith("llamacpp:") and value} == {
         "prompt_tokens_total": 30, "prompt_tokens_cached_total": 10, "prompt_seconds_total": 6,
         "tokens_predicted_total": 10, "tokens_predicted_seconds_total": 4, "n_decode_total": 38,
         "n_tokens_max": 25, "prompt_tokens_seconds": 5, "predicted_tokens_seconds": 2,
-        "requests_processing": 1, "requests_deferred": 3, "n_busy_slots_per_decode": 2}
+        "requests_processing": 1, "requests_deferred": 3, "n_busy_slots_per_decode": 2,
+        "spec_decode_num_draft_tokens_total": 8, "spec_decode_num_accepted_tokens_total": 4}
     assert values["bitnet:bytes_total"] == 2 * 10 * 32 * 4  # four tokens after the first
     assert values["bitnet:stall_memory_cycles_total"] == 2 * 4 * 4
 

@@ -152,6 +152,20 @@ def test_two_tabs_at_once(page, expected):
     other.wait(lambda: len(other.all("nav .title")) == 1)
 
 
+def test_a_conversation_that_is_deleted_while_it_is_answered(page):
+    """It stays deleted."""
+    page.send("Gone soon")
+    page.wait(lambda: len(page.all(".reply, article")) >= 2)
+    page.button("Delete Gone soon").click()
+    page.wait(lambda: not page.all("nav .title"))
+    time.sleep(0.6)  # longer than the rest of the answer takes
+    page.driver.refresh()
+    page.wait(lambda: page.all("#composer"))
+    assert not page.all("nav .title")
+    stored = page.driver.execute_script("return JSON.stringify(localStorage)")
+    assert "Gone soon" not in stored
+
+
 def test_a_telephone(server, expected):
     """360 pixels: nothing is wider than the screen, and the list of conversations slides in."""
     with browser(360, 740) as driver:

@@ -118,7 +118,10 @@ function App() {
   const drop = (id) => {
     store.dropConversation(id);
     reload();
-    if (id === here.current.id) choose("");
+    if (id === here.current.id) {
+      here.current.messages.length = 0; // what is being written into it is not kept
+      choose("");
+    }
   };
   useEffect(() => {
     const key = (event) => { if (event.key === "Escape" && running.current) running.current.abort(); };
