@@ -8,9 +8,16 @@
 #define SHORT_REST 16u
 #define LONG_REST 256u // passes without drafts, after they have cost more than they saved
 
+// Three tokens tell more than two, and a draft that is wrong costs more than it seems.
+struct three {
+    uint32_t first, second, third;
+};
+
 static struct lookup {
     uint16_t places[PLACES]; // where three tokens were seen last: the position of the third
     uint32_t learned;        // tokens that `places` knows of
+    struct three last;       // the last ones of those
+    uint32_t found;          // where they were seen before
     uint32_t reach;          // tokens of the next draft at the most
     uint32_t rest, pause;    // passes to rest for the next time, and now
     int32_t saved;           // cycles, as far as it matters
@@ -28,54 +35,46 @@ static uint32_t token_at(uint32_t slot, uint32_t position)
     return *ddr_word(lookup_address(slot, position));
 }
 
-// Three tokens tell more than two, and a draft that is wrong costs more than it seems.
-struct three {
-    uint32_t first, second, third;
-};
-
-static uint16_t *place_of(struct lookup *l, const struct three *t)
-{
-    return &l->places[((t->first * 31 + t->second) * 31 + t->third) * 0x9E3779B1u >> 24];
-}
-
 void lookup_keep(uint32_t slot, uint32_t tokens)
 {
     struct lookup *l = &lookups[slot];
     if (l->learned > tokens)
         l->learned = tokens;
+    if (l->learned > 1)
+        l->last = (struct three){0, token_at(slot, l->learned - 2), token_at(slot, l->learned - 1)};
     if (tokens == 0)
         l->reach = l->rest = l->pause = 0, l->saved = 0;
 }
 
-static void learn(struct lookup *l, uint32_t slot, uint32_t end)
+static void learn(struct lookup *l, uint32_t token)
 {
-    uint32_t at = l->learned > 2 ? l->learned : 2;
-    if (at >= end)
-        return;
-    struct three t = {0, token_at(slot, at - 2), token_at(slot, at - 1)};
-    for (; at < end; at++) {
-        t = (struct three){t.second, t.third, token_at(slot, at)};
-        *place_of(l, &t) = (uint16_t)at;
-    }
-    l->learned = end;
+    struct three t = {l->last.second, l->last.third, token};
+    uint16_t *place = &l->places[((t.first * 31 + t.second) * 31 + token) * 0x9E3779B1u >> 24];
+    l->found = l->learned < 2 ? 0 : *place;
+    *place = (uint16_t)l->learned++;
+    l->last = t;
+}
+
+void lookup_said(uint32_t slot, uint32_t position, uint32_t token)
+{
+    struct lookup *l = &lookups[slot];
+    *ddr_word(lookup_address(slot, position)) = token;
+    while (l->learned < position)
+        learn(l, token_at(slot, l->learned));
+    learn(l, token);
 }
 
 uint32_t lookup_draft(uint32_t slot, uint32_t position, uint32_t most, uint32_t *tokens)
 {
     struct lookup *l = &lookups[slot];
+    uint32_t at = l->found, count = 0, reach = l->reach ? l->reach : 1;
     if (l->pause) {
         l->pause--;
         return 0;
     }
-    learn(l, slot, position);
-    if (position < 2)
-        return 0;
-    struct three t = {token_at(slot, position - 2), token_at(slot, position - 1),
-                      token_at(slot, position)};
-    uint32_t at = *place_of(l, &t), count = 0, reach = l->reach ? l->reach : 1;
     // what was learnt before a conversation was cut back, and others that share a place
-    if (at < 2 || at >= position || token_at(slot, at - 2) != t.first ||
-        token_at(slot, at - 1) != t.second || token_at(slot, at) != t.third)
+    if (at < 2 || at >= position || token_at(slot, at) != l->last.third ||
+        token_at(slot, at - 1) != l->last.second || token_at(slot, at - 2) != l->last.first)
         return 0;
     for (; count < most && count < reach; count++) {
         uint32_t from = at + 1 + count;

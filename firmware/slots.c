@@ -21,8 +21,8 @@ static struct slot {
     uint32_t prompt, done, told; // tokens of it, how many are in the cache, and are said to be
     uint32_t tokens;             // of the answer
     uint32_t next;               // the token that comes next, once the prompt is done
-    uint32_t drafted, accepted;  // tokens that were guessed, and those of them that were right
-    uint64_t start, prefilled;   // cycles
+    uint32_t drafts, drafted, accepted; // guesses, their tokens, and those that were right
+    uint64_t start, prefilled;          // cycles
     struct pages pages;
     uint64_t before[OPERATOR_COUNT][PARTS];
 } slots[SLOTS];
@@ -64,6 +64,11 @@ bool slots_busy(void)
 static bool is_busy(uint32_t slot)
 {
     return busy >> slot & 1;
+}
+
+static bool looks_up(const struct slot *s)
+{
+    return s->options & OPTION_LOOKUP;
 }
 
 // -- commands -------------------------------------------------------------------------------------
@@ -166,7 +171,7 @@ void slots_generate(const struct message *m)
     s->candidates = p[GENERATE_CANDIDATES];
     s->options = p[GENERATE_OPTIONS];
     s->prompt = count;
-    s->done = s->told = s->tokens = s->drafted = s->accepted = 0;
+    s->done = s->told = s->tokens = s->drafts = s->drafted = s->accepted = 0;
     s->start = s->prefilled = look(s);
     busy |= 1u << number(s);
     if (s->candidates && awaited)
@@ -193,6 +198,7 @@ static void finish(struct slot *s, uint32_t reason)
         [STATS_DECODE_CYCLES_LOW] = (uint32_t)decode,
         [STATS_DECODE_CYCLES_HIGH] = (uint32_t)(decode >> 32),
         [STATS_POSITION] = s->position,
+        [STATS_DRAFTS] = s->drafts,
         [STATS_DRAFTED] = s->drafted,
         [STATS_ACCEPTED] = s->accepted,
     };
@@ -310,8 +316,6 @@ static void gather(void)
 static void put_drafts(struct slot *s)
 {
     uint32_t drafts[LOOKUP_MOST], most = s->max_tokens - s->tokens - 1;
-    if (s->options & OPTION_NO_LOOKUP)
-        return;
     if (most > model.context - 1 - s->position)
         most = model.context - 1 - s->position;
     if (most > LOOKUP_MOST)
@@ -345,8 +349,8 @@ static void choose(struct slot *s, const struct logits *logits)
         s->prefilled = s->max_tokens > 1 ? look(s) : cycles();
     s->next = logits->best;
     link_send1(EVENT_TOKEN, s->next);
-    if (s->position < model.context)
-        *ddr_word(waiting(s, s->position)) = s->next;
+    if (looks_up(s) && s->position < model.context)
+        lookup_said(number(s), s->position, s->next);
     if (is_stop(s->next))
         finish(s, STOP_STOP);
     else if (s->position >= model.context)
@@ -394,6 +398,7 @@ static bool go_on(struct slot *s, uint32_t i, bool writing)
 static bool go_on_drafted(struct slot *s, uint32_t *right)
 {
     struct logits logits;
+    s->drafts++;
     s->drafted += count - 1;
     for (;; ++*right) {
         s->position = s->from + 1;
@@ -418,7 +423,8 @@ void slots_step(void)
     gather();
     if (!count)
         return;
-    bool alone = count == 1 && busy == 1u << number(owners[0]) && writes(number(owners[0]));
+    bool alone = count == 1 && looks_up(owners[0]) && busy == 1u << number(owners[0]) &&
+                 writes(number(owners[0]));
     if (alone)
         put_drafts(owners[0]);
     uint32_t start = cycles_low(), writing = 0, profiled = 0, right = 0;

@@ -12,8 +12,10 @@
 uint32_t lookup_address(uint32_t slot, uint32_t position);
 // A slot's conversation has been cut back to so many tokens.
 void lookup_keep(uint32_t slot, uint32_t tokens);
-// Up to `most` tokens that may follow the one at `position`; returns how many. None while drafts do
-// not pay.
+// The token at a position, behind those in the KV cache, is known.
+void lookup_said(uint32_t slot, uint32_t position, uint32_t token);
+// Up to `most` tokens that may follow the one at `position`, which was said last; returns how many.
+// None while drafts do not pay.
 uint32_t lookup_draft(uint32_t slot, uint32_t position, uint32_t most, uint32_t *tokens);
 // What became of a draft, in a pass of so many cycles; one without a draft has none.
 void lookup_tell(uint32_t slot, uint32_t drafted, uint32_t accepted, uint32_t spent);

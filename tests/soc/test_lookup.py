@@ -36,6 +36,8 @@ def _pair(simulator, image):
     board = BoardTarget(image, over_udp("127.0.0.1", simulator.ports["udp"], take_over=True),
                         simulator)
     reference = ReferenceTarget(image)
+    assert not board.board.lookup  # of so small a model
+    board.board.lookup = True
     board.prepare()
     reference.prepare()
     return board, reference

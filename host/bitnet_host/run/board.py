@@ -240,7 +240,7 @@ class BoardTarget(Target):
         """One GENERATE command. Whoever closes the generator early ends it on the board too."""
         options = {"full_head": sampling.full_head, "all_rows": self.board.all_rows,
                    "all_columns": self.board.all_columns, "profile": self.profile is not None,
-                   "no_lookup": not self.board.lookup}
+                   "lookup": self.board.lookup}
         values = {"slot": self.slot, "position": len(self.tokens), "max_tokens": max_tokens,
                   "candidates": candidates, "prompt_tokens": len(prompt),
                   "options": sum(bit for name, bit in OPTIONS.items() if options[name])}
@@ -387,6 +387,7 @@ def _read_stats(answer: Answer, words: NDArray[np.uint32]) -> None:
     decode = stats["decode_cycles_low"] | stats["decode_cycles_high"] << 32
     if stats["tokens"] > 1:
         answer.decode_cycles_per_token = decode / (stats["tokens"] - 1)
+    answer.drafts = stats["drafts"]
     answer.drafted_tokens, answer.accepted_tokens = stats["drafted"], stats["accepted"]
     answer.counters = {name: {part: stats[f"{name}_{part}"] for part in PARTS}
                        for name in OPERATORS}

@@ -115,9 +115,9 @@ INFO_FIELDS = ("version", "isa_hash", "clock_hz", "selftest", "model_id", "model
 GENERATE_FIELDS = ("slot", "position", "max_tokens", "candidates", "options", "prompt_tokens")
 #: Bits of GENERATE's options: work that is normally saved. Answers are the same, but for a screened
 #: head's. ``profile``: the vector unit is waited for after each layer, and STEPS are told apart.
-#: ``no_lookup``: nothing is guessed (firmware/lookup.c); answers are the same.
+#: ``lookup``: what comes next is guessed where that pays (firmware/lookup.c).
 OPTIONS = {"full_head": 1, "all_rows": 2, "all_columns": 4, "profile": 8,
-           "no_lookup": 16}
+           "lookup": 16}
 #: A stream by some of the memory ports (xtvu.isa, PORTS): ``rows`` runs of ``words_each`` stream
 #: words, ``stride`` blocks of 512 bytes apart; together a multiple of 16 words.
 STREAM_FIELDS = ("address", "rows", "words_each", "stride", "mask", "apart", "bursts")
@@ -147,7 +147,8 @@ STEPS = {"embed": "embed", "input_norm": "norm", "q_proj": "qkv", "k_proj": "qkv
 PARTS = ("moving", "stall_memory", "stall_compute", "stall_control")
 STATS_FIELDS = ("stop_reason", "tokens", "prefill_tokens", "prefill_cycles_low",
                 "prefill_cycles_high",
-                "decode_cycles_low", "decode_cycles_high", "position", "drafted", "accepted",
+                "decode_cycles_low", "decode_cycles_high", "position", "drafts",
+                "drafted", "accepted",
                 *(f"{name}_{part}" for name in OPERATORS for part in PARTS))
 
 

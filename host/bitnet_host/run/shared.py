@@ -29,12 +29,13 @@ _PIECE = 1 << 16  # bytes whose checksum the board says, to see what it has alre
 _MUCH = 1 << 16  # bytes for which it pays to make a line faster first
 _SLOW = 3600  # seconds of an upload that nobody wants without having said so
 _LONGEST_WAIT = 120.0  # seconds for an INFO: a simulated board waits long for memory that is away
+_LARGE = 32 << 20  # bytes; a guess costs a smaller model more than it brings
 ANSWER_TIMEOUT = 600.0  # seconds without any event; a simulated full-size token takes minutes
 
 
 class Board:
     """``clock_hz`` of the board. ``all_rows`` and ``all_columns`` make it read also what counts for
-    nothing, and without ``lookup`` it guesses no tokens, for benches."""
+    nothing, for benches. With ``lookup`` it guesses tokens (docs/lookup.md)."""
 
     def __init__(self, image: Image, transport: Transport, simulator: Simulator | None) -> None:
         self.image, self.transport, self.simulator = image, transport, simulator
@@ -42,7 +43,7 @@ class Board:
         self.scoring = threading.Lock()  # logits of a SCORE lie where those of the next one will
         self.clock_hz = 0
         self.all_rows = self.all_columns = False
-        self.lookup = True
+        self.lookup = image.header.ddr_bytes >= _LARGE
         self.slow_upload = False  # whether an upload may take hours
 
     def close(self) -> None:

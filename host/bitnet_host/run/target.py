@@ -42,8 +42,9 @@ class Answer:
     memory (other conversations have the rest of the KV cache) or cancel. Cycle counts are None on
     the golden model, which has no clock; ``operators`` and ``counters`` are cycles per token, with
     what other slots did in the same passes. ``cached_tokens`` were in the KV cache before the
-    ``prompt_tokens``. ``board``: the name of the target that came to its end. Of tokens that the
-    board guessed, ``drafted_tokens`` were computed and ``accepted_tokens`` were right."""
+    ``prompt_tokens``. ``board``: the name of the target that came to its end. Of ``drafts``
+    that the board guessed, ``drafted_tokens`` were computed and ``accepted_tokens`` were
+    right."""
 
     token_ids: list[int] = field(default_factory=list)
     stop_reason: str = "length"
@@ -55,6 +56,7 @@ class Answer:
     operators: dict[str, int] = field(default_factory=dict)
     counters: dict[str, dict[str, int]] = field(default_factory=dict)
     board: str = ""
+    drafts: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
 

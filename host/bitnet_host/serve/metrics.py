@@ -24,6 +24,7 @@ _COUNTERS = {
     "n_tokens_max": "Most tokens that a conversation had.",
     "spec_decode_num_draft_tokens_total": "Tokens that were guessed.",
     "spec_decode_num_accepted_tokens_total": "Tokens that were guessed rightly.",
+    "spec_decode_num_drafts_total": "Guesses.",
 }
 _GAUGES = {
     "prompt_tokens_seconds": "Tokens of prompts per second.",
@@ -56,6 +57,7 @@ class Metrics:
         steps = max(0, timing.said - 1)
         self._sums["n_decode_total"] += timing.prompt - timing.cached + steps
         self._sums["n_tokens_max"] = max(self._sums["n_tokens_max"], timing.prompt + timing.said)
+        self._sums["spec_decode_num_drafts_total"] += timing.drafts
         self._sums["spec_decode_num_draft_tokens_total"] += timing.drafted
         self._sums["spec_decode_num_accepted_tokens_total"] += timing.accepted
         self._seconds["prompt"] += timing.prompt_seconds

@@ -14,7 +14,7 @@ class Timing:
 
     def __init__(self, prompt: int) -> None:
         self.prompt, self.cached, self.said = prompt, 0, 0
-        self.drafted = self.accepted = 0
+        self.drafts = self.drafted = self.accepted = 0
         self._start = self._first = self._last = 0.0
 
     def begin(self) -> None:
@@ -27,7 +27,9 @@ class Timing:
 
     def end(self, reply: Reply) -> None:
         self.cached, self.said = reply.usage.cached, reply.usage.completion
-        self.drafted, self.accepted = reply.answer.drafted_tokens, reply.answer.accepted_tokens
+        answer = reply.answer
+        self.drafts, self.drafted = answer.drafts, answer.drafted_tokens
+        self.accepted = answer.accepted_tokens
 
     @property
     def prompt_seconds(self) -> float:

@@ -31,7 +31,8 @@ def _timing(clock, drafted=0):
         timing.token()
         clock[0] += 0.5
     timing.end(Reply("x", "stop", Usage(20, 5, 5),
-                     Answer(drafted_tokens=drafted, accepted_tokens=drafted // 2)))
+                     Answer(drafts=drafted // 4, drafted_tokens=drafted,
+                            accepted_tokens=drafted // 2)))
     return timing
 
 
@@ -65,6 +66,7 @@ def test_counters(clock):
         "tokens_predicted_total": 10, "tokens_predicted_seconds_total": 4, "n_decode_total": 38,
         "n_tokens_max": 25, "prompt_tokens_seconds": 5, "predicted_tokens_seconds": 2,
         "requests_processing": 1, "requests_deferred": 3, "n_busy_slots_per_decode": 2,
+        "spec_decode_num_drafts_total": 2,
         "spec_decode_num_draft_tokens_total": 8, "spec_decode_num_accepted_tokens_total": 4}
     assert values["bitnet:bytes_total"] == 2 * 10 * 32 * 4  # four tokens after the first
     assert values["bitnet:stall_memory_cycles_total"] == 2 * 4 * 4
