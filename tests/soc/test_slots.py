@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from bitnet_host import Cancel, Sampling, Session, Slots
 from bitnet_host.bench.measure import BenchOptions, measure_model
-from bitnet_host.errors import BoardError
+from bitnet_host.errors import BoardError, BoardTaken
 from bitnet_host.golden.reference import Cache
 from bitnet_host.golden.target import ReferenceTarget
 from bitnet_host.model.convert import convert
@@ -482,6 +482,27 @@ def test_an_answer_that_nobody_knows_of(small):
     reference.reset()
     _same_logits(board.slots[3], reference, [9, 10])
     assert board.info()["position1"] == 0 and board.slots[1].tokens == []
+
+
+def test_answers_that_are_cleared_away(small):
+    """They do not pass for whole ones, whoever had the board cleared."""
+    board, reference = small
+    begun = [threading.Event() for _ in range(2)]
+
+    def answer(place):
+        def heard(token):
+            begun[place].set()
+        return board.slots[place].generate([5 + place], 600, on_token=heard)
+
+    def clear():
+        for event in begun:
+            event.wait(60)
+        board.board.ask("CLEAR")
+
+    results = _together([lambda: answer(0), lambda: answer(1), clear])
+    assert [type(result) for result in results[:2]] == [BoardTaken] * 2
+    assert board.slots[0].tokens == [] == board.slots[1].tokens
+    assert board.slots[1].generate([7, 8], 5).token_ids == _alone(reference, [7, 8], 5)
 
 
 def test_measuring_them_together():
