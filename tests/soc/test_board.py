@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from bitnet_host.errors import BoardHeld, UserError
+from bitnet_host.errors import BoardHeld, BoardTaken, UserError
 from bitnet_host.golden.target import ReferenceTarget
 from bitnet_host.model.convert import convert
 from bitnet_host.model.header import MODEL_BASE
@@ -196,7 +196,8 @@ def test_stop_token_and_cancel(bundled, monkeypatch):
         return send(command, payload)
 
     monkeypatch.setattr(transport, "send", overtaken)
-    assert board.generate([0, 807], 200, Sampling(), _quiet, _quiet).stop_reason == "cancel"
+    with pytest.raises(BoardTaken, match="nobody here asked for"):
+        board.generate([0, 807], 200, Sampling(), _quiet, _quiet)
     monkeypatch.undo()
     board.reset()
     assert board.generate([0, 807], 3, Sampling(), _quiet, _quiet).stop_reason == "length"
