@@ -67,18 +67,18 @@ def _anew(pair):
 def test_a_circle(pair):
     """Most tokens are guessed. Without drafts there are as many passes as tokens."""
     board, _ = pair
-    answer = _both(pair, [3, 17, 90], 100)
-    assert answer.accepted_tokens > 40 and answer.drafted_tokens >= answer.accepted_tokens
+    answer = _both(pair, [3, 17, 90], 70)
+    assert answer.accepted_tokens > 20 and answer.drafted_tokens >= answer.accepted_tokens
     _anew(pair)
     board.board.lookup = False
-    plain = _both(pair, [3, 17, 90], 100)
+    plain = _both(pair, [3, 17, 90], 70)
     assert plain.drafted_tokens == plain.accepted_tokens == 0
     assert plain.decode_cycles_per_token > 0.9 * answer.decode_cycles_per_token
 
 
 def test_wherever_it_ends(pair):
     """In the middle of a draft, too; and what is said next goes on from there."""
-    for tokens in range(22, 34, 2):
+    for tokens in range(24, 32, 2):
         _anew(pair)
         assert len(_both(pair, [3, 17, 90], tokens).token_ids) == tokens
         _both(pair, [5, 6], 3)
@@ -118,17 +118,17 @@ def test_memory_that_is_full(simulator, checkpoint):
 def test_a_conversation_that_was_cut_back(pair):
     """What was learnt of what is gone does not come into what is said now."""
     for keep, prompt in ((10, [7, 8, 9]), (25, [3, 17, 90, 3, 17, 90]), (3, [90, 3, 17, 90])):
-        _both(pair, [3, 17, 90, 11, 3, 17, 90], 40)
+        _both(pair, [3, 17, 90, 11, 3, 17, 90], 25)
         for target in pair:
             target.truncate(keep)
-        _both(pair, prompt, 40)
+        _both(pair, prompt, 25)
         _anew(pair)
 
 
 def test_text_of_all_kinds(pair):
     """Prompts that repeat themselves in odd ways, at random."""
     source = np.random.default_rng(5)
-    for _ in range(6):
+    for _ in range(4):
         part = source.integers(0, 6, source.integers(2, 9)).tolist()
         prompt = (part * 9)[:source.integers(3, 60)]
         _anew(pair)
