@@ -48,7 +48,7 @@ bool profile_stage(uint32_t stage)
     return true;
 }
 
-void profile_count(uint64_t copy[OPERATOR_COUNT][PARTS])
+void profile_count(void)
 {
     if (told)
         take_stage(model.layers + 1);
@@ -56,9 +56,6 @@ void profile_count(uint64_t copy[OPERATOR_COUNT][PARTS])
         for (uint32_t i = 0; i < OPERATOR_COUNT; i++)
             for (uint32_t part = 0; part < PARTS; part++)
                 profile_counts[i][part] += take(1 + i, part);
-    for (uint32_t i = 0; copy && i < OPERATOR_COUNT; i++)
-        for (uint32_t part = 0; part < PARTS; part++)
-            copy[i][part] = profile_counts[i][part];
 }
 
 bool profile_begin(uint32_t sequence)
@@ -69,7 +66,7 @@ bool profile_begin(uint32_t sequence)
     if (!tvu_wait())
         return false;
     tvu_section(0);
-    profile_count(0);
+    profile_count();
     told = sequence;
     for (uint32_t i = 0; i < TVU_SECTIONS * PARTS; i++)
         take(i / PARTS, i % PARTS); // the self-test has its own

@@ -137,9 +137,13 @@ static uint32_t waiting(const struct slot *s, uint32_t position)
 // Takes note of what cycles are spent on from here on; says which cycle that is.
 static uint64_t look(struct slot *s)
 {
-    profile_count(s->before);
+    profile_count();
+    uint64_t now = cycles(); // from when the counters were read
+    for (uint32_t i = 0; i < OPERATOR_COUNT; i++)
+        for (uint32_t part = 0; part < PARTS; part++)
+            s->before[i][part] = profile_counts[i][part];
     passes = 0;
-    return cycles();
+    return now;
 }
 
 void slots_generate(const struct message *m)
@@ -182,7 +186,7 @@ void slots_generate(const struct message *m)
 
 static void finish(struct slot *s, uint32_t reason)
 {
-    profile_count(0);
+    profile_count();
     busy &= ~(1u << number(s));
     uint64_t now = cycles();
     if (!s->tokens)
@@ -453,7 +457,7 @@ void slots_step(void)
         return;
     }
     if (++passes >= COUNT_EVERY) {
-        profile_count(0);
+        profile_count();
         passes = 0;
     }
     spent = cycles_low() - start;

@@ -8,9 +8,8 @@
 
 // Cycles since the firmware started, by operator.
 extern uint64_t profile_counts[OPERATOR_COUNT][PARTS];
-// Brings them up to date, and copies them unless `copy` is null. To be called before a counter
-// wraps: every 2^32 cycles.
-void profile_count(uint64_t copy[OPERATOR_COUNT][PARTS]);
+// Brings them up to date. To be called before a counter wraps: every 2^32 cycles.
+void profile_count(void);
 
 // A pass begins. If its steps are to be told apart, they are for the command of number `sequence`,
 // or 0: then operators are enough. False if a fault was raised.
