@@ -53,6 +53,7 @@ bench: build
 	$(BIN)/bitnet-host bench --shape 2b4t --context 128 --tokens 2 --check
 	$(BIN)/python tests/screening.py --positions 10000
 	$(BIN)/python tests/upload_speed.py
+	$(BIN)/python tests/lookup_speed.py
 	$(BIN)/python tests/instruction_cycles.py
 	$(BIN)/python tests/full_size.py
 

@@ -42,8 +42,10 @@ void lookup_keep(uint32_t slot, uint32_t tokens)
         l->learned = tokens;
     if (l->learned > 1)
         l->last = (struct three){0, token_at(slot, l->learned - 2), token_at(slot, l->learned - 1)};
-    if (tokens == 0)
-        l->reach = l->rest = l->pause = 0, l->saved = 0;
+    if (tokens == 0) {
+        l->reach = l->rest = l->pause = 0;
+        l->saved = 0;
+    }
 }
 
 static void learn(struct lookup *l, uint32_t token)

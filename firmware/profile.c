@@ -10,7 +10,7 @@ static const uint8_t operators[STEP_COUNT] = STEP_OPERATORS;
 static uint32_t told; // number of the command that hears of steps, or 0
 static uint32_t seen[TVU_SECTIONS][PARTS];
 
-static uint32_t take(uint32_t section, uint32_t part)
+static inline uint32_t take(uint32_t section, uint32_t part)
 {
     uint32_t now = tvu_counter(part, section), spent = now - seen[section][part];
     seen[section][part] = now;

@@ -46,8 +46,10 @@ static uint32_t number(const struct slot *s)
 void slots_reset(void)
 {
     pages_reset();
-    for (uint32_t i = 0; i < SLOTS; i++)
-        slots[i].position = slots[i].pages.count = 0, lookup_keep(i, 0);
+    for (uint32_t i = 0; i < SLOTS; i++) {
+        slots[i].position = slots[i].pages.count = 0;
+        lookup_keep(i, 0);
+    }
     busy = awaited = 0;
 }
 
@@ -174,6 +176,8 @@ void slots_generate(const struct message *m)
     s->max_tokens = p[GENERATE_MAX_TOKENS];
     s->candidates = p[GENERATE_CANDIDATES];
     s->options = p[GENERATE_OPTIONS];
+    if (looks_up(s)) // the token that was said last may not be the one that follows
+        lookup_keep(number(s), s->position);
     s->prompt = count;
     s->done = s->told = s->tokens = s->drafts = s->drafted = s->accepted = 0;
     s->start = s->prefilled = look(s);

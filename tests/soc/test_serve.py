@@ -126,7 +126,6 @@ def _check_board(url):
     assert abs(told["cycles_per_token"] - sum(told["operators"].values())) < 2000
     assert told["tokens_per_second"] == pytest.approx(125e6 / told["cycles_per_token"], 1e-3)
     assert told["bytes_per_token"] == 32 * told["kinds"]["moving"]
-    assert told["skipped_bytes_per_token"] >= 0  # of so small a model it reads all
     whole = httpx.post(f"{url}/v1/chat/completions", json=body | {"stream": True}, timeout=60).text
     last = json.loads(whole.split("data: ")[-2])
     assert last["board"]["kinds"].keys() == told["kinds"].keys()

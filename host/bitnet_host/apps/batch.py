@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from bitnet_host.apps.chat import interruptible
+from bitnet_host.apps.options import ModelOption, TakeOverOption, TargetsOption
 from bitnet_host.apps.progress import ProgressDisplay
 from bitnet_host.batch.answers import Answers, Row
 from bitnet_host.batch.cluster import Cluster
@@ -34,12 +35,8 @@ def batch(
     output: Annotated[Path, typer.Option("-o", "--output",
                                          help="answers, a line each; if there are some already, "
                                               "the batch goes on with the rest")],
-    target: Annotated[list[str] | None,
-                      typer.Option(help="sim, reference, udp://HOST[:PORT] or serial:DEVICE; "
-                                        "several share the work")] = None,
-    model: Annotated[Path | None,
-                     typer.Option(help="model image or checkpoint folder (default: the bundled "
-                                       "model)")] = None,
+    target: TargetsOption = None,
+    model: ModelOption = None,
     slots: Annotated[int, typer.Option(help="prompts at a time per board; 0: as many as there "
                                             "are", min=0)] = 0,
     ray: Annotated[str | None,
@@ -54,8 +51,7 @@ def batch(
                     typer.Option(help="of the first line that has none; each has the next "
                                       "(default: another one each time)", min=0,
                                  max=2**64 - 1)] = None,
-    take_over: Annotated[bool, typer.Option("--take-over",
-                                            help="even if another host holds a board")] = False,
+    take_over: TakeOverOption = False,
 ) -> int:
     """Answer a file of prompts. What is stopped goes on with the same command."""
     if ray is not None and take_over:

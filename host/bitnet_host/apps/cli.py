@@ -20,6 +20,7 @@ import typer
 import bitnet_host
 from bitnet_host.apps.batch import batch
 from bitnet_host.apps.chat import Conversation, as_json, interruptible, show, statistics
+from bitnet_host.apps.options import ModelOption, TakeOverOption, TargetOption
 from bitnet_host.apps.profile import profile
 from bitnet_host.apps.progress import ProgressDisplay
 from bitnet_host.apps.prompt import Prompt
@@ -54,10 +55,7 @@ __all__ = ["main"]
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False,
                   context_settings={"help_option_names": ["-h", "--help"]},
                   help="Talk to a BitNet b1.58 model on a Zynq-7020 board or its simulation.")
-_TARGET = typer.Option(help="sim, reference, udp://HOST[:PORT] or serial:DEVICE")
-_TAKE_OVER = typer.Option("--take-over", help="even if another host holds the board")
 _SLOW_UPLOAD = typer.Option("--slow-upload", help="even if the upload takes hours")
-_MODEL = typer.Option(help="model image or checkpoint folder (default: the bundled model)")
 _MOST_TOKENS = 2**31 - 1
 
 
@@ -128,8 +126,8 @@ def _prompts(prompt: str | None, prompts: Path | None) -> list[str]:
 @app.command()
 def chat(
     context: typer.Context,
-    target: Annotated[str, _TARGET] = "sim",
-    model: Annotated[Path | None, _MODEL] = None,
+    target: TargetOption = "sim",
+    model: ModelOption = None,
     prompt: Annotated[str
                       | None,
                       typer.Option(help="answer this once and exit; - reads it from standard "
@@ -174,7 +172,7 @@ def chat(
     as_object: Annotated[bool,
                          typer.Option("--json",
                                       help="print a JSON object for each prompt")] = False,
-    take_over: Annotated[bool, _TAKE_OVER] = False,
+    take_over: TakeOverOption = False,
     slow_upload: Annotated[bool, _SLOW_UPLOAD] = False,
     verbose: Annotated[bool,
                        typer.Option("-v",
@@ -270,9 +268,9 @@ def score(
     output: Annotated[Path,
                       typer.Option("-o",
                                    "--output", help=".npy to write: float32 [tokens, vocab]")],
-    target: Annotated[str, _TARGET] = "sim",
-    model: Annotated[Path | None, _MODEL] = None,
-    take_over: Annotated[bool, _TAKE_OVER] = False,
+    target: TargetOption = "sim",
+    model: ModelOption = None,
+    take_over: TakeOverOption = False,
     slow_upload: Annotated[bool, _SLOW_UPLOAD] = False,
 ) -> None:
     """Teacher-forced logits for a list of token ids."""
@@ -391,7 +389,7 @@ app.command()(profile)
 
 @app.command()
 def selftest(
-    target: Annotated[str, _TARGET] = "sim",
+    target: TargetOption = "sim",
     whole: Annotated[bool,
                      typer.Option("--whole",
                                   help="try every cell of memory; the model that it holds is "
@@ -400,7 +398,7 @@ def selftest(
                       typer.Option(help="write what was measured as a memory model for `bench "
                                         "--ddr`")] = None,
     as_object: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
-    take_over: Annotated[bool, _TAKE_OVER] = False,
+    take_over: TakeOverOption = False,
 ) -> int:
     """Examine a board's memory, ports, clocks and link; exit code 1 if something is wrong."""
     if target == "reference":

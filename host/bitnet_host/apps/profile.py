@@ -11,11 +11,11 @@ import typer
 from bitnet_host.apps.progress import ProgressDisplay
 from bitnet_host.bench.measure import CLOCK_HZ, BenchOptions
 from bitnet_host.errors import BadArgument, BadFile
-from bitnet_host.files import replacing
+from bitnet_host.files import destination, replacing
 from bitnet_host.model.sources.synthetic import GATE_ZEROS
 from bitnet_host.profile.measure import measure_steps, over_context
 from bitnet_host.profile.page import page
-from bitnet_host.profile.plots import drawn
+from bitnet_host.profile.plots import drawn, library
 from bitnet_host.profile.report import FORMS, Report
 
 __all__ = ["profile"]
@@ -59,6 +59,13 @@ def profile(
         raise BadArgument("--over-context is for --shape")
     options = BenchOptions(shape=shape or "bundled", context=context, prefill=prompt_tokens,
                            weights=weights, ddr=ddr, clock=clock, gate_zeros=gate_zeros, seed=seed)
+    # what cannot be written is said before minutes of measuring
+    if form == "html" or plots is not None:
+        library()
+    if output is not None:
+        destination(output)
+    if plots is not None:
+        _make(plots)
     display = ProgressDisplay()
     try:
         measured = measure_steps(options, model, display)
@@ -84,11 +91,14 @@ def _contexts(text: str) -> list[int]:
                           f"{text}") from None
 
 
-def _write_plots(report: Report, folder: Path) -> None:
+def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadFile(f"cannot make {folder}: {error.strerror}") from None
+
+
+def _write_plots(report: Report, folder: Path) -> None:
     for kind in ("svg", "png"):
         for name, data in drawn(report, kind).items():
             with replacing(folder / f"{name}.{kind}") as file:

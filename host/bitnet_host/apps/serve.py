@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from bitnet_host.apps.options import ModelOption, TakeOverOption, TargetsOption
 from bitnet_host.apps.progress import ProgressDisplay
 from bitnet_host.errors import BadArgument
 from bitnet_host.files import read_text
@@ -35,12 +36,8 @@ def serve(
     api_key: Annotated[list[str] | None,
                        typer.Option(help="that clients have to send; may be given several times",
                                     envvar="BITNET_API_KEY")] = None,
-    target: Annotated[list[str] | None,
-                      typer.Option(help="sim, reference, udp://HOST[:PORT] or serial:DEVICE; "
-                                        "several share the work")] = None,
-    model: Annotated[Path | None,
-                     typer.Option(help="model image or checkpoint folder (default: the bundled "
-                                       "model)")] = None,
+    target: TargetsOption = None,
+    model: ModelOption = None,
     slots: Annotated[int,
                      typer.Option(help="conversations at a time per board; 0: as many as there "
                                        "are", min=0)] = 0,
@@ -72,8 +69,7 @@ def serve(
     verbose: Annotated[bool,
                        typer.Option("-v", "--verbose",
                                     help="log requests, and show prompts in answers")] = False,
-    take_over: Annotated[bool, typer.Option("--take-over",
-                                            help="even if another host holds the board")] = False,
+    take_over: TakeOverOption = False,
 ) -> None:
     """Serve a model to the clients of OpenAI, Ollama, llama-server and Anthropic."""
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, stream=sys.stderr,

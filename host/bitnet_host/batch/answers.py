@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ _BEGINS = b'{"id": '
 
 class Answers:
     """Goes on with the file at ``path`` if it is there. ``done``: lines of ``requests`` that it has
-    answers to; ``failed`` of them are errors. ``seeded``: the seeds of requests
-    count. Raises BadArgument if it is something else or if
-    another process writes it, BadFile if it cannot be used. Close it."""
+    answers to; ``failed`` of them are errors. ``seeded``: the seeds of requests count. Raises
+    BadArgument if it is something else or if another process writes it, BadFile if it cannot be
+    used. Close it."""
 
     def __init__(self, path: Path, requests: Sequence[Request], inputs: tuple[Path, ...],
                  seeded: bool = False) -> None:
@@ -109,7 +110,8 @@ class Answers:
                 written += os.write(self._file, data[written:])
             os.fdatasync(self._file)
         except OSError as error:
-            os.ftruncate(self._file, self._size)
+            with suppress(OSError):  # the next run cuts off what is half-written, too
+                os.ftruncate(self._file, self._size)
             raise BadFile(f"cannot write {self._path}: {error.strerror}; what it has is whole, and "
                           f"the same command goes on") from None
         self._size += len(data)

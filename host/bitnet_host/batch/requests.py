@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bitnet_host.errors import BadArgument, UserError
+from bitnet_host.errors import BadArgument
 from bitnet_host.files import read_text
 from bitnet_host.serve.asking import ask, grammar_of
 from bitnet_host.serve.fields import Fields
@@ -107,8 +107,6 @@ def understood(model: Model, request: Request) -> Ask:
         asked = ask(model, fields, prompt, limit=_LIMITS[kind], grammar=grammar)
     except Refused as refused:
         raise BadArgument(str(refused)) from None
-    except UserError:
-        raise
     if asked.sampling.temperature and asked.sampling.seed is None:
         return replace(asked, sampling=replace(asked.sampling, seed=request.seed))
     return asked

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from bitnet_host.profile.plots import PLOTS, drawn
-from bitnet_host.profile.report import Report, Row
+from bitnet_host.profile.report import TITLES, Report, Row
 
 __all__ = ["page"]
 
@@ -41,9 +41,8 @@ def page(report: Report) -> str:
 
 
 def _table(report: Report, rows: list[Row], sums: list[Row], layers: bool = False) -> str:
-    titles = report.titles
-    head = "".join(f"<th>{escape(title)}</th>" for title in
-                   ([titles[0], "layer", *titles[1:]] if layers else titles))
+    titles = (TITLES[0], "layer", *TITLES[1:]) if layers else TITLES
+    head = "".join(f"<th>{escape(title)}</th>" for title in titles)
     bodies = ["".join(_line(report, row, layers) for row in part) for part in (rows, sums) if part]
     return (f"<div><table><thead><tr>{head}</tr></thead>"
             + "".join(f"<tbody>{body}</tbody>" for body in bodies) + "</table></div>")

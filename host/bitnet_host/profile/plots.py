@@ -11,7 +11,7 @@ from bitnet_host.errors import BadArgument
 from bitnet_host.profile.report import Report, Row
 from bitnet_host.run.protocol import PARTS
 
-__all__ = ["PLOTS", "drawn"]
+__all__ = ["PLOTS", "drawn", "library"]
 
 _GROUP_COLOURS = {"attention": "#3b6fb6", "mlp": "#c8553d", "other": "#6b7a3f"}
 _PART_COLOURS = dict(zip(PARTS, ("#4a7fb5", "#d1495b", "#edae49", "#8d96a3"), strict=True))
@@ -89,15 +89,21 @@ PLOTS: dict[str, tuple[str, Callable[[Any, Report], None]]] = {
     "context": ("Speed over context", _contexts)}
 
 
-def drawn(report: Report, kind: str) -> dict[str, bytes]:
-    """All pictures that there is something for, by name, as ``svg`` or ``png``. Raises BadArgument
-    if matplotlib is not installed."""
+def library() -> Any:
+    """matplotlib. Raises BadArgument if it is not installed."""
     try:
         import matplotlib
     except ImportError:
         raise BadArgument("pictures need matplotlib: pip install 'bitnet-zynq[plots]', or choose "
                           "another --format and no --plots") from None
     matplotlib.use("Agg")
+    return matplotlib
+
+
+def drawn(report: Report, kind: str) -> dict[str, bytes]:
+    """All pictures that there is something for, by name, as ``svg`` or ``png``. Raises as
+    ``library``."""
+    matplotlib = library()
     from matplotlib import pyplot
     found = {}
     for name, (title, draw) in PLOTS.items():

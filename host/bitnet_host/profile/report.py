@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -17,12 +17,10 @@ from bitnet_host.profile.measure import Measured
 from bitnet_host.profile.work import GROUPS, Work, work_of
 from bitnet_host.run.protocol import PARTS, STEPS
 
-__all__ = ["FORMS", "Report", "Row"]
+__all__ = ["FORMS", "TITLES", "Report", "Row"]
 
-_COLUMNS = ("step", "shape", "cycles", "time_ms", "time_share", "operations", "operations_share",
-            "gops", "bytes", "bandwidth_mb_s", *PARTS)
-
-
+TITLES = ("step", "shape", "cycles", "ms", "% of time", "operations", "% of them", "GOPS", "bytes",
+          "MB/s", "stall: memory", "compute", "control")
 _SUMS = {"attention": "attention block", "mlp": "MLP block", "other": "outside of layers"}
 
 
@@ -157,26 +155,20 @@ class Report:
         }
 
     def cells(self, row: Row) -> list[str]:
-        """A row for people, in the order of ``titles``."""
+        """A row for people, in the order of TITLES."""
         return [row.step, row.shape, f"{row.cycles:,}", f"{row.time_ms:.3f}",
                 f"{100 * row.time_share:.1f}", f"{row.operations:,}",
                 f"{100 * row.operations_share:.1f}", f"{row.gops:.2f}", f"{row.bytes:,}",
                 f"{row.bandwidth_mb_s:,.0f}", f"{row.stall_memory:,}", f"{row.stall_compute:,}",
                 f"{row.stall_control:,}"]
 
-    @property
-    def titles(self) -> list[str]:
-        return ["step", "shape", "cycles", "ms", "% of time", "operations", "% of them", "GOPS",
-                "bytes", "MB/s", "stall: memory", "compute", "control"]
-
-
 # -- forms -----------------------------------------------------------------------------------------
 
 
 def _table(report: Report) -> str:
-    rows = [report.titles, *map(report.cells, report.steps), [""] * len(report.titles),
+    rows = [TITLES, *map(report.cells, report.steps), [""] * len(TITLES),
             *map(report.cells, report.sums)]
-    widths = [max(len(row[place]) for row in rows) for place in range(len(report.titles))]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(TITLES))]
     lines = ["  ".join(cell.ljust(width) if place < 2 else cell.rjust(width)
                        for place, (cell, width)
                        in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]
@@ -184,7 +176,7 @@ def _table(report: Report) -> str:
 
 
 def _markdown(report: Report) -> str:
-    head = [report.titles, ["---", "---", *["---:"] * (len(report.titles) - 2)]]
+    head = [TITLES, ["---", "---", *["---:"] * (len(TITLES) - 2)]]
     rows = [*head, *map(report.cells, report.steps),
             *([f"**{cell}**" if cell else "" for cell in report.cells(row)] for row in report.sums)]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
@@ -195,10 +187,8 @@ def _csv(report: Report) -> str:
     """The raw rows: each step of each layer."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["layer", *_COLUMNS])
-    for row in report.layers:
-        layer = "" if row.layer is None else row.layer
-        writer.writerow([layer, *(getattr(row, name) for name in _COLUMNS)])
+    writer.writerow(field.name for field in fields(Row))
+    writer.writerows(vars(row).values() for row in report.layers)  # None is empty
     return out.getvalue()
 
 

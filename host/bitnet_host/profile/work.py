@@ -12,16 +12,14 @@ from dataclasses import dataclass
 from bitnet_host.model.header import DdrHeader
 from bitnet_host.run.protocol import STEPS
 
-__all__ = ["BEFORE", "BEHIND", "GROUPS", "Work", "work_of"]
+__all__ = ["GROUPS", "Work", "work_of"]
 
-#: Steps before the layers, and behind them.
-BEFORE, BEHIND = ("embed",), ("final_norm", "head", "sample")
 #: Parts of the model that steps belong to.
 GROUPS = {
     "attention": ("input_norm", "q_proj", "k_proj", "v_proj", "rope", "attention", "attn_sub_norm",
                   "o_proj"),
     "mlp": ("post_norm", "gate_proj", "up_proj", "ffn_sub_norm", "down_proj"),
-    "other": (*BEFORE, *BEHIND),
+    "other": ("embed", "final_norm", "head", "sample"),
 }
 _LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "head")
 _NORM = 7  # square, add, scale, weight; maximum, scale, round

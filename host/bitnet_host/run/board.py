@@ -35,6 +35,7 @@ from bitnet_host.run.target import Answer, Cancel, Choices, Steps, Target
 __all__ = ["BoardTarget"]
 
 _AGAIN = 5.0  # seconds until a cancel that shows no effect is repeated
+_OF_GENERATE = ("PROGRESS", "PROFILE", "TOKEN", "CANDIDATES", "STATS")  # events
 _MAX_PROMPT = MAX_PAYLOAD - len(GENERATE_FIELDS)
 
 
@@ -291,8 +292,7 @@ class BoardTarget(Target):
                 self._tell_cancel()
                 told, told_at = True, time.monotonic()
             try:
-                name, payload = self._event("PROGRESS", "TOKEN", "CANDIDATES", "STATS",
-                                            "PROFILE", timeout=0.25)
+                name, payload = self._event(*_OF_GENERATE, timeout=0.25)
             except LinkTimeout:
                 if time.monotonic() - last > ANSWER_TIMEOUT:
                     raise
@@ -321,8 +321,7 @@ class BoardTarget(Target):
         with suppress(UserError):
             self._tell_cancel()
             while True:
-                name, payload = self._event("PROGRESS", "TOKEN", "CANDIDATES", "STATS", "PROFILE",
-                                            timeout=60)
+                name, payload = self._event(*_OF_GENERATE, timeout=60)
                 if name == "TOKEN":
                     tokens.append(int(payload[0]))
                 elif name == "STATS":

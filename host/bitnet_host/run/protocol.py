@@ -116,8 +116,7 @@ GENERATE_FIELDS = ("slot", "position", "max_tokens", "candidates", "options", "p
 #: Bits of GENERATE's options: work that is normally saved. Answers are the same, but for a screened
 #: head's. ``profile``: the vector unit is waited for after each layer, and STEPS are told apart.
 #: ``lookup``: what comes next is guessed where that pays (firmware/lookup.c).
-OPTIONS = {"full_head": 1, "all_rows": 2, "all_columns": 4, "profile": 8,
-           "lookup": 16}
+OPTIONS = {"full_head": 1, "all_rows": 2, "all_columns": 4, "profile": 8, "lookup": 16}
 #: A stream by some of the memory ports (xtvu.isa, PORTS): ``rows`` runs of ``words_each`` stream
 #: words, ``stride`` blocks of 512 bytes apart; together a multiple of 16 words.
 STREAM_FIELDS = ("address", "rows", "words_each", "stride", "mask", "apart", "bursts")

@@ -54,11 +54,10 @@ def routes(engine: Engine) -> list[Route]:
     async def complete(request: Request) -> Response:
         fields = await read_fields(request, engine)
         answer = _Answer(engine, fields)
-        answer.jobs = jobs = _begin(engine, fields)
         if fields.flag("stream"):
             return Stream(engine, answer.chunks(),
                           failure=lambda refused: as_event(error_body(refused, _PATH)))
-        return JSONResponse(answer.whole(await finished(request, jobs)))
+        return JSONResponse(answer.whole(await finished(request, answer.jobs)))
 
     async def count(request: Request) -> Response:
         fields = await read_fields(request, engine)
@@ -86,7 +85,6 @@ def _begin(engine: Engine, fields: Fields) -> list[Job]:
 class _Answer:
     def __init__(self, engine: Engine, fields: Fields) -> None:
         self._engine = engine
-        self.jobs: Sequence[Job] = ()
         options = fields.inner("stream_options")
         self._usage = options is not None and options.flag("include_usage")
         self._timings = fields.flag("timings_per_token")
@@ -95,6 +93,7 @@ class _Answer:
         self._verbose = fields.flag("verbose", engine.settings.verbose)
         self._head = {"id": identifier("chatcmpl-"), "created": int(time.time()),
                       "model": engine.settings.name, "system_fingerprint": FINGERPRINT}
+        self.jobs = _begin(engine, fields)  # last: what is refused has begun nothing
 
     def _tokens(self) -> Tokens:
         return Tokens(self._engine.text, self._engine.image.stop_tokens)
