@@ -94,15 +94,15 @@ void lookup_tell(uint32_t slot, uint32_t drafted, uint32_t accepted, uint32_t sp
         plain = plain ? plain + (uint32_t)((int32_t)(spent - plain) / 8) : spent;
         return;
     }
+    if (accepted == drafted)
+        l->reach = drafted < LOOKUP_MOST ? drafted + 1 : drafted;
+    else
+        l->reach = accepted ? accepted : 1;
     if (!plain)
         return;
     int32_t most = 4 * (int32_t)plain;
     l->saved += (int32_t)(accepted * plain) - (int32_t)(spent - plain);
     l->saved = l->saved > most ? most : l->saved;
-    if (accepted == drafted)
-        l->reach = drafted < LOOKUP_MOST ? drafted + 1 : drafted;
-    else
-        l->reach = accepted ? accepted : 1;
     if (l->saved >= 0) {
         l->rest = 0;
     } else if (l->saved < -2 * (int32_t)plain) {

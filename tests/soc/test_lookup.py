@@ -135,6 +135,31 @@ def test_text_of_all_kinds(pair):
         _both(pair, prompt, int(source.integers(1, 60)))
 
 
+def _returning(reference):
+    """Two turns, of which the second ends as it and the first meet, when the model says what stood
+    behind that place: first [..., 70], second [71, said, ..., 70, 71]."""
+    first, between = [3, 17, 90, 11, 70], [40, 41, 42, 43, 44, 45]
+    for said in range(128):
+        second = [71, said, *between, 70, 71]
+        reference.reset()
+        if said != 70 and reference.generate(first + second, 1).token_ids == [said]:
+            return first, second
+    raise AssertionError("no such turns")
+
+
+def test_a_turn_begins_with_what_the_cache_holds(pair):
+    """What was said last is not in it, and something else may follow: guesses are those of the
+    same text in one go."""
+    first, second = _returning(pair[1])
+    _anew(pair)
+    _both(pair, first, 1)
+    turns = _both(pair, second, 4)
+    _anew(pair)
+    whole = _both(pair, first + second, 4)
+    assert turns.token_ids == whole.token_ids
+    assert turns.drafts == whole.drafts and turns.drafted_tokens == whole.drafted_tokens > 0
+
+
 def test_a_cancel(pair):
     board, reference = pair
     cancel = Cancel()
