@@ -4,6 +4,7 @@ that is wrong (soc/bitnet_soc/sim/ddr_faults.hpp)."""
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -283,13 +284,13 @@ def test_a_processing_system(ps_board):
     (["register f8009018 3"], "HP1 has 4 of 8 commands under way to write"),
     # the ARM PLL at 36 times the crystal instead of 40
     (["register f8000008 df0d", "register f8000100 24008"],
-     "the clocks of fabric and processing system do not fit: 100.0"),
+     r"the clocks of fabric and processing system do not fit: (99\.9|100\.0)\d MHz"),
 ])
 def test_a_processing_system_that_was_started_otherwise(ps_board, commands, said):
     for command in commands:
         ps_board.simulator.control(command)
     wrong, _ = outside.check_outside(ps_board)
-    assert len(wrong) == 1 and wrong[0].startswith(said), wrong
+    assert len(wrong) == 1 and re.match(said, wrong[0]), wrong
 
 
 def test_no_link(ps_board):
