@@ -44,42 +44,40 @@ bool head_full(bool keep, struct logits *logits)
     logits->tokens = 0;
     logits->count = model.vocab;
     logits->address = model.logits_base;
-    logits->best = keep ? 0 : tvu_ranked(1);
+    logits->best = keep ? 0 : tvu_ranked(1, 0);
     return true;
 }
 
-static void rank_sketch(void)
+void head_rank(uint32_t count)
 {
     const struct tensor *rows = model_tensor(KIND_SKETCH, 0),
                         *scales = model_tensor(KIND_SKETCH_SCALE, 0);
     uint32_t words = plan.hidden_words;
-    tvu_rank(model.rank_levels);
     for (uint32_t start = 0; start < model.vocab; start += plan.logits_chunk) {
         uint32_t n = chunk(start);
         tvu_stream(scales->address + 4 * start, n / TVU_LANES);
         tvu_stream(rows->address + start * words * TVU_WORD_BYTES, n * words);
         tvu_loadf(plan.logits, n, 0);
         tvu_epi(plan.logits, TVU_FACTOR_B, TVU_PICK_NONE, 1, start);
-        tvu_dot(0, words, model.weight_mode, 0, 0, S_OUT, 0, n);
+        tvu_dot(0, words, model.weight_mode, count - 1, 1, S_OUTS, 0, n);
     }
 }
 
-bool head_screened(struct logits *logits)
+bool head_screened(uint32_t vector, uint32_t x, struct logits *logits)
 {
     const struct tensor *rows = model_tensor(KIND_EMBEDDING, 0);
     uint32_t words = model.hidden / TVU_WORD_BYTES, kept = (1u << model.rank_levels) - 1;
     uint32_t count = model.vocab < kept ? model.vocab : kept;
     uint32_t scales = model.candidates_base, results = scales + (4u << TVU_RANK_LEVELS);
-    rank_sketch();
-    tvu_quant8(0, plan.t, S_SCALES, model.hidden);
+    tvu_quant8(0, x, S_SCALES + vector, model.hidden);
     if (!tvu_wait())
         return false;
-    tvu_dot(plan.logits, words, TVU_MODE_INT8, 0, 0, S_OUT, 0, count);
+    tvu_dot(plan.logits, words, TVU_MODE_INT8, 0, 0, S_OUTS + vector, 0, count);
     // The product waits for each row: this loop calls nothing, lest the callee lies on the same
     // lines of the instruction cache.
     uint32_t found = 0, factors = model_tensor(KIND_EMBEDDING_SCALE, 0)->address;
     for (uint32_t entry = 1; entry <= kept && found < count; entry++) {
-        uint32_t token = tvu_ranked(entry);
+        uint32_t token = tvu_ranked(entry, vector);
         if (token == ~0u)
             continue;
         tokens[found] = token;

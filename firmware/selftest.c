@@ -9,10 +9,11 @@
 // What the CONTROL instructions say and do, beside ID and STATUS, on which everything else stands.
 static bool control_works(uint32_t moved_before)
 {
-    uint32_t numbers = 0;
+    uint32_t numbers[2] = {0, 0};
     for (uint32_t i = 1; i <= SELFTEST_ENTRIES; i++)
-        numbers += tvu_ranked(i);
-    if (numbers != SELFTEST_NUMBERS ||
+        for (uint32_t vector = 0; vector < COUNT(numbers); vector++)
+            numbers[vector] += tvu_ranked(i, vector);
+    if (numbers[0] != SELFTEST_NUMBERS || numbers[1] != SELFTEST_NUMBERS_1 ||
         tvu_counter(TVU_COUNTER_MOVING, SELFTEST_SECTION) - moved_before != SELFTEST_MOVED)
         return false;
     tvu_storef(SELFTEST_OUT, 0, 0); // nothing to store: an error

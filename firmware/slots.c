@@ -384,12 +384,36 @@ static enum head head_for(const struct slot *s)
     return s->candidates ? HEAD_KEPT : HEAD_FULL;
 }
 
+// Whether the last token of the pass that is a slot's has a head.
+static bool wants_head(const struct slot *s)
+{
+    return s->done == s->prompt && (s->max_tokens || s->candidates);
+}
+
+// Whether token number i of the pass is the last one of its slot.
+static bool is_last(uint32_t i)
+{
+    return i + 1 == count || owners[i + 1] != owners[i];
+}
+
+// Begins the screened heads of the pass.
+static void rank(bool drafted)
+{
+    uint32_t places = 0;
+    for (uint32_t i = 0; i < count; i++)
+        if ((drafted || (is_last(i) && wants_head(owners[i]))) &&
+            head_for(owners[i]) == HEAD_SCREENED)
+            places |= 1u << i;
+    if (places)
+        transformer_rank(places);
+}
+
 // Takes a slot on by its tokens of the pass, of which the last one is number i. Nobody is told
 // before the vector unit is known to have done them without a fault.
 static bool go_on(struct slot *s, uint32_t i, bool writing)
 {
     struct logits logits;
-    bool all = s->done == s->prompt, wanted = all && (s->max_tokens || s->candidates);
+    bool wanted = wants_head(s);
     if (wanted ? !transformer_head(i, head_for(s), &logits) : !tvu_wait())
         return false;
     s->from = s->position; // what comes of the others does not undo it
@@ -397,7 +421,7 @@ static bool go_on(struct slot *s, uint32_t i, bool writing)
         tell_progress(s);
     if (wanted)
         choose(s, &logits);
-    else if (all)
+    else if (s->done == s->prompt)
         finish(s, STOP_LENGTH);
     return true;
 }
@@ -445,17 +469,18 @@ void slots_step(void)
             profiled = owners[i]->sequence;
     }
     bool done = transformer_pass(inputs, count, profiled);
-    if (alone && count > 1) {
-        done = done && go_on_drafted(owners[0], &right);
-    } else {
-        for (uint32_t i = 0; i < count && done; i++) {
-            owners[i]->position++;
-            owners[i]->done += i >= writing;
-        }
-        for (uint32_t i = 0; i < count && done; i++)
-            if (i + 1 == count || owners[i + 1] != owners[i])
-                done = go_on(owners[i], i, i < writing);
+    bool drafted = alone && count > 1;
+    for (uint32_t i = 0; i < count && done && !drafted; i++) {
+        owners[i]->position++;
+        owners[i]->done += i >= writing;
     }
+    if (done)
+        rank(drafted);
+    if (drafted)
+        done = done && go_on_drafted(owners[0], &right);
+    for (uint32_t i = 0; i < count && done && !drafted; i++)
+        if (is_last(i))
+            done = go_on(owners[i], i, i < writing);
     if (!done || !tvu_wait()) {
         fail();
         return;

@@ -15,7 +15,8 @@
 #define LAID_TOKENS 64u // a pass is laid out for the next multiple
 
 struct plan plan;
-static uint32_t laid; // tokens that plan is for
+static uint32_t laid;   // tokens that plan is for
+static uint32_t ranked; // places of the pass whose screened heads have begun, a bit for each
 bool transformer_all_rows, transformer_all_columns;
 
 // Lays out the scratchpad for a pass; returns the rows it takes.
@@ -303,15 +304,47 @@ bool transformer_pass(const struct input *inputs, uint32_t count, uint32_t profi
     return true;
 }
 
+static void final_norm(uint32_t place, uint32_t out, uint32_t vector, enum codes codes)
+{
+    norm(KIND_FINAL_NORM, 0, plan.x + place * plan.x_rows, out, model.hidden, S_INV_HIDDEN, vector,
+         codes);
+}
+
+void transformer_rank(uint32_t places)
+{
+    uint32_t count = 0;
+    ranked = places;
+    tvu_rank(model.rank_levels);
+    profile_step(STEP_FINAL_NORM);
+    for (uint32_t place = 0; places >> place; place++)
+        if (places >> place & 1)
+            final_norm(place, plan.x + place * plan.x_rows, count++, CODES_TERNARY);
+    profile_step(STEP_HEAD);
+    tvu_rep(count, 0, 1, 0, 0, 0);
+    tvu_sdiv(S_OUTS, S_ONE, S_SCALES);
+    head_rank(count);
+    profile_step(STEP_SAMPLE);
+}
+
 bool transformer_head(uint32_t place, enum head head, struct logits *logits)
 {
-    profile_step(STEP_FINAL_NORM);
-    norm(KIND_FINAL_NORM, 0, plan.x + place * plan.x_rows, plan.t, model.hidden, S_INV_HIDDEN, 0,
-         head == HEAD_SCREENED ? CODES_TERNARY : CODES_INT8);
-    profile_step(STEP_HEAD);
-    tvu_sdiv(S_OUT, S_ONE, S_SCALES);
-    bool done =
-        head == HEAD_SCREENED ? head_screened(logits) : head_full(head == HEAD_KEPT, logits);
+    bool done;
+    if (head == HEAD_SCREENED) {
+        uint32_t vector = 0;
+        for (uint32_t i = 0; i < place; i++)
+            vector += ranked >> i & 1;
+        profile_step(STEP_HEAD);
+        done = head_screened(vector, plan.x + place * plan.x_rows, logits);
+    } else {
+        // The last of the scales is free: as this head is not screened, at most seven are.
+        uint32_t scale = TVU_VECTORS - 1;
+        profile_step(STEP_FINAL_NORM);
+        final_norm(place, plan.t, scale, CODES_LATER);
+        tvu_quant8(0, plan.t, S_SCALES + scale, model.hidden);
+        profile_step(STEP_HEAD);
+        tvu_sdiv(S_OUT, S_ONE, S_SCALES + scale);
+        done = head_full(head == HEAD_KEPT, logits);
+    }
     profile_step(STEP_SAMPLE);
     return done;
 }

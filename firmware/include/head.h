@@ -1,12 +1,15 @@
-// The output head. Called with the final norm in plan.t, its codes in activation vector 0 and their
-// factor in s[S_OUT].
+// The output head.
 #pragma once
 
 #include "transformer.h"
 
-// All logits in int8. `keep` leaves them in DDR at model.logits_base; without it only the best one
-// is known.
+// All logits in int8, of the final norm whose codes are in activation vector 0 and their factor in
+// s[S_OUT]. `keep` leaves them in DDR at model.logits_base; without it only the best one is known.
 bool head_full(bool keep, struct logits *logits);
-// Only those of the tokens that the ternary sketch ranks highest. They are left in DDR at
+// Ranks the tokens by a ternary sketch, for the first `count` activation vectors, which hold final
+// norms; their factors are in s[S_OUTS..]. The rankings were emptied before.
+void head_rank(uint32_t count);
+// The logits of the tokens that the sketch ranks highest for a vector, whose final norm is in row x
+// and scale and factor in s[S_SCALES + vector], s[S_OUTS + vector]. They are left in DDR at
 // model.candidates_base.
-bool head_screened(struct logits *logits);
+bool head_screened(uint32_t vector, uint32_t x, struct logits *logits);

@@ -61,7 +61,7 @@ class FrontEnd(wiring.Component):
             "instruction": Out(stream.Signature(QueuedInstruction)), "ports": Out(Ports),
             "counter_address": Out(4), "counter": In(32).array(len(isa.COUNTERS)),
             "scalar_address": Out(5), "scalar": In(32),
-            "ranked_address": Out(8), "ranked": In(32),
+            "ranked_address": Out(8), "ranked_vector": Out(3), "ranked": In(32),
             "busy": In(1),
             "progress": In(1), "errors": In(data.StructLayout({name: 1 for name in isa.ERRORS})),
             "quiet": In(1), "resetting": Out(1, init=1), "holds": Out(1), "done": Out(1),
@@ -206,6 +206,7 @@ class FrontEnd(wiring.Component):
             self.counter_address.eq(self._operand(COUNTER="section")),
             self.scalar_address.eq(self._operand(SGET="s")),
             self.ranked_address.eq(self._operand(RANKED="index")),
+            self.ranked_vector.eq(self._operand(RANKED="vector")),
         ]
         counters = Array([*self.counter, *[Const(0, 32)] * (16 - len(isa.COUNTERS))])
         read = Signal(32)

@@ -65,7 +65,7 @@ class Sequencer(wiring.Component):
                 "rows": Out(19), "picked": Out(1), "columns": Out(1)})),
             "rank": Out(wiring.Signature({
                 "clear": Out(1), "levels": Out(4), "start": Out(1), "base": Out(20),
-                "idle": In(1)})),
+                "last_vector": Out(3), "idle": In(1)})),
             "check": Out(wiring.Signature({
                 "start": Out(1), "words": Out(24), "done": In(1), "value": In(32)})),
             "scalar": Out(wiring.Signature({
@@ -174,6 +174,7 @@ class Sequencer(wiring.Component):
             self.dot.picked.eq((held.name_is("DOT") & picked) | columns),
             self.dot.columns.eq(columns),
             self.rank.base.eq(held.epilogue.base), self.rank.levels.eq(field(named("levels"))),
+            self.rank.last_vector.eq(self.dot.last_vector),
             self.check.words.eq(field({"CHECK": "words"})),
             self.store.address.eq(field(named("addr"))), self.row.payload.eq(held.factors[0]),
         ]

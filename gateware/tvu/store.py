@@ -24,10 +24,11 @@ class StoreKind(enum.Enum, shape=2):
 
 
 class StoreRow(data.Struct):
-    """One row: ``values`` are 8 x 32 bits (codes use the low byte of each); ``mask`` marks the
-    lanes to write."""
+    """One row: ``values`` are 8 x 32 bits (codes use the low byte of each), of activation vector
+    ``vector`` if they are ranked; ``mask`` marks the lanes to write."""
 
     values: data.ArrayLayout(32, LANES)
+    vector: 3
     mask: LANES
 
 

@@ -189,7 +189,8 @@ class VectorUnit(wiring.Component):
         credit = Signal(range(_STORE_DEPTH + 1), init=_STORE_DEPTH)
         m.d.comb += [
             *(value.eq(lane.r) for value, lane in zip(queue.i.payload.values, lanes, strict=True)),
-            queue.i.payload.mask.eq(row.mask), queue.i.valid.eq(valids[LATENCY] & kind.buffered),
+            queue.i.payload.mask.eq(row.mask), queue.i.payload.vector.eq(row.vector),
+            queue.i.valid.eq(valids[LATENCY] & kind.buffered),
             self.rows_wait.eq(queue.level != 0),
         ]
         room = Signal(init=1)

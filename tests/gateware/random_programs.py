@@ -41,7 +41,7 @@ class Program:
     def __init__(self) -> None:
         self.instructions: list[Instruction] = []
         self.responses: list[int | None] = []
-        self.ranked: list[tuple[range, set[int]]] = []
+        self.ranked: list[tuple[range, set[int]]] = []  # of one vector each
 
 
 class ProgramWriter:
@@ -256,22 +256,25 @@ class ProgramWriter:
     def _ranking(self) -> None:
         levels = self._int(1, isa.RANK_LEVELS)
         self._add("RANK", levels=levels)
-        self._codes("int8", 1, 1)
+        vectors = self._int(1, isa.BYTE_VECTORS)
+        self._codes("int8", vectors, 1)
         for part in range(self._int(1, 2)):
             rows = self._count(150)
+            last = self._int(0, vectors - 1)
             self._stream("bytes", rows)
             self._add("EPI",
                       b=self._int(0, 100), factor=isa.FACTORS["b" if self._maybe(0.3) else "none"],
                       pick=0, rank=1, base=part * 1000)
             scale = 0 if self._maybe(0.1) else 2  # 0: all are equal
-            self._add("DOT", dst=0, words=1, mode=isa.MODES["int8"], last_vector=0, s=scale,
+            self._add("DOT", dst=0, words=1, mode=isa.MODES["int8"], last_vector=last, s=scale,
                       step_s=0, stride=0, rows=rows)
         self._add("WAIT")
-        start = len(self._program.instructions)
-        for index in range(1, 1 << levels):
-            self._add("RANKED", index=index)
-        self._program.ranked.append((range(start, len(self._program.instructions)),
-                                     self.machine.ranked()))
+        for vector in range(vectors):
+            start = len(self._program.instructions)
+            for index in range(1, 1 << levels):
+                self._add("RANKED", index=index, vector=vector)
+            self._program.ranked.append((range(start, len(self._program.instructions)),
+                                         self.machine.ranked(vector)))
 
     def _refusal(self) -> None:
         """Something that is not done, and says so."""

@@ -342,17 +342,19 @@ def test_factor_from_the_scratchpad(each_tvu_sim, tmp_path):
     _check(each_tvu_sim, tmp_path, memory_of(x.tobytes() + codes.tobytes()), program)
 
 
-@pytest.mark.parametrize("levels,rows", [(1, 50), (4, 333), (6, 1024), (8, 200), (8, 3000)])
-def test_ranking_keeps_the_largest(each_tvu_sim, tmp_path, levels, rows):
+@pytest.mark.parametrize("levels,rows,vectors", [
+    (1, 50, 1), (4, 333, 4), (6, 1024, 1), (8, 200, 2), (8, 3000, 1), (8, 1500, 4),
+])
+def test_ranking_keeps_the_largest(each_tvu_sim, tmp_path, levels, rows, vectors):
     """Scores with many equal ones, in two products; the kept numbers are those that sorting
-    gives."""
+    gives, for each vector."""
     rng = np.random.default_rng(levels)
-    x = rng.standard_normal(32).astype(np.float32)
+    x = rng.standard_normal((vectors, 32)).astype(np.float32)
     codes = rng.integers(-3, 4, (2 * rows, 32)).astype(np.int8)
     program: list = []
-    _load(program, x, 0)
-    program += [("SSET", dict(d=1, value=float_bits(2.0))),
-                ("QUANT8", dict(vector=0, a=0, s=1, n=32)), ("RANK", dict(levels=levels))]
+    _load(program, x.reshape(-1), 0)
+    program += [("SSET", dict(d=1, value=float_bits(2.0))), ("RANK", dict(levels=levels)),
+                *(("QUANT8", dict(vector=v, a=4 * v, s=1, n=32)) for v in range(vectors))]
     for part in range(2):
         program += [
             # its rows are still leaving when the product, whose rows go to the ranking, could start
@@ -361,23 +363,30 @@ def test_ranking_keeps_the_largest(each_tvu_sim, tmp_path, levels, rows):
             ("EPI", dict(b=0, factor=0, pick=0, rank=1, base=part * rows)),
             ("DOT",
              dict(dst=0, words=1,
-                  mode=isa.MODES["int8"], last_vector=0, s=1, step_s=0, stride=0, rows=rows)),
+                  mode=isa.MODES["int8"], last_vector=vectors - 1, s=1, step_s=0, stride=0,
+                  rows=rows)),
         ]
     program += [("STORES", dict(addr=RESULT + 0x8000, s=1)), WAIT]  # no vector operation between
     data = np.zeros(512, np.uint8)
-    data[:128] = x.view(np.uint8)
+    data[:x.nbytes] = x.reshape(-1).view(np.uint8)
     memory = memory_of(data.tobytes() + codes.tobytes())
     entries = range(1, 1 << levels)
-    got, stored, _ = run_rtl(each_tvu_sim, tmp_path, memory,
-                             [*program, *(("RANKED", dict(index=i)) for i in entries)])
-    found = {number for number in got[len(program):] if number != 0xFFFFFFFF}
-    scores = codes.astype(np.int32) @ np.clip(np.rint(x * 2), -127, 127).astype(np.int32)
-    best = sorted(range(2 * rows), key=lambda i: (-scores[i], i))[:len(entries)]
-    assert found == set(best)
+    got, stored, _ = run_rtl(each_tvu_sim, tmp_path, memory, [
+        *program, *(("RANKED", dict(index=i, vector=v)) for v in range(isa.VECTORS)
+                    for i in entries)])
     machine = Machine(memory.copy())
     for name, operands in program[:-1]:
         machine.execute(name, **operands)
-    assert machine.ranked() == found
+    numbers = np.array(got[len(program):]).reshape(isa.VECTORS, -1)
+    for v in range(isa.VECTORS):
+        found = set(numbers[v].tolist()) - {0xFFFFFFFF}
+        assert machine.ranked(v) == found
+        if v >= vectors:
+            assert not found
+            continue
+        scores = codes.astype(np.int32) @ np.clip(np.rint(x[v] * 2), -127, 127).astype(np.int32)
+        best = sorted(range(2 * rows), key=lambda i, scores=scores: (-scores[i], i))
+        assert found == set(best[:len(entries)])
     assert np.array_equal(machine.memory, stored)
 
 

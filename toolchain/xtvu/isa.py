@@ -185,8 +185,9 @@ _TABLE: tuple[tuple[int, str, int, str, str, str], ...] = (
     (CONTROL, "SGET", 4,
      "s=1:0+5", "rd = s[s]", "Reads a scalar register's bits; meaningful when STATUS is not busy."),
     (CONTROL, "RANKED", 5,
-     "index=1:0+8", "rd = number of entry index of the ranking, or all ones if it is empty",
-     "Reads the ranking, whose entries from 1 on are in no order; meaningful while no RANK or "
+     "index=1:0+8 vector=1:8+3",
+     "rd = number of entry index of vector's ranking, or all ones if it is empty",
+     "Reads a ranking, whose entries from 1 on are in no order; meaningful while no RANK or "
      "ranking DOT is pending."),
 
     (CONTROL, "RESET", 6, "", "everything but memories as after power-on",
@@ -271,8 +272,8 @@ _TABLE: tuple[tuple[int, str, int, str, str, str], ...] = (
      "0)^2",
      "Prefix for the next DOT. `b` is the same for all vectors. pick = mark: pick[row] = (result > "
      "0); pick = picked: the stream holds "
-     "picked rows, others are left alone. rank: results enter the ranking as numbers base + row, "
-     "not the scratchpad."),
+     "picked rows, others are left alone. rank: results enter their vectors' rankings as numbers "
+     "base + row, not the scratchpad."),
     (VECTOR, "DOT", 19,
      _DOT,
      "dst[v*stride][r] = float(row r of the stream . act[v]) * s[s + step_s*v], v = 0..last_vector",
@@ -301,8 +302,8 @@ _TABLE: tuple[tuple[int, str, int, str, str, str], ...] = (
     (SCALAR, "SMAX", 5, "d=1:0+5 a=1:5+5 b=1:10+5", "s[d] = max(s[a], s[b])", "The larger one."),
     (SCALAR, "RANK", 6,
      "levels=1:0+4",
-     "ranking = empty", "Empties the ranking, which then keeps the 2^levels - 1 largest; "
-     "of equal ones those with the smaller numbers."),
+     "rankings = empty", "Empties the rankings, one for each activation vector, which then keep "
+     "the 2^levels - 1 largest; of equal ones those with the smaller numbers."),
     (SCALAR, "SECTION", 7,
      "section=1:0+4", "counters count for section from here on", "Marks a part of the program."),
 

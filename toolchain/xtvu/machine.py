@@ -30,6 +30,7 @@ from .isa import (
     SCALARS,
     SCRATCH_ROWS,
     SHARED_WORDS,
+    VECTORS,
     WORD_BYTES,
     by_name,
     isa_hash,
@@ -50,7 +51,7 @@ _STORE_ALIGNMENT = {"STOREF": WORD_BYTES, "STOREQ": WORD_BYTES, "STOREQT": 1, "S
 
 class Machine:
     """State: ``scratch`` float32 [rows * 8], ``scalars`` uint32 [32], ``activations`` int8 [4, 32,
-    WORD_DIGITS], ``pick`` int8 [16384], ``ranking`` (numbers of the largest values, best first),
+    WORD_DIGITS], ``pick`` int8 [16384], ``rankings`` (of each vector, the largest values, best first),
     ``memory`` uint8 (physical order), ``errors`` (set of names)."""
 
     def __init__(self, memory: NDArray[np.uint8], rows: int = SCRATCH_ROWS) -> None:
@@ -59,7 +60,8 @@ class Machine:
         self.scalars = np.zeros(SCALARS, np.uint32)
         self.activations = np.zeros((BYTE_VECTORS, ACT_WORDS, WORD_DIGITS), np.int8)
         self.pick = np.zeros(PICK_ROWS * LANES, np.int8)
-        self.ranking: list[tuple[int, int]] = []  # key and complement of the number, largest first
+        # of each vector, key and complement of the number, largest first
+        self.rankings: list[list[tuple[int, int]]] = [[] for _ in range(VECTORS)]
         self.errors: set[str] = set()
         self._kept = 0
         # rows of the picked streams that nothing has consumed yet
@@ -215,7 +217,7 @@ class Machine:
             self._set(o["d"], o["value"])
             return
         if name == "RANK" and not self._refuse(not 0 < o["levels"] <= RANK_LEVELS):
-            self.ranking, self._kept = [], (1 << o["levels"]) - 1
+            self.rankings, self._kept = [[] for _ in range(VECTORS)], (1 << o["levels"]) - 1
         if name in ("RANK", "SECTION"):
             return
         a = self.scalar(o["a"])
@@ -359,7 +361,7 @@ class Machine:
                 result = self._finish(result, index, places, epilogue, v)
             self._finite(result)
             if name == "DOT" and epilogue.get("rank"):
-                self._rank(result, epilogue["base"])
+                self._rank(v, result, epilogue["base"])
                 continue
             self.scratch[index] = result
 
@@ -380,13 +382,13 @@ class Machine:
             self.pick[:places.size] = result > 0
         return result
 
-    def _rank(self, values: NDArray[np.float32], base: int) -> None:
+    def _rank(self, vector: int, values: NDArray[np.float32], base: int) -> None:
         entries = [(int(key), ~(base + row)) for row, key in enumerate(sem.float_key(values))]
-        self.ranking = sorted(self.ranking + entries, reverse=True)[:self._kept]
+        self.rankings[vector] = sorted(self.rankings[vector] + entries, reverse=True)[:self._kept]
 
-    def ranked(self) -> set[int]:
-        """The numbers in the ranking."""
-        return {~number for _, number in self.ranking}
+    def ranked(self, vector: int = 0) -> set[int]:
+        """The numbers in a vector's ranking."""
+        return {~number for _, number in self.rankings[vector]}
 
     def _columns(self, o: dict[str, int]) -> None:
         mode = _MODE_NAMES.get(o["mode"], "int8")

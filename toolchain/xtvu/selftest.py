@@ -89,7 +89,7 @@ def program() -> tuple[bytes, _Program]:
               ("DOTA", dot | dict(dst=row))]
         row += 3 * vectors
     # a product that marks rows and one of the picked ones; columns, which are lost on words 16 to
-    # 31; the ranking
+    # 31; the rankings of two vectors
     one = dict(words=1, mode=MODES["base3"], last_vector=0, s=1, step_s=0, stride=0, rows=_ROWS)
     picked = dict(addr=at["base3"], groups=_ROWS // 8, words=1)
     p += [
@@ -102,7 +102,7 @@ def program() -> tuple[bytes, _Program]:
         ("COLS", dict(dst=row + 4, words=1, mode=MODES["base3"], s=1, rows=_N)),
         ("RANK", dict(levels=_LEVELS)), ("STREAM", dict(addr=at["base3"], words=_ROWS)),
         ("EPI", epi | dict(b=20, factor=FACTORS["b"], rank=1, base=100)),
-        ("DOT", one | dict(dst=0)),
+        ("DOT", one | dict(dst=0, last_vector=1)),
         ("STOREF", dict(addr=_OUT, a=0, n=8 * (row + 24))),
         ("STOREQ", n | dict(addr=_OUT + 0x3000, a=0, s=2)),
         ("STOREQT", dict(addr=_OUT + 0x3200, a=0, n=5, s=2)),
@@ -138,8 +138,9 @@ def c_header() -> str:
              f"#define SELFTEST_OUT_BYTES 0x{_OUT_BYTES:x}u",
              f"#define SELFTEST_BYTES 0x{packed.size:x}u", f"#define SELFTEST_SECTION {SECTION}u",
              f"#define SELFTEST_MOVED {_OUT_BYTES // 32}u // stream words consumed in that section",
-             f"#define SELFTEST_ENTRIES {(1 << _LEVELS) - 1}u // of the ranking",
-             f"#define SELFTEST_NUMBERS {sum(machine.ranked())}u // their sum", "",
+             f"#define SELFTEST_ENTRIES {(1 << _LEVELS) - 1}u // of a ranking",
+             f"#define SELFTEST_NUMBERS {sum(machine.ranked(0))}u // their sum",
+             f"#define SELFTEST_NUMBERS_1 {sum(machine.ranked(1))}u // ... of vector 1", "",
              "static const uint32_t selftest_data[] = {"]
     lines += ["    " + " ".join(f"0x{w:08x}," for w in words[i:i + 8])
               for i in range(0, len(words), 8)]
