@@ -19,7 +19,7 @@ from conftest import BUILD, DSP_CLOCK
 SLACK = {
     "frontend": {"-2": 2.40, "-1": 1.54},
     "network": {"-2": 0.53, "-1": -0.62},
-    "ranking": {"-2": 1.59, "-1": 0.61},
+    "ranking": {"-2": 2.18, "-1": 1.29},
     "reader": {"-2": 1.36, "-1": 0.34},
 }
 _NOISE = 0.5

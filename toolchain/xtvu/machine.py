@@ -51,8 +51,8 @@ _STORE_ALIGNMENT = {"STOREF": WORD_BYTES, "STOREQ": WORD_BYTES, "STOREQT": 1, "S
 
 class Machine:
     """State: ``scratch`` float32 [rows * 8], ``scalars`` uint32 [32], ``activations`` int8 [4, 32,
-    WORD_DIGITS], ``pick`` int8 [16384], ``rankings`` (of each vector, the largest values, best first),
-    ``memory`` uint8 (physical order), ``errors`` (set of names)."""
+    WORD_DIGITS], ``pick`` int8 [16384], ``rankings`` (the largest values of each vector, best
+    first), ``memory`` uint8 (physical order), ``errors`` (set of names)."""
 
     def __init__(self, memory: NDArray[np.uint8], rows: int = SCRATCH_ROWS) -> None:
         self.memory = memory
