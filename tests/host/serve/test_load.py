@@ -119,7 +119,7 @@ def test_a_request_for_more_answers_than_may_wait():
 
 def test_who_waits_too_long():
     """Streams are kept alive, and then told in words; others have a status."""
-    with (serving(quick_image(), slots=1, queue_seconds=0.3, silence=0.1) as (url, _),
+    with (serving(quick_image(), slots=1, queue_seconds=2, silence=0.1) as (url, _),
           httpx.Client(base_url=url, timeout=60) as client):
         for stream in (False, True):
             lines = _busy(url, 3)
