@@ -268,6 +268,8 @@ def test_bad_bench_arguments():
     refused("bench", "--head", "none", saying="screened or full")
     refused("bench", "--slots", "9", saying="--slots must lie between 1 and 8")
     refused("bench", "--slots", "2", "--prefill", "8", saying="is not for --prefill")
+    refused("bench", "--cached", "8", saying="--cached is how many tokens stand before")
+    refused("bench", "--prefill", "100", "--cached", "200", saying="context of 256 tokens")
     refused("bench", "--shape", "7b", saying="choose 2b4t, tiny or give hidden=N")
     refused("bench", "--shape", "tiny,width=8", saying="width=8 is not one of")
     refused("bench", "--shape", "hidden=64", saying="lacks intermediate")

@@ -17,7 +17,7 @@ from bitnet_host.errors import UserError
 from bitnet_host.model.convert import convert
 from bitnet_host.model.sources.bundled import BUNDLED
 from bitnet_host.model.sources.hf import open_checkpoint
-from bitnet_host.model.sources.synthetic import GATE_ZEROS
+from bitnet_host.model.sources.synthetic import GATE_ZEROS, parse_shape
 from bitnet_host.run.board import BoardTarget
 from bitnet_host.run.link import transport
 from bitnet_host.run.link.client import Link
@@ -98,6 +98,19 @@ def test_saved_work_changes_no_answer_and_counters_add_up():
     assert saved["down_proj"] < 0.5 * full["down_proj"] and saved["head"] < 0.4 * full["head"]
     assert saved["qkv"] == full["qkv"] and checked[0]["cycles"] < checked[1]["cycles"]
     assert checked[0]["tokens"] == checked[1]["tokens"]
+
+
+@pytest.mark.parametrize("shape,cached", [("tiny", 190), ("bundled", 40)])
+def test_a_prompt_behind_others_reads_their_keys_and_values(shape, cached):
+    """Words of a token at position p: its keys, two scales of eight tokens a word, and values of
+    32 tokens a word for each of 32 dimensions."""
+    result = measure_model(BenchOptions(shape=shape, prefill=8, cached=cached))
+    config = parse_shape(shape) if shape != "bundled" else open_checkpoint(BUNDLED).config
+    assert config.head_dim == 32
+    words = sum(tokens + 2 * -(-tokens // 8) + 32 * -(-tokens // 32)
+                for tokens in range(cached + 1, cached + 9))
+    assert (8 * result["operators"]["attention"]["moving"]
+            == pytest.approx(config.layers * config.kv_heads * words, abs=8))
 
 
 @pytest.mark.parametrize("header,old,new", [

@@ -333,6 +333,7 @@ def bench(
     prefill: Annotated[int,
                        typer.Option(help="measure a prompt of so many tokens instead of "
                                          "decoding")] = 0,
+    cached: Annotated[int, typer.Option(help="tokens before those of --prefill")] = 0,
     gemv: Annotated[str
                     | None,
                     typer.Option(help="measure only a matrix-vector product of "
@@ -369,7 +370,7 @@ def bench(
     else:
         options = BenchOptions(shape, context, tokens, prefill, weights, ddr, clock,
                                _full_head(head), all_rows, all_columns,
-                               gate_zeros, seed, slots)
+                               gate_zeros, seed, slots, cached)
         display = ProgressDisplay()
         try:
             result = check_model(options, display) if check else measure_model(options, display)

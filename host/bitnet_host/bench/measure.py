@@ -49,7 +49,8 @@ class BenchOptions:
     """What to measure. ``shape``: ``bundled`` or what ``parse_shape`` takes; ``context``: tokens in
     the KV cache with the decoded one; ``tokens``: passes to average over; ``prefill``: tokens of a
     prompt to measure instead of decoding, 0 for none; ``ddr``: one of PRESETS or a file;
-    ``slots``: conversations that are decoded together, each at that context."""
+    ``slots``: conversations that are decoded together, each at that context; ``cached``: tokens
+    before the prompt of ``prefill``."""
 
     shape: str = "2b4t"
     context: int = 128
@@ -64,6 +65,7 @@ class BenchOptions:
     gate_zeros: float = GATE_ZEROS
     seed: int = 1
     slots: int = 1
+    cached: int = 0
 
     def check(self, model_context: int) -> None:
         """Raises UserError for values that make no sense."""
@@ -74,11 +76,13 @@ class BenchOptions:
             raise UserError("--tokens must lie between 1 and 1000, --clock between 0 and 1e12")
         if not 1 <= self.slots <= SLOTS or (self.prefill and self.slots > 1):
             raise UserError(f"--slots must lie between 1 and {SLOTS}, and is not for --prefill")
-        longest = self.prefill if self.prefill else self.context + self.tokens
+        if self.cached < 0 or (self.cached and not self.prefill):
+            raise UserError("--cached is how many tokens stand before those of --prefill")
+        longest = self.cached + self.prefill if self.prefill else self.context + self.tokens
         if self.prefill < 0 or longest > model_context or (not self.prefill and self.context < 2):
             raise UserError(f"the model has a context of {model_context} tokens: choose a "
                             f"--context of 2 or more, and --tokens or "
-                            "--prefill, that fit in it")
+                            "--prefill and --cached, that fit in it")
 
 
 def _check_ddr(ddr: str) -> None:
@@ -164,6 +168,10 @@ def measure_model(options: BenchOptions, progress: Progress = lambda *_: None) -
         words = bench_words(image)
         if options.prefill:
             passes, prompt, tokens = options.prefill, words[:options.prefill], 1
+            if path is not None:
+                board.fill_cache(options.cached)
+            elif options.cached:
+                board.generate([0, *words[:options.cached - 1]], 0)
         elif options.slots > 1:
             for slot in board.slots[:options.slots]:
                 assert isinstance(slot, BoardTarget)
@@ -195,7 +203,7 @@ def measure_model(options: BenchOptions, progress: Progress = lambda *_: None) -
              for key in next(iter(operators.values()))}
     result: dict[str, Any] = {
         "shape": options.shape, "context": options.context, "prefill": options.prefill,
-        "weights": options.weights, "ddr": options.ddr,
+        "cached": options.cached, "weights": options.weights, "ddr": options.ddr,
         "head": "full" if options.full_head else "screened", "all_rows": options.all_rows,
         "all_columns": options.all_columns,
         "clock_hz": options.clock, "passes": passes, "tokens": answer.token_ids, "cycles": cycles,
@@ -315,7 +323,8 @@ def _gemv(rows: int, words: int, weights: str, preset: str) -> tuple[dict[str, i
 def print_measurement(result: dict[str, Any], compare: bool = False) -> None:
     """Prints what ``measure_model`` gave as a table; ``compare`` adds the cycles that memory alone
     would take."""
-    what = (f"prefill of {result['prefill']} tokens" if result["prefill"]
+    behind = f" behind {result['cached']}" if result["cached"] else ""
+    what = (f"prefill of {result['prefill']} tokens{behind}" if result["prefill"]
             else f"decode at context {result['context']}")
     print(f"{result['shape']}, {what}, {result['weights']} weights, {result['head']} head, DDR "
           f"{result['ddr']}; per "

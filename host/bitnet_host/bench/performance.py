@@ -24,7 +24,10 @@ _BUNDLED = BenchOptions(shape="bundled", context=64, tokens=2)
 _FULL_RUNS: list[tuple[str, BenchOptions]] = [
     ("decode at context 128", _FULL), ("decode at context 128", replace(_FULL, ddr="conservative")),
     ("decode at context 1,024", replace(_FULL, context=1024)),
+    ("decode at context 2,000", replace(_FULL, context=2000)),
     ("prefill of 64 tokens", replace(_FULL, prefill=64)),
+    # what a token costs grows evenly, so these are as the mean of a prompt of 512
+    ("prefill of 16 tokens behind 248", replace(_FULL, prefill=16, cached=248)),
 ]
 _TECHNIQUES: list[tuple[str, BenchOptions]] = [
     ("all", _FULL), ("without skipping rows of up_proj", replace(_FULL, all_rows=True)),
@@ -49,6 +52,7 @@ _COLUMNS = ("cycles", "bytes", "moving", "stall_memory", "stall_compute", "stall
 def _command(o: BenchOptions) -> str:
     words = ["bitnet-host bench", f"--shape {o.shape}" if o.shape != "bundled" else ""]
     words += [f"--prefill {o.prefill}" if o.prefill else f"--context {o.context}",
+              f"--cached {o.cached}" if o.cached else "",
               f"--tokens {o.tokens}" if o.tokens > 1 else "",
               f"--slots {o.slots}" if o.slots > 1 else ""]
     words += [f"--weights {o.weights}" if o.weights != "base3" else "",
