@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import threading
 import time
@@ -506,6 +507,9 @@ class _Script(Transport):
     def cancel(self, slot, sequence):
         self.cancels += 1
 
+    def progress(self):
+        return 0, 0, 0
+
     def write_ddr(self, offset, words, progress=lambda done: None):
         self.uploads.append((offset, len(words)))
         progress(4 * len(words))
@@ -636,6 +640,45 @@ def test_what_goes_wrong_in_load_is_said(image, monkeypatch):
         _loaded(target, image)
         with pytest.raises((LinkTimeout, BoardError)):
             target.prepare()
+
+
+class _Slow(_Script):
+    """Says nothing for half a second."""
+
+    def __init__(self, events, gets_on):
+        super().__init__(events)
+        self._until, self._looks = time.monotonic() + 0.5, itertools.count()
+        self.gets_on = gets_on
+
+    def listen(self, timeout):
+        if time.monotonic() < self._until:
+            time.sleep(min(timeout, 0.01))
+            raise LinkTimeout("silent")
+        return super().listen(timeout)
+
+    def progress(self):
+        return 3, next(self._looks) if self.gets_on else 7, 30
+
+
+@pytest.mark.parametrize("command,events", [
+    ("generate", [("TOKEN", [5]), ("STATS", _stats(position=3, tokens=1)[1])]),
+    ("score", [("SCORED", [0, 0, 0])]),
+])
+def test_a_board_is_waited_for_as_long_as_it_gets_on(image, monkeypatch, command, events):
+    monkeypatch.setattr("bitnet_host.run.shared.ANSWER_TIMEOUT", 0.05)
+    for gets_on in (True, False):
+        target = BoardTarget(image, _Slow(events, gets_on))
+        target._unsure = False
+        with contextlib.nullcontext() if gets_on else pytest.raises(LinkTimeout):
+            if command == "generate":
+                assert target.generate([1, 2], 1).token_ids == [5]
+            else:
+                target.score(7)
+    monkeypatch.setattr("bitnet_host.run.shared._LONGEST_ANSWER", 0.2)
+    target = BoardTarget(image, _Slow(events, True))
+    target._unsure = False
+    with pytest.raises(LinkTimeout):
+        target.generate([1, 2], 1)
 
 
 def test_a_word_that_was_lost_is_no_shorter_answer(image):

@@ -29,7 +29,7 @@ from bitnet_host.run.protocol import (
     STOP_REASONS,
 )
 from bitnet_host.run.sampling import Choice, Sampling
-from bitnet_host.run.shared import ANSWER_TIMEOUT, Board
+from bitnet_host.run.shared import Board, Patience
 from bitnet_host.run.target import Answer, Cancel, Choices, Steps, Target
 
 __all__ = ["BoardTarget"]
@@ -286,7 +286,7 @@ class BoardTarget(Target):
 
     def _events(self, cancel: Cancel) -> Iterator[tuple[str, NDArray[np.uint32]]]:
         """Events of a GENERATE up to its STATS; a cancel is passed on as soon as it is seen."""
-        told, told_at, last = False, 0.0, time.monotonic()
+        told, told_at, patience = False, 0.0, Patience(self.board.transport)
         while True:
             if cancel and not told:
                 self._tell_cancel()
@@ -294,11 +294,13 @@ class BoardTarget(Target):
             try:
                 name, payload = self._event(*_OF_GENERATE, timeout=0.25)
             except LinkTimeout:
-                if time.monotonic() - last > ANSWER_TIMEOUT:
+                with self._beside():
+                    over = patience.is_over()
+                if over:
                     raise
                 told = told and time.monotonic() - told_at < _AGAIN  # it may have been lost
                 continue
-            last = time.monotonic()
+            patience.heard()
             yield name, payload
             if name == "STATS":
                 return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,7 +14,14 @@ from xtvu.isa import WORD_BYTES, isa_hash
 from xtvu.layout import unstripe
 from xtvu.semantics import checksum
 
-from bitnet_host.errors import BadArgument, BadModel, BoardError, LinkError, UserError
+from bitnet_host.errors import (
+    BadArgument,
+    BadModel,
+    BoardError,
+    LinkError,
+    LinkTimeout,
+    UserError,
+)
 from bitnet_host.model.header import MODEL_BASE
 from bitnet_host.model.image import Image
 from bitnet_host.reporting import Progress
@@ -22,7 +30,7 @@ from bitnet_host.run.link.simulator import Simulator
 from bitnet_host.run.link.transport import Transport
 from bitnet_host.run.protocol import ERRORS, INFO_FIELDS, MOST_SUMS, VERSION, error_text
 
-__all__ = ["ANSWER_TIMEOUT", "Board", "read_info"]
+__all__ = ["Board", "Patience", "read_info"]
 
 _log = logging.getLogger("bitnet_host.link")
 _PIECE = 1 << 16  # bytes whose checksum the board says, to see what it has already
@@ -30,7 +38,31 @@ _MUCH = 1 << 16  # bytes for which it pays to make a line faster first
 _SLOW = 3600  # seconds of an upload that nobody wants without having said so
 _LONGEST_WAIT = 120.0  # seconds for an INFO: a simulated board waits long for memory that is away
 _LARGE = 32 << 20  # bytes; a guess costs a smaller model more than it brings
-ANSWER_TIMEOUT = 600.0  # seconds without any event; a simulated full-size token takes minutes
+ANSWER_TIMEOUT = 120.0  # seconds without any event in which the board did not get on
+_LONGEST_ANSWER = 7200.0  # seconds without any event; a simulated full-size token takes minutes
+
+
+class Patience:
+    """With a board that says nothing: as long as it gets on."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self.heard()
+
+    def heard(self) -> None:
+        """It said something."""
+        self._begun = self._since = time.monotonic()
+        self._before: tuple[int, ...] = ()
+
+    def is_over(self) -> bool:
+        now = time.monotonic()
+        if now - self._since < ANSWER_TIMEOUT:
+            return False
+        state = self._transport.progress()
+        if state == self._before or now - self._begun > _LONGEST_ANSWER:
+            return True
+        self._before, self._since = state, now
+        return False
 
 
 class Board:
@@ -72,10 +104,11 @@ class Board:
 
     def event(self, sequence: int, *expected: str,
               timeout: float = 0) -> tuple[str, NDArray[np.uint32]]:
-        """The next event that answers a command, within ``timeout`` or else ANSWER_TIMEOUT seconds.
-        Raises BoardError for the board's own errors."""
+        """The next event that answers a command, within ``timeout`` seconds or else as long as the
+        board gets on. Raises BoardError for the board's own errors."""
         with self.explained():
-            name, payload = self.exchange.receive(sequence, timeout or ANSWER_TIMEOUT)
+            name, payload = (self.exchange.receive(sequence, timeout) if timeout
+                             else self._await(sequence))
         _log.debug("%s: %s %s", self.transport.name, name, payload[:8])
         if name == "ERROR":
             code, detail = int(payload[0]), int(payload[1])
@@ -84,6 +117,15 @@ class Board:
             raise LinkError(f"the board answered {name} where {' or '.join(expected)} belongs: "
                             f"restart it and try again")
         return name, payload
+
+    def _await(self, sequence: int) -> tuple[str, NDArray[np.uint32]]:
+        patience = Patience(self.transport)
+        while True:
+            try:
+                return self.exchange.receive(sequence, min(1.0, ANSWER_TIMEOUT))
+            except LinkTimeout:
+                if patience.is_over():
+                    raise
 
     def ask(self, command: str, payload: list[int] | None = None, *,
             event: str = "DONE", timeout: float = 0) -> NDArray[np.uint32]:

@@ -61,6 +61,11 @@ class Transport(ABC):
         """Asks the board to end a GENERATE early."""
 
     @abstractmethod
+    def progress(self) -> tuple[int, ...]:
+        """What the board is doing, how much of it is done, and of how much: numbers that change
+        while it gets on."""
+
+    @abstractmethod
     def write_ddr(self,
                   offset: int,
                   words: Words, progress: Callable[[int], None] = lambda done: None) -> None:
@@ -215,6 +220,10 @@ class MailboxTransport(Transport):
             words = words[end:]
         self._tail = head
         self.link.write(self._at(MAILBOX.event_tail), [head])
+
+    def progress(self) -> tuple[int, ...]:
+        with self._lock:
+            return tuple(self._look(MAILBOX.doing, MAILBOX.done, MAILBOX.total))
 
     def cancel(self, slot: int, sequence: int) -> None:
         with self._explained():
