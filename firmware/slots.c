@@ -396,16 +396,9 @@ static bool is_last(uint32_t i)
     return i + 1 == count || owners[i + 1] != owners[i];
 }
 
-// Begins the screened heads of the pass.
-static void rank(bool drafted)
+static bool is_screened(const struct slot *s)
 {
-    uint32_t places = 0;
-    for (uint32_t i = 0; i < count; i++)
-        if ((drafted || (is_last(i) && wants_head(owners[i]))) &&
-            head_for(owners[i]) == HEAD_SCREENED)
-            places |= 1u << i;
-    if (places)
-        transformer_rank(places);
+    return wants_head(s) && head_for(s) == HEAD_SCREENED;
 }
 
 // Takes a slot on by its tokens of the pass, of which the last one is number i. Nobody is told
@@ -426,12 +419,34 @@ static bool go_on(struct slot *s, uint32_t i, bool writing)
     return true;
 }
 
+// Takes all slots of the pass on.
+static bool go_on_all(uint32_t writing)
+{
+    uint32_t screened = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        if (!is_last(i))
+            continue;
+        if (is_screened(owners[i]))
+            screened |= 1u << i;
+        else if (!go_on(owners[i], i, i < writing))
+            return false;
+    }
+    if (screened) // after full heads, which rank as well
+        transformer_rank(screened);
+    for (uint32_t i = 0; screened >> i; i++)
+        if (screened >> i & 1 && !go_on(owners[i], i, i < writing))
+            return false;
+    return true;
+}
+
 // Takes a slot on by the tokens of its draft that are right, and the one behind them.
 static bool go_on_drafted(struct slot *s, uint32_t *right)
 {
     struct logits logits;
     s->drafts++;
     s->drafted += count - 1;
+    if (is_screened(s))
+        transformer_rank((1u << count) - 1);
     for (;; ++*right) {
         s->position = s->from + 1;
         if (!transformer_head(*right, head_for(s), &logits))
@@ -475,12 +490,7 @@ void slots_step(void)
         owners[i]->done += i >= writing;
     }
     if (done)
-        rank(drafted);
-    if (drafted)
-        done = done && go_on_drafted(owners[0], &right);
-    for (uint32_t i = 0; i < count && done && !drafted; i++)
-        if (is_last(i))
-            done = go_on(owners[i], i, i < writing);
+        done = drafted ? go_on_drafted(owners[0], &right) : go_on_all(writing);
     if (!done || !tvu_wait()) {
         fail();
         return;

@@ -336,13 +336,10 @@ bool transformer_head(uint32_t place, enum head head, struct logits *logits)
         profile_step(STEP_HEAD);
         done = head_screened(vector, plan.x + place * plan.x_rows, logits);
     } else {
-        // The last of the scales is free: as this head is not screened, at most seven are.
-        uint32_t scale = TVU_VECTORS - 1;
         profile_step(STEP_FINAL_NORM);
-        final_norm(place, plan.t, scale, CODES_LATER);
-        tvu_quant8(0, plan.t, S_SCALES + scale, model.hidden);
+        final_norm(place, plan.t, 0, CODES_INT8);
         profile_step(STEP_HEAD);
-        tvu_sdiv(S_OUT, S_ONE, S_SCALES + scale);
+        tvu_sdiv(S_OUT, S_ONE, S_SCALES);
         done = head_full(head == HEAD_KEPT, logits);
     }
     profile_step(STEP_SAMPLE);

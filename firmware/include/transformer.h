@@ -36,7 +36,7 @@ bool transformer_fits(uint32_t count, uint32_t tokens);
 // whether one was shows for sure once tvu_wait or a head has been waited for.
 bool transformer_pass(const struct input *inputs, uint32_t count, uint32_t profiled);
 // Begins the screened heads of several of the pass's tokens, a bit for each: the sketch is read
-// once for all of them. Nothing of the pass but its heads can be had from here on.
+// once for all of them. Other heads come before this, as they use the rankings, too.
 void transformer_rank(uint32_t places);
 // The head of the pass's token number `place`; a screened one has begun. False if a fault was
 // raised.

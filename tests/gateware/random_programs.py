@@ -256,8 +256,9 @@ class ProgramWriter:
     def _ranking(self) -> None:
         levels = self._int(1, isa.RANK_LEVELS)
         self._add("RANK", levels=levels)
-        vectors = self._int(1, isa.BYTE_VECTORS)
-        self._codes("int8", vectors, 1)
+        mode = str(self.rng.choice(list(isa.MODES)))
+        vectors = self._int(1, isa.BYTE_VECTORS if mode == "int8" else isa.VECTORS)
+        self._codes(mode, vectors, 1)
         for part in range(self._int(1, 2)):
             rows = self._count(150)
             last = self._int(0, vectors - 1)
@@ -266,10 +267,10 @@ class ProgramWriter:
                       b=self._int(0, 100), factor=isa.FACTORS["b" if self._maybe(0.3) else "none"],
                       pick=0, rank=1, base=part * 1000)
             scale = 0 if self._maybe(0.1) else 2  # 0: all are equal
-            self._add("DOT", dst=0, words=1, mode=isa.MODES["int8"], last_vector=last, s=scale,
+            self._add("DOT", dst=0, words=1, mode=isa.MODES[mode], last_vector=last, s=scale,
                       step_s=0, stride=0, rows=rows)
         self._add("WAIT")
-        for vector in range(vectors):
+        for vector in sorted({0, self._int(0, vectors - 1), vectors - 1}):
             start = len(self._program.instructions)
             for index in range(1, 1 << levels):
                 self._add("RANKED", index=index, vector=vector)

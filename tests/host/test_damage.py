@@ -485,6 +485,21 @@ def test_a_tokenizer_whose_library_panics(folder, tmp_path):
         _words(convert(open_checkpoint(copy)))
 
 
+def test_a_tokenizer_that_pads_begins_texts_as_ever(folder, tmp_path):
+    from bitnet_host import TextModel
+    copy = _copy(folder, tmp_path)
+    tokenizer = json.loads((copy / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer["padding"] = {"strategy": {"Fixed": 8}, "direction": "Left", "pad_id": 5,
+                            "pad_to_multiple_of": None, "pad_type_id": 0, "pad_token": "x"}
+    tokenizer["truncation"] = {"max_length": 1, "stride": 0, "direction": "Right",
+                               "strategy": "LongestFirst"}
+    (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
+    # without BOS, which is then put first
+    padded, plain = (TextModel(convert(open_checkpoint(path)), "{{ messages[0].content }}")
+                     .encode_chat([{"role": "user", "content": "Hi"}]) for path in (copy, folder))
+    assert padded == plain and plain[1][0] == 0
+
+
 def test_a_template_nested_deeper_than_python_goes(folder, tmp_path):
     copy = _copy(folder, tmp_path)
     (copy / "chat_template.jinja").write_text("{% for a in [1] %}" * 25 + "x" + "{% endfor %}" * 25)

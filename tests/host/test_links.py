@@ -643,12 +643,12 @@ def test_what_goes_wrong_in_load_is_said(image, monkeypatch):
 
 
 class _Slow(_Script):
-    """Says nothing for half a second."""
+    """Says nothing for a second, or for three if it does not get on."""
 
     def __init__(self, events, gets_on):
         super().__init__(events)
-        self._until, self._looks = time.monotonic() + 0.5, itertools.count()
-        self.gets_on = gets_on
+        self._until = time.monotonic() + (1 if gets_on else 3)
+        self._looks, self.gets_on = itertools.count(), gets_on
 
     def listen(self, timeout):
         if time.monotonic() < self._until:
@@ -665,7 +665,7 @@ class _Slow(_Script):
     ("score", [("SCORED", [0, 0, 0])]),
 ])
 def test_a_board_is_waited_for_as_long_as_it_gets_on(image, monkeypatch, command, events):
-    monkeypatch.setattr("bitnet_host.run.shared.ANSWER_TIMEOUT", 0.05)
+    monkeypatch.setattr("bitnet_host.run.shared.ANSWER_TIMEOUT", 0.3)
     for gets_on in (True, False):
         target = BoardTarget(image, _Slow(events, gets_on))
         target._unsure = False
@@ -674,7 +674,7 @@ def test_a_board_is_waited_for_as_long_as_it_gets_on(image, monkeypatch, command
                 assert target.generate([1, 2], 1).token_ids == [5]
             else:
                 target.score(7)
-    monkeypatch.setattr("bitnet_host.run.shared._LONGEST_ANSWER", 0.2)
+    monkeypatch.setitem(shared._LONGEST_ANSWER, "board", 0.5)
     target = BoardTarget(image, _Slow(events, True))
     target._unsure = False
     with pytest.raises(LinkTimeout):

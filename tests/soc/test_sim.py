@@ -109,6 +109,7 @@ def test_a_prompt_behind_others_reads_their_keys_and_values(shape, cached):
     assert config.head_dim == 32
     words = sum(tokens + 2 * -(-tokens // 8) + 32 * -(-tokens // 32)
                 for tokens in range(cached + 1, cached + 9))
+    assert result["operators"]["head"]["moving"] == 0 and result["tokens"] == []
     assert (8 * result["operators"]["attention"]["moving"]
             == pytest.approx(config.layers * config.kv_heads * words, abs=8))
 

@@ -187,8 +187,8 @@ _TABLE: tuple[tuple[int, str, int, str, str, str], ...] = (
     (CONTROL, "RANKED", 5,
      "index=1:0+8 vector=1:8+3",
      "rd = number of entry index of vector's ranking, or all ones if it is empty",
-     "Reads a ranking, whose entries from 1 on are in no order; meaningful while no RANK or "
-     "ranking DOT is pending."),
+     "Reads a ranking, whose entries 1 to 2^levels - 1 are in no order; meaningful after a RANK "
+     "that no RESET followed, while no RANK or ranking DOT is pending."),
 
     (CONTROL, "RESET", 6, "", "everything but memories as after power-on",
      "Gives up all work and all errors. Takes effect before the next instruction, which waits "

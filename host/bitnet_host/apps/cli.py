@@ -333,7 +333,8 @@ def bench(
     prefill: Annotated[int,
                        typer.Option(help="measure a prompt of so many tokens instead of "
                                          "decoding")] = 0,
-    cached: Annotated[int, typer.Option(help="tokens before those of --prefill")] = 0,
+    cached: Annotated[int, typer.Option(help="tokens before those of --prefill, which "
+                                           "then are a part of a longer prompt")] = 0,
     gemv: Annotated[str
                     | None,
                     typer.Option(help="measure only a matrix-vector product of "

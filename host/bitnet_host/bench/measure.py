@@ -50,7 +50,7 @@ class BenchOptions:
     the KV cache with the decoded one; ``tokens``: passes to average over; ``prefill``: tokens of a
     prompt to measure instead of decoding, 0 for none; ``ddr``: one of PRESETS or a file;
     ``slots``: conversations that are decoded together, each at that context; ``cached``: tokens
-    before the prompt of ``prefill``."""
+    before those of ``prefill``, which then are a part of a longer prompt."""
 
     shape: str = "2b4t"
     context: int = 128
@@ -167,7 +167,9 @@ def measure_model(options: BenchOptions, progress: Progress = lambda *_: None) -
     with bench_board(options, image, path, progress) as board:
         words = bench_words(image)
         if options.prefill:
-            passes, prompt, tokens = options.prefill, words[:options.prefill], 1
+            # a part of a prompt that goes on has no head
+            passes, prompt, tokens = (options.prefill, words[:options.prefill],
+                                      0 if options.cached else 1)
             if path is not None:
                 board.fill_cache(options.cached)
             elif options.cached:

@@ -26,8 +26,8 @@ _FULL_RUNS: list[tuple[str, BenchOptions]] = [
     ("decode at context 1,024", replace(_FULL, context=1024)),
     ("decode at context 2,000", replace(_FULL, context=2000)),
     ("prefill of 64 tokens", replace(_FULL, prefill=64)),
-    # what a token costs grows evenly, so these are as the mean of a prompt of 512
-    ("prefill of 16 tokens behind 248", replace(_FULL, prefill=16, cached=248)),
+    # what a token costs grows evenly with those before it, so these are as the mean of 512
+    ("prefill of 512 tokens, by the 16 in the middle", replace(_FULL, prefill=16, cached=248)),
 ]
 _TECHNIQUES: list[tuple[str, BenchOptions]] = [
     ("all", _FULL), ("without skipping rows of up_proj", replace(_FULL, all_rows=True)),

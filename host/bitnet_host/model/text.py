@@ -47,11 +47,11 @@ class TextModel:
         with _library("the model's tokenizer is not usable"):
             self._tokenizer, self._literal = (Tokenizer.from_str(json.dumps(meta["tokenizer"]))
                                               for _ in range(2))
+            for tokenizer in (self._tokenizer, self._literal):
+                tokenizer.no_truncation()
+                tokenizer.no_padding()
             first = self._tokenizer.encode("", add_special_tokens=True).ids[:1]
         self._literal.encode_special_tokens = True  # it takes control tokens for text
-        for tokenizer in (self._tokenizer, self._literal):
-            tokenizer.no_truncation()
-            tokenizer.no_padding()
         special = meta.get("special") or {}
         source = template or meta.get("chat_template")
         if not isinstance(special, dict) or not isinstance(source, (str, type(None))):

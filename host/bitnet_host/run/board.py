@@ -286,7 +286,7 @@ class BoardTarget(Target):
 
     def _events(self, cancel: Cancel) -> Iterator[tuple[str, NDArray[np.uint32]]]:
         """Events of a GENERATE up to its STATS; a cancel is passed on as soon as it is seen."""
-        told, told_at, patience = False, 0.0, Patience(self.board.transport)
+        told, told_at, patience = False, 0.0, Patience(self.board)
         while True:
             if cancel and not told:
                 self._tell_cancel()

@@ -39,30 +39,34 @@ _SLOW = 3600  # seconds of an upload that nobody wants without having said so
 _LONGEST_WAIT = 120.0  # seconds for an INFO: a simulated board waits long for memory that is away
 _LARGE = 32 << 20  # bytes; a guess costs a smaller model more than it brings
 ANSWER_TIMEOUT = 120.0  # seconds without any event in which the board did not get on
-_LONGEST_ANSWER = 7200.0  # seconds without any event; a simulated full-size token takes minutes
+# ... in which it did, but maybe not with what is waited for; a simulated full-size token takes
+# minutes
+_LONGEST_ANSWER = {"board": 600.0, "simulator": 7200.0}
 
 
 class Patience:
     """With a board that says nothing: as long as it gets on."""
 
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._most = _LONGEST_ANSWER["simulator" if board.simulator else "board"]
         self.heard()
 
     def heard(self) -> None:
         """It said something."""
-        self._begun = self._since = time.monotonic()
+        self._begun = self._since = self._looked = time.monotonic()
         self._before: tuple[int, ...] = ()
 
     def is_over(self) -> bool:
+        """To be asked again and again while the board says nothing."""
         now = time.monotonic()
-        if now - self._since < ANSWER_TIMEOUT:
-            return False
-        state = self._transport.progress()
-        if state == self._before or now - self._begun > _LONGEST_ANSWER:
-            return True
-        self._before, self._since = state, now
-        return False
+        if now - self._looked > ANSWER_TIMEOUT / 20:
+            self._looked = now
+            with self._board.exchange.told():
+                state = self._board.transport.progress()
+            if state != self._before:
+                self._before, self._since = state, now
+        return now - self._since > ANSWER_TIMEOUT or now - self._begun > self._most
 
 
 class Board:
@@ -119,10 +123,10 @@ class Board:
         return name, payload
 
     def _await(self, sequence: int) -> tuple[str, NDArray[np.uint32]]:
-        patience = Patience(self.transport)
+        patience = Patience(self)
         while True:
             try:
-                return self.exchange.receive(sequence, min(1.0, ANSWER_TIMEOUT))
+                return self.exchange.receive(sequence, min(0.25, ANSWER_TIMEOUT))
             except LinkTimeout:
                 if patience.is_over():
                     raise
