@@ -74,6 +74,25 @@ def test_what_followed_before(program):
     assert slot.guess() == [9]
 
 
+def _place(first, second, third):
+    """Of three tokens in the table, as firmware/lookup.c reckons it."""
+    return (((first * 31 + second) * 31 + third) * 0x9E3779B1 & 0xFFFFFFFF) >> 24
+
+
+@pytest.mark.parametrize("other", range(3))
+def test_others_that_share_a_place(program, other):
+    """Three tokens of which one differs are found where the first ones were, and are not them."""
+    first, slot = [1, 2, 3], _Slot(program)
+    shared = next([*first[:other], token, *first[other + 1:]] for token in range(4, VOCAB)
+                  if _place(*first[:other], token, *first[other + 1:]) == _place(*first))
+    slot.says(9, *first, 50, *shared)
+    assert slot.guess() == []
+    slot.says(*first)  # their place is the others' now
+    assert slot.guess() == []
+    slot.says(7, *first)
+    assert slot.guess() == [7]
+
+
 def test_guesses_grow_as_they_are_right(program):
     slot = _Slot(program)
     text = list(range(100, 160))
