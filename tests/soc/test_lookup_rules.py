@@ -124,6 +124,7 @@ def _wrong(slot, count):
     rest = 0
     while not slot.guess():
         rest += 1
+        assert rest < 1000
     return rest
 
 
