@@ -9,7 +9,7 @@ from pathlib import Path
 
 def test_what_passed_before(tmp_path):
     suite = Path(__file__).parent / "suite.py"
-    done = subprocess.run([sys.executable, suite, "--held", "--jobs", "1", "--folder", tmp_path],
+    done = subprocess.run([sys.executable, suite, "--held", "--jobs", "2", "--folder", tmp_path],
                           capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "141 of 141 cases" in done.stdout

@@ -256,7 +256,7 @@ def test_the_button(board, simulator, console, words):
 
 def test_an_upload_is_fast(simulator, tmp_path):
     """60 MB/s at 125 MHz at least, and every byte is right."""
-    with contextlib.closing(Link(UDPWire("127.0.0.1", simulator.ports["udp"]))) as link:
+    with contextlib.closing(_link(simulator)) as link:
         data = np.random.default_rng(1).integers(0, 256, 1 << 20, np.uint8)
         bulk.upload(link, 1 << 20, data)  # so that the window is open
         before = simulator.stats()["cycles"]
