@@ -18,7 +18,7 @@ static uint32_t float_key(uint32_t bits)
     return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
 
-// Logits that are computed at once, from token `start` on.
+// How many logits are computed at once from token `start` on. Tells hosts and watchdog of it.
 static uint32_t chunk(uint32_t start)
 {
     watchdog_feed();

@@ -95,7 +95,7 @@ def tight():
     """Three pages for conversations of up to two."""
     shape = SHAPE.replace("context=700", "context=250")
     with opened(convert(synthetic_checkpoint(parse_shape(shape), 0.6, 1),
-                         cache_tokens=3 * PAGE)) as pair:
+                        cache_tokens=3 * PAGE)) as pair:
         yield pair
 
 
