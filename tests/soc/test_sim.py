@@ -8,7 +8,9 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+import time
+from contextlib import closing, suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from bitnet_host.run.board import BoardTarget
 from bitnet_host.run.link import transport
 from bitnet_host.run.link.client import Link
 from bitnet_host.run.link.simulator import Simulator, build_folder
+from bitnet_host.run.link.transport import over_udp
 from bitnet_host.run.link.wires import UDPWire
 from bitnet_host.run.protocol import PARTS, VERSION
 from bitnet_soc import soc, steps
@@ -57,6 +60,27 @@ def test_chat_command_on_the_simulator():
                             capture_output=True, timeout=300)
     assert (logged.returncode == 0 and "GENERATE" in logged.stderr and "STATS" in logged.stderr
             and logged.stdout.count("\n") == 1)
+
+
+def _pauses(simulator: Simulator) -> int:
+    status = Path(f"/proc/{simulator._process.pid}/status").read_text()
+    return int(status.split("\nvoluntary_ctxt_switches:")[1].split()[0])
+
+
+def test_a_board_that_nobody_talks_to_costs_little_and_hears_at_once():
+    simulator = Simulator()
+    link = over_udp("127.0.0.1", simulator.ports["udp"])
+    with closing(BoardTarget(convert(open_checkpoint(BUNDLED)), link, simulator)) as board:
+        board.prepare(lambda *_: None)
+        first = [choice.token for choice in board.stream([1, 2, 3], 4, reuse=True)]
+        before, until = _pauses(simulator), time.monotonic() + 120
+        while _pauses(simulator) < before + 300:
+            assert time.monotonic() < until, "it is simulated at full speed"
+            time.sleep(0.1)
+        simulator.stats()
+        before = _pauses(simulator)
+        assert [choice.token for choice in board.stream([1, 2, 3], 4, reuse=True)] == first
+        assert _pauses(simulator) - before < 30, "it rests while it works"
 
 
 @pytest.mark.parametrize("preset,share", [("ug585", 0.92), ("conservative", 0.82)])

@@ -93,6 +93,7 @@ void Network::poll() {
             ssize_t n = recvfrom(sockets_[which], buffer, sizeof buffer, 0,
                                  reinterpret_cast<sockaddr *>(&from), &length);
             if (n < 0) break;
+            moved_++;
             size_t size = n;
             if (which != RAW && size <= MAX_PAYLOAD) wrap(SOC_PORTS[which], from, buffer, size);
             if (which == RAW) {
@@ -131,6 +132,7 @@ void Network::reset() {
 void Network::from_soc(uint8_t byte, bool last) {
     incoming_.push_back(byte);
     if (last) {
+        moved_++;
         handle(incoming_);
         incoming_.clear();
     }

@@ -28,6 +28,7 @@ class Network {
     void reset();  // the SoC was reset: frames that are half through are lost
 
     int port(Port which) const { return ports_[which]; }
+    uint64_t moved() const { return moved_; }  // frames, both ways
 
   private:
     using Bytes = std::vector<uint8_t>;
@@ -43,6 +44,7 @@ class Network {
     int sockets_[PORTS], ports_[PORTS];
     sockaddr_in raw_client_{};
     std::deque<Frame> frames_;
+    uint64_t moved_ = 0;
     size_t position_ = 0;
     int pause_ = 0;
     bool last_ = false, damaged_ = false;

@@ -71,6 +71,7 @@ std::string Serial::garbled(const std::string &bytes) const {
 }
 
 void Serial::from_soc(uint8_t byte) {
+    moved_++;
     outgoing_.push_back(static_cast<char>(byte));
     if (outgoing_.size() >= 4096) poll();
 }
@@ -99,6 +100,7 @@ void Serial::receive(int fd) {
             client_ = -1;
         }
         if (n <= 0) return;
+        moved_ += n;
         std::string bytes(reinterpret_cast<char *>(buffer), n);
         if (fd == pty_) bytes = garbled(bytes);
         to_soc_.insert(to_soc_.end(), bytes.begin(), bytes.end());

@@ -19,6 +19,7 @@ class Serial {
     uint8_t to_soc_front() const { return to_soc_.front(); }
     void to_soc_pop() { to_soc_.pop_front(); }
 
+    uint64_t moved() const { return moved_; }  // bytes, both ways
     int tcp_port() const { return tcp_port_; }
     const std::string &pty() const { return pty_name_; }
 
@@ -28,6 +29,7 @@ class Serial {
     std::string garbled(const std::string &bytes) const;
 
     uint32_t tuning_word_ = 0;
+    uint64_t moved_ = 0;
     int pty_ = -1, listener_ = -1, client_ = -1, tcp_port_ = 0;
     std::string pty_name_, outgoing_, backlog_;  // ... said before the first client came
     std::deque<uint8_t> to_soc_;

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "Vsoc.h"
+#include "doze.hpp"
 #include "outside.hpp"
 #include "verilated.h"
 
@@ -53,6 +54,7 @@ class Control {
         ssize_t n = recvfrom(socket_, text, sizeof text - 1, 0, reinterpret_cast<sockaddr *>(&from),
                              &length);
         if (n < 0) return true;
+        commands++;
         text[n] = 0;
         if (!strcmp(text, "quit")) return false;
         if (!strcmp(text, "reset")) reset = true;
@@ -85,6 +87,7 @@ class Control {
 
     int port = 0;
     bool reset = false;  // the button was pressed
+    uint64_t commands = 0;
 
   private:
     int socket_;
@@ -132,6 +135,8 @@ int main(int argc, char **argv) {
     Ddr ddr(DDR_BYTES, preload, preset, CLOCK_HZ, seed);
     Outside outside(top, ddr, udp_port, tcp_port, preset.gaps > 0, seed);
     Control control;
+    Doze doze;
+    uint64_t busy = 0;  // cycles in which the TVU was awake
     printf(
         "{\"udp\": %d, \"etherbone\": %d, \"raw\": %d, \"tcp\": %d, \"pty\": \"%s\", \"control\": "
         "%d}\n",
@@ -160,6 +165,7 @@ int main(int argc, char **argv) {
         uint8_t awake = top->tvu_awake;
         linger = awake & 1 || cycle - reset_at < QUIET_CYCLES ? TVU_LINGER : linger - (linger > 0);
         ddr.measuring = awake & 1;
+        busy += awake & 1;
         top->sys_clk = 1;
         top->tvu_clk = linger > 0;
         top->tvu_dot_clk = top->tvu_fast_clk = awake >> 1 & 1;
@@ -178,6 +184,8 @@ int main(int argc, char **argv) {
         if (cycle % POLL_EVERY == 0 && !quiet) {
             outside.poll();
             if (!control.poll(ddr, outside)) return 0;
+            doze.poll(cycle, busy + control.commands + outside.network.moved() +
+                                 outside.serial.moved());
         }
     }
     return 0;
