@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
 
-__all__ = ["RECORDED", "SHAPES", "Shape", "write_checkpoint"]
+__all__ = ["RECORDED", "SHAPES", "Shape", "bf16", "save", "write_checkpoint"]
 
 
 @dataclass(frozen=True)
 class Shape:
     """A model's shape; ``linear_class`` is autobitlinear (multiplies by weight_scale) or bitlinear
-    (divides)."""
+    (divides), ``masters`` the type of training weights (F32, BF16), or nothing for packed ones."""
 
     hidden: int
     intermediate: int
@@ -27,6 +26,7 @@ class Shape:
     linear_class: str = "autobitlinear"
     theta: float = 500000.0
     seed: int = 0
+    masters: str = ""
 
 
 _DIMENSIONS = [
@@ -43,6 +43,8 @@ SHAPES = [
     Shape(h, i, layers, heads, kv, 64 + 8 * n, linear_class=("autobitlinear", "bitlinear")[n % 2],
           theta=(10000.0, 500000.0)[n % 3 == 0], seed=n)
     for n, (h, i, layers, heads, kv) in enumerate(_DIMENSIONS)]
+SHAPES += [Shape(96, 200, 2, 3, 1, 72, seed=100, masters="F32"),
+           Shape(256, 688, 1, 4, 2, 80, seed=101, masters="BF16")]
 
 #: Those whose runs are also recorded in tests/fixtures: both linear classes, both bases of RoPE,
 #: one to four query heads a KV head.
@@ -53,6 +55,29 @@ def _pack(weights: np.ndarray) -> np.ndarray:
     """int8 [out, in] to the packed uint8 [out / 4, in] of transformers."""
     quarters = (weights + 1).astype(np.uint8).reshape(4, weights.shape[0] // 4, weights.shape[1])
     return quarters[0] | quarters[1] << 2 | quarters[2] << 4 | quarters[3] << 6
+
+
+_KINDS = {"<f4": "F32", "<f2": "F16", "|u1": "U8"}
+
+
+def bf16(values: np.ndarray) -> np.ndarray:
+    """float32, cut to what bfloat16 can hold."""
+    return (values.astype(np.float32).view(np.uint32) & 0xFFFF0000).view(np.float32)
+
+
+def save(tensors: dict[str, np.ndarray], path: Path, as_bf16: frozenset[str] = frozenset()) -> None:
+    """Writes a safetensors file; those of ``as_bf16``, float32, as BF16."""
+    table: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    data = b""
+    for name, values in tensors.items():
+        raw = (values.view(np.uint32) >> 16).astype("<u2") if name in as_bf16 else values
+        kind = "BF16" if name in as_bf16 else _KINDS[values.dtype.str]
+        end = len(data) + raw.nbytes
+        table[name] = {"dtype": kind, "shape": values.shape, "data_offsets": [len(data), end]}
+        data += np.ascontiguousarray(raw).tobytes()
+    head = json.dumps(table).encode()
+    head = head.ljust(-(-len(head) // 8) * 8)
+    path.write_bytes(len(head).to_bytes(8, "little") + head + data)
 
 
 def write_checkpoint(folder: Path, shape: Shape) -> Path:
@@ -76,20 +101,27 @@ def write_checkpoint(folder: Path, shape: Shape) -> Path:
                                      + 0.2 * rng.standard_normal(shape.hidden)).astype(np.float32)}
     for layer in range(shape.layers):
         for name, (rows, columns) in sizes.items():
+            key = f"model.layers.{layer}.{name}.weight"
+            if shape.masters:
+                weights = (rng.standard_normal((rows, columns)) / columns**0.5).astype(np.float32)
+                tensors[key] = bf16(weights) if shape.masters == "BF16" else weights
+                continue
             weights = rng.choice(np.array([-1, 0, 1], np.int8), (rows, columns),
                                  p=[0.32, 0.36, 0.32])
             scale = np.float32(1.2 / np.sqrt(columns) * rng.uniform(0.7, 1.4))
             if shape.linear_class == "bitlinear":
                 scale = np.float32(1) / scale
-            tensors[f"model.layers.{layer}.{name}.weight"] = _pack(weights)
-            tensors[f"model.layers.{layer}.{name}.weight_scale"] = np.array([scale], np.float32)
+            tensors[key] = _pack(weights)
+            tensors[f"{key}_scale"] = np.array([scale], np.float32)
         for name, size in norms.items():
             tensors[f"model.layers.{layer}.{name}.weight"] = (1
                     + 0.2 * rng.standard_normal(size)).astype(np.float32)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    save(tensors, folder / "model.safetensors",
+         frozenset(name for name in tensors
+                   if shape.masters == "BF16" and "proj" in name))
     quantization = {"quant_method": "bitnet", "linear_class": shape.linear_class,
-                    "quantization_mode": "offline"}
+                    "quantization_mode": "online" if shape.masters else "offline"}
     (folder / "config.json").write_text(json.dumps({
         "architectures": ["BitNetForCausalLM"], "model_type": "bitnet", "hidden_act": "relu2",
         "hidden_size": shape.hidden,

@@ -60,6 +60,8 @@ def _linear_record(module, x: torch.Tensor, y: torch.Tensor) -> dict[str, np.nda
         scale = 127 / x.abs().max(dim=-1, keepdim=True).values.clamp(min=1e-5)
         codes = (hf_bitnet.ActQuant.apply(x) * scale).round()
         weight = module.weight
+        if module.online_quant:
+            weight = (hf_bitnet.WeightQuant.apply(weight) / weight.abs().mean()).round()
     else:
         codes, _ = module.activation_quant(x)
         weight = hf_bitnet.unpack_weights(module.weight, dtype=torch.float32)

@@ -197,7 +197,8 @@ def _edit_config(folder, **changes):
     ({"max_position_embeddings": -4}, "positive whole number"),
     ({"eos_token_id": -1}, "eos_token_id"),
     ({"quantization_config": "bitnet"}, "has an object there"),
-    ({"quantization_config": {"quantization_mode": "online"}}, "unpacked training weights"),
+    ({"quantization_config": {"quant_method": "bitnet", "quantization_mode": "online"}},
+     "only the linear_class autobitlinear"),
     ({"head_dim": 16}, "config.json says"),
 ])
 def test_unusable_checkpoints(tmp_path, changes, saying):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 
 import xtvu.isa
@@ -13,15 +12,9 @@ import xtvu.semantics
 
 from bitnet_host.errors import BadArgument, BadFile
 from bitnet_host.files import cache_folder
-from bitnet_host.model import convert as convert_module
-from bitnet_host.model import header as header_module
-from bitnet_host.model import plan as plan_module
-from bitnet_host.model import writer as writer_module
 from bitnet_host.model.checkpoint import Checkpoint
 from bitnet_host.model.convert import convert, convert_file, shorten
 from bitnet_host.model.image import Image, read_image
-from bitnet_host.model.sources import hf as hf_module
-from bitnet_host.model.sources import tensors as tensors_module
 from bitnet_host.model.sources.bundled import BUNDLED
 from bitnet_host.model.sources.hf import open_checkpoint
 from bitnet_host.reporting import Progress, quiet
@@ -64,11 +57,9 @@ def open_model(path: str | Path | None = None, *, weights: str = "base3", contex
 
 def source_digest() -> str:
     """Of the code that decides what an image holds."""
-    modules = (convert_module, header_module, plan_module, writer_module, hf_module,
-               tensors_module, sys.modules[__name__],
-               xtvu.isa, xtvu.layout, xtvu.semantics)
-    return hashlib.sha256(b"".join(Path(str(module.__file__)).read_bytes()
-                                   for module in modules)).hexdigest()
+    files = [*sorted(Path(__file__).parent.rglob("*.py")),
+             *(Path(str(module.__file__)) for module in (xtvu.isa, xtvu.layout, xtvu.semantics))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _key(source: Path, checkpoint: Checkpoint, weights: str) -> str:

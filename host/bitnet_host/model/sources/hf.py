@@ -1,9 +1,7 @@
-"""Reads a Hugging Face BitNet checkpoint folder (packed safetensors).
+"""Reads a Hugging Face BitNet checkpoint folder (safetensors, packed or masters).
 
-Packed byte [r, c] holds W[i * (out / 4) + r, c] + 1 in bits 2i and 2i + 1; the linear class
-``autobitlinear`` multiplies by weight_scale, ``bitlinear`` (the default) divides (transformers
-5.23, integrations/bitnet.py). Nothing in config.json that changes arithmetic is passed over: what
-this tool does not know is refused.
+Nothing in config.json that changes arithmetic is passed over: what this tool does not know is
+refused.
 """
 
 from __future__ import annotations
@@ -14,15 +12,15 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bitnet_host.errors import BadModel
 from bitnet_host.files import read_json, read_text
 from bitnet_host.model.checkpoint import Checkpoint, Layer, Linear, ModelConfig
 from bitnet_host.model.header import MAX_STOPS
-from bitnet_host.model.sources.tensors import TensorFolder
+from bitnet_host.model.sources.matrices import Storage, from_masters, from_packed
+from bitnet_host.model.sources.tensors import StoredTensor, TensorFolder
 
-__all__ = ["open_checkpoint", "unpack_hf"]
+__all__ = ["open_checkpoint"]
 
 _PROJECTIONS = {
     "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj",
@@ -55,14 +53,6 @@ _HARMLESS = {
 _NEUTRAL: dict[str, tuple[Any, ...]] = {"partial_rotary_factor": (1, 1.0),
                                         "rope_type": ("default",), "mlp_bias": (),
                                         "attention_bias": ()}
-
-
-def unpack_hf(packed: NDArray[np.uint8]) -> NDArray[np.int8]:
-    """uint8 [out / 4, in] to int8 [out, in]. Raises ValueError for the code 3, which is no
-    weight."""
-    if (packed & packed >> 1 & 0x55).any():
-        raise ValueError("code 3")
-    return np.concatenate([(packed >> 2 * i & 3).astype(np.int8) - 1 for i in range(4)])
 
 
 def _refuse_unknown(raw: dict[str, Any], known: set[str], path: Path) -> None:
@@ -125,17 +115,15 @@ def _config(raw: dict[str, Any], path: Path) -> ModelConfig:
         number("max_position_embeddings", 2048), _theta(raw, path), float(eps))
 
 
-def _divides(raw: dict[str, Any], path: Path) -> bool:
-    """Whether the linear layers divide by their weight_scale. Raises BadModel for a quantisation
-    that is not the packed one."""
+def _storage(raw: dict[str, Any], path: Path) -> Storage:
+    """How the matrices are stored. Raises BadModel for a quantisation that this tool does not
+    know."""
     settings = raw.get("quantization_config")
     if not isinstance(settings, dict):
-        raise BadModel(f"{path}: quantization_config is {settings!r}; a packed BitNet checkpoint "
-                       f"has an object there")
-    if settings.get("quantization_mode") == "online":
-        raise BadModel(f"{path.parent} holds unpacked training weights: give the packed checkpoint "
-                       f"(quantization_mode offline)")
-    for name, values in (("quant_method", ("bitnet",)), ("quantization_mode", ("offline", None)),
+        raise BadModel(f"{path}: quantization_config is {settings!r}; a BitNet checkpoint has an "
+                       f"object there, without which transformers computes with unrounded weights")
+    for name, values in (("quant_method", ("bitnet",)),
+                         ("quantization_mode", ("offline", "online", None)),
                          ("linear_class", ("bitlinear", "autobitlinear", None))):
         value = settings.get(name)
         if value not in values:
@@ -143,10 +131,16 @@ def _divides(raw: dict[str, Any], path: Path) -> bool:
                            f"{' and '.join(filter(None, values))}")
     if settings.get("modules_to_not_convert") not in (None, [], ["lm_head"]):  # the head never is
         raise BadModel(f"{path}: modules_to_not_convert is {settings['modules_to_not_convert']!r}: "
-                       f"this machine needs every matrix packed")
+                       f"this machine needs every matrix ternary")
     _refuse_unknown(settings, {"quant_method", "quantization_mode", "linear_class", "rms_norm_eps",
                                "modules_to_not_convert"}, path)
-    return settings.get("linear_class") != "autobitlinear"
+    multiplies = settings.get("linear_class") == "autobitlinear"
+    if settings.get("quantization_mode") == "online":
+        if not multiplies:
+            raise BadModel(f"{path}: quantization_mode is online, which only the linear_class "
+                           f"autobitlinear has: transformers would take the weights for packed")
+        return Storage.MASTERS
+    return Storage.MULTIPLIES if multiplies else Storage.DIVIDES
 
 
 def _token_ids(value: Any, place: Path, vocab: int) -> list[int]:
@@ -202,8 +196,8 @@ def _template(folder: Path, settings: dict[str, Any]) -> str | None:
 class _Layers(Sequence[Layer]):
     """Reads a layer when it is asked for."""
 
-    def __init__(self, tensors: TensorFolder, config: ModelConfig, divides: bool) -> None:
-        self._tensors, self._config, self._divides = tensors, config, divides
+    def __init__(self, tensors: TensorFolder, config: ModelConfig, storage: Storage) -> None:
+        self._tensors, self._config, self._storage = tensors, config, storage
         queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
         self._shapes = {
             "q": (queries, config.hidden), "k": (keys, config.hidden), "v": (keys, config.hidden),
@@ -221,6 +215,9 @@ class _Layers(Sequence[Layer]):
         prefix = f"model.layers.{index}."
         for name, place in _PROJECTIONS.items():
             out, columns = self._shapes[name]
+            if self._storage is Storage.MASTERS:
+                yield name, (self._tensors.take(f"{prefix}{place}.weight", (out, columns)),)
+                continue
             if out % 4:
                 raise BadModel(f"{self._tensors.folder}: {place} has {out} rows, which four to a "
                                f"byte do not fit")
@@ -244,42 +241,23 @@ class _Layers(Sequence[Layer]):
         return {name: self._linear(*value) if isinstance(value, tuple) else value.floats()
                 for name, value in self._stored(index)}
 
-    def _linear(self, packed: Any, stored_scale: Any) -> Linear:
-        place = f"{packed.file}: tensor {packed.name}"
-        if packed.kind != "U8":
-            raise BadModel(f"{place} is not packed ternary ({packed.kind}): give the packed "
-                           f"checkpoint")
-        try:
-            weights = unpack_hf(packed[:])
-        except ValueError:
-            raise BadModel(f"{place} holds a code that is no weight: it is damaged or packed in "
-                           f"another way") from None
-        if not weights.any():
-            raise BadModel(f"{place} is zero everywhere, so the model cannot answer sensibly; "
-                           f"uploads like that are known: "
-                           "get another one")
-        scale = np.float32(stored_scale.floats()[0])
-        with np.errstate(divide="ignore", over="ignore"):
-            factor = np.float32(1) / scale if self._divides else scale
-        if not np.isfinite(factor) or factor == 0:
-            raise BadModel(f"{stored_scale.file}: tensor {stored_scale.name} is {scale:g}, which "
-                           f"is no scale")
-        return Linear(weights, float(factor))
+    def _linear(self, stored: StoredTensor, *scale: StoredTensor) -> Linear:
+        return from_packed(stored, scale[0], self._storage) if scale else from_masters(stored)
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Opens a checkpoint folder; layers are read when they are asked for. Raises BadModel for
-    anything that is not a packed BitNet checkpoint or that this machine would compute otherwise
+    anything that is no BitNet checkpoint or that this machine would compute otherwise
     than transformers does."""
     raw = read_json(folder / "config.json")
     config = _config(raw, folder / "config.json")
-    divides = _divides(raw, folder / "config.json")
+    storage = _storage(raw, folder / "config.json")
     tensors = TensorFolder(folder)
     embedding = tensors.take("model.embed_tokens.weight", (config.vocab, config.hidden))
     if tensors.has("lm_head.weight") or not raw.get("tie_word_embeddings", False):
         _tied(raw, tensors, embedding, config, folder)
     final_norm = tensors.take("model.norm.weight", (config.hidden,)).floats()
-    layers = _Layers(tensors, config, divides)
+    layers = _Layers(tensors, config, storage)
     tensors.refuse_others()
 
     def optional(name: str) -> dict[str, Any] | None:

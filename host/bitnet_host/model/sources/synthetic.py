@@ -185,8 +185,8 @@ def prepare(config: ModelConfig, folder: Path, weights: str = "base3",
         raise BadArgument(f"gate_zeros must lie between 0 and 1, not {gate_zeros}")
     if not 0 <= seed < 2**32:
         raise BadArgument(f"seed must lie between 0 and {2**32 - 1}, not {seed}")
-    key = json.dumps([vars(config), weights, gate_zeros, seed, FORMAT_VERSION, source_digest(),
-                      _own_digest()], default=str)
+    key = json.dumps([vars(config), weights, gate_zeros, seed, FORMAT_VERSION, source_digest()],
+                     default=str)
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.ddr"
     if not path.exists():
         image = convert(synthetic_checkpoint(config, gate_zeros, seed), weights, "synthetic")
@@ -208,7 +208,3 @@ def _write(path: Path, image: Image, seed: int) -> None:
         memory[MODEL_BASE:MODEL_BASE + image.ddr.size] = image.ddr
         _fill_cache(memory, image.header, *_cache(image.header, seed))
         memory.flush()
-
-
-def _own_digest() -> str:
-    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()

@@ -1,0 +1,97 @@
+"""Ternary matrices as checkpoints store them: packed, or as the floats they were trained as.
+
+A packed byte [r, c] holds W[i * (out / 4) + r, c] + 1 in bits 2i and 2i + 1; the linear class
+``autobitlinear`` multiplies by weight_scale, ``bitlinear`` (the default) divides. Masters, the
+floats of training, are rounded when a model is loaded: s = 1 / max(mean |W|, 1e-5) of the whole
+matrix, codes = clamp(round_half_even(W * s), -1, 1), which are worth 1 / s each (both: transformers
+5.23, integrations/bitnet.py).
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitnet_host.errors import BadModel
+from bitnet_host.model.checkpoint import Linear
+from bitnet_host.model.sources.tensors import StoredTensor
+
+__all__ = ["Storage", "absmean", "from_masters", "from_packed", "unpack_hf"]
+
+_ROWS = 1024  # of masters in memory at once
+
+
+class Storage(Enum):
+    """How a checkpoint keeps its matrices."""
+
+    MULTIPLIES = "packed, products are multiplied by weight_scale"
+    DIVIDES = "packed, products are divided by weight_scale"
+    MASTERS = "floats that are rounded to three values when they are read"
+
+
+def unpack_hf(packed: NDArray[np.uint8]) -> NDArray[np.int8]:
+    """uint8 [out / 4, in] to int8 [out, in]. Raises ValueError for the code 3, which is no
+    weight."""
+    if (packed & packed >> 1 & 0x55).any():
+        raise ValueError("code 3")
+    return np.concatenate([(packed >> 2 * i & 3).astype(np.int8) - 1 for i in range(4)])
+
+
+def from_packed(packed: StoredTensor, stored_scale: StoredTensor, storage: Storage) -> Linear:
+    """Raises BadModel for what is no packed ternary matrix."""
+    place = f"{packed.file}: tensor {packed.name}"
+    if packed.kind != "U8":
+        raise BadModel(f"{place} is not packed ternary ({packed.kind}): give the packed "
+                       f"checkpoint")
+    try:
+        weights = unpack_hf(packed[:])
+    except ValueError:
+        raise BadModel(f"{place} holds a code that is no weight: it is damaged or packed in "
+                       f"another way") from None
+    _refuse_zeros(weights, place)
+    scale = np.float32(stored_scale.floats()[0])
+    with np.errstate(divide="ignore", over="ignore"):
+        factor = np.float32(1) / scale if storage is Storage.DIVIDES else scale
+    if not np.isfinite(factor) or factor == 0:
+        raise BadModel(f"{stored_scale.file}: tensor {stored_scale.name} is {scale:g}, which "
+                       f"is no scale")
+    return Linear(weights, float(factor))
+
+
+def absmean(total: float, count: int) -> np.float32:
+    """What masters are multiplied by, of the sum of their magnitudes."""
+    return np.float32(np.float32(1) / max(np.float32(total / count), np.float32(1e-5)))
+
+
+def from_masters(stored: StoredTensor) -> Linear:
+    """Float masters [out, in], rounded. The mean is exact before it is rounded to float32. Raises
+    BadModel for what is not floats, not finite or zero everywhere."""
+    place = f"{stored.file}: tensor {stored.name}"
+    if stored.kind == "U8":
+        raise BadModel(f"{place} is packed, but config.json says that weights are rounded when "
+                       f"they are read (quantization_mode online): one of them is another "
+                       f"checkpoint's")
+    rows, columns = stored.shape
+    pieces = range(0, rows, _ROWS)
+    total = 0.0
+    for start in pieces:
+        total += float(np.abs(stored[start:start + _ROWS]).sum(dtype=np.float64))
+    if not np.isfinite(total):
+        raise BadModel(f"{place} holds an infinity or NaN: it is damaged or was not trained to "
+                       f"its end")
+    scale = absmean(total, rows * columns)
+    weights = np.empty((rows, columns), np.int8)
+    for start in pieces:
+        np.clip(np.rint(stored[start:start + _ROWS] * scale), -1, 1,
+                out=weights[start:start + _ROWS], casting="unsafe")
+    _refuse_zeros(weights, place)
+    return Linear(weights, float(np.float32(1) / scale))
+
+
+def _refuse_zeros(weights: NDArray[np.int8], place: str) -> None:
+    if not weights.any():
+        raise BadModel(f"{place} is zero everywhere, so the model cannot answer sensibly; "
+                       f"uploads like that are known: "
+                       "get another one")
