@@ -128,10 +128,11 @@ def greedy_prompts() -> list[dict]:
         text = tokenizer.apply_chat_template([{"role": "user", "content": prompt}],
                                              add_generation_prompt=True, tokenize=False)
         ids = tokenizer(text, add_special_tokens=False).input_ids
-        logits = model(torch.tensor([ids])).logits[0, -1]
-        made = list(ids)
+        step = model(torch.tensor([ids]), use_cache=True)
+        logits, made = step.logits[0, -1], list(ids)
         for _ in range(64):
-            made.append(int(model(torch.tensor([made])).logits[0, -1].argmax()))
+            made.append(int(step.logits[0, -1].argmax()))
+            step = model(torch.tensor([made[-1:]]), past_key_values=step.past_key_values)
         top = torch.topk(logits, 20)
         out.append({"prompt": prompt, "prompt_ids": ids, "greedy_ids": made[len(ids):],
                     "first_logits_top20": [[int(i), float(v)]
