@@ -20,7 +20,11 @@ class _Line:
 
     def __init__(self):
         self.events, self.sent, self.listening = queue.Queue(), 0, 0
-        self.most = 0
+        self.most, self.free = 0, threading.Event()
+        self.free.set()
+
+    def ready(self):
+        assert self.free.wait(10)
 
     def send(self, command, payload=()):
         self.sent += 1
@@ -73,6 +77,36 @@ def test_each_hears_its_own(line):
         thread.join(10)
     assert results == {number: [10 * number + word for word in range(5)] for number in numbers}
     assert line.most == 1
+
+
+def test_events_are_heard_while_a_command_waits_for_the_board(line):
+    """Which may be as long as a pass over the model takes."""
+    exchange, results = Exchange(line), {}
+    first = exchange.send("GENERATE")
+    line.free.clear()
+    sending = _thread(results, "second", lambda: exchange.send("GENERATE"))
+    hearing = _thread(results, "first", lambda: exchange.receive(first, 8))
+    line.put(first, "TOKEN", 5)
+    hearing.join(5)
+    assert not hearing.is_alive() and int(results["first"][1][0]) == 5 and line.sent == 1
+    line.free.set()
+    sending.join(5)
+    assert results["second"] == 2
+
+
+def test_a_board_that_is_lost_before_it_takes_a_command_is_told_of(line):
+    exchange, results = Exchange(line), {}
+    first = exchange.send("GENERATE")
+    hearing = _thread(results, "first", lambda: exchange.receive(first, 8))
+
+    def taken():
+        raise BoardTaken("another host's")
+
+    line.ready = taken
+    with pytest.raises(BoardTaken):
+        exchange.send("GENERATE")
+    hearing.join(5)
+    assert isinstance(results["first"], BoardTaken) and line.sent == 1
 
 
 def test_what_nobody_waits_for_is_dropped(line):

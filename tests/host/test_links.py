@@ -492,6 +492,8 @@ class _Script(Transport):
         self.events, self.sent, self.cancels = list(events), [], 0
         self.payloads, self.uploads, self.memory = [], [], np.zeros(1 << 20, np.uint32)
 
+    def ready(self): ...
+
     def send(self, command, payload=()):
         self.sent.append(command)
         self.payloads.append([int(word) for word in payload])

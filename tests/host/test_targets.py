@@ -25,6 +25,9 @@ class _Script(Transport):
         self.sent: list[tuple[int, list[int]]] = []
         self.cancels = 0
 
+    def ready(self):
+        """A script always is."""
+
     def send(self, command, payload=()):
         assert command == "GENERATE" and len(payload) <= MAX_PAYLOAD
         fields = dict(zip(GENERATE_FIELDS, payload, strict=False))

@@ -32,15 +32,17 @@ class Exchange:
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
         self._waiting: dict[int, deque[tuple[str, Words] | UserError]] = {}
-        self._changed = threading.Condition()
+        self._changed, self._sending = threading.Condition(), threading.Lock()
         self._listening = False
 
     def send(self, command: str, payload: Sequence[int] = ()) -> int:
         """Sends a command; its number, for ``receive`` and, at the end, ``forget``. Raises as
         ``Transport.send``."""
-        with self._changed, self.told():  # lest its event is there before somebody waits for it
-            sequence = self.transport.send(command, payload)
-            self._waiting[sequence] = deque()
+        with self._sending, self.told():
+            self.transport.ready()  # others hear their events meanwhile
+            with self._changed:  # lest its event is there before somebody waits for it
+                sequence = self.transport.send(command, payload)
+                self._waiting[sequence] = deque()
             return sequence
 
     @contextmanager

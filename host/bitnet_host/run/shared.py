@@ -39,6 +39,7 @@ _SLOW = 3600  # seconds of an upload that nobody wants without having said so
 _LONGEST_WAIT = 120.0  # seconds for an INFO: a simulated board waits long for memory that is away
 _LARGE = 32 << 20  # bytes; a guess costs a smaller model more than it brings
 ANSWER_TIMEOUT = 120.0  # seconds without any event in which the board did not get on
+_UNSEEN = 30.0  # seconds between two looks that may show one place of different passes
 # ... in which it did, but maybe not with what is waited for; a simulated full-size token takes
 # minutes
 _LONGEST_ANSWER = {"board": 600.0, "simulator": 7200.0}
@@ -61,6 +62,8 @@ class Patience:
         """To be asked again and again while the board says nothing."""
         now = time.monotonic()
         if now - self._looked > ANSWER_TIMEOUT / 20:
+            if now - self._looked > _UNSEEN:  # nobody asked: it may have got on since
+                self._since = now
             self._looked = now
             with self._board.exchange.told():
                 state = self._board.transport.progress()

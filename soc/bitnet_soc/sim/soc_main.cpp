@@ -184,8 +184,8 @@ int main(int argc, char **argv) {
         if (cycle % POLL_EVERY == 0 && !quiet) {
             outside.poll();
             if (!control.poll(ddr, outside)) return 0;
-            doze.poll(cycle, busy + control.commands + outside.network.moved() +
-                                 outside.serial.moved());
+            doze.poll(cycle,
+                      busy + control.commands + outside.network.moved() + outside.serial.moved());
         }
     }
     return 0;

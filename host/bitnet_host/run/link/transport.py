@@ -24,7 +24,7 @@ Words = NDArray[np.uint32]
 MAILBOX_BASE, DDR_BASE = 0x9000_0000, 0x4000_0000  # soc/bitnet_soc/soc.py; tests compare
 _EVENT_NAMES = {code: name for name, code in EVENTS.items()}
 _COMMAND_NAMES = {code: name for name, code in COMMANDS.items()}
-_RESET_SECONDS, _BOOT_SECONDS, _BUSY_SECONDS = 0.3, 30.0, 60.0
+_RESET_SECONDS, _BOOT_SECONDS, _BUSY_SECONDS = 0.3, 30.0, 120.0
 
 
 def _words(values: object) -> Words:
@@ -45,6 +45,11 @@ class Transport(ABC):
 
     name: str
     bytes_per_second = 0.0  # of an upload; 0 where it is fast
+
+    @abstractmethod
+    def ready(self) -> None:
+        """Returns when ``send`` would not have to wait for the board, which may take it as long as
+        a pass over the model. Raises as that."""
 
     @abstractmethod
     def send(self, command: str, payload: Words | Sequence[int] = ()) -> int:
@@ -159,7 +164,7 @@ class MailboxTransport(Transport):
     def send(self, command: str, payload: Words | Sequence[int] = ()) -> int:
         data = _words(payload)
         with self._sending:
-            self._wait_until_free()
+            self.ready()
             with self._lock, self._explained():
                 self.link.write(self._at(MAILBOX.command),
                                 np.concatenate([_words([COMMANDS[command], len(data)]), data]))
@@ -167,7 +172,7 @@ class MailboxTransport(Transport):
                 self.link.write(self._at(MAILBOX.command_sequence), [self._sequence])
                 return self._sequence
 
-    def _wait_until_free(self) -> None:
+    def ready(self) -> None:
         limit, before = time.monotonic() + _BUSY_SECONDS, (0, 0)
         while True:
             with self._lock:
