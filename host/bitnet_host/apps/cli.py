@@ -38,8 +38,7 @@ from bitnet_host.files import read_text, replacing
 from bitnet_host.model.convert import convert_file, longest_fast_context, shorten
 from bitnet_host.model.header import KINDS, WEIGHT_MODES
 from bitnet_host.model.image import read_image
-from bitnet_host.model.open import open_model
-from bitnet_host.model.sources.hf import open_checkpoint
+from bitnet_host.model.open import open_model, open_source
 from bitnet_host.model.sources.synthetic import GATE_ZEROS
 from bitnet_host.run.board import BoardTarget
 from bitnet_host.run.open import open_target, open_transport
@@ -230,7 +229,8 @@ app.command()(batch)
 @app.command()
 def convert(
     source: Annotated[Path,
-                      typer.Argument(help="folder of a Hugging Face checkpoint", metavar="SRC")],
+                      typer.Argument(help="folder of a Hugging Face checkpoint, or a GGUF file",
+                                     metavar="SRC")],
     output: Annotated[Path, typer.Option("-o", "--output", help="image to write")],
     weights: Annotated[str, typer.Option(help="base3 (1.6 bit) or 2bit")] = "base3",
     context: Annotated[int,
@@ -239,13 +239,14 @@ def convert(
     cache: Annotated[int,
                      typer.Option(help="tokens of all conversations together; 0: as many as fit "
                                        "the board")] = 0,
+    layout: Annotated[str,
+                      typer.Option(help="how a GGUF file's I2_S matrices lie: 128 (all published "
+                                        "files), 64 or rows")] = "",
 ) -> None:
-    """Convert a packed Hugging Face checkpoint to a model image."""
+    """Convert a checkpoint to a model image."""
     if weights not in WEIGHT_MODES:
         raise BadArgument(f"--weights must be base3 or 2bit, not {weights}")
-    if not source.is_dir():
-        raise BadArgument(f"{source} is not a folder: give the folder of a Hugging Face checkpoint")
-    checkpoint = open_checkpoint(source)
+    checkpoint = open_source(source, layout)
     if context:
         checkpoint = shorten(checkpoint, context)
     display = ProgressDisplay()

@@ -13,7 +13,8 @@ _TARGET = "sim, reference, udp://HOST[:PORT] or serial:DEVICE"
 
 TargetOption = Annotated[str, typer.Option(help=_TARGET)]
 TargetsOption = Annotated[list[str] | None, typer.Option(help=f"{_TARGET}; several share the work")]
-ModelOption = Annotated[Path | None, typer.Option(help="model image or checkpoint folder (default: "
-                                                       "the bundled model)")]
+ModelOption = Annotated[Path | None,
+                        typer.Option(help="image, checkpoint folder, GGUF file, or ORG/NAME on "
+                                          "huggingface.co (default: the bundled model)")]
 TakeOverOption = Annotated[bool, typer.Option("--take-over",
                                               help="even if another host holds the board")]
