@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import httpx
 
 from bitnet_host.errors import BadArgument, BadFile, BadModel
 
@@ -43,12 +41,14 @@ def download(name: HubName) -> Path:
     """The folder of the checkpoint, or its one GGUF file, on this machine. Raises BadModel if there
     is none, BadArgument if there are several, BadFile if it cannot be written."""
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
     with _explained(name):
         try:
             names = [file.rfilename for file in
                      HfApi().model_info(name.repo, revision=name.revision).siblings or ()]
-        except (OfflineModeIsEnabled, httpx.TransportError) as error:
+        except HfHubHTTPError:
+            raise
+        except (OfflineModeIsEnabled, HTTPError) as error:
             return _cached(name, error)
         wanted = [_one_of(name, names)] if _one_of(name, names) else list(_WANTED)
         folder = Path(snapshot_download(name.repo, revision=name.revision, allow_patterns=wanted))
@@ -78,16 +78,17 @@ def _cached(name: HubName, error: Exception) -> Path:
     """What an earlier download left, if the server cannot be reached."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
-    try:
-        folder = Path(snapshot_download(name.repo, revision=name.revision, local_files_only=True))
-    except LocalEntryNotFoundError:
-        raise BadModel(f"{name.repo} is no path on this machine, and huggingface.co cannot be "
-                       f"reached ({_first_line(error)}): check the name, the network or "
-                       f"HF_ENDPOINT") from None
-    if name.file:
-        return folder / name.file
-    files = sorted(folder.glob("*.gguf"))
-    return files[0] if len(files) == 1 and not (folder / "config.json").exists() else folder
+    for wanted in ([name.file],) if name.file else (list(_WANTED), ["*.gguf"]):
+        with suppress(LocalEntryNotFoundError):
+            folder = Path(snapshot_download(name.repo, revision=name.revision,
+                                            allow_patterns=wanted, local_files_only=True))
+            if (folder / "config.json").exists():
+                return folder
+            files = sorted(folder.glob(name.file or "*.gguf"))
+            if len(files) == 1:
+                return files[0]
+    raise BadModel(f"{name.repo} is no path on this machine, and huggingface.co cannot be reached "
+                   f"({_first_line(error)}): check the name, the network or HF_ENDPOINT") from None
 
 
 def _first_line(error: object) -> str:
@@ -107,7 +108,7 @@ def _explained(name: HubName) -> Iterator[None]:
         errors.RevisionNotFoundError: "{0} has no revision {1}: name a branch, a tag or a commit",
         errors.HfHubHTTPError: "huggingface.co refuses {0}: {2}",
     }
-    cut_off: tuple[type[Exception], ...] = (*kinds, httpx.TransportError)
+    cut_off: tuple[type[Exception], ...] = (*kinds, errors.HTTPError)
     try:
         yield
     except cut_off as error:
