@@ -194,9 +194,6 @@ def _prepare(checkpoint: Checkpoint, weights: str, cache_tokens: int) -> tuple[D
         raise BadArgument(f"weights must be {' or '.join(WEIGHT_MODES)}, not {weights}")
     check_shape(checkpoint.config, weights)
     header = make_header(checkpoint.config, weights)
-    if cache_tokens < 0:
-        raise BadArgument(f"the KV cache cannot hold {cache_tokens} tokens: choose 0 for as many "
-                          f"as fit, or more")
     plan = make_plan(header, cache_tokens=cache_tokens)
     header.cache_tokens = plan.cache_tokens
     if not plan.fits:

@@ -46,10 +46,10 @@ from bitnet_host.model.header import (
 )
 from bitnet_host.model.plan import broken_limit
 
-__all__ = ["FILE_HEAD", "Image", "c_file_head", "check_image", "file_head", "json_part",
-           "read_image", "write_image"]
+__all__ = ["FILE_HEAD", "FILE_MAGIC", "Image", "c_file_head", "check_image", "file_head",
+           "json_part", "read_image", "write_image"]
 
-_FILE_MAGIC = b"BITNETFW"
+FILE_MAGIC = b"BITNETFW"
 #: Fields of the head, with their forms; zeros fill it up.
 _FILE_FIELDS = {"magic": "Q", "version": "I", "text_bytes": "I", "ddr_bytes": "Q", "text_crc": "I",
                 "ddr_crc": "I", "head_crc": "I"}
@@ -102,7 +102,7 @@ def json_part(meta: dict[str, Any]) -> bytes:
 
 def file_head(text: bytes, ddr_size: int, ddr_crc: int) -> bytes:
     """The first 64 bytes of an image file."""
-    values = (int.from_bytes(_FILE_MAGIC, "little"), FORMAT_VERSION, len(text), ddr_size,
+    values = (int.from_bytes(FILE_MAGIC, "little"), FORMAT_VERSION, len(text), ddr_size,
               zlib.crc32(text), ddr_crc)
     return FILE_HEAD.pack(*values, zlib.crc32(FILE_HEAD.pack(*values, 0)))
 
@@ -111,7 +111,7 @@ def c_file_head() -> str:
     """The head as C, for the boot stub."""
     kinds = {"I": "uint32_t", "Q": "uint64_t"}
     return "\n".join([
-        f"#define IMAGE_FILE_MAGIC 0x{int.from_bytes(_FILE_MAGIC, 'little'):x}ull",
+        f"#define IMAGE_FILE_MAGIC 0x{int.from_bytes(FILE_MAGIC, 'little'):x}ull",
         f"#define IMAGE_FILE_VERSION {FORMAT_VERSION}u",
         f"#define IMAGE_FILE_BLOCK {BLOCK_BYTES}u",
         f"#define MODEL_BASE 0x{MODEL_BASE:x}u", "", "struct image_file {",
@@ -139,7 +139,7 @@ def _pieces(file: BinaryIO, size: int) -> Iterator[bytes]:
 def _read_head(file: BinaryIO, path: Path, size: int) -> tuple[bytes, int, int]:
     """The JSON part, verified, and size and checksum of the DDR part."""
     head = file.read(FILE_HEAD.size)
-    if head[:8] != _FILE_MAGIC or len(head) < FILE_HEAD.size:
+    if head[:8] != FILE_MAGIC or len(head) < FILE_HEAD.size:
         raise BadModel(f"{path} is not a model image: make one with `bitnet-host convert "
                        f"CHECKPOINT -o IMAGE`")
     magic, version, text_size, ddr_size, text_crc, ddr_crc, head_crc = FILE_HEAD.unpack(head)

@@ -14,14 +14,14 @@ from bitnet_host.errors import BadArgument, BadFile
 from bitnet_host.files import cache_folder, regular_size
 from bitnet_host.model.checkpoint import Checkpoint
 from bitnet_host.model.convert import convert, convert_file, shorten
-from bitnet_host.model.image import Image, read_image
+from bitnet_host.model.image import FILE_MAGIC, Image, read_image
 from bitnet_host.model.sources.bundled import BUNDLED
 from bitnet_host.model.sources.gguf_model import open_gguf
 from bitnet_host.model.sources.hf import open_checkpoint
 from bitnet_host.model.sources.hub import HubName, download
 from bitnet_host.reporting import Progress, quiet
 
-__all__ = ["open_model", "open_source", "source_digest"]
+__all__ = ["is_image", "open_model", "open_source", "source_digest"]
 
 _SMALL = 64 << 20  # bytes of a checkpoint that is converted each time, in memory
 
@@ -61,6 +61,15 @@ def _is_gguf(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             return path.is_file() and file.read(4) == b"GGUF"
+    except OSError:
+        return False  # whoever reads it says why
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file on this machine says that it is a model image."""
+    try:
+        with path.open("rb") as file:
+            return path.is_file() and file.read(len(FILE_MAGIC)) == FILE_MAGIC
     except OSError:
         return False  # whoever reads it says why
 

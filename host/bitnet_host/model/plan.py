@@ -19,6 +19,7 @@ from typing import Any
 from xtvu import isa
 from xtvu.layout import WEIGHTS_PER_WORD
 
+from bitnet_host.errors import BadArgument
 from bitnet_host.model.header import (
     KINDS,
     MAX_LAYERS,
@@ -184,27 +185,30 @@ def tokens_per_pass(header: Words, by_rows: bool, position: int = 0) -> int:
 @dataclass(frozen=True)
 class Plan:
     """What becomes of a model: tokens of a conversation and of all together, whether down_proj is
-    also stored by rows (fast prompts), memory in bytes, tokens per pass of a prompt, and estimates
-    of tokens per second."""
+    also stored by rows (fast prompts), memory in bytes, and that of the board, tokens per pass of a
+    prompt, bytes that a decoded token streams (but for the KV cache), and estimates of tokens per
+    second."""
 
     context: int
     cache_tokens: int
     down_rows: bool
     model_bytes: int
     total_bytes: int
+    memory_bytes: int
     batch: int
+    token_bytes: int
     prefill: float
     decode: float
 
     @property
     def fits(self) -> bool:
-        return MODEL_BASE + self.total_bytes <= MEMORY_BYTES
+        return MODEL_BASE + self.total_bytes <= self.memory_bytes
 
     def __str__(self) -> str:
         rows = "down_proj by rows too" if self.down_rows else "down_proj by columns only"
         return (f"context {self.context:,}, {self.cache_tokens:,} tokens of all conversations: "
                 f"{(MODEL_BASE + self.total_bytes) / 2**20:.0f} MB of "
-                f"{MEMORY_BYTES / 2**20:.0f}, {rows}, "
+                f"{self.memory_bytes / 2**20:.0f}, {rows}, "
                 f"about {self.prefill:.1f} tokens/s of prompt and {self.decode:.1f} of answer "
                 f"(estimated, 125 MHz)")
 
@@ -215,7 +219,7 @@ class Plan:
 _BYTES_PER_CYCLE, _PROMPT_OVERHEAD, _READ_UP, _READ_DOWN, _CLOCK = 29.6, 1.41, 0.40, 0.42, 125e6
 
 
-def _pool(header: DdrHeader, down_rows: bool, wanted: int) -> int:
+def _pool(header: DdrHeader, down_rows: bool, wanted: int, memory_bytes: int) -> int:
     """Tokens of the KV cache: ``wanted``, or as many as eight conversations can take and memory
     has, but always one conversation's."""
     least = -(-header.context // PAGE_TOKENS)
@@ -225,23 +229,29 @@ def _pool(header: DdrHeader, down_rows: bool, wanted: int) -> int:
     while pages > least:
         header.cache_tokens = pages * PAGE_TOKENS
         lay_out(header, down_rows)
-        if MODEL_BASE + header.total_bytes <= MEMORY_BYTES:
+        if MODEL_BASE + header.total_bytes <= memory_bytes:
             break
         pages -= 1
     return pages * PAGE_TOKENS
 
 
-def make_plan(header: DdrHeader, down_rows: bool | None = None, cache_tokens: int = 0) -> Plan:
-    """The plan for a header that keeps the limits. By default down_proj by rows is stored if the
-    firmware would use it and it fits beside one conversation. ``cache_tokens``: of all
-    conversations together, 0 for as many as fit. The header stays as it is."""
+def make_plan(header: DdrHeader, down_rows: bool | None = None, cache_tokens: int = 0,
+              memory_bytes: int | None = None) -> Plan:
+    """The plan for a header that keeps the limits, on a board with ``memory_bytes``, or
+    MEMORY_BYTES. By default down_proj by rows is stored if the firmware would use it and it fits
+    beside one conversation. ``cache_tokens``: of all conversations together, 0 for as many as fit.
+    The header stays as it is. Raises BadArgument for a cache of less than nothing."""
+    if cache_tokens < 0:
+        raise BadArgument(f"the KV cache cannot hold {cache_tokens} tokens: choose 0 for as many "
+                          f"as fit, or more")
+    memory_bytes = memory_bytes or MEMORY_BYTES
     laid = replace(header)
     rows = scratch_rows(vars(laid), 2, 2, True)
     if down_rows is None:
-        laid.cache_tokens = _pool(laid, True, cache_tokens or 1)
+        laid.cache_tokens = _pool(laid, True, cache_tokens or 1, memory_bytes)
         lay_out(laid, bool(rows["down_rows"]))
-        down_rows = bool(rows["down_rows"]) and MODEL_BASE + laid.total_bytes <= MEMORY_BYTES
-    laid.cache_tokens = _pool(laid, down_rows, cache_tokens)
+        down_rows = bool(rows["down_rows"]) and MODEL_BASE + laid.total_bytes <= memory_bytes
+    laid.cache_tokens = _pool(laid, down_rows, cache_tokens, memory_bytes)
     tensors = lay_out(laid, down_rows)
     words = {kind: 0 for kind in KINDS}
     for tensor in tensors:
@@ -250,13 +260,13 @@ def make_plan(header: DdrHeader, down_rows: bool | None = None, cache_tokens: in
     batch = tokens_per_pass(vars(laid), down_rows)
     rescored = (1 << laid.rank_levels) - 1
     head = words["SKETCH"] + rescored * words["EMBEDDING"] // laid.vocab
-    decode = (32 * (whole
-                    + _READ_UP
-                    * words["UP"] + _READ_DOWN * words["DOWN"] + head) / _BYTES_PER_CYCLE)
+    token_bytes = 32 * (whole + _READ_UP * words["UP"] + _READ_DOWN * words["DOWN"] + head)
+    decode = token_bytes / _BYTES_PER_CYCLE
     down = words["DOWN_ROWS"] / batch if down_rows else _READ_DOWN * words["DOWN"]
     prompt = _PROMPT_OVERHEAD * ((whole + words["UP"]) / batch + down)
-    return Plan(laid.context, laid.cache_tokens, down_rows, laid.ddr_bytes, laid.total_bytes, batch,
-                _CLOCK / max(prompt, 1), _CLOCK / max(decode, 1))
+    return Plan(laid.context, laid.cache_tokens, down_rows, laid.ddr_bytes, laid.total_bytes,
+                memory_bytes, batch, round(token_bytes), _CLOCK / max(prompt, 1),
+                _CLOCK / max(decode, 1))
 
 
 def _c_expression(text: str, prefix: Mapping[str, str]) -> str:
