@@ -21,7 +21,7 @@ I2_S, Q2_0 = 36, 42
 
 def pack_i2s(weights: np.ndarray, scale: float, layout: str = "128") -> np.ndarray:
     """As microsoft/BitNet's src/ggml-bitnet-mad.cpp: bytes, the scale, and 28 bytes of anything."""
-    columns, out = weights.shape[1], bytearray(weights.size // 4)
+    columns, out = weights.shape[1], bytearray(-(-weights.size // 128) * 32)
     for place, weight in enumerate(weights.reshape(-1).tolist()):
         if layout == "rows":
             row, column = divmod(place, columns)
@@ -30,7 +30,8 @@ def pack_i2s(weights: np.ndarray, scale: float, layout: str = "128") -> np.ndarr
             quarter = int(layout) // 4
             block, j = divmod(place, int(layout))
             out[block * quarter + j % quarter] |= weight + 1 << 6 - 2 * (j // quarter)
-    return np.frombuffer(bytes(out) + np.float32(scale).tobytes() + b"\xa5" * 28, np.uint8)
+    codes, tail = bytes(out[:weights.size // 4]), np.float32(scale).tobytes() + b"\xa5" * 28
+    return np.frombuffer(codes + tail, np.uint8)
 
 
 def pack_q2(weights: np.ndarray, scales: np.ndarray, group: int) -> np.ndarray:
@@ -89,6 +90,7 @@ def write_gguf(path: Path, checkpoint: Checkpoint, kind: str = "I2_S", *,
             "rope.freq_base": float(config.rope_theta)}.items()}
     own |= {"general.file_type": 40, "tokenizer.ggml.model": "gpt2",
             "tokenizer.ggml.tokens": tokens or [f"t{i}" for i in range(config.vocab)],
+            "tokenizer.ggml.token_type": [1] * len(tokens or range(config.vocab)),
             "tokenizer.ggml.merges": list(merges), "tokenizer.ggml.bos_token_id": 0,
             "tokenizer.ggml.eos_token_id": 1, "tokenizer.ggml.add_bos_token": True}
     for name, value in (own | (fields or {})).items():

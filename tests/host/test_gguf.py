@@ -41,6 +41,7 @@ def small():
     ("I2_S", {}), ("I2_S", {"embedding": "F16"}), ("I2_S", {"architecture": "bitnet-25"}),
     ("I2_S", {"tied": False}), ("TQ1_0", {}), ("TQ2_0", {"embedding": "F16"}), ("Q2_0/64", {}),
     ("Q2_0/128", {}), ("F32", {}),
+    ("Q2_0/128", {"fields": {"general.alignment": 256}}),
     ("I2_S", {"fields": {"general.alignment": 64, "bitnet-b1.58.hidden_activation": "relu2"}}),
 ])
 def test_a_file_is_the_model_that_it_was_made_of(tmp_path, small, kind, options):
@@ -122,6 +123,7 @@ def test_paths_to_a_file(tmp_path, small, monkeypatch):
     ({"tokenizer.ggml.merges": ["a b c"]}, "no list of merges"),
     ({"tokenizer.ggml.tokens": [f"t{i}" for i in range(97)]}, "97 tokens, its model knows 96"),
     ({"tokenizer.ggml.token_type": [1] * 95}, "types of 95"),
+    ({"tokenizer.ggml.token_type": None}, "which of its tokens are control"),
 ])
 def test_what_cannot_be_right_is_refused(tmp_path, small, fields, words):
     path = write_gguf(tmp_path / "model.gguf", small, fields=fields)
@@ -150,6 +152,25 @@ def test_matrices_that_are_none_are_refused(tmp_path, small):
     for kind in ("I2_S", "Q2_0/64"):
         refused("code that is no weight", changed(weights=three), kind)
     refused("2 different magnitudes", changed(weights=three), "F32")
+    refused("infinity or NaN", changed(scale=float("nan")), "F32")
+    hole = weights.copy()
+    hole[100:103] = -1
+    for kind in ("I2_S", "TQ2_0", "F32"):
+        refused("3 rows in which every weight is -1", changed(weights=hole), kind)
+    other = small.embedding + np.float32(1)
+    path = write_gguf(tmp_path / "model.gguf", small, tensors={"output.weight": other})
+    with pytest.raises(BadModel, match="another matrix than the embedding"):
+        open_gguf(path)
+
+
+def test_shapes_that_no_block_fits_are_refused(tmp_path):
+    """By whoever reads the matrix, not by the search for its layout."""
+    for sizes in ("hidden=100,intermediate=300", "hidden=3,intermediate=3"):
+        config = parse_shape(f"{sizes},layers=1,heads=1,kv_heads=1,head_dim=4,vocab=8,context=32")
+        checkpoint = synthetic_checkpoint(config, 0.6, 1)
+        path = write_gguf(tmp_path / "model.gguf", checkpoint)
+        with pytest.raises(BadModel, match="no whole blocks of I2_S"):
+            list(open_gguf(path).layers)
 
 
 def test_groups_of_different_scales_are_refused(tmp_path, small):
@@ -186,5 +207,5 @@ def test_types_that_depend_on_the_writer_are_refused(tmp_path, small):
                         (135, "type 135"), (2, "different magnitudes|needs")):
         with pytest.raises(BadModel, match=words):
             read_linear(dataclasses.replace(tensor, kind=kind), "128")
-    with pytest.raises(BadModel, match="neither 64 nor 128"):
+    with pytest.raises(BadModel, match="neither blocks of 64 or of 128"):
         read_linear(dataclasses.replace(tensor, kind=42), "128")

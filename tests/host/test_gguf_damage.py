@@ -100,6 +100,15 @@ def test_what_is_wrong_is_named(tmp_path, good, change, words):
         open_gguf(path)
 
 
+def test_an_array_that_fits_the_file_but_no_model_is_refused(tmp_path):
+    name = struct.pack("<Q", 1) + b"a"
+    head = b"GGUF" + struct.pack("<IQQ", 3, 1, 1) + name + struct.pack("<IIQ", 9, 0, 5_000_000)
+    path = tmp_path / "long.gguf"
+    path.write_bytes(head + bytes(5_000_100))
+    with pytest.raises(BadModel, match="announces 5000000 entries"):
+        open_gguf(path)
+
+
 def test_every_kind_of_field_is_read(tmp_path):
     """Also those that no model has: arrays of all kinds, 64 bits, none, one in a file of version
     2."""

@@ -64,6 +64,14 @@ def _texts():
     yield "a<|eot_id|>b<tool>c <|begin_of_text|>"
 
 
+@pytest.mark.parametrize("pre, starts", [(None, True), ("falcon_e", True), ("qwen2", False)])
+def test_bos_where_the_file_does_not_say(tmp_path, pre, starts):
+    original = _original(LLAMA3, True)
+    path = _file(tmp_path / "model.gguf", original, pre, **{"tokenizer.ggml.add_bos_token": None})
+    ids = TextModel(convert(open_gguf(path))).encode_raw("Hi")
+    assert (ids[0] == original.token_to_id(CONTROL[0])) == starts
+
+
 @pytest.mark.parametrize("pre, pattern, whole", [
     (None, LLAMA3, True), ("llama-bpe", LLAMA3, True), ("falcon3", LLAMA3, True),
     ("qwen2", QWEN2, False)])

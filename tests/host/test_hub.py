@@ -54,6 +54,8 @@ class _Hub(BaseHTTPRequestHandler):
         revision = by_commit.get(revision, revision)
         if repo == "gated/model" and self.headers.get("Authorization") != "Bearer open":
             return self._answer(403, X_Error_Code="GatedRepo")
+        if repo == "org/proxy":
+            return self._answer(200, b"<html>Please log in</html>", Content_Type="text/html")
         if repo not in hub.repos:
             return self._answer(401, X_Error_Code="RepoNotFound")
         if revision not in hub.repos[repo]:
@@ -167,9 +169,7 @@ def test_revisions_and_files(hub, ask):
 
 def test_a_download_that_was_cut_off_goes_on(hub, ask):
     hub.cut = 50  # more often than is tried again
-    done, model = ask("org/model")
-    if done.returncode:
-        _refused(done, "cut off|goes on where it ended")
+    _refused(ask("org/model")[0], "cut off|goes on where it ended")
     hub.cut = 0
     done, model = ask("org/model")
     assert done.returncode == 0 and model == hub.expected["model"], done.stderr
@@ -196,6 +196,23 @@ def test_without_a_network_what_is_there_is_taken(hub, ask):
     assert ask("org/two-gguf:b.gguf")[1] == hub.expected["gguf"]
     assert ask("org/two-gguf:b.gguf", **dead)[1] == hub.expected["gguf"]
     _refused(ask("org/two-gguf:a.gguf", **dead)[0], "cannot be reached")
+
+
+@pytest.mark.parametrize("name", ["org/bar--baz", "models/bitnet.git", "modèles/x.gguf",
+                                  "out/x-", "a/b/c"])
+def test_a_mistyped_path_is_said(ask, name):
+    _refused(ask(name)[0], "there is no|cannot read|no path on this machine")
+
+
+def test_what_is_not_the_hub(ask):
+    _refused(ask("org/proxy")[0], "is not huggingface.co, but a page")
+
+
+def test_models_have_the_names_that_they_were_asked_by(hub, ask, tmp_path):
+    ask("org/model@v2")
+    assert read_image(tmp_path / "out.bitnet").meta["name"] == "model"
+    ask("org/two-gguf:b.gguf")
+    assert read_image(tmp_path / "out.bitnet").meta["name"] == "b"
 
 
 @pytest.mark.parametrize("text, expected", [

@@ -139,5 +139,16 @@ def test_masters_without_sense_are_refused(tmp_path, value, words):
         list(open_checkpoint(folder).layers)
 
 
+def test_what_a_download_left_out_is_refused(tmp_path):
+    """Bytes of zero are four weights of -1."""
+    folder = write_checkpoint(tmp_path, Shape(64, 96, 2, 2, 1, 64, seed=3))
+    with safe_open(folder / "model.safetensors", "numpy") as file:
+        packed = file.get_tensor(GATE)
+    packed[7] = 0
+    _changed(folder, **{GATE.replace(".", "__"): packed})
+    with pytest.raises(BadModel, match="4 rows in which every weight is -1"):
+        list(open_checkpoint(folder).layers)
+
+
 def test_bf16_helper_cuts():
     assert bf16(np.array([1.00390625 + 2**-9], np.float32))[0] == 1

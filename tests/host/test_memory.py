@@ -72,9 +72,25 @@ def test_an_image_lies_as_planned(tmp_path):
     assert plans[0]["used_bytes"] == MODEL_BASE + header.total_bytes
     assert plans[0]["upload_bytes"] == header.ddr_bytes and plans[0]["fits"]
     assert plans[0]["cache_tokens"] == header.cache_tokens
-    assert _json(image, "--context", 128)[1] == _json(SMALL, "--context", 128)[1]
     two = convert(synthetic_checkpoint(config, 0.6, 1), "2bit").header
     assert _json(SMALL, "--weights", "2bit")[1]["upload_bytes"] == two.ddr_bytes
+
+
+def test_an_image_is_described_as_it_is(tmp_path):
+    """Its cache, its packing and its rows were chosen when it was made."""
+    image, config = tmp_path / "m.bitnet", parse_shape("tiny,layers=1")
+    convert_file(synthetic_checkpoint(config, 0.6, 1), image, "2bit", cache_tokens=256)
+    code, plan = _json(image)
+    header = read_image(image).header
+    assert code == 0 and plan["weights"] == "2bit" and plan["cache_tokens"] == 256
+    assert plan["used_bytes"] == MODEL_BASE + header.total_bytes
+    assert plan["upload_bytes"] == header.ddr_bytes
+    for option in (["--weights", "2bit"], ["--context", 128], ["--cache", 256]):
+        done = _plan(image, *option)
+        assert done.returncode == 2 and "is an image and keeps" in done.stderr
+    before = image.read_bytes()
+    done = _plan(image, "--svg", image)
+    assert done.returncode == 2 and image.read_bytes() == before
 
 
 def test_what_fits_where():
@@ -90,6 +106,10 @@ def test_what_fits_where():
     assert code == 1 and _json("2b4t,context=8192", "--context", longest)[0] == 0
     assert _json("2b4t,context=8192", "--context", longest + 128)[0] == 1
     assert _json("2b4t", "--cache", 2048)[1]["cache_tokens"] == 2048
+    code, much = _json("2b4t", "--cache", 16384)
+    most = int(re.search(r"--cache (\d+)", much["advice"])[1])
+    assert code == 1 and _json("2b4t", "--cache", most)[0] == 0
+    assert _json("2b4t", "--cache", most + 512)[0] == 1
     for name in boards.names():
         assert _json("tiny", "--board", name)[1]["memory_bytes"] == boards.load(name).dram.bytes
 
@@ -99,6 +119,10 @@ def test_what_the_machine_cannot_run_is_said():
     assert done.returncode == 1 and "cannot run it: head_dim is 16" in done.stdout
     code, plan = _json("2b4t,head_dim=16")
     assert code == 1 and plan["limit"].startswith("head_dim is 16") and not plan["fits"]
+    for shape in ("2b4t,kv_heads=0", "2b4t,vocab=0", "2b4t,hidden=0", "2b4t,layers=9999999",
+                  "2b4t,context=9999999"):
+        done = _plan(shape)
+        assert done.returncode == 1 and "cannot run it" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("arguments, words", [

@@ -39,7 +39,7 @@ from bitnet_host.files import read_text, replacing
 from bitnet_host.model.convert import convert_file, longest_fast_context, shorten
 from bitnet_host.model.header import KINDS, WEIGHT_MODES
 from bitnet_host.model.image import read_image
-from bitnet_host.model.open import open_model, open_source
+from bitnet_host.model.open import name_of, open_model, open_source
 from bitnet_host.model.sources.synthetic import GATE_ZEROS
 from bitnet_host.run.board import BoardTarget
 from bitnet_host.run.open import open_target, open_transport
@@ -252,7 +252,7 @@ def convert(
         checkpoint = shorten(checkpoint, context)
     display = ProgressDisplay()
     try:
-        plan = convert_file(checkpoint, output, weights, source.resolve().name, display,
+        plan = convert_file(checkpoint, output, weights, name_of(source), display,
                             cache_tokens=cache)
     finally:
         display.end()

@@ -21,7 +21,7 @@ from bitnet_host.model.sources.hf import open_checkpoint
 from bitnet_host.model.sources.hub import HubName, download
 from bitnet_host.reporting import Progress, quiet
 
-__all__ = ["is_image", "open_model", "open_source", "source_digest"]
+__all__ = ["is_image", "name_of", "open_model", "open_source", "source_digest"]
 
 _SMALL = 64 << 20  # bytes of a checkpoint that is converted each time, in memory
 
@@ -42,7 +42,7 @@ def open_model(path: str | Path | None = None, *, weights: str = "base3", contex
     checkpoint = open_source(source)
     if context:
         checkpoint = shorten(checkpoint, context)
-    name = source.resolve().name
+    name = name_of(path or source)
     if sum(file.stat().st_size for file in checkpoint.files
            if file.suffix in (".safetensors", ".gguf")) < _SMALL:
         return convert(checkpoint, weights, name, progress)
@@ -59,17 +59,30 @@ def open_model(path: str | Path | None = None, *, weights: str = "base3", contex
 
 def _is_gguf(path: Path) -> bool:
     try:
+        if not path.is_file():  # a pipe would wait for its writer
+            return False
         with path.open("rb") as file:
-            return path.is_file() and file.read(4) == b"GGUF"
+            return file.read(4) == b"GGUF"
     except OSError:
         return False  # whoever reads it says why
+
+
+def name_of(path: str | Path) -> str:
+    """What a model is called that was read from there: a folder's or a file's own name, not that of
+    the place where it is kept."""
+    name = None if Path(path).exists() else HubName.parse(str(path))
+    if name:
+        return Path(name.file).stem if name.file else name.repo.split("/")[1]
+    return Path(path).absolute().name or Path(path).resolve().name
 
 
 def is_image(path: Path) -> bool:
     """Whether a file on this machine says that it is a model image."""
     try:
+        if not path.is_file():
+            return False
         with path.open("rb") as file:
-            return path.is_file() and file.read(len(FILE_MAGIC)) == FILE_MAGIC
+            return file.read(len(FILE_MAGIC)) == FILE_MAGIC
     except OSError:
         return False  # whoever reads it says why
 
@@ -96,7 +109,7 @@ def open_source(path: Path, layout: str = "") -> Checkpoint:
             raise BadArgument(f"{path} holds {len(found)} GGUF files: name one of them")
         path = found[0]
     if not _is_gguf(path):
-        regular_size(path)
+        regular_size(path)  # or what is wrong with it
         raise BadArgument(f"{path} is neither a folder with a checkpoint nor a GGUF file")
     return open_gguf(path, layout)
 

@@ -223,16 +223,17 @@ def _pool(header: DdrHeader, down_rows: bool, wanted: int, memory_bytes: int) ->
     """Tokens of the KV cache: ``wanted``, or as many as eight conversations can take and memory
     has, but always one conversation's."""
     least = -(-header.context // PAGE_TOKENS)
-    pages = SLOTS * least
     if wanted:
         return max(least, -(-wanted // PAGE_TOKENS)) * PAGE_TOKENS
-    while pages > least:
-        header.cache_tokens = pages * PAGE_TOKENS
+    low, high = least, SLOTS * least
+    while low < high:
+        header.cache_tokens = (low + high + 1) // 2 * PAGE_TOKENS
         lay_out(header, down_rows)
         if MODEL_BASE + header.total_bytes <= memory_bytes:
-            break
-        pages -= 1
-    return pages * PAGE_TOKENS
+            low = (low + high + 1) // 2
+        else:
+            high = (low + high + 1) // 2 - 1
+    return low * PAGE_TOKENS
 
 
 def make_plan(header: DdrHeader, down_rows: bool | None = None, cache_tokens: int = 0,

@@ -116,6 +116,7 @@ class BoardTarget(Target):
     def _send(self, command: str, payload: list[int] | None = None) -> None:
         with self._watched():
             self.board.exchange.forget(self._sequence)
+            self._sequence = 0  # none is under way, should this one not be sent
             self._sequence = self.board.send(command, payload)
 
     def _event(self, *expected: str, timeout: float = 0) -> tuple[str, NDArray[np.uint32]]:
@@ -320,6 +321,8 @@ class BoardTarget(Target):
         """Ends a command whose answer nobody waits for any more. ``tokens`` are what it has read
         and written so far."""
         self.tokens, self._unsure = [], True
+        if not self._sequence:
+            return
         with suppress(UserError):
             self._tell_cancel()
             while True:

@@ -27,12 +27,14 @@ _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<
             11: "<q", 12: "<d"}
 _STRING, _ARRAY, _BOOL = 8, 9, 7
 _MOST_DIMENSIONS, _DEFAULT_ALIGNMENT, _MOST_ALIGNMENT = 4, 32, 1 << 16
+_MOST_ENTRIES = 1 << 22  # of an array in a field; vocabularies and merges have a tenth of that
 
 
 @dataclass(frozen=True)
 class GgufTensor:
     """``kind`` is the number of its type; ``shape`` slowest dimension first, as NumPy has it.
-    ``room``: bytes from its ``offset`` in the file to the next tensor or the end."""
+    ``room``: bytes from its ``offset`` in the file to the next tensor or the end, of which the last
+    ``alignment`` - 1 may be there to fill up."""
 
     file: Path
     name: str
@@ -40,6 +42,7 @@ class GgufTensor:
     shape: tuple[int, ...]
     offset: int
     room: int
+    alignment: int
 
     def raw(self, start: int, count: int) -> NDArray[np.uint8]:
         """``count`` bytes from byte ``start`` of the tensor. Raises BadModel if they are not
@@ -104,7 +107,8 @@ class GgufFile:
             if offset % alignment or room < 0:
                 raise BadModel(f"{self.path}: tensor {name[:60]} lies at {offset}, where the file "
                                f"has no place for it: it is truncated, download it again")
-            self.tensors[name] = GgufTensor(self.path, name, kind, shape, base + offset, room)
+            self.tensors[name] = GgufTensor(self.path, name, kind, shape, base + offset, room,
+                                            alignment)
 
     def get(self, name: str, *kinds: type) -> Any:
         """The field of that name, or None. Raises BadModel if it is of another type than one of
@@ -153,6 +157,8 @@ class _Cursor:
             return self.text()
         if kind == _ARRAY:
             inner, count = self.number("<I"), self.number("<Q")
+            if count > _MOST_ENTRIES:
+                raise self.damaged(f"a field announces {count} entries")
             if inner == _STRING:
                 return [self.text() for _ in range(self.limited(count, 8))]
             code = self._code(inner)

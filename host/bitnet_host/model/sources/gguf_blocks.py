@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from bitnet_host.errors import BadModel
 from bitnet_host.model.checkpoint import F32, Linear
 from bitnet_host.model.sources.gguf import GgufTensor
+from bitnet_host.model.sources.matrices import refuse_holes
 
 __all__ = ["I2S", "LAYOUTS", "FloatRows", "i2s_codes", "read_linear"]
 
@@ -99,9 +100,7 @@ def _one_scale(weights: NDArray[np.int8], blocks: _Blocks, place: str) -> np.flo
 
 
 def _checked(weights: NDArray[np.int8], scale: np.float32, place: str) -> Linear:
-    if not weights.any():
-        raise BadModel(f"{place} is zero everywhere, so the model cannot answer sensibly: get "
-                       f"another file")
+    refuse_holes(weights, place)
     if not np.isfinite(scale) or scale == 0:
         raise BadModel(f"{place} has the scale {scale:g}, which is none: it is damaged")
     return Linear(weights, float(scale))
@@ -110,6 +109,8 @@ def _checked(weights: NDArray[np.int8], scale: np.float32, place: str) -> Linear
 def _of_floats(tensor: GgufTensor, place: str) -> Linear:
     """Floats of three values, minus and plus one magnitude and zero."""
     values = FloatRows(tensor)[:]
+    if not np.isfinite(values).all():
+        raise BadModel(f"{place} holds an infinity or NaN: it is damaged")
     magnitudes = np.unique(np.abs(values))
     magnitudes = magnitudes[magnitudes > 0]
     if magnitudes.size > 1:
@@ -173,13 +174,14 @@ def _tq1(tensor: GgufTensor, _: str) -> _Blocks:
 def _q2(tensor: GgufTensor, _: str) -> _Blocks:
     """Of the two sizes of blocks under this number, the one that fills the tensor's place."""
     count = tensor.shape[0] * tensor.shape[1]
-    fitting = [group for group in (64,)
+    fitting = [group for group in (64, 128)
                if tensor.shape[1] % group == 0
-               and 0 <= tensor.room - count // group * (2 + group // 4) < 64]
+               and 0 <= tensor.room - count // group * (2 + group // 4) < tensor.alignment]
     if len(fitting) != 1:
         raise BadModel(f"{tensor.file}: tensor {tensor.name} takes {tensor.room} bytes, which "
-                       f"blocks of neither 64 nor 128 weights (Q2_0) do: it is damaged or of "
-                       f"another kind under the same number")
+                       f"{'either' if fitting else 'neither'} blocks of 64 or of "
+                       f"128 weights (Q2_0) do: it is damaged or of another kind under the same "
+                       f"number")
     (group,) = fitting
     data = _blocks(tensor, group, 2 + group // 4)
     codes = data[:, 2:, None] >> np.array([0, 2, 4, 6], np.uint8) & _LOW

@@ -20,9 +20,11 @@ _PREFIX = "tokenizer.ggml."
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _LLAMA3, _QWEN2 = _WORDS + r"\p{N}{1,3}" + _REST, _WORDS + r"\p{N}" + _REST
-#: By tokenizer.ggml.pre: the pattern, and whether a word that is a token is taken whole.
-_PATTERNS = {"llama3": (_LLAMA3, True), "llama-v3": (_LLAMA3, True), "llama-bpe": (_LLAMA3, True),
-             "falcon3": (_LLAMA3, True), "falcon_e": (_LLAMA3, True), "qwen2": (_QWEN2, False)}
+#: By tokenizer.ggml.pre: the pattern, whether a word that is a token is taken whole, and whether
+#: BOS comes first where the file does not say.
+_PATTERNS = {**dict.fromkeys(("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon_e"),
+                             (_LLAMA3, True, True)),
+             "qwen2": (_QWEN2, False, False)}
 #: Words that end an answer, as chat templates use them; those that are control tokens count.
 _ENDS = ("<|eot_id|>", "<|im_end|>", "<|endoftext|>", "<|end_of_text|>")
 
@@ -41,7 +43,8 @@ def _tokens(file: GgufFile, vocab: int) -> list[str]:
 def _kinds(file: GgufFile, count: int) -> list[int]:
     kinds: list[int] | None = file.get(_PREFIX + "token_type", list)
     if kinds is None:
-        return [1] * count
+        raise BadModel(f"{file.path} does not say which of its tokens are control tokens: convert "
+                       f"the safetensors checkpoint with its tokenizer.json")
     if len(kinds) != count or not all(isinstance(kind, int) for kind in kinds):
         raise BadModel(f"{file.path} names {count} tokens and the types of {len(kinds)}: it is "
                        f"damaged")
@@ -69,7 +72,7 @@ def tokenizer_json(file: GgufFile, vocab: int) -> dict[str, Any]:
         raise BadModel(f"{file.path}: how its tokenizer cuts words, {pre!r}, is not known to this "
                        f"tool, which would make other tokens: convert the safetensors checkpoint "
                        f"with its tokenizer.json")
-    pattern, whole = _PATTERNS[pre]
+    pattern, whole, starts = _PATTERNS[pre]
     tokens = _tokens(file, vocab)
     added = [{"id": index, "content": token, "special": kind == _CONTROL, "single_word": False,
               "lstrip": False, "rstrip": False, "normalized": False}
@@ -82,7 +85,8 @@ def tokenizer_json(file: GgufFile, vocab: int) -> dict[str, Any]:
         "normalizer": None,
         "pre_tokenizer": {"type": "Sequence",
                           "pretokenizers": [cut, _byte_level(add_prefix_space=False)]},
-        "post_processor": _first(file, tokens), "decoder": _byte_level(add_prefix_space=True),
+        "post_processor": _first(file, tokens, starts),
+        "decoder": _byte_level(add_prefix_space=True),
         "model": {"type": "BPE", "dropout": None, "unk_token": None,
                   "continuing_subword_prefix": None, "end_of_word_suffix": None,
                   "fuse_unk": False, "byte_fallback": False, "ignore_merges": whole,
@@ -96,10 +100,10 @@ def _byte_level(add_prefix_space: bool) -> dict[str, Any]:
             "use_regex": False}
 
 
-def _first(file: GgufFile, tokens: list[str]) -> dict[str, Any] | None:
-    """What puts BOS before a text, if the model wants it."""
-    bos = _id(file, "bos_token_id", len(tokens))
-    if bos is None or not file.get(_PREFIX + "add_bos_token", bool):
+def _first(file: GgufFile, tokens: list[str], starts: bool) -> dict[str, Any] | None:
+    """What puts BOS before a text, if the file wants it, or says nothing and ``starts``."""
+    bos, wanted = _id(file, "bos_token_id", len(tokens)), file.get(_PREFIX + "add_bos_token", bool)
+    if bos is None or not (starts if wanted is None else wanted):
         return None
     word = tokens[bos]
     start, text = {"SpecialToken": {"id": word, "type_id": 0}}, {"Sequence": {"id": "A",

@@ -6,6 +6,7 @@ and takes a token ($HF_TOKEN) and another address ($HF_ENDPOINT).
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +20,8 @@ __all__ = ["HubName", "download"]
 
 #: What of a repository a checkpoint is.
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "LICENSE*")
-_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?::(?P<file>[^:]+))?")
+_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?::(?P<file>[^:]+))?",
+                   re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -105,17 +107,23 @@ def _explained(name: HubName) -> Iterator[None]:
         errors.RepositoryNotFoundError: "{0} is no path on this machine, and huggingface.co has no "
                                         "such model, or only for others: check the name, or set "
                                         "HF_TOKEN",
+        errors.HFValidationError: "there is no {0}: it is neither a path on this machine nor a "
+                                  "name that huggingface.co could have",
+        errors.LocalEntryNotFoundError: "{0} could not be downloaded ({2}): check the network",
         errors.RevisionNotFoundError: "{0} has no revision {1}: name a branch, a tag or a commit",
         errors.HfHubHTTPError: "huggingface.co refuses {0}: {2}",
     }
-    cut_off: tuple[type[Exception], ...] = (*kinds, errors.HTTPError)
+    others: tuple[type[Exception], ...] = (*kinds, errors.HTTPError)
     try:
         yield
-    except cut_off as error:
+    except others as error:
         words = next((words for kind, words in kinds.items() if isinstance(error, kind)),
                      "the download of {0} was cut off ({2}): start it again, it goes on where it "
                      "ended")
         raise BadModel(words.format(name.repo, name.revision, _first_line(error))) from None
+    except json.JSONDecodeError:
+        raise BadModel(f"what answers for {name.repo} is not huggingface.co, but a page of "
+                       f"something else: check HF_ENDPOINT and the network's proxy") from None
     except OSError as error:
         raise BadFile(f"cannot keep {name.repo}: {error.strerror or _first_line(error)}; set "
                       f"HF_HOME to a place with room") from None

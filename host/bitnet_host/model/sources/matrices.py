@@ -18,9 +18,11 @@ from bitnet_host.errors import BadModel
 from bitnet_host.model.checkpoint import Linear
 from bitnet_host.model.sources.tensors import StoredTensor
 
-__all__ = ["Storage", "absmean", "from_masters", "from_packed", "unpack_hf"]
+__all__ = ["Storage", "absmean", "from_masters", "from_packed", "refuse_holes",
+           "unpack_hf"]
 
 _ROWS = 1024  # of masters in memory at once
+_FEW = 32  # weights of a row that may be alike by chance
 
 
 class Storage(Enum):
@@ -50,7 +52,7 @@ def from_packed(packed: StoredTensor, stored_scale: StoredTensor, storage: Stora
     except ValueError:
         raise BadModel(f"{place} holds a code that is no weight: it is damaged or packed in "
                        f"another way") from None
-    _refuse_zeros(weights, place)
+    refuse_holes(weights, place)
     scale = np.float32(stored_scale.floats()[0])
     with np.errstate(divide="ignore", over="ignore"):
         factor = np.float32(1) / scale if storage is Storage.DIVIDES else scale
@@ -86,12 +88,19 @@ def from_masters(stored: StoredTensor) -> Linear:
     for start in pieces:
         np.clip(np.rint(stored[start:start + _ROWS] * scale), -1, 1,
                 out=weights[start:start + _ROWS], casting="unsafe")
-    _refuse_zeros(weights, place)
+    refuse_holes(weights, place)
     return Linear(weights, float(np.float32(1) / scale))
 
 
-def _refuse_zeros(weights: NDArray[np.int8], place: str) -> None:
+def refuse_holes(weights: NDArray[np.int8], place: str) -> None:
+    """Raises BadModel for a matrix int8 [out, in] that is zero everywhere, or has rows of nothing
+    but -1. That is what bytes of zero stand for where weights are packed, and a file has those
+    where a download left a hole."""
     if not weights.any():
         raise BadModel(f"{place} is zero everywhere, so the model cannot answer sensibly; "
                        f"uploads like that are known: "
                        "get another one")
+    holes = int((weights == -1).all(axis=1).sum()) if weights.shape[1] >= _FEW else 0
+    if holes:
+        raise BadModel(f"{place} has {holes} rows in which every weight is -1, as where a download "
+                       f"left a hole: get the file again")
