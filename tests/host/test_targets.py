@@ -90,3 +90,23 @@ def test_long_prompts_go_in_parts_until_cancelled(monkeypatch, cancel_in, sent, 
     assert board.cancels == (cancel_in is not None)
     assert answer.stop_reason == ("length" if cancel_in is None else "cancel")
     assert answer.prompt_tokens == done and answer.prefill_cycles == 100 * sent
+
+
+def test_ctrl_c_while_a_command_waits_for_the_board_ends_at_once(monkeypatch):
+    """Nothing is under way then, and the command before it was answered."""
+    board = _Script()
+    target = BoardTarget(convert(open_checkpoint(BUNDLED)), board)
+    monkeypatch.setattr(target, "check_prompt", lambda prompt: None)
+    target._unsure = False
+    target.generate([1, 2, 3], 0, Sampling(), lambda _: None)
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    def listen(timeout):
+        raise AssertionError("nobody answers")
+
+    board.ready, board.listen = interrupted, listen
+    with pytest.raises(KeyboardInterrupt):
+        target.generate([1, 2, 3], 0, Sampling(), lambda _: None)
+    assert board.cancels == 0 and target._unsure
