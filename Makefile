@@ -26,10 +26,11 @@ export BITNET_BUILD := $(CURDIR)/build/1x
 BUILD_OPTIONS := --dsp-clock 1x --output build/1x
 endif
 
+# files in the order of their names: xdist would put those of few tests last, and they take longest
 test: $(VENV)/.test-tools
 	@$(BIN)/python soc/build.py $(BUILD_OPTIONS) --with-ps
 	@$(BIN)/python soc/build.py --vector-unit --dsp-clock 1x --output build/1x
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations 150
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations 150
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ from bitnet_host.run.board import BoardTarget
 from bitnet_host.run.link import bulk
 from bitnet_host.run.link.client import Link
 from bitnet_host.run.link.simulator import Simulator
-from bitnet_host.run.link.transport import MailboxTransport, over_serial, over_udp
+from bitnet_host.run.link.transport import MailboxTransport, over_serial
 from bitnet_host.run.link.wires import SerialWire, UDPWire
 from bitnet_host.run.sampling import Sampling
 from bitnet_soc import soc
@@ -127,7 +127,7 @@ def test_a_conversation_over_the_uart(image, simulator, words):
     """At a terminal, whose bytes are garbled where it does not run at the board's rate. The model
     was uploaded over the network."""
     data = np.random.default_rng(1).integers(0, 1 << 32, 500, np.uint32)
-    with BoardTarget(image, over_udp("127.0.0.1", simulator.ports["udp"])) as board:
+    with BoardTarget(image, MailboxTransport(_link(simulator))) as board:
         board.prepare(_quiet)
     board = BoardTarget(image, MailboxTransport(Link(SerialWire(simulator.ports["pty"]))))
     board.transport.speed_up()
@@ -175,7 +175,7 @@ def hasty(image, tmp_path):
         ("soc.h", f"WATCHDOG_CYCLES {int(soc.CLOCK_HZ * soc.WATCHDOG_SECONDS)}",
          "WATCHDOG_CYCLES 400000"), ps=True)
     simulator = Simulator(build=folder)
-    with BoardTarget(image, over_udp("127.0.0.1", simulator.ports["udp"]), simulator) as board:
+    with _reached(image, simulator) as board:
         board.prepare(_quiet)
         yield board
 
