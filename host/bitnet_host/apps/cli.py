@@ -21,11 +21,12 @@ import bitnet_host
 from bitnet_host.apps.batch import batch
 from bitnet_host.apps.chat import Conversation, as_json, interruptible, show, statistics
 from bitnet_host.apps.options import ModelOption, TakeOverOption, TargetOption
-from bitnet_host.apps.plan import plan as plan_command
+from bitnet_host.apps.plan import plan
 from bitnet_host.apps.profile import profile
 from bitnet_host.apps.progress import ProgressDisplay
 from bitnet_host.apps.prompt import Prompt
 from bitnet_host.apps.serve import serve
+from bitnet_host.apps.verify import verify
 from bitnet_host.bench.measure import (
     CLOCK_HZ,
     BenchOptions,
@@ -389,7 +390,8 @@ def bench(
 
 
 app.command()(profile)
-app.command("plan")(plan_command)
+app.command()(plan)
+app.command()(verify)
 
 
 @app.command()

@@ -151,6 +151,10 @@ class ReferenceModel:
             self._matrices[kind, layer] = self._unpack(self.image.tensor(KINDS[kind], layer))
         return self._matrices[kind, layer]
 
+    def embedding(self, start: int, stop: int) -> I8:
+        """Codes of tokens from ``start`` to ``stop``, int8 [tokens, hidden]."""
+        return self._embedding[start:stop]
+
     def rope_row(self, position: int) -> F32:
         """Cosines and signed sines of a position, float32 [2, head_dim]."""
         row: F32 = self._rope[position]

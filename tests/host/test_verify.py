@@ -1,0 +1,118 @@
+"""``bitnet-host verify``: an image that was changed anywhere is found out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from bitnet_host.model.convert import convert, convert_file, shorten
+from bitnet_host.model.image import write_image
+from bitnet_host.model.open import open_source
+from bitnet_host.model.sources.bundled import BUNDLED
+from bitnet_host.model.sources.synthetic import parse_shape, synthetic_checkpoint
+from bitnet_host.model.verify import compare
+from gguf_files import write_gguf
+from models import Shape, write_checkpoint
+
+
+def _verify(*arguments):
+    done = subprocess.run([sys.executable, "-m", "bitnet_host", "verify", *map(str, arguments)],
+                          capture_output=True, text=True, timeout=120)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("v") / "model", Shape(64, 96, 2, 2, 1, 100,
+                                                                          context=64))
+
+
+@pytest.mark.parametrize("weights, context, cache", [("base3", 64, 0), ("2bit", 32, 128)])
+def test_what_was_converted_holds(tmp_path, folder, weights, context, cache):
+    image = tmp_path / "m.bitnet"
+    convert_file(shorten(open_source(folder), context), image, weights, cache_tokens=cache)
+    done = _verify(image, folder)
+    assert done.returncode == 0 and "holds what" in done.stdout, done.stdout
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_masters_bundled_and_gguf(tmp_path):
+    """All forms of storage; of the bundled model also down_proj by rows."""
+    masters = write_checkpoint(tmp_path / "masters", Shape(64, 96, 2, 2, 1, 64, masters="BF16"))
+    file = write_gguf(tmp_path / "m.gguf", synthetic_checkpoint(parse_shape(
+        "hidden=64,intermediate=128,layers=1,heads=2,kv_heads=1,head_dim=32,vocab=64,context=64"),
+        0.6, 1), "F32")
+    for source in (masters, file, BUNDLED):
+        image = tmp_path / "m.bitnet"
+        convert_file(open_source(source), image)
+        done = _verify(image, source)
+        assert done.returncode == 0, done.stdout
+    other = _verify(image, masters)
+    assert other.returncode == 1 and "dimensions: layers 4 instead of 2" in other.stdout
+    assert "convert it again" in other.stdout
+
+
+def _found(image, source):
+    return [f"{finding.name}: {finding.wrong}" for finding in compare(image, source)
+            if finding.wrong]
+
+
+@pytest.fixture(scope="module")
+def whole():
+    source = open_source(BUNDLED)
+    image = convert(source)
+    assert _found(image, source) == []
+    return image, source
+
+
+@pytest.mark.parametrize("kind", ["Q", "K", "V", "O", "GATE", "UP", "DOWN", "DOWN_ROWS", "SKETCH",
+                                  "SKETCH_SCALE", "EMBEDDING", "EMBEDDING_SCALE", "ROPE",
+                                  "INPUT_NORM", "ATTN_SUB_NORM", "POST_NORM", "FFN_SUB_NORM",
+                                  "FINAL_NORM"])
+def test_a_byte_of_any_tensor_is_found(whole, kind):
+    image, source = whole
+    layer = 2 if kind in ("K", "UP", "DOWN_ROWS", "POST_NORM") else 0
+    tensor = image.tensor(kind, layer)
+    ddr = image.ddr.copy()
+    place = tensor.offset + 8  # of the first words in every striping
+    # another code of five weights, a larger float, an int8 code two further
+    ddr[place + (3 if "NORM" in kind or "SCALE" in kind or kind == "ROPE" else 0)] ^= 2
+    found = _found(dataclasses.replace(image, ddr=ddr), source)
+    assert len(found) == 1, found
+    assert found[0].startswith(f"layer {layer}: " if kind in (
+        "Q", "K", "V", "O", "GATE", "UP", "DOWN", "DOWN_ROWS") or (
+        kind.endswith("NORM") and kind != "FINAL_NORM") else
+        "RoPE" if kind in ("ROPE", "FINAL_NORM") else "embedding and head: "), found
+
+
+def test_scales_text_and_stops_are_found(whole):
+    image, source = whole
+    tensors = [dataclasses.replace(tensor) for tensor in image.tensors]
+    next(t for t in tensors if t.layer == 3).scale *= np.float32(1.000001)
+    assert "the scale of" in _found(dataclasses.replace(image, tensors=tensors), source)[0]
+    for key in ("tokenizer", "chat_template", "special", "defaults"):
+        meta = image.meta | {key: {"other": 1}}
+        assert _found(dataclasses.replace(image, meta=meta), source) == [
+            f"tokenizer and template: another {key.replace('_', ' ')}"]
+    header = dataclasses.replace(image.header, stop0=77)
+    assert "stop tokens" in _found(dataclasses.replace(image, header=header), source)[0]
+    theta = dataclasses.replace(source, config=dataclasses.replace(source.config,
+                                                                   rope_theta=10000.0))
+    assert _found(image, theta) == ["RoPE and the last norm: another RoPE"]
+
+
+def test_a_changed_checkpoint_is_found_by_the_command(tmp_path, folder):
+    image = tmp_path / "m.bitnet"
+    write_image(convert(open_source(folder)), image)
+    other = write_checkpoint(tmp_path / "other", Shape(64, 96, 2, 2, 1, 100, context=64, seed=9))
+    done = _verify(image, other)
+    assert done.returncode == 1 and "layer 1: " in done.stdout
+    assert "weights of q differ" in done.stdout
+    (other / "config.json").write_text(json.dumps({}))
+    assert _verify(image, other).returncode == 2
+    assert _verify(tmp_path / "none", folder).returncode == 2
