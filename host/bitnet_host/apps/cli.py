@@ -1,4 +1,4 @@
-"""The command line: chat, serve, batch, convert, score, info, bench, profile,
+"""The command line: chat, serve, batch, convert, plan, verify, score, info, bench, profile,
 selftest."""
 
 from __future__ import annotations
@@ -19,29 +19,19 @@ import typer
 
 import bitnet_host
 from bitnet_host.apps.batch import batch
+from bitnet_host.apps.bench import bench
 from bitnet_host.apps.chat import Conversation, as_json, interruptible, show, statistics
-from bitnet_host.apps.options import ModelOption, TakeOverOption, TargetOption
+from bitnet_host.apps.images import convert, info
+from bitnet_host.apps.options import ModelOption, TakeOverOption, TargetOption, full_head
 from bitnet_host.apps.plan import plan
 from bitnet_host.apps.profile import profile
 from bitnet_host.apps.progress import ProgressDisplay
 from bitnet_host.apps.prompt import Prompt
 from bitnet_host.apps.serve import serve
 from bitnet_host.apps.verify import verify
-from bitnet_host.bench.measure import (
-    CLOCK_HZ,
-    BenchOptions,
-    check_model,
-    measure_gemv,
-    measure_model,
-    print_measurement,
-)
 from bitnet_host.errors import BadArgument, UserError
 from bitnet_host.files import read_text, replacing
-from bitnet_host.model.convert import convert_file, longest_fast_context, shorten
-from bitnet_host.model.header import KINDS, WEIGHT_MODES
-from bitnet_host.model.image import read_image
-from bitnet_host.model.open import name_of, open_model, open_source
-from bitnet_host.model.sources.synthetic import GATE_ZEROS
+from bitnet_host.model.open import open_model
 from bitnet_host.run.board import BoardTarget
 from bitnet_host.run.open import open_target, open_transport
 from bitnet_host.run.sampling import Sampling
@@ -82,12 +72,6 @@ def _main(
                                     help="log what goes over the link on stderr")] = False,
 ) -> None:
     _log_if(verbose)
-
-
-def _full_head(head: str) -> bool:
-    if head not in ("screened", "full"):
-        raise BadArgument(f"--head must be screened or full, not {head}")
-    return head == "full"
 
 
 @contextmanager
@@ -184,7 +168,7 @@ def chat(
     _log_if(verbose)
     given = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty,
                      frequency_penalty, seed=seed,
-                     full_head=_full_head(head))
+                     full_head=full_head(head))
     said = {f.name
             for f in fields(Sampling) if getattr(context.get_parameter_source(f.name), "name",
                                                  "") == "COMMANDLINE"}
@@ -224,45 +208,8 @@ def chat(
                 print(as_json(reply), flush=True)
 
 
-app.command()(serve)
-app.command()(batch)
-
-
-@app.command()
-def convert(
-    source: Annotated[Path,
-                      typer.Argument(help="folder of a Hugging Face checkpoint, or a GGUF file",
-                                     metavar="SRC")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="image to write")],
-    weights: Annotated[str, typer.Option(help="base3 (1.6 bit) or 2bit")] = "base3",
-    context: Annotated[int,
-                       typer.Option(help="tokens of the longest conversation; 0: as many as the "
-                                         "checkpoint was made for")] = 0,
-    cache: Annotated[int,
-                     typer.Option(help="tokens of all conversations together; 0: as many as fit "
-                                       "the board")] = 0,
-    layout: Annotated[str,
-                      typer.Option(help="how a GGUF file's I2_S matrices lie: 128 (all published "
-                                        "files), 64 or rows")] = "",
-) -> None:
-    """Convert a checkpoint to a model image."""
-    if weights not in WEIGHT_MODES:
-        raise BadArgument(f"--weights must be base3 or 2bit, not {weights}")
-    checkpoint = open_source(source, layout)
-    if context:
-        checkpoint = shorten(checkpoint, context)
-    display = ProgressDisplay()
-    try:
-        plan = convert_file(checkpoint, output, weights, name_of(source), display,
-                            cache_tokens=cache)
-    finally:
-        display.end()
-    print(f"wrote {output}: {plan.model_bytes / 2**20:.1f} MB for the board, "
-          f"{plan.total_bytes / 2**20:.1f} MB with KV cache for {plan.cache_tokens} tokens")
-    print(plan)
-    faster = None if plan.down_rows else longest_fast_context(checkpoint, weights)
-    if faster:
-        print(f"with --context {faster.context}: {faster}")
+for _command in (serve, batch, convert, plan, verify, info, bench, profile):
+    app.command()(_command)
 
 
 @app.command()
@@ -295,103 +242,6 @@ def score(
             display("score", place + 1, len(ids))
     with replacing(output, inputs=(tokens,)) as file:
         np.save(file, np.stack(rows))
-
-
-@app.command()
-def info(
-    image: Annotated[Path, typer.Argument(help="model image", metavar="IMAGE")],
-    as_object: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
-) -> None:
-    """Show what an image holds."""
-    model = read_image(image)
-    header = model.header
-    values = {
-        "name": model.meta.get("name"), "weights": model.meta.get("weights"),
-        "layers": header.layers, "hidden": header.hidden,
-        "intermediate": header.intermediate, "heads": header.heads, "kv_heads": header.kv_heads,
-        "head_dim": header.head_dim,
-        "vocab": header.vocab, "context": header.context,
-        "cache_tokens": header.cache_tokens, "tensors": header.tensors,
-        "model_id": f"{header.model_id:08x}",
-        "ddr_bytes": header.ddr_bytes, "total_bytes": header.total_bytes,
-    }
-    if as_object:
-        values["tensor_table"] = [vars(t) | {"kind": KINDS[t.kind]} for t in model.tensors]
-        print(json.dumps(values))
-        return
-    for name, value in values.items():
-        print(f"{name:<14}{value:,}" if isinstance(value, int) else f"{name:<14}{value}")
-
-
-@app.command()
-def bench(
-    shape: Annotated[str,
-                     typer.Option(help="bundled, 2b4t, tiny, or explicit dimensions (hidden=..., "
-                                       "2b4t,layers=2)")] = "bundled",
-    context: Annotated[int,
-                       typer.Option(help="tokens in the KV cache, the decoded one included")] = 64,
-    tokens: Annotated[int, typer.Option(help="tokens to decode")] = 1,
-    slots: Annotated[int,
-                     typer.Option(help="conversations that are decoded together")] = 1,
-    prefill: Annotated[int,
-                       typer.Option(help="measure a prompt of so many tokens instead of "
-                                         "decoding")] = 0,
-    cached: Annotated[int, typer.Option(help="tokens before those of --prefill, which "
-                                           "then are a part of a longer prompt")] = 0,
-    gemv: Annotated[str
-                    | None,
-                    typer.Option(help="measure only a matrix-vector product of "
-                                      "ROWSxCOLUMNS")] = None,
-    weights: Annotated[str, typer.Option(help="base3 or 2bit")] = "base3",
-    ddr: Annotated[str, typer.Option(help="memory model: ug585, conservative, or a file "
-                                        "(docs/performance.md)")] = "ug585",
-    clock: Annotated[float, typer.Option(help="Hz that seconds are reckoned with")] = CLOCK_HZ,
-    head: Annotated[str, typer.Option(help="screened or full")] = "screened",
-    all_rows: Annotated[bool,
-                        typer.Option("--all-rows",
-                                     help="read rows of up_proj whose gate is not "
-                                          "positive, too")] = False,
-    all_columns: Annotated[bool,
-                           typer.Option("--all-columns",
-                                        help="read columns of down_proj whose code is "
-                                             "zero, too")] = False,
-    gate_zeros: Annotated[float,
-                          typer.Option(help="share of gates that are not positive, of synthetic "
-                                            "shapes")] = GATE_ZEROS,
-    seed: Annotated[int, typer.Option(help="of synthetic weights")] = 1,
-    compare: Annotated[bool,
-                       typer.Option("--compare",
-                                    help="print the roofline beside the measurement")] = False,
-    check: Annotated[bool,
-                     typer.Option("--check",
-                                  help="instead of measuring, compare with the golden model bit "
-                                       "for bit")] = False,
-    as_object: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
-) -> None:
-    """Measure cycles on the simulated board."""
-    if gemv is not None:
-        result = measure_gemv(gemv, weights, ddr)
-    else:
-        options = BenchOptions(shape, context, tokens, prefill, weights, ddr, clock,
-                               _full_head(head), all_rows, all_columns,
-                               gate_zeros, seed, slots, cached)
-        display = ProgressDisplay()
-        try:
-            result = check_model(options, display) if check else measure_model(options, display)
-        finally:
-            display.end()
-    if as_object:
-        print(json.dumps(result))
-    elif gemv is not None or check:
-        for name, value in result.items():
-            print(f"{name:<22}{value:,}" if isinstance(value, int) else f"{name:<22}{value}")
-    else:
-        print_measurement(result, compare)
-
-
-app.command()(profile)
-app.command()(plan)
-app.command()(verify)
 
 
 @app.command()

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["ModelOption", "TakeOverOption", "TargetOption", "TargetsOption"]
+from bitnet_host.errors import BadArgument
+
+__all__ = ["ModelOption", "TakeOverOption", "TargetOption", "TargetsOption", "full_head"]
 
 _TARGET = "sim, reference, udp://HOST[:PORT] or serial:DEVICE"
 
@@ -18,3 +20,10 @@ ModelOption = Annotated[Path | None,
                                           "huggingface.co (default: the bundled model)")]
 TakeOverOption = Annotated[bool, typer.Option("--take-over",
                                               help="even if another host holds the board")]
+
+
+def full_head(head: str) -> bool:
+    """Whether --head asks for the full one. Raises BadArgument for what it cannot be."""
+    if head not in ("screened", "full"):
+        raise BadArgument(f"--head must be screened or full, not {head}")
+    return head == "full"
