@@ -238,7 +238,7 @@ def test_damaged_checkpoints(tmp_path):
     refused("convert", folder, "-o", tmp_path / "x.img", saying="no .safetensors")
     (folder / "config.json").write_text("{")
     refused("convert", folder, "-o", tmp_path / "x.img", saying="not valid JSON")
-    refused("convert", tmp_path / "none", "-o", tmp_path / "x.img", saying="not a folder")
+    refused("convert", tmp_path / "none", "-o", tmp_path / "x.img", saying="cannot read")
     refused("convert", BUNDLED, "-o", tmp_path / "no" / "x.img", saying="cannot write")
     refused("convert", BUNDLED, "-o", tmp_path / "x.img", "--weights", "3bit",
             saying="base3 or 2bit")

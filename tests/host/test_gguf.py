@@ -12,7 +12,7 @@ from bitnet_host.model.convert import convert
 from bitnet_host.model.open import open_model, open_source
 from bitnet_host.model.sources.bundled import BUNDLED
 from bitnet_host.model.sources.gguf import GgufFile
-from bitnet_host.model.sources.gguf_blocks import read_linear
+from bitnet_host.model.sources.gguf_blocks import FloatRows, read_linear
 from bitnet_host.model.sources.gguf_model import open_gguf
 from bitnet_host.model.sources.hf import open_checkpoint
 from bitnet_host.model.sources.synthetic import parse_shape, synthetic_checkpoint
@@ -161,6 +161,24 @@ def test_matrices_that_are_none_are_refused(tmp_path, small):
     path = write_gguf(tmp_path / "model.gguf", small, tensors={"output.weight": other})
     with pytest.raises(BadModel, match="another matrix than the embedding"):
         open_gguf(path)
+
+
+@pytest.mark.parametrize("fields", [
+    {"attention.key_length": 64, "attention.value_length": 64, "rope.dimension_count": None},
+    {"attention.key_length": None, "rope.dimension_count": 64},
+])
+def test_heads_that_are_no_share_of_the_hidden_size(tmp_path, fields):
+    shape = SHAPE.replace("heads=4,kv_heads=2", "heads=2,kv_heads=1").replace("layers=2", "layers=1")
+    checkpoint = synthetic_checkpoint(parse_shape(shape), 0.6, 1)
+    path = write_gguf(tmp_path / "model.gguf", checkpoint, fields={
+        f"bitnet-b1.58.{name}": value for name, value in fields.items()})
+    np.testing.assert_array_equal(convert(open_gguf(path)).ddr, convert(checkpoint).ddr)
+
+
+def test_rows_that_no_block_fits_are_refused(tmp_path, small):
+    tensor = GgufFile(write_gguf(tmp_path / "model.gguf", small)).tensors["token_embd.weight"]
+    with pytest.raises(BadModel, match="rows of 250, which are no whole blocks of Q8_0"):
+        FloatRows(dataclasses.replace(tensor, kind=8, shape=(96, 250)))
 
 
 def test_shapes_that_no_block_fits_are_refused(tmp_path):
