@@ -168,8 +168,10 @@ def test_matrices_that_are_none_are_refused(tmp_path, small):
     {"attention.key_length": None, "rope.dimension_count": 64},
 ])
 def test_heads_that_are_no_share_of_the_hidden_size(tmp_path, fields):
-    shape = SHAPE.replace("heads=4,kv_heads=2", "heads=2,kv_heads=1").replace("layers=2", "layers=1")
-    checkpoint = synthetic_checkpoint(parse_shape(shape), 0.6, 1)
+    shape = ("hidden=256,intermediate=256,layers=1,heads=2,kv_heads=1,head_dim=64,vocab=96,"
+             "context=64")
+    config = dataclasses.replace(parse_shape(shape), stop_tokens=(1,))
+    checkpoint = synthetic_checkpoint(config, 0.6, 1)
     path = write_gguf(tmp_path / "model.gguf", checkpoint, fields={
         f"bitnet-b1.58.{name}": value for name, value in fields.items()})
     np.testing.assert_array_equal(convert(open_gguf(path)).ddr, convert(checkpoint).ddr)
