@@ -104,7 +104,7 @@ def table(run: Callable[[BenchOptions], dict[str, Any]]) -> str:
                           r["roofline"]["tokens_per_second"],
                           _share(r["share_of_granted"]), _share(r["ddr_peak_share"]),
                           _share(r["exposed_share"]), _command(options)))
-    for label, options in (_FULL_RUNS[0], _FULL_RUNS[1], _FULL_RUNS[3]):
+    for label, options in (*_FULL_RUNS[:2], *_FULL_RUNS[-2:]):
         r = run(options)
         lines += ["", f"### By operator: {label}, {options.ddr}", "", _row("operator", *_COLUMNS)]
         lines.append("|---" * (1 + len(_COLUMNS)) + "|")
