@@ -100,6 +100,27 @@ def test_what_is_wrong_is_named(tmp_path, good, change, words):
         open_gguf(path)
 
 
+@pytest.mark.parametrize("change, words", [
+    (lambda place, other: place + 1, "has no place for it"),
+    (lambda place, other: other, "at one place"), (lambda place, other: 2**40, "has no place"),
+])
+def test_tensors_lie_apart(tmp_path, good, change, words):
+    raw = bytearray(good)
+
+    def place(name):
+        """Where the offset of a tensor stands: behind its dimensions and its type."""
+        at = raw.index(name) + len(name)
+        return at + 4 + 8 * struct.unpack_from("<I", raw, at)[0] + 4
+
+    mine, other = place(b"blk.0.ffn_up.weight"), place(b"blk.0.ffn_gate.weight")
+    offsets = (struct.unpack_from("<Q", raw, at)[0] for at in (mine, other))
+    struct.pack_into("<Q", raw, mine, change(*offsets))
+    path = tmp_path / "model.gguf"
+    path.write_bytes(raw)
+    with pytest.raises(BadModel, match=words):
+        open_gguf(path)
+
+
 def test_an_array_that_fits_the_file_but_no_model_is_refused(tmp_path):
     name = struct.pack("<Q", 1) + b"a"
     head = b"GGUF" + struct.pack("<IQQ", 3, 1, 1) + name + struct.pack("<IIQ", 9, 0, 5_000_000)

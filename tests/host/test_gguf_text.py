@@ -36,6 +36,10 @@ def _original(pattern, whole):
     texts = TEXT * 3 + [str(n) for n in range(0, 3000, 7)]
     tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
         vocab_size=600, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    if whole:  # a token that no merge reaches, as Llama 3's vocabulary has some
+        raw = json.loads(tokenizer.to_str())
+        raw["model"]["merges"].pop()
+        tokenizer = Tokenizer.from_str(json.dumps(raw))
     tokenizer.add_special_tokens(CONTROL)
     tokenizer.add_tokens([AddedToken("<tool>", normalized=False)])
     return tokenizer
@@ -79,8 +83,8 @@ def test_a_rebuilt_tokenizer_makes_the_original_s_tokens(tmp_path, pre, pattern,
     original = _original(pattern, whole)
     text = TextModel(convert(open_gguf(_file(tmp_path / "model.gguf", original, pre))))
     bos = original.token_to_id(CONTROL[0])
-    split = 0
-    for sentence in _texts():
+    split, last = 0, original.decode([original.token_to_id(CONTROL[0]) - 1])
+    for sentence in [*_texts(), last, f"{last} {last}"]:
         ids = original.encode(sentence, add_special_tokens=False).ids
         assert text.encode_part(sentence) == ids
         assert text.encode_raw(sentence) == [bos, *ids]
@@ -109,6 +113,15 @@ def test_a_conversation_from_a_file(tmp_path):
     reply = Session(open_board("reference", image)).chat(
         [{"role": "user", "content": "Hi"}], max_tokens=3, sampling=Sampling()).reply
     assert reply.usage.prompt == len(text.encode_chat([{"role": "user", "content": "Hi"}])[1])
+
+
+def test_words_of_text_are_no_ends(tmp_path):
+    """Only control tokens are."""
+    original = _original(LLAMA3, True)
+    size = original.get_vocab_size(with_added_tokens=True)
+    path = _file(tmp_path / "model.gguf", original, None, **{
+        "tokenizer.ggml.token_type": [1] * size})
+    assert open_gguf(path).config.stop_tokens == (original.token_to_id(CONTROL[1]),)
 
 
 def test_no_bos_where_the_file_wants_none(tmp_path):
