@@ -13,6 +13,7 @@ from bitnet_host.model.open import open_model, open_source
 from bitnet_host.model.sources.bundled import BUNDLED
 from bitnet_host.model.sources.gguf import GgufFile
 from bitnet_host.model.sources.gguf_blocks import FloatRows, read_linear
+from bitnet_host.model.sources.gguf_layout import agreement
 from bitnet_host.model.sources.gguf_model import open_gguf
 from bitnet_host.model.sources.hf import open_checkpoint
 from bitnet_host.model.sources.synthetic import parse_shape, synthetic_checkpoint
@@ -80,6 +81,8 @@ def test_a_trained_model_in_another_layout_is_noticed(tmp_path, written):
     with pytest.raises(BadArgument, match="128, 64, rows"):
         open_gguf(path, "32")
     right = write_gguf(tmp_path / "right.gguf", trained)
+    for layer in open_gguf(right).layers.stored:
+        assert agreement(layer, "128") > 0.39 and agreement(layer, written) < 0.19
     codes = open_gguf(right).layers[3]["down"].weights
     np.testing.assert_array_equal(codes, trained.layers[3]["down"].weights)
 
@@ -181,6 +184,8 @@ def test_rows_that_no_block_fits_are_refused(tmp_path, small):
     tensor = GgufFile(write_gguf(tmp_path / "model.gguf", small)).tensors["token_embd.weight"]
     with pytest.raises(BadModel, match="rows of 250, which are no whole blocks of Q8_0"):
         FloatRows(dataclasses.replace(tensor, kind=8, shape=(96, 250)))
+    with pytest.raises(BadModel, match="packed as I8, which this tool does not read"):
+        FloatRows(dataclasses.replace(tensor, kind=24))[:]
 
 
 def test_shapes_that_no_block_fits_are_refused(tmp_path):

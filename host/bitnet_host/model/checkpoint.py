@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["F32", "Checkpoint", "Layer", "Linear", "ModelConfig", "Rows"]
+__all__ = ["F32", "Checkpoint", "Layer", "LazyLayers", "Linear", "ModelConfig", "Rows",
+           "matrix_shapes", "norm_sizes"]
 
 F32 = NDArray[np.float32]
 
@@ -52,6 +53,45 @@ class Rows(Protocol):
 #: q, k, v, o, gate, up and down are Linear; input_norm, attn_sub_norm, post_norm and ffn_sub_norm
 #: float32 vectors.
 Layer = dict[str, Any]
+
+
+def matrix_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """Outputs and inputs of a layer's matrices, by their names in a Layer."""
+    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    return {"q": (queries, config.hidden), "k": (keys, config.hidden), "v": (keys, config.hidden),
+            "o": (config.hidden, queries), "gate": (config.intermediate, config.hidden),
+            "up": (config.intermediate, config.hidden),
+            "down": (config.hidden, config.intermediate)}
+
+
+def norm_sizes(config: ModelConfig) -> dict[str, int]:
+    """Weights of a layer's norms."""
+    return {"input_norm": config.hidden, "attn_sub_norm": config.heads * config.head_dim,
+            "post_norm": config.hidden, "ffn_sub_norm": config.intermediate}
+
+
+class LazyLayers(Sequence[Layer]):
+    """Layers, each of which is read when it is asked for."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def read(self, index: int) -> Layer:
+        raise NotImplementedError  # by a reader
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Layer: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Layer]: ...
+    def __getitem__(self, index: int | slice) -> Layer | Sequence[Layer]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.read(index)
 
 
 @dataclass

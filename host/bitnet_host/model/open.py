@@ -57,14 +57,18 @@ def open_model(path: str | Path | None = None, *, weights: str = "base3", contex
     return read_image(image)
 
 
-def _is_gguf(path: Path) -> bool:
+def _begins_with(path: Path, word: bytes) -> bool:
     try:
         if not path.is_file():  # a pipe would wait for its writer
             return False
         with path.open("rb") as file:
-            return file.read(4) == b"GGUF"
+            return file.read(len(word)) == word
     except OSError:
         return False  # whoever reads it says why
+
+
+def _is_gguf(path: Path) -> bool:
+    return _begins_with(path, b"GGUF")
 
 
 def name_of(path: str | Path) -> str:
@@ -78,13 +82,7 @@ def name_of(path: str | Path) -> str:
 
 def is_image(path: Path) -> bool:
     """Whether a file on this machine says that it is a model image."""
-    try:
-        if not path.is_file():
-            return False
-        with path.open("rb") as file:
-            return file.read(len(FILE_MAGIC)) == FILE_MAGIC
-    except OSError:
-        return False  # whoever reads it says why
+    return _begins_with(path, FILE_MAGIC)
 
 
 def _on_disk(path: Path) -> Path:

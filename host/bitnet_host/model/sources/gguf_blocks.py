@@ -1,8 +1,8 @@
 """Ternary matrices and rows of floats as GGUF files store them.
 
-All number elements of a row one after the other in blocks; a code of two bits is the weight plus
-one. Sources of the layouts: microsoft/BitNet (src/ggml-bitnet-mad.cpp, I2_S), llama.cpp
-(ggml-quants, TQ1_0 and TQ2_0), the model cards of Ternary-Bonsai (Q2_0).
+A row is stored in blocks of neighbouring weights, and a code of two bits is the weight plus one.
+Sources of the layouts: microsoft/BitNet (src/ggml-bitnet-mad.cpp, I2_S), llama.cpp (ggml-quants,
+TQ1_0 and TQ2_0), the model cards of Ternary-Bonsai (Q2_0).
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from bitnet_host.model.sources.matrices import refuse_holes
 
 __all__ = ["I2S", "LAYOUTS", "FloatRows", "i2s_codes", "read_linear"]
 
-F32_KIND, F16_KIND, BF16_KIND = 0, 1, 30
 TQ1_0, TQ2_0, I2S, TL1, TL2, Q2_0 = 34, 35, 36, 38, 39, 42
 _TERNARY = (TQ1_0, TQ2_0, I2S, TL1, TL2, Q2_0)
 _GROUP = 256  # weights to a scale in TQ1_0 and TQ2_0
@@ -220,7 +219,7 @@ class FloatRows:
         elif count:
             try:
                 values = np.asarray(dequantize(raw, self._kind), np.float32)
-            except NotImplementedError:
+            except NotImplementedError:  # of types that the library names but cannot unpack
                 raise BadModel(f"{self._tensor.file}: tensor {self._tensor.name} is packed as "
                                f"{self._kind.name}, which this tool does not read") from None
         else:

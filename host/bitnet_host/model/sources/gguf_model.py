@@ -7,14 +7,21 @@ Rows of q and k lie as in the safetensors checkpoint (files of the architecture 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
 from bitnet_host.errors import BadArgument, BadModel
-from bitnet_host.model.checkpoint import F32, Checkpoint, Layer, ModelConfig
+from bitnet_host.model.checkpoint import (
+    F32,
+    Checkpoint,
+    Layer,
+    LazyLayers,
+    ModelConfig,
+    matrix_shapes,
+    norm_sizes,
+)
 from bitnet_host.model.header import MAX_STOPS
 from bitnet_host.model.sources.gguf import GgufFile, GgufTensor
 from bitnet_host.model.sources.gguf_blocks import LAYOUTS, FloatRows, read_linear
@@ -124,37 +131,19 @@ class _Taken:
                            f"would get wrong")
 
 
-class _Layers(Sequence[Layer]):
-    """Reads a layer when it is asked for."""
-
+class _Layers(LazyLayers):
     def __init__(self, taken: _Taken, config: ModelConfig, layout: str) -> None:
+        super().__init__(config.layers)
         self._layout = layout
-        sizes = {"q": (config.heads * config.head_dim, config.hidden),
-                 "k": (config.kv_heads * config.head_dim, config.hidden),
-                 "v": (config.kv_heads * config.head_dim, config.hidden),
-                 "o": (config.hidden, config.heads * config.head_dim),
-                 "gate": (config.intermediate, config.hidden),
-                 "up": (config.intermediate, config.hidden),
-                 "down": (config.hidden, config.intermediate)}
-        norms = {"input_norm": config.hidden, "attn_sub_norm": sizes["q"][0],
-                 "post_norm": config.hidden, "ffn_sub_norm": config.intermediate}
+        shapes, norms = matrix_shapes(config), norm_sizes(config)
         self.stored = [
-            {key: taken.take(f"blk.{index}.{name}.weight", sizes[key])
+            {key: taken.take(f"blk.{index}.{name}.weight", shapes[key])
              for key, name in _PROJECTIONS.items()}
             | {key: taken.take(f"blk.{index}.{name}.weight", (norms[key],))
                for key, name in _NORMS.items()}
             for index in range(config.layers)]
 
-    def __len__(self) -> int:
-        return len(self.stored)
-
-    @overload
-    def __getitem__(self, index: int) -> Layer: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Layer]: ...
-    def __getitem__(self, index: int | slice) -> Layer | Sequence[Layer]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def read(self, index: int) -> Layer:
         return {key: (FloatRows(tensor).vector() if key in _NORMS
                       else read_linear(tensor, self._layout))
                 for key, tensor in self.stored[index].items()}

@@ -6,16 +6,24 @@ refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
 from bitnet_host.errors import BadModel
 from bitnet_host.files import read_json, read_text
-from bitnet_host.model.checkpoint import Checkpoint, Layer, Linear, ModelConfig
+from bitnet_host.model.checkpoint import (
+    Checkpoint,
+    Layer,
+    LazyLayers,
+    Linear,
+    ModelConfig,
+    matrix_shapes,
+    norm_sizes,
+)
 from bitnet_host.model.header import MAX_STOPS
 from bitnet_host.model.sources.matrices import Storage, from_masters, from_packed
 from bitnet_host.model.sources.tensors import StoredTensor, TensorFolder
@@ -193,21 +201,11 @@ def _template(folder: Path, settings: dict[str, Any]) -> str | None:
     return value
 
 
-class _Layers(Sequence[Layer]):
-    """Reads a layer when it is asked for."""
-
+class _Layers(LazyLayers):
     def __init__(self, tensors: TensorFolder, config: ModelConfig, storage: Storage) -> None:
-        self._tensors, self._config, self._storage = tensors, config, storage
-        queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
-        self._shapes = {
-            "q": (queries, config.hidden), "k": (keys, config.hidden), "v": (keys, config.hidden),
-            "o": (config.hidden, queries),
-            "gate": (config.intermediate, config.hidden),
-            "up": (config.intermediate, config.hidden),
-            "down": (config.hidden, config.intermediate)}
-        self._norms = {"input_norm": config.hidden, "attn_sub_norm": queries,
-                       "post_norm": config.hidden,
-                       "ffn_sub_norm": config.intermediate}
+        super().__init__(config.layers)
+        self._tensors, self._storage = tensors, storage
+        self._shapes, self._norms = matrix_shapes(config), norm_sizes(config)
         for index in range(config.layers):  # missing or misshapen tensors show now
             list(self._stored(index))
 
@@ -226,18 +224,7 @@ class _Layers(Sequence[Layer]):
         for name, place in _NORMS.items():
             yield name, self._tensors.take(f"{prefix}{place}.weight", (self._norms[name],))
 
-    def __len__(self) -> int:
-        return self._config.layers
-
-    @overload
-    def __getitem__(self, index: int) -> Layer: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Layer]: ...
-    def __getitem__(self, index: int | slice) -> Layer | Sequence[Layer]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self):
-            raise IndexError(index)
+    def read(self, index: int) -> Layer:
         return {name: self._linear(*value) if isinstance(value, tuple) else value.floats()
                 for name, value in self._stored(index)}
 

@@ -52,9 +52,10 @@ def download(name: HubName) -> Path:
             raise
         except (OfflineModeIsEnabled, HTTPError) as error:
             return _cached(name, error)
-        wanted = [_one_of(name, names)] if _one_of(name, names) else list(_WANTED)
+        file = _one_of(name, names)
+        wanted = [file] if file else list(_WANTED)
         folder = Path(snapshot_download(name.repo, revision=name.revision, allow_patterns=wanted))
-    return folder / wanted[0] if len(wanted) == 1 else folder
+    return folder / file
 
 
 def _one_of(name: HubName, names: list[str]) -> str:
