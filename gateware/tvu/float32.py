@@ -5,16 +5,15 @@ Every unit takes operands each cycle and gives the result ``LATENCY`` cycles lat
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.hdl._ast import Value  # the base class has no public home in Amaranth 0.5
-from amaranth.lib import memory, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from xtvu import semantics
 
-from .logic import choose, delay, leading_zeros
+from .logic import delay, leading_zeros
 
 __all__ = [
-    "FloatAdd", "FloatExp2", "FloatMultiply", "FloatToInt8", "IntToFloat",
+    "FloatAdd", "FloatMultiply", "FloatToInt8", "IntToFloat",
     "float_key", "is_infinite", "round_pack",
 ]
 
@@ -216,65 +215,5 @@ class FloatToInt8(wiring.Component):
             m.d.sync += r.eq(Mux(large | (magnitude > 127), 0x81, (-magnitude)[:8]))
         with m.Else():
             m.d.sync += r.eq(Mux(large | (magnitude > 127), 0x7F, magnitude[:8]))
-        m.d.comb += self.r.eq(r)
-        return m
-
-
-class FloatExp2(wiring.Component):
-    """r = 2^a by table and linear interpolation (``semantics.exp2``)."""
-
-    LATENCY = 6
-
-    def __init__(self) -> None:
-        super().__init__({"a": In(32), "r": Out(31)})  # a power has no sign
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        rows = [int(value) | int(slope) << 23
-                for value, slope in zip(semantics.EXP2_TABLE, semantics.EXP2_SLOPE, strict=True)]
-        m.submodules.table = table = memory.Memory(shape=unsigned(40), depth=len(rows), init=rows)
-        port = table.read_port(domain="comb")
-
-        exponent = self.a[23:31]
-        wide = Signal(52)  # 26 integer bits of |t| * 2^16, then what the shift pushed out
-        tiny = exponent < 136 - 27  # less than 2^-27
-        # by 136 - exponent, as a table: faster than a subtraction
-        amount = choose([Const((136 - low) % 32, 5) for low in range(32)], exponent[:5])
-        m.d.comb += wide.eq(Cat(Const(0, 28), self.a[:23], 1) >> amount)
-        # ``lost``: whether what was pushed out has a one, four bits of it each
-        magnitude, lost, sign, huge = (_data(26, "magnitude"), _data(7, "lost"), _data(1, "sign"),
-                                       _data(1, "huge"))
-        m.d.sync += [
-            magnitude.eq(Mux(tiny, 0, wide[26:52])),
-            lost.eq(Cat((exponent != 0) & (tiny | wide[:26][i:i + 4].any())
-                        for i in range(0, 26, 4))),
-            sign.eq(self.a[31]), huge.eq(exponent > 136),
-        ]
-
-        fixed = _data(27, "fixed")
-        # floor, also below zero: -(magnitude + lost), in one addition
-        m.d.sync += fixed.eq((magnitude ^ sign.replicate(27)) + (sign & ~lost.any()))
-        m.d.comb += port.addr.eq(fixed[9:16])
-        value, slope, rest = _data(23, "value"), _data(17, "slope"), _data(9, "rest")
-        power = _data(range(-1024, 1024), "power")
-        m.d.sync += [
-            Cat(value, slope).eq(port.data), rest.eq(fixed[:9]),
-            power.eq(fixed[16:27].as_signed()),
-        ]
-        limit, below = delay(m, huge, 3), delay(m, sign, 3)
-        product = delay(m, slope * rest, 1)
-        fraction, biased = _data(23, "fraction"), _data(range(-1024, 2048), "biased")
-        infinite, zero = _data(1, "infinite"), _data(1, "zero")
-        m.d.sync += [
-            fraction.eq(delay(m, value, 1) + (product >> 9)),
-            biased.eq(delay(m, power, 1) + 127), infinite.eq(limit & ~below),
-            zero.eq(limit & below),
-        ]
-        r = _data(31, "r")
-        m.d.sync += r.eq(Cat(fraction, biased[:8]))
-        with m.If(infinite | (~zero & (biased > 254))):
-            m.d.sync += r.eq(0x7F800000)
-        with m.Elif(zero | (biased < 1)):
-            m.d.sync += r.eq(0)
         m.d.comb += self.r.eq(r)
         return m

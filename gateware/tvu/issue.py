@@ -159,13 +159,14 @@ class Issue(wiring.Component):
         with m.Else():
             m.d.comb += [self.row.dst.eq(dst_base + index), a.eq(a_base + index),
                          b.eq(b_base + index)]
-        second, resting = Signal(), Signal()  # b's turn, of two in one bank; a row's powers
+        # b's turn, of two in one bank; a row's upper lanes are looked up
+        second, resting = Signal(), Signal()
         # but for a word of the stream, which may depend on whether it is taken here
         ready = Signal()
         m.d.comb += ready.eq(self.active & ~resting & (~self.conflict | second)
                              & (~kind.from_dot | self.dot.valid) & (~kind.buffered | self.room))
         m.d.sync += [second.eq(~self.start & self.active & self.conflict & ~second),
-                     resting.eq(self.issue & op.exp2)]
+                     resting.eq(self.issue & op.lookup)]
         x = Mux(second, b, a)
         m.d.comb += [
             self.conflict.eq(kind.two_reads & (a_base[0] == b_base[0])),

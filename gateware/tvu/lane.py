@@ -1,17 +1,17 @@
-"""One float32 lane of the vector unit, and the powers of two of all lanes."""
+"""One float32 lane of the vector unit."""
 
 from __future__ import annotations
 
 from amaranth.hdl import C, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from xtvu.isa import LANES
 
-from .float32 import FloatAdd, FloatExp2, FloatMultiply, FloatToInt8, IntToFloat
+from .float32 import FloatAdd, FloatMultiply, FloatToInt8, IntToFloat
 from .logic import delay
+from .lookup import Lookups
 from .operation import Add, Factor
 
-__all__ = ["ADDED", "ADDS", "LATENCY", "Lane", "MULTIPLIES", "OPERANDS", "Powers", "SCALES"]
+__all__ = ["ADDED", "ADDS", "LATENCY", "Lane", "MULTIPLIES", "OPERANDS", "SCALES"]
 
 # Cycles after a row was issued.
 OPERANDS = 2  # its operands are there
@@ -19,7 +19,7 @@ SCALES = OPERANDS + IntToFloat.LATENCY  # it is multiplied by the scalar factor
 MULTIPLIES = SCALES + FloatMultiply.LATENCY  # by the other one
 ADDS = MULTIPLIES + FloatMultiply.LATENCY
 ADDED = ADDS + FloatAdd.LATENCY
-_POST = FloatExp2.LATENCY + 1  # a row's powers take two cycles
+_POST = Lookups.LATENCY
 LATENCY = ADDED + _POST  # its result is there
 _ONE, _MINUS_ZERO = 0x3F800000, 0x80000000
 
@@ -28,20 +28,20 @@ class Lane(wiring.Component):
     """Members: operands ``a`` (float32, or an ``integer`` of IntToFloat.WIDTH bits) and ``b``, in
     cycle OPERANDS of a row; the scalar ``scale`` in cycle SCALES; ``scalar`` (the other summand, if
     it is not b) in cycle ADDS, when ``product`` and ``summand`` are there; ``augend`` and
-    ``addend``, which the adder gets then; ``total``, what it gives in cycle ADDED; ``power`` of it,
-    and ``r``, in cycle LATENCY. ``scaled`` in cycle MULTIPLIES is for those who check.
+    ``addend``, which the adder gets then; ``total``, what it gives in cycle ADDED; ``found`` for it
+    in a table, and ``r``, in cycle LATENCY. ``scaled`` in cycle MULTIPLIES is for those who check.
 
     ``relu`` makes what is negative after the scalar factor zero; ``factor`` and ``add`` choose the
-    other operands; ``codes`` and ``exp2`` what becomes of the sum. They hold during an operation.
+    other operands; ``codes`` and ``lookup`` what becomes of the sum. They hold during an operation.
     """
 
     def __init__(self) -> None:
         super().__init__({
             "a": In(32), "b": In(32), "integer": In(1), "scale": In(32), "scalar": In(32),
-            "relu": In(1), "factor": In(Factor), "add": In(Add), "codes": In(1), "exp2": In(1),
+            "relu": In(1), "factor": In(Factor), "add": In(Add), "codes": In(1), "lookup": In(1),
             "scaled": Out(32), "product": Out(32), "summand": Out(32),
             "augend": In(32), "addend": In(32), "total": Out(32),
-            "power": In(32), "r": Out(32),
+            "found": In(32), "r": Out(32),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -70,7 +70,7 @@ class Lane(wiring.Component):
         ]
         code = delay(m, to_int8.r, _POST - FloatToInt8.LATENCY)
         m.d.comb += self.r.eq(Mux(self.codes, code,
-                                  Mux(self.exp2, self.power, delay(m, add.r, _POST))))
+                                  Mux(self.lookup, self.found, delay(m, add.r, _POST))))
         return m
 
     @staticmethod
@@ -82,22 +82,3 @@ class Lane(wiring.Component):
     def scalar_of(add: Value, addend: Value) -> Value:
         """The scalar summand: minus ``addend``, or nothing, which is minus zero."""
         return Mux(add == Add.SCALAR, addend ^ C(_MINUS_ZERO, 32), _MINUS_ZERO)
-
-
-class Powers(wiring.Component):
-    """2 to the power of ``a`` of every lane, in four units: the lower lanes of a row first, the
-    upper ones in the next cycle. ``valid``: a row is there."""
-
-    def __init__(self) -> None:
-        super().__init__({"valid": In(1), "a": In(32).array(LANES), "r": Out(32).array(LANES)})
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        half = LANES // 2
-        for i in range(half):
-            m.submodules[f"exp2_{i}"] = exp2 = FloatExp2()
-            m.d.comb += [
-                exp2.a.eq(Mux(self.valid, self.a[i], delay(m, self.a[i + half], 1))),
-                self.r[i].eq(delay(m, exp2.r, 1)), self.r[i + half].eq(exp2.r),
-            ]
-        return m

@@ -2,7 +2,7 @@
 
 Every operation takes the same way of fixed length: operands -> integer to float -> times scalar ->
 times operand -> add -> post -> sink. What an operation does not need multiplies by one or adds
-minus zero. Rows can follow each other every cycle (every second one for powers of two) and nothing
+minus zero. Rows can follow each other every cycle (every second one for what is looked up) and nothing
 stalls once a row is issued. The running sums of SUM and SUMSQ circulate in the add stage.
 
 The scratchpad has two banks, of even and of odd rows: operands a and b are read together if one is
@@ -18,8 +18,9 @@ from .activations import ActivationWrite
 from .collect import CollectedRow
 from .float32 import is_infinite
 from .issue import Issue, Kind, Row
-from .lane import ADDED, ADDS, LATENCY, MULTIPLIES, OPERANDS, SCALES, Lane, Powers
+from .lane import ADDED, ADDS, LATENCY, MULTIPLIES, OPERANDS, SCALES, Lane
 from .logic import choose
+from .lookup import Lookups
 from .maxima import Maxima
 from .operands import Operands
 from .operation import Add, Factor, Reduce, Sink, Source, VectorOp
@@ -62,7 +63,7 @@ class VectorUnit(wiring.Component):
         m.submodules.issue = issue = Issue()
         m.submodules.operands = operands = Operands()
         m.submodules.sums = sums = RunningSums()
-        m.submodules.powers = powers = Powers()
+        m.submodules.lookups = lookups = Lookups()
         m.submodules.maxima = maxima = Maxima()
         lanes = [Lane() for _ in range(LANES)]
         for i, lane in enumerate(lanes):
@@ -72,9 +73,9 @@ class VectorUnit(wiring.Component):
         valids, rows = self._beside(m, issue)
         self._connect_lanes(m, kind, operands, lanes, rows)
         self._connect_sums(m, kind, issue, sums, lanes, valids, rows)
-        m.d.comb += powers.valid.eq(valids[ADDED])
+        m.d.comb += [lookups.valid.eq(valids[ADDED]), lookups.sigmoid.eq(self.op.sigmoid)]
         for i, lane in enumerate(lanes):
-            m.d.comb += [powers.a[i].eq(lane.total), lane.power.eq(powers.r[i])]
+            m.d.comb += [lookups.a[i].eq(lane.total), lane.found.eq(lookups.r[i])]
         self._sink(m, kind, lanes, valids[LATENCY], rows[LATENCY])
         m.d.comb += issue.room.eq(self._queue(m, kind, issue, lanes, valids, rows[LATENCY]))
         self._check(m, kind, operands, lanes, sums.ending, valids, rows)
@@ -142,12 +143,16 @@ class VectorUnit(wiring.Component):
         for i, lane in enumerate(lanes):
             m.d.comb += [
                 lane.a.eq(operands.a.word_select(i, 32)), lane.b.eq(operands.b.word_select(i, 32)),
-                lane.integer.eq((op.source == Source.BYTES) | kind.from_dot),
+                lane.integer.eq(self._integer(kind)),
                 lane.scale.eq(Lane.scale_of(op.scale, scale)),
                 lane.scalar.eq(Lane.scalar_of(op.add, addend)),
                 lane.relu.eq(op.relu), lane.factor.eq(op.factor), lane.add.eq(op.add),
-                lane.codes.eq(op.codes), lane.exp2.eq(op.exp2),
+                lane.codes.eq(op.codes), lane.lookup.eq(op.lookup),
             ]
+
+    def _integer(self, kind: data.View) -> Value:
+        """Whether operand a is an integer."""
+        return (self.op.source == Source.BYTES) | kind.from_dot | self.op.integer
 
     def _connect_sums(self, m: Module, kind: data.View, issue: Issue, sums: RunningSums,
                       lanes: list[Lane], valids: list[Value], rows: list[data.View]) -> None:
@@ -213,7 +218,7 @@ class VectorUnit(wiring.Component):
         """Whatever is infinite or no number, an operand or what comes of it, when it shows."""
         op = self.op
         takes_b = (op.factor == Factor.B) | (op.add == Add.B)
-        integer = (op.source == Source.BYTES) | kind.from_dot
+        integer = self._integer(kind)
         found = {
             OPERANDS: [(~integer & is_infinite(operands.a.word_select(i, 32)))
                        | (takes_b & is_infinite(operands.b.word_select(i, 32)))

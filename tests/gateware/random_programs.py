@@ -114,7 +114,7 @@ class ProgramWriter:
 
     def _vector(self) -> None:
         name = str(self.rng.choice(["MULS", "MULV", "ADDV", "AXPY", "EXP2", "MULM", "AXPYM",
-                                    "LOADF", "LOADB", "SUM", "SUMSQ", "MAX",
+                                    "SIGMOID", "MULI", "LOADF", "LOADB", "SUM", "SUMSQ", "MAX",
                                     "ABSMAX", "QUANT5", "QUANT4", "QUANT8", "PICK"]))
         runs = self._int(2, 6) if self._maybe(0.4) and name != "PICK" else 1
         n = self._count(100 if runs > 1 else 300)

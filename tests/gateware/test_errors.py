@@ -133,6 +133,8 @@ _OPERATIONS = {
     "ADDV b": [("ADDV", dict(dst=100, a=50, b=0, n=8, t=0))],
     "AXPY b": [("AXPY", dict(dst=100, a=50, s=1, b=0, n=8, t=0))],
     "EXP2": [("EXP2", dict(dst=100, a=0, s=1, c=1, n=8, t=0))],
+    "SIGMOID": [("SIGMOID", dict(dst=100, a=0, n=8))],
+    "MULI b": [("MULI", dict(dst=100, a=50, s=1, b=0, n=8, t=0))],
     "SUM": [("SUM", dict(a=0, n=8, t=0))],
     "SUMSQ": [("SUMSQ", dict(a=0, n=8, t=0))], "MAX": [("MAX", dict(a=0, n=8, t=0))],
     "ABSMAX": [("ABSMAX", dict(a=0, n=8, t=0))],

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
-from tvu.float32 import FloatAdd, FloatExp2, FloatMultiply, FloatToInt8, IntToFloat
+from tvu.float32 import FloatAdd, FloatMultiply, FloatToInt8, IntToFloat
+from tvu.lookup import Lookups
 from tvu.scalar import ScalarFunction, ScalarUnit
 from xtvu import semantics
 
@@ -80,12 +81,58 @@ def test_float_to_int8():
     np.testing.assert_array_equal(got, want)
 
 
+def _looked_up(x, sigmoid):
+    """What the four units say of x, which comes to all lanes: every second cycle, as a row's upper
+    lanes take the other one."""
+    unit, out = Lookups(), []
+    whole = len(x)
+    x = np.concatenate([x, np.zeros(-whole % 4, np.float32)])
+
+    async def bench(ctx):
+        ctx.set(unit.sigmoid, sigmoid)
+        length = len(x)
+        ends = length // 4 * 2 + Lookups.LATENCY
+        for cycle in range(ends + 1):
+            row = x[cycle // 2 * 4:][:4].view(np.uint32) if cycle < length // 2 else [0] * 4
+            ctx.set(unit.valid, cycle % 2 == 0)
+            for lane in range(8):
+                # the upper lanes have the lower ones' numbers in reverse
+                ctx.set(unit.a[lane], int(row[lane if lane < 4 else 7 - lane]))
+            if cycle >= Lookups.LATENCY and (cycle - Lookups.LATENCY) % 2 == 0 \
+                    and len(out) < length:
+                lanes = [ctx.get(unit.r[lane]) for lane in range(8)]
+                assert lanes[:4] == lanes[:3:-1]
+                out.extend(lanes[:4])
+            await ctx.tick()
+
+    sim = Simulator(unit)
+    sim.add_clock(1e-6)
+    sim.add_testbench(bench)
+    sim.run()
+    return np.array(out[:whole], np.int64)
+
+
 def test_exp2():
     rng = np.random.default_rng(4)
     x = np.concatenate([-rng.random(800) * 140, rng.random(200) * 130, _corner_floats(rng, 300),
                         -np.arange(130)]).astype(np.float32)
-    got = _run(FloatExp2(), [("a", x.view(np.uint32))], FloatExp2.LATENCY)
-    np.testing.assert_array_equal(got, _bits(semantics.exp2(x)))
+    np.testing.assert_array_equal(_looked_up(x, 0), _bits(semantics.exp2(x)))
+
+
+def test_sigmoid():
+    rng = np.random.default_rng(7)
+    edges = np.concatenate([[0, 4, 16, 32, 64, 1e30], np.arange(0, 16, 0.25)])
+    x = np.concatenate([edges, -edges, np.nextafter(np.float32(edges), np.float32(0)),
+                        rng.uniform(-18, 18, 1500), rng.standard_normal(1000) * 3,
+                        _corner_floats(rng, 300)]).astype(np.float32)
+    np.testing.assert_array_equal(_looked_up(x, 1), semantics.sigmoid(x))
+
+
+def test_sigmoid_accuracy():
+    x = np.linspace(-20, 20, 1000001).astype(np.float32)
+    true = 1 / (1 + np.exp(-x.astype(np.float64)))
+    assert np.max(np.abs(semantics.sigmoid(x) / 2**23 - true)) < 8e-7
+    assert semantics.sigmoid(np.float32([-16, 0, 16])).tolist() == [0, 1 << 22, 1 << 23]
 
 
 def test_exp2_accuracy():

@@ -47,6 +47,8 @@ def test_elementwise(each_tvu_sim, tmp_path, n):
         ("AXPY", dict(dst=2200, a=0, s=1, b=320, n=n, t=6)),
         ("MULV", dict(dst=2600, a=0, s=1, b=321, n=n, t=7)),
         ("EXP2", dict(dst=3000, a=0, s=2, c=1, n=n, t=8)),
+        ("SIGMOID", dict(dst=4200, a=0, n=n)),
+        ("MULI", dict(dst=4600, a=4200, s=1, b=321, n=n, t=16)),
         ("STREAM", dict(addr=DATA, words=-(-n // 8))),
         ("MULM", dict(dst=3400, a=320, s=2, n=n, t=9)),
         ("STREAM", dict(addr=DATA, words=-(-n // 8))),
@@ -55,10 +57,11 @@ def test_elementwise(each_tvu_sim, tmp_path, n):
         ("MAX", dict(a=0, n=n, t=12)),
         ("ABSMAX", dict(a=0, n=n, t=13)), ("MAX", dict(a=320, n=n, t=14)),
     ]
-    for i, row in enumerate((1000, 1400, 1800, 2200, 2600, 3000, 3400, 3800)):
+    for i, row in enumerate((1000, 1400, 1800, 2200, 2600, 3000, 3400, 3800, 4200,
+                             4600)):
         _store(program, row, n, 16384 * i)
     program.append(WAIT)
-    program += [("SGET", dict(s=s)) for s in range(16)]
+    program += [("SGET", dict(s=s)) for s in range(17)]
     _check(each_tvu_sim, tmp_path, memory_of(x.tobytes()), program)
 
 

@@ -243,6 +243,12 @@ _TABLE: tuple[tuple[int, str, int, str, str, str], ...] = (
     (VECTOR, "EXP2", 6,
      f"{_D} {_A} {_S} c=2:0+5 {_N} {_T}", "dst = 2^((a * s) - s[c]); s[t] = max|dst|",
      "Base-2 exponential; relative error below 2e-5. Under REP, stride_b advances c."),
+    (VECTOR, "SIGMOID", 23, f"{_D} {_A} n=2:13+14", "dst = integer(2^23 / (1 + e^-a))",
+     "Logistic function, as integers from 0 to 2^23; error below 8e-7 of one. Only MULI takes "
+     "them: to all others they are subnormals, which are zero."),
+    (VECTOR, "MULI", 24,
+     f"{_D} {_A} {_S} {_B} {_N} {_T}", "dst = (float(a) * s) * b; s[t] = max|dst|",
+     "As MULV, where a are signed integers of 28 bits."),
     (VECTOR, "LOADF", 7,
      f"{_D} {_N} {_T}", "dst = stream; s[t] = max|dst|", "Loads float32 from the stream."),
     (VECTOR, "LOADB", 8, f"{_D} {_S} {_N} {_T}", "dst = float(int8 stream) * s; s[t] = max|dst|",

@@ -245,6 +245,8 @@ class Machine:
         a = self._rows(o["a"], n) if "a" in o else np.zeros(0, np.float32)
         b = self._rows(o["b"], n) if "b" in o else np.zeros(0, np.float32)
         s = self.scalar(o["s"]) if "s" in o else np.float32(0)
+        if name == "MULI":  # integers of 28 bits
+            a = (a.view(np.int32) << 4 >> 4).astype(np.float32)
         if name in ("LOADF", "MULM", "AXPYM"):
             b = self._take(-(-n // LANES)).view(np.float32)[:n]
         if name == "LOADB":
@@ -274,11 +276,13 @@ class Machine:
             "MULM": lambda: sem.multiply(sem.multiply(a, s), b),
             "ADDV": lambda: sem.add(a, b), "AXPY": lambda: sem.add(sem.multiply(a, s), b),
             "AXPYM": lambda: sem.add(sem.multiply(a, s), b),
+            "MULI": lambda: sem.multiply(sem.multiply(a, s), b),
+            "SIGMOID": lambda: sem.sigmoid(a).view(np.float32),
             "EXP2": lambda: sem.exp2(sem.add(sem.multiply(a, s), -self.scalar(o["c"]))),
             "LOADF": lambda: sem.flush(b), "LOADB": lambda: sem.multiply(b, s),
         }[name]()
         self._put(o["dst"], result)
-        if o["t"]:
+        if o.get("t"):
             self._set_float(o["t"], sem.absmax(result))
 
     @staticmethod
@@ -421,7 +425,7 @@ class Machine:
         a = self._rows(o["a"], o["n"])
         self._finite(a)
         if name == "STOREF":
-            self._write(o["addr"], a.tobytes())
+            self._write(o["addr"], sem.flush(a).tobytes())
             return
         scale = self.scalar(o["s"])
         self._finite(sem.multiply(a, scale))

@@ -71,6 +71,7 @@ def program() -> tuple[bytes, _Program]:
         ("ADDV", n | dict(dst=60, a=40, b=20, t=13)),
         ("AXPY", n | dict(dst=80, a=0, s=3, b=60, t=14)),
         ("EXP2", n | dict(dst=100, a=0, s=1, c=2, t=15)), ("SUM", n | dict(a=100, t=16)),
+        ("SIGMOID", n | dict(dst=180, a=0)), ("MULI", n | dict(dst=180, a=180, s=1, b=21, t=20)),
         ("MAX", n | dict(a=0, t=17)),
         ("STREAM", dict(addr=at["x"], words=20)), ("MULM", n | dict(dst=120, a=20, s=1, t=18)),
         ("STREAM", dict(addr=at["x"], words=20)), ("AXPYM", n | dict(dst=140, a=20, s=3, t=0)),

@@ -15,9 +15,10 @@ from .isa import LANES, WORD_BYTES
 
 __all__ = [
     "CONSTANTS", "RunningChecksum",
-    "EXP2_BITS", "EXP2_SLOPE", "EXP2_TABLE", "SLOTS", "add", "argmax", "absmax", "checksum",
+    "EXP2_BITS", "EXP2_SLOPE", "EXP2_TABLE", "SIGMOID_BITS", "SIGMOID_SLOPE", "SIGMOID_TABLE",
+    "SLOTS", "add", "argmax", "absmax", "checksum",
     "divide", "exp2", "float_key", "flush",
-    "maximum", "multiply", "quantise", "reduce_sum", "sqrt",
+    "maximum", "multiply", "quantise", "reduce_sum", "sigmoid", "sqrt",
 ]
 
 _MASK = 0xFFFFFFFF
@@ -25,7 +26,8 @@ _MASK = 0xFFFFFFFF
 #: Numbers that firmware and golden model quantise with: codes reach MAX_CODE, and a vector whose
 #: largest magnitude is below SMALLEST is quantised as if that were it (DESIGN.md).
 CONSTANTS = {"ONE": np.float32(1), "MAX_CODE": np.float32(127),
-             "MAX_CODE_INVERSE": np.float32(1 / 127), "SMALLEST": np.float32(1e-5)}
+             "MAX_CODE_INVERSE": np.float32(1 / 127), "SMALLEST": np.float32(1e-5),
+             "SIGMOID_UNIT": np.float32(2.0**-23)}  # what SIGMOID counts in
 
 F32 = NDArray[np.float32]
 
@@ -36,6 +38,21 @@ _TINY = np.float32(2.0**-126)
 _grid = np.rint((2.0 ** (np.arange(2**EXP2_BITS + 1) / 2**EXP2_BITS) - 1) * 2**23).astype(np.int64)
 EXP2_TABLE: NDArray[np.int64] = _grid[:-1]  #: 23-bit fractions of 2^(i/128)
 EXP2_SLOPE: NDArray[np.int64] = np.diff(_grid)
+
+SIGMOID_BITS = 10  #: index bits of each of the two tables of the logistic function
+_FINE, _COARSE, _TOP = 8, 6, 16  # a fine step is 2^-8, a coarse one 2^-6, which reach 4 and 16
+
+
+def _logistic(step: float) -> NDArray[np.int64]:
+    x = np.arange(2**SIGMOID_BITS + 1) * step
+    return np.rint(2**23 / (1 + np.exp(-x))).astype(np.int64)
+
+
+#: 1 / (1 + e^-x) in units of 2^-23, for x in steps of 2^-8 up to 4 and then of 2^-6 up to 16.
+SIGMOID_TABLE: NDArray[np.int64] = np.stack([_logistic(2.0**-_FINE)[:-1],
+                                             _logistic(2.0**-_COARSE)[:-1]])
+SIGMOID_SLOPE: NDArray[np.int64] = np.stack([np.diff(_logistic(2.0**-_FINE)),
+                                             np.diff(_logistic(2.0**-_COARSE))])
 
 
 def flush(x: ArrayLike) -> F32:
@@ -143,6 +160,22 @@ def exp2(t: ArrayLike) -> F32:
     bits = np.where(biased < 1, 0,
                     np.where(biased > 254, 0x7F800000, np.clip(biased, 0, 255) << 23 | fraction))
     return bits.astype(np.uint32).view(np.float32)
+
+
+def sigmoid(x: ArrayLike) -> NDArray[np.int32]:
+    """1 / (1 + e^-x) in units of 2^-23, 0 to 2^23: |x| is cut to 20 fraction bits, and between
+    the entries of a table lie straight lines; error below 8e-7 of one.
+
+    From |x| = 16 on it is 0 or 2^23. A negative x has what is missing to 2^23.
+    """
+    t = flush(x)
+    size = np.floor(np.clip(np.abs(t.astype(np.float64)), 0, _TOP) * 2**20).astype(np.int64)
+    coarse = np.where(size >= 4 << 20, 1, 0)
+    index = np.where(coarse, size >> 20 - _COARSE, size >> 20 - _FINE) % 2**SIGMOID_BITS
+    rest = np.where(coarse, size >> 2, size) & 4095
+    value = SIGMOID_TABLE[coarse, index] + (SIGMOID_SLOPE[coarse, index] * rest >> 12)
+    value = np.where(size >= _TOP << 20, 1 << 23, value)
+    return np.where(np.signbit(t), (1 << 23) - value, value).astype(np.int32)
 
 
 class RunningChecksum:
