@@ -12,10 +12,10 @@
 #include "pages.h"
 #include "plan.h"
 
-// s[S_SCALE] = max(absmax, 1e-5) of the query heads from row q on that share a KV head.
-static void query_maximum(uint32_t q)
+// s[S_SCALE] = max(absmax, 1e-5) of the `count` query heads from row q on, which share a KV head.
+static void query_maximum(uint32_t q, uint32_t count)
 {
-    tvu_absmax(q, model.heads / model.kv_heads * model.head_dim, S_SCALE);
+    tvu_absmax(q, count * model.head_dim, S_SCALE);
     tvu_smax(S_SCALE, S_SCALE, S_SMALLEST);
 }
 
@@ -53,7 +53,7 @@ static void store_heads(uint32_t index, uint32_t heads, uint32_t place, uint32_t
     tvu_absmax(v, n, S_V_MAXIMA);
     at_least_smallest(S_K_MAXIMA, heads);
     tvu_sdiv(S_A, S_127, S_K_MAXIMA);
-    query_maximum(q);
+    query_maximum(q, plan.group);
     at_least_smallest(S_V_MAXIMA, heads);
     query_scale();
     for (uint32_t i = 0; i < heads; i++) {
@@ -211,25 +211,40 @@ static void mix(uint32_t group, uint32_t out, uint32_t index, const struct input
     }
 }
 
+// Attention of the query heads from row q on that share KV head `index`, up to plan.group at a
+// time; scales of the first ones are prepared, and those of the next KV head's if there are `more`.
+static void attend(const struct input *input, uint32_t q, uint32_t index, uint32_t v,
+                   uint32_t scale, bool more)
+{
+    uint32_t heads = model.heads / model.kv_heads,
+             place = pages_place(input->pages, input->position);
+    for (uint32_t first = 0, count; first < heads; first += count) {
+        uint32_t rest = heads - first, out = q + first * plan.head_rows;
+        count = plan_smaller(rest, plan.group);
+        score(count, out, index, input);
+        if (first == 0)
+            tvu_storeqt(values_address(index, place), v, model.head_dim, scale);
+        weigh(count, input->position + 1);
+        bool last = rest == count;
+        if (more || !last)
+            query_maximum(out + count * plan.head_rows,
+                          last ? plan.group : plan_smaller(rest - count, plan.group));
+        mix(count, out, index, input, more || !last);
+    }
+}
+
 void attention(uint32_t layer, const struct input *input, uint32_t qkv)
 {
     uint32_t group = model.heads / model.kv_heads, rows = plan.head_rows,
-             tokens = input->position + 1, place = pages_place(input->pages, input->position);
+             place = pages_place(input->pages, input->position);
     for (uint32_t first = 0; first < model.kv_heads; first += STORED_HEADS) {
         uint32_t heads =
             model.kv_heads - first < STORED_HEADS ? model.kv_heads - first : STORED_HEADS;
         uint32_t index = layer * model.kv_heads + first, q = qkv + first * group * rows;
         uint32_t k = qkv + (model.heads + first) * rows, v = k + model.kv_heads * rows;
         store_heads(index, heads, place, q, k, v);
-        for (uint32_t i = 0; i < heads; i++, q += group * rows) {
-            score(group, q, index + i, input);
-            tvu_storeqt(values_address(index + i, place), v + i * rows, model.head_dim,
-                        S_V_SCALES + i);
-            weigh(group, tokens);
-            bool more = i + 1 < heads;
-            if (more)
-                query_maximum(q + group * rows);
-            mix(group, q, index + i, input, more);
-        }
+        for (uint32_t i = 0; i < heads; i++)
+            attend(input, q + i * group * rows, index + i, v + i * rows, S_V_SCALES + i,
+                   i + 1 < heads);
     }
 }

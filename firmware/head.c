@@ -12,6 +12,17 @@
 
 static uint32_t tokens[MAX_CANDIDATES];
 
+// The int8 rows of the head, and their scales: the embedding's, if it has none of its own.
+static const struct tensor *head_rows(void)
+{
+    return model_tensor(model.untied ? KIND_HEAD : KIND_EMBEDDING, 0);
+}
+
+static const struct tensor *head_scales(void)
+{
+    return model_tensor(model.untied ? KIND_HEAD_SCALE : KIND_EMBEDDING_SCALE, 0);
+}
+
 // Unsigned key in the order of the float32 values.
 static uint32_t float_key(uint32_t bits)
 {
@@ -28,8 +39,7 @@ static uint32_t chunk(uint32_t start)
 
 bool head_full(bool keep, struct logits *logits)
 {
-    const struct tensor *rows = model_tensor(KIND_EMBEDDING, 0),
-                        *scales = model_tensor(KIND_EMBEDDING_SCALE, 0);
+    const struct tensor *rows = head_rows(), *scales = head_scales();
     uint32_t words = model.hidden / TVU_WORD_BYTES;
     if (!keep)
         tvu_rank(1);
@@ -69,7 +79,7 @@ void head_rank(uint32_t count)
 
 bool head_screened(uint32_t vector, uint32_t x, struct logits *logits)
 {
-    const struct tensor *rows = model_tensor(KIND_EMBEDDING, 0);
+    const struct tensor *rows = head_rows();
     uint32_t words = model.hidden / TVU_WORD_BYTES, kept = (1u << model.rank_levels) - 1;
     uint32_t count = model.vocab < kept ? model.vocab : kept;
     uint32_t scales = model.candidates_base, results = scales + (4u << TVU_RANK_LEVELS);
@@ -79,7 +89,7 @@ bool head_screened(uint32_t vector, uint32_t x, struct logits *logits)
     tvu_dot(plan.logits, words, TVU_MODE_INT8, 0, 0, S_OUTS + vector, 0, count);
     // The product waits for each row: this loop calls nothing, lest the callee lies on the same
     // lines of the instruction cache.
-    uint32_t found = 0, factors = model_tensor(KIND_EMBEDDING_SCALE, 0)->address;
+    uint32_t found = 0, factors = head_scales()->address;
     for (uint32_t entry = 1; entry <= kept && found < count; entry++) {
         uint32_t token = tvu_ranked(entry, vector);
         if (token == ~0u)

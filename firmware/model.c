@@ -71,8 +71,9 @@ static bool consistent(const struct image_header *h)
            h->s_head_bytes == laid.s_head_bytes && h->rank_levels == IMAGE_RANK_LEVELS(h->vocab) &&
            h->header_bytes == IMAGE_BLOCKS(sizeof *h + h->tensors * sizeof(struct image_tensor)) &&
            h->inverse_hidden_bits == float_bits(1.0f / (float)h->hidden) &&
-           h->inverse_query_bits == float_bits(1.0f / (float)(h->heads * h->head_dim)) &&
-           h->inverse_intermediate_bits == float_bits(1.0f / (float)h->intermediate) &&
+           h->inverse_query_bits == float_bits(1.0f / (float)(h->heads * h->head_elements)) &&
+           h->inverse_head_bits == float_bits(1.0f / (float)h->head_elements) &&
+           h->inverse_intermediate_bits == float_bits(1.0f / (float)h->inner_elements) &&
            finite(h->eps_bits) && finite(h->score_scale_bits);
 }
 
@@ -106,7 +107,8 @@ static bool read_header(void)
     return !fault_pending();
 }
 
-// Whether the model has every tensor once; DOWN_ROWS in all layers or in none.
+// Whether the model has every tensor once and no other; DOWN_ROWS in all layers or, where there is
+// DOWN, in none.
 static bool complete(void)
 {
     uint32_t down_rows = 0;
@@ -115,10 +117,10 @@ static bool complete(void)
             bool there = slot(kind, layer)->words != 0;
             if (kind == KIND_DOWN_ROWS)
                 down_rows += there;
-            else if (!there)
+            else if (there != image_has(&model, kind))
                 return false;
         }
-    return down_rows == 0 || down_rows == model.layers;
+    return down_rows == model.layers || (down_rows == 0 && image_has(&model, KIND_DOWN));
 }
 
 void model_unload(void)

@@ -6,6 +6,7 @@
 #include "fault.h"
 #include "head.h"
 #include "link.h"
+#include "operators.h"
 #include "pages.h"
 #include "plan.h"
 #include "profile.h"
@@ -40,8 +41,7 @@ bool transformer_ready(void)
 
 uint32_t transformer_most(void)
 {
-    return plan_larger(plan.hidden_words, plan.query_words) > TVU_SHARED_WORDS ? TVU_BYTE_VECTORS
-                                                                               : TVU_VECTORS;
+    return plan.chunk_words > TVU_SHARED_WORDS ? TVU_BYTE_VECTORS : TVU_VECTORS;
 }
 
 bool transformer_fits(uint32_t count, uint32_t tokens)
@@ -60,53 +60,6 @@ static void set_constants(void)
     tvu_sset(S_INV_INTERMEDIATE, model.inverse_intermediate_bits);
     tvu_sset(S_INV_127, TVU_FLOAT_MAX_CODE_INVERSE);
     tvu_sset(S_SCORE, model.score_scale_bits);
-}
-
-static void stream_tensor(enum image_kind kind, uint32_t layer)
-{
-    const struct tensor *tensor = model_tensor(kind, layer);
-    tvu_stream(tensor->address, tensor->words);
-}
-
-// What the int8 codes of a norm are for.
-enum codes { CODES_LATER, CODES_TERNARY, CODES_INT8, CODES_PICK };
-
-static void quantise(uint32_t a, uint32_t n, uint32_t place, enum codes codes)
-{
-    if (codes == CODES_PICK)
-        tvu_pick(a, S_SCALES + place, n);
-    else if (codes == CODES_INT8)
-        tvu_quant8(place, a, S_SCALES + place, n);
-    else if (model.weight_mode == TVU_MODE_BASE3)
-        tvu_quant5(place, a, S_SCALES + place, n);
-    else
-        tvu_quant4(place, a, S_SCALES + place, n);
-}
-
-// RMSNorm of n elements from row a into row out, and its int8 codes for the token at `place` of the
-// pass; s[S_SCALES + place] is what they were scaled with.
-static void norm(enum image_kind kind, uint32_t layer, uint32_t a, uint32_t out, uint32_t n,
-                 uint32_t inverse, uint32_t place, enum codes codes)
-{
-    stream_tensor(kind, layer);
-    tvu_sumsq(a, n, S_A);
-    tvu_smul(S_A, S_A, inverse);
-    tvu_sadd(S_A, S_A, S_EPS);
-    tvu_ssqrt(S_A, S_A);
-    tvu_sdiv(S_A, S_ONE, S_A);
-    tvu_mulm(out, a, S_A, n, S_B);
-    tvu_smax(S_B, S_B, S_SMALLEST);
-    tvu_sdiv(S_SCALES + place, S_127, S_B);
-    if (codes != CODES_LATER)
-        quantise(out, n, place, codes);
-}
-
-// s[S_OUTS..] = weight scale / activation scale, for `count` tokens from `place` on.
-static void output_scales(enum image_kind kind, uint32_t layer, uint32_t place, uint32_t count)
-{
-    tvu_sset(S_A, model_tensor(kind, layer)->scale);
-    tvu_rep(count, 0, 1, 0, 0, 0);
-    tvu_sdiv(S_OUTS + place, S_A, S_SCALES + place);
 }
 
 // For all tokens of the pass: dst = W . codes * (weight scale / activation scale), or added to dst.
@@ -129,80 +82,6 @@ static void embed(uint32_t token, uint32_t x)
     tvu_loadb(x, S_A, model.hidden, 0);
 }
 
-// Where the residual vector of a token waits in DDR.
-static uint32_t kept_residual(uint32_t token)
-{
-    return model.residual_base + token * model.hidden * 4;
-}
-
-// The MLP's inner vectors, relu(gate)^2 * up. For a single token, rows of up whose gate is not
-// positive are not read: they count for nothing.
-static void gate_up(uint32_t layer, uint32_t count)
-{
-    uint32_t rows = model.intermediate, words = plan.hidden_words, pick = count == 1;
-    profile_step(STEP_GATE_PROJ);
-    stream_tensor(KIND_GATE, layer);
-    output_scales(KIND_GATE, layer, 0, count);
-    for (uint32_t i = plan.kept; i < count; i++)
-        tvu_storef(kept_residual(i), plan.x + i * plan.x_rows, model.hidden);
-    tvu_epi(0, TVU_FACTOR_RELU2, pick ? TVU_PICK_MARK : TVU_PICK_NONE, 0, 0);
-    tvu_dot(plan.gate, words, model.weight_mode, count - 1, 1, S_OUTS, plan.gate_rows, rows);
-    profile_step(STEP_UP_PROJ);
-    if (pick)
-        tvu_streamp(model_tensor(KIND_UP, layer)->address | transformer_all_rows, rows / TVU_LANES,
-                    words);
-    else
-        stream_tensor(KIND_UP, layer);
-    output_scales(KIND_UP, layer, 0, count);
-    tvu_epi(0, TVU_FACTOR_DST, pick ? TVU_PICK_PICKED : TVU_PICK_NONE, 0, 0);
-    tvu_dot(plan.gate, words, model.weight_mode, count - 1, 1, S_OUTS, plan.gate_rows, rows);
-}
-
-// x += W . codes by rows of W for all tokens of the pass. The activation memory holds one chunk of
-// the inner vectors at a time; sums of integers below 2^24 are exact in float32, so adding up
-// chunks before scaling changes nothing.
-static void down_all(uint32_t layer, uint32_t count)
-{
-    uint32_t step = TVU_SHARED_WORDS * plan.per_word;
-    uint32_t address = model_tensor(KIND_DOWN_ROWS, layer)->address;
-    for (uint32_t start = 0; start < model.intermediate; start += step) {
-        uint32_t n = model.intermediate - start < step ? model.intermediate - start : step,
-                 words = plan_words(n, plan.per_word);
-        profile_step(STEP_FFN_SUB_NORM);
-        for (uint32_t i = 0; i < count; i++)
-            quantise(plan.gate + i * plan.gate_rows + start / TVU_LANES, n, i, CODES_TERNARY);
-        profile_step(STEP_DOWN_PROJ);
-        tvu_stream(address, model.hidden * words);
-        if (start == 0)
-            tvu_dot(plan.gate, words, model.weight_mode, count - 1, 0, S_ONE, plan.gate_rows,
-                    model.hidden);
-        else
-            tvu_dota(plan.gate, words, model.weight_mode, count - 1, 0, S_ONE, plan.gate_rows,
-                     model.hidden);
-        address += model.hidden * words * TVU_WORD_BYTES;
-    }
-    output_scales(KIND_DOWN, layer, 0, count);
-    for (uint32_t i = 0; i < count; i++) {
-        uint32_t x = plan.x + i * plan.x_rows, product = plan.gate + i * plan.gate_rows;
-        if (i < plan.kept) {
-            tvu_axpy(x, product, S_OUTS + i, x, model.hidden, 0);
-        } else {
-            tvu_stream(kept_residual(i) | FENCE, plan.x_rows);
-            tvu_axpym(x, product, S_OUTS + i, model.hidden, 0);
-        }
-    }
-}
-
-// x += W . codes by columns of W; those whose code is zero are not read.
-static void down(uint32_t layer, uint32_t place)
-{
-    tvu_streamp(model_tensor(KIND_DOWN, layer)->address | transformer_all_columns,
-                model.intermediate / TVU_LANES, plan.hidden_words);
-    output_scales(KIND_DOWN, layer, place, 1);
-    tvu_cols(plan.x + place * plan.x_rows, plan.hidden_words, model.weight_mode, S_OUTS + place,
-             model.hidden);
-}
-
 // Cosines and sines of a position.
 static void load_rope(uint32_t at)
 {
@@ -211,19 +90,61 @@ static void load_rope(uint32_t at)
     tvu_loadf(plan.rope, 2 * model.head_dim, 0);
 }
 
+// RMSNorm of each of `heads` heads from row a on, with the weights in row `weights`.
+static void norm_heads(uint32_t a, uint32_t heads, uint32_t weights)
+{
+    uint32_t rows = plan.head_rows, n = model.head_dim;
+    tvu_sset(S_A, model.inverse_head_bits);
+    for (uint32_t count; heads; heads -= count, a += count * rows) {
+        count = plan_smaller(heads, TVU_VECTORS);
+        tvu_rep(count, 0, 1, 0, rows, 0);
+        tvu_sumsq(a, n, S_FACTORS_OF_HEADS);
+        tvu_rep(count, 1, 0, 0, 0, 0);
+        tvu_smul(S_FACTORS_OF_HEADS, S_FACTORS_OF_HEADS, S_A);
+        tvu_rep(count, 1, 0, 0, 0, 0);
+        tvu_sadd(S_FACTORS_OF_HEADS, S_FACTORS_OF_HEADS, S_EPS);
+        tvu_rep(count, 1, 0, 0, 0, 0);
+        tvu_ssqrt(S_FACTORS_OF_HEADS, S_FACTORS_OF_HEADS);
+        tvu_rep(count, 0, 1, 0, 0, 0);
+        tvu_sdiv(S_FACTORS_OF_HEADS, S_ONE, S_FACTORS_OF_HEADS);
+        tvu_rep(count, 1, 0, rows, rows, 0);
+        tvu_mulv(a, a, S_FACTORS_OF_HEADS, weights, n, 0);
+    }
+}
+
 // x * cos + rotate_half(x) * sin for all query and key heads from row qkv on.
 static void rotate(uint32_t qkv)
 {
     uint32_t heads = model.heads + model.kv_heads, rows = plan.head_rows, half = rows / 2,
              n = model.head_dim;
     uint32_t cosines = plan.rope, sines = plan.rope + rows;
-    tvu_rep(heads, 0, 0, rows, rows, 0);
-    tvu_mulv(plan.direct, qkv, S_ONE, cosines, n, 0);
-    tvu_rep(heads, 0, 0, rows, rows, 0);
-    tvu_mulv(plan.swapped, qkv + half, S_ONE, sines, n / 2, 0);
-    tvu_rep(heads, 0, 0, rows, rows, 0);
-    tvu_mulv(plan.swapped + half, qkv, S_ONE, sines + half, n / 2, 0);
+    for (uint32_t first = 0, count; first < heads; first += count) {
+        uint32_t x = qkv + first * rows, swapped = plan.swapped + first * rows;
+        count = plan_smaller(heads - first, TVU_RUNS);
+        tvu_rep(count, 0, 0, rows, rows, 0);
+        tvu_mulv(plan.direct + first * rows, x, S_ONE, cosines, n, 0);
+        tvu_rep(count, 0, 0, rows, rows, 0);
+        tvu_mulv(swapped, x + half, S_ONE, sines, n / 2, 0);
+        tvu_rep(count, 0, 0, rows, rows, 0);
+        tvu_mulv(swapped + half, x, S_ONE, sines + half, n / 2, 0);
+    }
     tvu_addv(qkv, plan.direct, plan.swapped, heads * n, 0);
+}
+
+// Queries and keys of the layer, normed if the model does that, turned by their position.
+static void place_heads(uint32_t layer, uint32_t qkv, uint32_t position, bool load)
+{
+    if (model.qk_norms) {
+        stream_tensor(KIND_Q_NORM, layer);
+        tvu_loadf(plan.t, model.head_dim, 0);
+        stream_tensor(KIND_K_NORM, layer);
+        tvu_loadf(plan.t + plan.head_rows, model.head_dim, 0);
+        norm_heads(qkv, model.heads, plan.t);
+        norm_heads(qkv + model.heads * plan.head_rows, model.kv_heads, plan.t + plan.head_rows);
+    }
+    if (load)
+        load_rope(position);
+    rotate(qkv);
 }
 
 static void run_layer(uint32_t layer, const struct input *inputs, uint32_t count)
@@ -244,35 +165,21 @@ static void run_layer(uint32_t layer, const struct input *inputs, uint32_t count
     for (uint32_t i = 0; i < count; i++) {
         uint32_t qkv = plan.qkv + i * plan.qkv_rows;
         profile_step(STEP_ROPE);
-        if (layer == 0 || count > 1)
-            load_rope(inputs[i].position);
-        rotate(qkv);
+        place_heads(layer, qkv, inputs[i].position, layer == 0 || count > 1);
         profile_step(STEP_ATTENTION);
         attention(layer, &inputs[i], qkv);
     }
     profile_step(STEP_ATTN_SUB_NORM);
     for (uint32_t i = 0; i < count; i++)
-        norm(KIND_ATTN_SUB_NORM, layer, plan.qkv + i * plan.qkv_rows, plan.t, queries, S_INV_QUERY,
-             i, CODES_TERNARY);
+        sub_norm(KIND_ATTN_SUB_NORM, layer, plan.qkv + i * plan.qkv_rows, plan.t, queries,
+                 S_INV_QUERY, i, CODES_TERNARY);
     profile_step(STEP_O_PROJ);
     project(KIND_O, layer, plan.x, plan.x_rows, model.hidden, plan.query_words, count, true);
     profile_step(STEP_POST_NORM);
     for (uint32_t i = 0; i < count; i++)
         norm(KIND_POST_NORM, layer, plan.x + i * plan.x_rows, plan.t, model.hidden, S_INV_HIDDEN, i,
              CODES_TERNARY);
-    gate_up(layer, count);
-    for (uint32_t i = 0; i < count; i++) {
-        uint32_t gate = plan.gate + i * plan.gate_rows;
-        profile_step(STEP_FFN_SUB_NORM);
-        norm(KIND_FFN_SUB_NORM, layer, gate, gate, model.intermediate, S_INV_INTERMEDIATE, i,
-             plan.down_rows ? CODES_LATER : CODES_PICK);
-        if (plan.down_rows)
-            continue;
-        profile_step(STEP_DOWN_PROJ);
-        down(layer, i);
-    }
-    if (plan.down_rows)
-        down_all(layer, count);
+    mlp(layer, count);
 }
 
 bool transformer_pass(const struct input *inputs, uint32_t count, uint32_t profiled)

@@ -34,6 +34,8 @@ enum {
     // of a matrix product.
     S_SCALES = 4,
     S_OUTS = S_SCALES + TVU_VECTORS,
+    // ... and one per query or key head that is normed.
+    S_FACTORS_OF_HEADS = S_OUTS,
     S_INV_127 = 22,
     S_SCORE = 23,
     S_INV_INTERMEDIATE = 24,
@@ -51,3 +53,7 @@ _Static_assert(S_V_MAXIMA + STORED_HEADS <= S_OUT && S_FACTORS + TVU_BYTE_VECTOR
 // Puts a token's keys and values, behind its queries at row qkv, into the cache of a layer and runs
 // the layer's attention. The result goes where the queries are.
 void attention(uint32_t layer, const struct input *input, uint32_t qkv);
+
+// The MLP of a layer for `count` tokens of the pass, from codes of the norm before it to their
+// residual vectors.
+void mlp(uint32_t layer, uint32_t count);

@@ -58,10 +58,10 @@ class VectorOp(data.Struct):
     ``b_read``: operand b comes from the scratchpad; ``b_word``: from the stream; ``b_dst``: b is
     what dst holds. ``scale``: the scalar factor applies; ``relu``: negative values become zero
     after it. ``integer``: operand a is one, though from the scratchpad. ``lookup``: the result is
-    looked up, with ``sigmoid`` that function, else a power of two. ``factors`` and ``addends`` are the scalars per activation vector (DOT) or run
-    (``step``), else element 0 of them. ``mark``: positive results are marked in the pick memory.
-    Rows come in ``runs`` (of REP) of ``count`` elements; ``step_dst``, ``step_a`` and ``step_b``
-    lie between their starts.
+    looked up, with ``sigmoid`` the logistic function, else a power of two. ``factors`` and
+    ``addends`` are the scalars per activation vector (DOT) or run (``step``), else element 0 of
+    them. ``mark``: positive results are marked in the pick memory. Rows come in ``runs`` (of REP)
+    of ``count`` elements; ``step_dst``, ``step_a`` and ``step_b`` lie between their starts.
     """
 
     source: Source

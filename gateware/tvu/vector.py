@@ -2,8 +2,8 @@
 
 Every operation takes the same way of fixed length: operands -> integer to float -> times scalar ->
 times operand -> add -> post -> sink. What an operation does not need multiplies by one or adds
-minus zero. Rows can follow each other every cycle (every second one for what is looked up) and nothing
-stalls once a row is issued. The running sums of SUM and SUMSQ circulate in the add stage.
+minus zero. Rows can follow each other every cycle (every second one for what is looked up) and
+nothing stalls once a row is issued. The running sums of SUM and SUMSQ circulate in the add stage.
 
 The scratchpad has two banks, of even and of odd rows: operands a and b are read together if one is
 even and the other odd.

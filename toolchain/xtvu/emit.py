@@ -39,6 +39,7 @@ def c_header() -> str:
              f"#define TVU_BYTE_VECTORS {isa.BYTE_VECTORS}u",
              f"#define TVU_ROW_WORDS {isa.largest('DOT', 'words')}u",
              f"#define TVU_ELEMENTS {isa.largest('MULS', 'n')}u",
+             f"#define TVU_RUNS {isa.largest('REP', 'count')}u // of REP",
              f"#define TVU_SCALARS {isa.SCALARS}u", f"#define TVU_COUNTERS {len(isa.COUNTERS)}u",
              f"#define TVU_SCRATCH_ROWS {isa.SCRATCH_ROWS}u",
              f"#define TVU_ACT_WORDS {isa.ACT_WORDS}u",

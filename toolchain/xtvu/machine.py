@@ -246,7 +246,8 @@ class Machine:
         b = self._rows(o["b"], n) if "b" in o else np.zeros(0, np.float32)
         s = self.scalar(o["s"]) if "s" in o else np.float32(0)
         if name == "MULI":  # integers of 28 bits
-            a = (a.view(np.int32) << 4 >> 4).astype(np.float32)
+            low = a.view(np.uint32).astype(np.int64) % 2**28
+            a = np.where(low < 2**27, low, low - 2**28).astype(np.float32)
         if name in ("LOADF", "MULM", "AXPYM"):
             b = self._take(-(-n // LANES)).view(np.float32)[:n]
         if name == "LOADB":

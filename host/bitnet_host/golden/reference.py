@@ -13,18 +13,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from xtvu import semantics as sem
+from xtvu.isa import BYTE_VECTORS, WORD_BYTES
 from xtvu.layout import row_words, unpack_ternary, unstripe
 
-from bitnet_host.model.header import CHUNK_TOKENS, KINDS, WEIGHT_MODES, DdrHeader, Tensor
+from bitnet_host.model.header import (
+    ACTIVATIONS,
+    CHUNK_TOKENS,
+    KINDS,
+    WEIGHT_MODES,
+    DdrHeader,
+    Tensor,
+    down_chunks,
+)
 from bitnet_host.model.image import Image
 
 __all__ = ["Cache", "Quantised", "ReferenceModel", "bitlinear", "inverse_scale", "quantise_vector",
-           "rms_norm", "rope"]
+           "rms_norm", "rope", "silu"]
 
 F32 = NDArray[np.float32]
 I8 = NDArray[np.int8]
-ONE, MAX_CODE, SMALLEST, MAX_CODE_INVERSE = (
-    sem.CONSTANTS[name] for name in ("ONE", "MAX_CODE", "SMALLEST", "MAX_CODE_INVERSE"))
+ONE, MAX_CODE, SMALLEST, MAX_CODE_INVERSE, SIGMOID_UNIT = (
+    sem.CONSTANTS[name] for name in ("ONE", "MAX_CODE", "SMALLEST", "MAX_CODE_INVERSE",
+                                     "SIGMOID_UNIT"))
 _CACHED_WEIGHTS = 200_000_000  # models with more are kept as int8, not as float32
 # rows that are converted to float32 at once, so that they stay in the processor's cache
 _BLOCK = 128
@@ -99,7 +109,20 @@ def rope(x: F32, cos: F32, sin: F32) -> F32:
     return sem.add(sem.multiply(x, cos), sem.multiply(swapped, sin))
 
 
-_MATRICES = ("SKETCH", "Q", "K", "V", "O", "GATE", "UP", "DOWN")
+def relu2(x: F32) -> F32:
+    """max(x, 0)^2; float32 [n] -> float32 [n]."""
+    positive = np.where(x.view(np.int32) < 0, np.float32(0), x)
+    return sem.multiply(positive, positive)
+
+
+def silu(x: F32) -> F32:
+    """x / (1 + e^-x) by ``semantics.sigmoid``; float32 [n] -> float32 [n]."""
+    shares = sem.sigmoid(x).astype(np.float32)
+    return sem.multiply(sem.multiply(shares, SIGMOID_UNIT), x)
+
+
+_ACTIVATE = {ACTIVATIONS["relu2"]: relu2, ACTIVATIONS["silu"]: silu}
+_MATRICES = ("SKETCH", "Q", "K", "V", "O", "GATE", "UP")
 
 
 class Cache:
@@ -123,7 +146,9 @@ class ReferenceModel:
         h = image.header
         self.header = h
         self._mode = next(name for name, code in WEIGHT_MODES.items() if code == h.weight_mode)
-        ternary = [t for t in image.tensors if KINDS[t.kind] in _MATRICES]
+        # what down_proj is computed with; the other is the same matrix
+        self._down = "DOWN" if h.activation == ACTIVATIONS["relu2"] else "DOWN_ROWS"
+        ternary = [t for t in image.tensors if KINDS[t.kind] in (*_MATRICES, self._down)]
         self._dtype = (np.float32 if sum(t.rows * t.columns for t in ternary) <= _CACHED_WEIGHTS
                        else np.int8)
         self._matrices: dict[tuple[int, int], NDArray[Any]] = {}
@@ -131,9 +156,10 @@ class ReferenceModel:
         if self._dtype == np.int8:
             with ThreadPoolExecutor() as pool:
                 list(pool.map(lambda tensor: self.matrix(tensor.kind, tensor.layer), ternary))
-        self._embedding = self._linear("EMBEDDING").view(np.int8)[:h.vocab
-                * h.hidden].reshape(h.vocab, h.hidden)
-        self._row_scales = self.floats("EMBEDDING_SCALE", h.vocab)
+        self._head_kind = "HEAD" if h.untied else "EMBEDDING"
+        self._rows = {kind: (self._linear(kind).view(np.int8)[:h.vocab * h.hidden]
+                             .reshape(h.vocab, h.hidden), self.floats(f"{kind}_SCALE", h.vocab))
+                      for kind in dict.fromkeys(("EMBEDDING", self._head_kind))}
         self._rope: F32 = self.floats("ROPE", h.context * 2 * h.head_dim).reshape(h.context, 2,
                 h.head_dim)
         self.reset()
@@ -151,9 +177,9 @@ class ReferenceModel:
             self._matrices[kind, layer] = self._unpack(self.image.tensor(KINDS[kind], layer))
         return self._matrices[kind, layer]
 
-    def embedding(self, start: int, stop: int) -> I8:
-        """Codes of tokens from ``start`` to ``stop``, int8 [tokens, hidden]."""
-        return self._embedding[start:stop]
+    def rows(self, kind: str) -> I8:
+        """Codes of EMBEDDING or, if the model has it, HEAD, int8 [tokens, hidden]."""
+        return self._rows[kind][0]
 
     def rope_row(self, position: int) -> F32:
         """Cosines and signed sines of a position, float32 [2, head_dim]."""
@@ -161,10 +187,16 @@ class ReferenceModel:
         return row
 
     def _unpack(self, tensor: Tensor) -> NDArray[Any]:
-        size = tensor.rows * row_words(tensor.columns, self._mode) * 32
-        packed = unstripe(self.image.data(tensor))[:size].reshape(tensor.rows, -1)
-        weights: NDArray[Any] = unpack_ternary(packed, tensor.columns,
-                                               self._mode).astype(self._dtype, copy=False)
+        data, columns = unstripe(self.image.data(tensor)), [tensor.columns]
+        if KINDS[tensor.kind] == "DOWN_ROWS":
+            columns = down_chunks(self.header)
+        parts, start = [], 0
+        for count in columns:
+            size = tensor.rows * row_words(count, self._mode) * WORD_BYTES
+            packed = data[start:start + size].reshape(tensor.rows, -1)
+            parts.append(unpack_ternary(packed, count, self._mode).astype(self._dtype, copy=False))
+            start += size
+        weights: NDArray[Any] = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
         return weights.T if KINDS[tensor.kind] == "DOWN" else weights
 
     @staticmethod
@@ -190,7 +222,10 @@ class ReferenceModel:
 
     def _attend(self, layer: int, head: int, queries: F32) -> F32:
         """float32 [group, head_dim] -> float32 [group, head_dim], over the cached tokens including
-        the current one."""
+        the current one. Up to BYTE_VECTORS queries share a scale."""
+        if len(queries) > BYTE_VECTORS:
+            return np.concatenate([self._attend(layer, head, queries[i:i + BYTE_VECTORS])
+                                   for i in range(0, len(queries), BYTE_VECTORS)])
         tokens = self.position + 1
         q = quantise_vector(queries.reshape(-1))
         codes = q.codes.reshape(queries.shape)
@@ -239,26 +274,35 @@ class ReferenceModel:
         h = self.header
         normed = quantise_vector(self._norm("INPUT_NORM", layer, x, h.inverse_hidden_bits))
         cos, sin = self._rope[self.position]
-        q = rope(self._project("Q", layer, normed).reshape(h.heads, h.head_dim), cos, sin)
-        k = rope(self._project("K", layer, normed).reshape(h.kv_heads, h.head_dim), cos, sin)
+        q, k = (rope(self._heads(kind, layer, normed, count), cos, sin)
+                for kind, count in (("Q", h.heads), ("K", h.kv_heads)))
         v = self._project("V", layer, normed).reshape(h.kv_heads, h.head_dim)
         mixed = []
         group = h.heads // h.kv_heads
         for head in range(h.kv_heads):
             self._remember(layer, head, k[head], v[head])
             mixed.append(self._attend(layer, head, q[head * group:(head + 1) * group]))
-        attended = np.concatenate(mixed).reshape(-1)
-        x = sem.add(self._project("O", layer,
-                                  quantise_vector(self._norm("ATTN_SUB_NORM", layer, attended,
-                                          h.inverse_query_bits))), x)
+        attended = self._sub_norm("ATTN_SUB_NORM", layer, np.concatenate(mixed).reshape(-1),
+                                  h.inverse_query_bits)
+        x = sem.add(self._project("O", layer, quantise_vector(attended)), x)
 
         normed = quantise_vector(self._norm("POST_NORM", layer, x, h.inverse_hidden_bits))
         gate, up = self._project("GATE", layer, normed), self._project("UP", layer, normed)
-        positive = np.where(gate.view(np.int32) < 0, np.float32(0), gate)
-        activated = sem.multiply(sem.multiply(positive, positive), up)
-        down = quantise_vector(self._norm("FFN_SUB_NORM", layer, activated,
-                                          h.inverse_intermediate_bits))
-        return sem.add(self._project("DOWN", layer, down), x)
+        inner = self._sub_norm("FFN_SUB_NORM", layer,
+                               sem.multiply(_ACTIVATE[h.activation](gate), up),
+                               h.inverse_intermediate_bits)
+        return sem.add(self._project(self._down, layer, quantise_vector(inner)), x)
+
+    def _heads(self, kind: str, layer: int, normed: Quantised, count: int) -> F32:
+        """Queries or keys before they are turned, float32 [count, head_dim]."""
+        heads = self._project(kind, layer, normed).reshape(count, -1)
+        if not self.header.qk_norms:
+            return heads
+        return np.stack([self._norm(f"{kind}_NORM", layer, head, self.header.inverse_head_bits)
+                         for head in heads])
+
+    def _sub_norm(self, kind: str, layer: int, x: F32, inverse_bits: int) -> F32:
+        return self._norm(kind, layer, x, inverse_bits) if self.header.sub_norms else x
 
     def fill_cache(self, codes: NDArray[np.int8], scales: F32) -> None:
         """Makes the cache hold tokens: codes int8 [2, layers, kv_heads, tokens, head_dim] and
@@ -271,7 +315,8 @@ class ReferenceModel:
 
     def advance(self, token: int) -> F32:
         """Appends a token; returns the last layer's output, float32 [hidden]."""
-        x = sem.multiply(self._embedding[token].astype(np.float32), self._row_scales[token])
+        codes, scales = self._rows["EMBEDDING"]
+        x = sem.multiply(codes[token].astype(np.float32), scales[token])
         for layer in range(self.header.layers):
             x = self._layer(layer, x)
         self.cache.position += 1
@@ -279,9 +324,9 @@ class ReferenceModel:
 
     def _head(self, x: F32, tokens: NDArray[np.int64] | slice) -> F32:
         normed = quantise_vector(self._norm("FINAL_NORM", 0, x, self.header.inverse_hidden_bits))
-        sums = integer_products(self._embedding[tokens], normed.codes).astype(np.float32)
-        return sem.multiply(sem.multiply(sums, sem.divide(ONE, normed.scale)),
-                            self._row_scales[tokens])
+        codes, scales = self._rows[self._head_kind]
+        sums = integer_products(codes[tokens], normed.codes).astype(np.float32)
+        return sem.multiply(sem.multiply(sums, sem.divide(ONE, normed.scale)), scales[tokens])
 
     def logits(self, x: F32) -> F32:
         """The full head: int8 logits of all tokens, float32 [vocab]."""

@@ -18,7 +18,9 @@ F32 = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Hyper-parameters, as config.json names them."""
+    """Hyper-parameters, as config.json names them. ``context``: tokens that the image is for;
+    ``trained_context``: that the model is for, 0 for the same. ``rope_scaling``: parameters as in
+    config.json's rope_parameters (rope.SCALINGS)."""
 
     hidden: int
     intermediate: int
@@ -31,6 +33,12 @@ class ModelConfig:
     rope_theta: float
     eps: float
     stop_tokens: tuple[int, ...] = ()
+    activation: str = "relu2"
+    sub_norms: bool = True
+    qk_norms: bool = False
+    tied: bool = True
+    rope_scaling: dict[str, Any] | None = None
+    trained_context: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,8 +58,8 @@ class Rows(Protocol):
     def __getitem__(self, rows: slice, /) -> F32: ...
 
 
-#: q, k, v, o, gate, up and down are Linear; input_norm, attn_sub_norm, post_norm and ffn_sub_norm
-#: float32 vectors.
+#: q, k, v, o, gate, up and down are Linear; input_norm, post_norm and what else norm_sizes names
+#: are float32 vectors.
 Layer = dict[str, Any]
 
 
@@ -66,8 +74,13 @@ def matrix_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
 
 def norm_sizes(config: ModelConfig) -> dict[str, int]:
     """Weights of a layer's norms."""
-    return {"input_norm": config.hidden, "attn_sub_norm": config.heads * config.head_dim,
-            "post_norm": config.hidden, "ffn_sub_norm": config.intermediate}
+    sizes = {"input_norm": config.hidden, "post_norm": config.hidden}
+    if config.sub_norms:
+        sizes |= {"attn_sub_norm": config.heads * config.head_dim,
+                  "ffn_sub_norm": config.intermediate}
+    if config.qk_norms:
+        sizes |= {"q_norm": config.head_dim, "k_norm": config.head_dim}
+    return sizes
 
 
 class LazyLayers(Sequence[Layer]):
@@ -96,7 +109,8 @@ class LazyLayers(Sequence[Layer]):
 
 @dataclass
 class Checkpoint:
-    """A model on its way into an image. ``layers`` may read each Layer when it is asked for.
+    """A model on its way into an image. ``layers`` may read each Layer when it is asked for;
+    ``head``: the output head if it is not the embedding.
     ``files`` are what it was read from; ``defaults`` what its generation_config.json says of
     sampling."""
 
@@ -109,3 +123,4 @@ class Checkpoint:
     special: dict[str, Any] | None = None
     defaults: dict[str, Any] | None = None
     files: tuple[Path, ...] = ()
+    head: Rows | None = None

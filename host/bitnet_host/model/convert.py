@@ -15,8 +15,9 @@ from xtvu.layout import pack_ternary
 
 from bitnet_host.errors import BadArgument, BadModel
 from bitnet_host.files import replacing
-from bitnet_host.model.checkpoint import Checkpoint, ModelConfig
+from bitnet_host.model.checkpoint import Checkpoint, ModelConfig, Rows
 from bitnet_host.model.header import (
+    ACTIVATIONS,
     LARGE_VOCABULARY,
     MEMORY_BYTES,
     MODEL_BASE,
@@ -29,13 +30,15 @@ from bitnet_host.model.header import (
     lay_out,
 )
 from bitnet_host.model.image import FILE_HEAD, Image, file_head, json_part
+from bitnet_host.model.padding import fill_up, padded_head, padded_inner
 from bitnet_host.model.plan import Plan, broken_limit, make_plan
+from bitnet_host.model.rope import rope_table
 from bitnet_host.model.writer import FileStore, ImageWriter, MemoryStore
 from bitnet_host.reporting import Progress, quiet
 
 __all__ = [
     "check_shape", "convert", "convert_file", "longest_fast_context", "make_header",
-    "quantise_rows", "rope_table", "shorten",
+    "quantise_rows", "shorten",
     "sketch_rows",
 ]
 
@@ -44,7 +47,9 @@ _PIECE = 4096  # rows of the embedding at once; a multiple of a block in every p
 
 def check_shape(config: ModelConfig, weights: str) -> None:
     """Raises BadModel, in terms of config.json, if the firmware cannot run such a model."""
-    problem = broken_limit(vars(make_header(config, weights)))
+    problem = ("" if config.head_dim % 2 == 0 else
+               f"head_dim is {config.head_dim}, which RoPE cannot turn in pairs")
+    problem = problem or broken_limit(vars(make_header(config, weights)))
     if problem:
         raise BadModel(problem)
 
@@ -74,36 +79,26 @@ def sketch_rows(codes: NDArray[np.int8], scales: NDArray[np.float32]) -> tuple[N
     return signs, (factors * scales).astype(np.float32)
 
 
-def rope_table(config: ModelConfig) -> NDArray[np.float32]:
-    """float32 [context, 2 * head_dim]: the cosines for all dimensions, then the sines, negated for
-    the first half.
-
-    Angles as transformers' BitNetRotaryEmbedding computes them: float32 position times float32
-    inverse frequency.
-    """
-    half = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
-    inverse = (1.0 / np.power(np.float32(config.rope_theta), half)).astype(np.float32)
-    angles = np.arange(config.context, dtype=np.float32)[:, None] * inverse[None, :]
-    cos, sin = np.cos(angles.astype(np.float64)), np.sin(angles.astype(np.float64))
-    return np.concatenate([cos, cos, -sin, sin], axis=1).astype(np.float32)
-
-
 def make_header(config: ModelConfig, weights: str) -> DdrHeader:
     """What the image's header says of a model; ``lay_out`` adds where things lie. The vocabulary is
-    padded to a multiple of eight."""
+    padded to a multiple of eight, heads and inner vectors as padding.py has it."""
     hidden, queries, intermediate, head_dim = (
         # limits come later
         max(1, n)
         for n in (config.hidden, config.heads * config.head_dim, config.intermediate,
                   config.head_dim))
     header = DdrHeader(
-        layers=config.layers, hidden=config.hidden, intermediate=config.intermediate,
-        heads=config.heads,
-        kv_heads=config.kv_heads, head_dim=config.head_dim,
+        layers=config.layers, hidden=config.hidden,
+        intermediate=padded_inner(config.intermediate), heads=config.heads,
+        kv_heads=config.kv_heads, head_dim=padded_head(config.head_dim),
         vocab=-(-config.vocab // LANES) * LANES, context=config.context,
         cache_tokens=-(-config.context // PAGE_TOKENS) * PAGE_TOKENS,
-        weight_mode=WEIGHT_MODES[weights], eps_bits=float_bits(config.eps),
+        weight_mode=WEIGHT_MODES[weights], activation=ACTIVATIONS[config.activation],
+        sub_norms=int(config.sub_norms), qk_norms=int(config.qk_norms),
+        untied=int(not config.tied), head_elements=config.head_dim,
+        inner_elements=config.intermediate, eps_bits=float_bits(config.eps),
         inverse_hidden_bits=float_bits(1 / hidden), inverse_query_bits=float_bits(1 / queries),
+        inverse_head_bits=float_bits(1 / head_dim),
         inverse_intermediate_bits=float_bits(1 / intermediate),
         score_scale_bits=float_bits(math.log2(math.e) / math.sqrt(head_dim)),
         stop_count=len(config.stop_tokens),
@@ -141,51 +136,59 @@ def _finite(name: str, values: Any) -> None:
                        f"not trained to its end")
 
 
-def _by_rows(matrix: NDArray[np.int8], weights: str) -> NDArray[np.uint8]:
+def _by_rows(matrix: NDArray[np.int8], header: DdrHeader, weights: str) -> NDArray[np.uint8]:
     """The chunks of DOWN_ROWS, one behind the other."""
-    ends = np.cumsum(down_chunks(matrix.shape[1], weights))
+    ends = np.cumsum(down_chunks(header))
     return np.concatenate([pack_ternary(chunk, weights).reshape(-1)
                            for chunk in np.split(matrix, ends[:-1], axis=1)])
 
 
-def _put_embedding(checkpoint: Checkpoint, weights: str, writer: ImageWriter,
-                   progress: Progress) -> None:
-    """The embedding in int8 and its ternary sketch. Rows that pad the vocabulary repeat the last
-    one: the machine prefers the smaller of tokens that are alike, so they are never chosen."""
-    embedding, rows = checkpoint.embedding, writer.header.vocab
-    scales, factors = np.zeros(rows, np.float32), np.zeros(rows, np.float32)
-    for start in range(0, rows, _PIECE):
-        part = embedding[start:min(start + _PIECE, checkpoint.config.vocab)]
-        _finite("embed_tokens.weight", part)
-        missing = min(start + _PIECE, rows) - start - part.shape[0]
+def _put_rows(rows: Rows, kind: str, sketch: str, writer: ImageWriter, progress: Progress) -> None:
+    """A matrix by tokens in int8 and, packed as ``sketch`` says if at all, its ternary sketch. Rows
+    that pad the vocabulary repeat the last one: the machine prefers the smaller of tokens that are
+    alike, so they are never chosen."""
+    vocab, count = rows.shape[0], writer.header.vocab
+    name = "lm_head.weight" if kind == "HEAD" else "embed_tokens.weight"
+    scales, factors = np.zeros(count, np.float32), np.zeros(count, np.float32)
+    for start in range(0, count, _PIECE):
+        part = rows[start:min(start + _PIECE, vocab)]
+        _finite(name, part)
+        missing = min(start + _PIECE, count) - start - part.shape[0]
         part = (np.concatenate([part,
                                 np.repeat(part[-1:]
-                                          if len(part) else embedding[-1:], missing, axis=0)])
+                                          if len(part) else rows[vocab - 1:vocab], missing,
+                                          axis=0)])
                 if missing else part)
         end = start + part.shape[0]
         codes, scales[start:end] = quantise_rows(part)
-        signs, factors[start:end] = sketch_rows(codes, scales[start:end])
-        writer.put("EMBEDDING", 0, codes)
-        writer.put("SKETCH", 0, pack_ternary(signs, weights))
-        progress("embedding", end, rows)
-    writer.put("EMBEDDING_SCALE", 0, scales)
-    writer.put("SKETCH_SCALE", 0, factors)
+        writer.put(kind, 0, codes)
+        if sketch:
+            signs, factors[start:end] = sketch_rows(codes, scales[start:end])
+            writer.put("SKETCH", 0, pack_ternary(signs, sketch))
+        progress("head" if kind == "HEAD" else "embedding", end, count)
+    writer.put(f"{kind}_SCALE", 0, scales)
+    if sketch:
+        writer.put("SKETCH_SCALE", 0, factors)
 
 
 def _put_layers(checkpoint: Checkpoint, weights: str, writer: ImageWriter, down_rows: bool,
                 progress: Progress) -> None:
+    columns = checkpoint.config.activation == "relu2"
     for index in range(checkpoint.config.layers):
         for key, value in checkpoint.layers[index].items():
             _finite(f"layers.{index}.{key}", value if key.endswith("norm") else value.scale)
+            value = fill_up(key, value, checkpoint.config)
             if key.endswith("norm"):
                 writer.put(key.upper(), index, value)
                 continue
-            writer.put(key.upper(),
-                       index,
-                       pack_ternary(value.weights.T if key == "down" else value.weights, weights),
-                       value.scale)
-            if key == "down" and down_rows:
-                writer.put("DOWN_ROWS", index, _by_rows(value.weights, weights), value.scale)
+            if key != "down":
+                writer.put(key.upper(), index, pack_ternary(value.weights, weights), value.scale)
+                continue
+            if columns:
+                writer.put("DOWN", index, pack_ternary(value.weights.T, weights), value.scale)
+            if down_rows:
+                writer.put("DOWN_ROWS", index, _by_rows(value.weights, writer.header, weights),
+                           value.scale)
         progress("layers", index + 1, checkpoint.config.layers)
 
 
@@ -206,7 +209,10 @@ def _prepare(checkpoint: Checkpoint, weights: str, cache_tokens: int) -> tuple[D
 
 def _fill(checkpoint: Checkpoint, weights: str, writer: ImageWriter, plan: Plan,
           progress: Progress) -> int:
-    _put_embedding(checkpoint, weights, writer, progress)
+    _put_rows(checkpoint.embedding, "EMBEDDING", weights if checkpoint.head is None else "", writer,
+              progress)
+    if checkpoint.head is not None:
+        _put_rows(checkpoint.head, "HEAD", weights, writer, progress)
     writer.put("ROPE", 0, rope_table(checkpoint.config))
     _finite("norm.weight", checkpoint.final_norm)
     writer.put("FINAL_NORM", 0, checkpoint.final_norm)

@@ -13,25 +13,27 @@ import struct
 import zlib
 from dataclasses import dataclass, fields, replace
 
-from xtvu.isa import RANK_LEVELS, SHARED_WORDS, VECTORS, WORD_BYTES
+from xtvu.isa import ACT_WORDS, RANK_LEVELS, SHARED_WORDS, VECTORS, WORD_BYTES
 from xtvu.layout import BLOCK_BYTES, WEIGHTS_PER_WORD, row_words
 
 __all__ = [
-    "BLOCK_BYTES", "CHUNK_TOKENS", "DDR_MAGIC", "FORMAT_VERSION", "HEAD_BYTES", "KINDS",
-    "LARGE_VOCABULARY", "MAX_LAYERS", "MAX_STOPS",
-    "MEMORY_BYTES", "MODEL_BASE", "PAGE_TOKENS", "RESERVED", "SHAPES", "SLOTS", "SMALL_LEVELS",
-    "TENSOR_BYTES",
+    "ACTIVATIONS", "BLOCK_BYTES", "CHUNK_TOKENS", "DDR_MAGIC", "FORMAT_VERSION", "HEAD_BYTES",
+    "KINDS", "LARGE_VOCABULARY", "MAX_LAYERS", "MAX_STOPS",
+    "MEMORY_BYTES", "MODEL_BASE", "PAGE_TOKENS", "PRESENT", "RESERVED", "SHAPES", "SLOTS",
+    "SMALL_LEVELS", "TENSOR_BYTES",
     "WEIGHT_MODES", "DdrHeader", "Tensor", "c_header",
     "down_chunks", "expected_words", "float_bits", "head_bytes", "header_sum", "lay_out",
     "pack_head", "shape_of", "start_of_id",
     "tensor_list",
 ]
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 DDR_MAGIC = 0x544E5442
 MODEL_BASE = 0x0020_0000  # DDR offset of the DDR part; HP ports do not reach the first megabyte
 MEMORY_BYTES = 0x4000_0000
 WEIGHT_MODES = {"base3": 0, "2bit": 1}
+#: What stands between gate and up: max(g, 0)^2, or g / (1 + e^-g).
+ACTIVATIONS = {"relu2": 0, "silu": 1}
 MAX_LAYERS = 64  # of the firmware's tensor table
 MAX_STOPS = 4  # stop0 to stop3 of the header
 CHUNK_TOKENS = BLOCK_BYTES  # of the transposed V cache: a row of a chunk is one block
@@ -42,21 +44,32 @@ SLOTS = 8  # conversations that a board has under way
 #: Tensor kinds. Per layer from INPUT_NORM on. Columns of a matrix are its inputs, but DOWN is
 #: stored transposed: a row of it holds what one input gives to all outputs, so that inputs of zero
 #: need not be read. DOWN_ROWS is the same matrix by rows, for passes of several tokens: chunks of
-#: columns, one behind the other, that fit the activation memory (``down_chunks``).
-KINDS = ("EMBEDDING", "EMBEDDING_SCALE", "SKETCH", "SKETCH_SCALE", "ROPE", "FINAL_NORM",
-         "INPUT_NORM", "Q", "K", "V", "O", "ATTN_SUB_NORM",
+#: columns, one behind the other, that fit the activation memory (``down_chunks``). HEAD is there if
+#: it is not the embedding; SKETCH is that of the head.
+KINDS = ("EMBEDDING", "EMBEDDING_SCALE", "HEAD", "HEAD_SCALE", "SKETCH", "SKETCH_SCALE", "ROPE",
+         "FINAL_NORM",
+         "INPUT_NORM", "Q", "K", "V", "Q_NORM", "K_NORM", "O", "ATTN_SUB_NORM",
          "POST_NORM", "GATE", "UP", "FFN_SUB_NORM", "DOWN", "DOWN_ROWS")
+#: Which models have a kind, as a C and Python expression of the header's fields; all have the
+#: others. DOWN_ROWS stands in those without DOWN, too, and in the others if there is room.
+PRESENT: dict[str, str] = {
+    "HEAD": "untied", "HEAD_SCALE": "untied", "Q_NORM": "qk_norms", "K_NORM": "qk_norms",
+    "ATTN_SUB_NORM": "sub_norms", "FFN_SUB_NORM": "sub_norms",
+    "DOWN": f"activation == {ACTIVATIONS['relu2']}",
+}
 
 #: Elements of each kind's tensor: rows, columns (products of header fields), and how they are
 #: stored. The board holds an image against this before it believes it (``expected_words``, and the
 #: same in the firmware's header).
 SHAPES: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
     "EMBEDDING": (("vocab",), ("hidden",), "int8"), "EMBEDDING_SCALE": ((), ("vocab",), "float"),
+    "HEAD": (("vocab",), ("hidden",), "int8"), "HEAD_SCALE": ((), ("vocab",), "float"),
     "SKETCH": (("vocab",), ("hidden",), "ternary"), "SKETCH_SCALE": ((), ("vocab",), "float"),
     "ROPE": (("context",), ("head_dim", "2"), "float"), "FINAL_NORM": ((), ("hidden",), "float"),
     "INPUT_NORM": ((), ("hidden",), "float"), "Q": (("heads", "head_dim"), ("hidden",), "ternary"),
     "K": (("kv_heads", "head_dim"), ("hidden",), "ternary"),
     "V": (("kv_heads", "head_dim"), ("hidden",), "ternary"),
+    "Q_NORM": ((), ("head_dim",), "float"), "K_NORM": ((), ("head_dim",), "float"),
     "O": (("hidden",), ("heads", "head_dim"), "ternary"),
     "ATTN_SUB_NORM": ((), ("heads", "head_dim"), "float"),
     "POST_NORM": ((), ("hidden",), "float"), "GATE": (("intermediate",), ("hidden",), "ternary"),
@@ -89,7 +102,9 @@ LARGE_VOCABULARY, SMALL_LEVELS = 16384, 6
 class DdrHeader:
     """The binary header, 32-bit words in this order; ``_bits`` fields hold float32 bits, ``_base``
     fields DDR addresses. ``context``: tokens of the longest conversation; ``cache_tokens``: of all
-    conversations together, whole pages."""
+    conversations together, whole pages. ``head_elements`` and ``inner_elements``: those of head_dim
+    and intermediate that are the model's own; the others are zeros which fill up what the machine
+    takes at once."""
 
     magic: int = DDR_MAGIC
     version: int = FORMAT_VERSION
@@ -107,10 +122,17 @@ class DdrHeader:
     context: int = 0
     cache_tokens: int = 0
     weight_mode: int = 0
+    activation: int = 0
+    sub_norms: int = 1
+    qk_norms: int = 0
+    untied: int = 0
+    head_elements: int = 0
+    inner_elements: int = 0
     tensors: int = 0
     eps_bits: int = 0
     inverse_hidden_bits: int = 0
     inverse_query_bits: int = 0
+    inverse_head_bits: int = 0
     inverse_intermediate_bits: int = 0
     score_scale_bits: int = 0
     stop_count: int = 0
@@ -177,16 +199,19 @@ def _blocks(size: int) -> int:
     return -(-size // BLOCK_BYTES) * BLOCK_BYTES
 
 
-def tensor_list(layers: int, down_rows: bool) -> list[tuple[str, int]]:
+def tensor_list(header: DdrHeader, down_rows: bool) -> list[tuple[str, int]]:
     """(kind, layer) of every tensor, in the order in which they lie in an image."""
+    present = [kind for kind in KINDS
+               if eval(PRESENT.get(kind, "1"), {}, vars(header))]  # expressions of this module
     first = KINDS.index("INPUT_NORM")
-    matrices = [kind
-                for kind in KINDS[first:] if SHAPES[kind][2] == "ternary" and kind != "DOWN_ROWS"]
-    norms = [kind for kind in KINDS[first:] if SHAPES[kind][2] == "float"]
-    each = [*matrices, *norms, *(["DOWN_ROWS"] if down_rows else [])]
-    return ([(kind, 0)
-             for kind in KINDS[:first]]
-            + [(kind, layer) for layer in range(layers) for kind in each])
+    single, layered = ([kind for kind in present if (KINDS.index(kind) < first) is alone]
+                       for alone in (True, False))
+    matrices = [kind for kind in layered if SHAPES[kind][2] == "ternary" and kind != "DOWN_ROWS"]
+    norms = [kind for kind in layered if SHAPES[kind][2] == "float"]
+    rows = ["DOWN_ROWS"] if down_rows or "DOWN" not in layered else []
+    return ([(kind, 0) for kind in single]
+            + [(kind, layer) for layer in range(header.layers)
+               for kind in (*matrices, *norms, *rows)])
 
 
 def shape_of(header: DdrHeader, kind: str) -> tuple[int, int]:
@@ -200,7 +225,7 @@ def shape_of(header: DdrHeader, kind: str) -> tuple[int, int]:
 def lay_out(header: DdrHeader, down_rows: bool) -> list[Tensor]:
     """Places every tensor and what is reserved behind them; fills in ``header``. Scales and
     checksums are still to come."""
-    names = tensor_list(header.layers, down_rows)
+    names = tensor_list(header, down_rows)
     header.tensors, header.header_bytes = len(names), head_bytes(len(names))
     offset, tensors = header.header_bytes, []
     for kind, layer in names:
@@ -257,25 +282,31 @@ def expected_words(header: DdrHeader, kind: str) -> int:
             if storage == "int8"
             else {value: name for name, value in WEIGHT_MODES.items()}[header.weight_mode])
     if kind == "DOWN_ROWS":
-        return rows * sum(row_words(chunk, mode) for chunk in down_chunks(columns, mode))
+        return rows * sum(row_words(chunk, mode) for chunk in down_chunks(header))
     return rows * row_words(columns, mode)
 
 
-def down_chunks(columns: int, mode: str) -> list[int]:
-    """Columns in each chunk of DOWN_ROWS: what the activation memory holds of eight vectors."""
-    step = SHARED_WORDS * WEIGHTS_PER_WORD[mode]
-    return [min(step, columns - start) for start in range(0, columns, step)]
+def down_chunks(header: DdrHeader) -> list[int]:
+    """Columns in each chunk of DOWN_ROWS: what the activation memory holds of as many vectors as a
+    pass of the model can have, eight or four."""
+    mode = next(name for name, value in WEIGHT_MODES.items() if value == header.weight_mode)
+    widest = max(header.hidden, header.heads * header.head_dim)
+    words = ACT_WORDS if row_words(widest, mode) > SHARED_WORDS else SHARED_WORDS
+    step = words * WEIGHTS_PER_WORD[mode]
+    return [min(step, header.intermediate - start)
+            for start in range(0, header.intermediate, step)]
 
 
 def c_header() -> str:
     """The firmware's view of the DDR part."""
     lines = ["// Generated from host/bitnet_host/model/header.py.", "#pragma once",
-             "#include <stdint.h>", ""]
+             "#include <stdbool.h>", "#include <stdint.h>", ""]
     lines += [f"#define IMAGE_MAGIC 0x{DDR_MAGIC:x}u", f"#define IMAGE_VERSION {FORMAT_VERSION}u",
               f"#define MODEL_BASE 0x{MODEL_BASE:x}u", f"#define IMAGE_MAX_LAYERS {MAX_LAYERS}u",
               f"#define CHUNK_TOKENS {CHUNK_TOKENS}u", f"#define PAGE_TOKENS {PAGE_TOKENS}u",
               f"#define SLOTS {SLOTS}u", ""]
-    lines += ["struct image_header {", *(f"    uint32_t {f.name};" for f in fields(DdrHeader)),
+    lines += [f"#define IMAGE_{name.upper()} {value}u" for name, value in ACTIVATIONS.items()]
+    lines += ["", "struct image_header {", *(f"    uint32_t {f.name};" for f in fields(DdrHeader)),
               "};", ""]
     lines += ["struct image_tensor {"]
     lines += [f"    {'float' if f.name == 'scale' else 'uint32_t'} {f.name};"
@@ -286,7 +317,17 @@ def c_header() -> str:
               f": {RANK_LEVELS}u)",
               f"#define IMAGE_BLOCKS(bytes) (((uint64_t)(bytes) + {BLOCK_BYTES - 1}) / "
               f"{BLOCK_BYTES} * {BLOCK_BYTES})", ""]
-    return "\n".join(lines + _c_expected_words() + _c_reserved()) + "\n"
+    return "\n".join(lines + _c_present() + _c_expected_words() + _c_reserved()) + "\n"
+
+
+def _c_present() -> list[str]:
+    """``image_has``: PRESENT."""
+    lines = ["// Whether such a model has tensors of a kind; DOWN_ROWS some have, some have not.",
+             "static inline bool image_has(const struct image_header *h, uint32_t kind)", "{",
+             "    switch (kind) {"]
+    for kind, expression in PRESENT.items():
+        lines += [f"    case KIND_{kind}:", f"        return h->{expression};"]
+    return [*lines, "    default:", "        return true;", "    }", "}", ""]
 
 
 def _c_expected_words() -> list[str]:
@@ -297,7 +338,11 @@ def _c_expected_words() -> list[str]:
              "kind)", "{",
              f"    uint64_t per_word = h->weight_mode ? {WEIGHTS_PER_WORD['2bit']} : "
              f"{WEIGHTS_PER_WORD['base3']};",
-             f"    uint64_t chunk = {SHARED_WORDS} * per_word, rest = h->intermediate % chunk;",
+             "    uint64_t widest = (uint64_t)h->heads * h->head_dim;",
+             "    widest = widest > h->hidden ? widest : h->hidden;",
+             f"    uint64_t words = (widest + per_word - 1) / per_word > {SHARED_WORDS} ? "
+             f"{ACT_WORDS} : {SHARED_WORDS};",
+             "    uint64_t chunk = words * per_word, rest = h->intermediate % chunk;",
              "    switch (kind) {"]
 
     def product(names: tuple[str, ...]) -> str:
@@ -311,7 +356,7 @@ def _c_expected_words() -> list[str]:
         if storage == "float":
             value = f"({product(rows + columns)} + {per_word} - 1) / {per_word}"
         if kind == "DOWN_ROWS":
-            value = (f"{product(rows)} * (h->intermediate / chunk * {SHARED_WORDS}"
+            value = (f"{product(rows)} * (h->intermediate / chunk * words"
                      " + (rest + per_word - 1) / per_word)")
         lines += [f"    case KIND_{kind}:", f"        return {value};"]
     return [*lines, "    default:", "        return 0;", "    }", "}", ""]

@@ -25,6 +25,7 @@ from xtvu.isa import RANK_LEVELS
 from bitnet_host.errors import BadFile, BadModel
 from bitnet_host.files import regular_size, replacing
 from bitnet_host.model.header import (
+    ACTIVATIONS,
     BLOCK_BYTES,
     DDR_MAGIC,
     FORMAT_VERSION,
@@ -44,6 +45,7 @@ from bitnet_host.model.header import (
     lay_out,
     start_of_id,
 )
+from bitnet_host.model.padding import padded_head, padded_inner
 from bitnet_host.model.plan import broken_limit
 
 __all__ = ["FILE_HEAD", "FILE_MAGIC", "Image", "c_file_head", "check_image", "file_head",
@@ -239,11 +241,15 @@ def check_image(image: Image) -> str:
 
 def _check_constants(header: DdrHeader) -> str:
     """Fields that follow from others."""
-    head = header.heads * header.head_dim
+    head = header.head_elements
+    sizes = {"head_dim": padded_head(head), "intermediate": padded_inner(header.inner_elements)}
+    for field_, size in sizes.items():
+        if getattr(header, field_) != size:
+            return f"{field_} is {getattr(header, field_)}, not {size}"
     constants = {
-        "inverse_hidden_bits": 1 / header.hidden, "inverse_query_bits": 1 / head,
-        "inverse_intermediate_bits": 1 / header.intermediate,
-        "score_scale_bits": math.log2(math.e) / math.sqrt(header.head_dim)}
+        "inverse_hidden_bits": 1 / header.hidden, "inverse_query_bits": 1 / (header.heads * head),
+        "inverse_head_bits": 1 / head, "inverse_intermediate_bits": 1 / header.inner_elements,
+        "score_scale_bits": math.log2(math.e) / math.sqrt(head)}
     for name, value in constants.items():
         if getattr(header, name) != float_bits(value):
             return f"{name} is not that of the model's shape"
@@ -269,10 +275,16 @@ def _check_meta(image: Image) -> str:
         if not isinstance(meta.get(name), kinds):
             return f"{name} of the description is {str(meta.get(name))[:40]!r}"
     config = meta["config"]
-    for name in ("layers", "hidden", "intermediate", "heads", "kv_heads", "head_dim", "context"):
-        if config.get(name) != getattr(header, name):
-            return (f"{name} is {config.get(name)!r} in the description and "
-                    f"{getattr(header, name)} on the board")
+    on_board = {name: getattr(header, name)
+                for name in ("layers", "hidden", "heads", "kv_heads", "context")}
+    on_board |= {"intermediate": header.inner_elements, "head_dim": header.head_elements,
+                 "activation": next(name for name, value in ACTIVATIONS.items()
+                                    if value == header.activation),
+                 "sub_norms": bool(header.sub_norms), "qk_norms": bool(header.qk_norms),
+                 "tied": not header.untied}
+    for name, value in on_board.items():
+        if config.get(name) != value:
+            return f"{name} is {config.get(name)!r} in the description and {value} on the board"
     vocab, eps = config.get("vocab"), config.get("eps")
     if not isinstance(vocab, int) or not 0 <= header.vocab - vocab < 8:
         return f"vocab is {vocab!r} in the description and {header.vocab} on the board"

@@ -26,10 +26,10 @@ PARTS: dict[str, tuple[str, ...]] = {
     "attention": ("Q", "K", "V", "O"),
     "MLP": ("GATE", "UP", "DOWN"),
     "down_proj by rows": ("DOWN_ROWS",),
-    "embedding and head": ("EMBEDDING", "EMBEDDING_SCALE"),
+    "embedding and head": ("EMBEDDING", "EMBEDDING_SCALE", "HEAD", "HEAD_SCALE"),
     "sketch of the head": ("SKETCH", "SKETCH_SCALE"),
-    "norms and RoPE": ("INPUT_NORM", "ATTN_SUB_NORM", "POST_NORM", "FFN_SUB_NORM", "FINAL_NORM",
-                       "ROPE"),
+    "norms and RoPE": ("INPUT_NORM", "Q_NORM", "K_NORM", "ATTN_SUB_NORM", "POST_NORM",
+                       "FFN_SUB_NORM", "FINAL_NORM", "ROPE"),
     "KV cache": ("k_base", "v_base", "ks_base", "vs_base"),
     "logits and work": ("logits_base", "candidates_base", "residual_base", "history_base"),
 }

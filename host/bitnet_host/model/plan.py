@@ -21,6 +21,7 @@ from xtvu.layout import WEIGHTS_PER_WORD
 
 from bitnet_host.errors import BadArgument
 from bitnet_host.model.header import (
+    ACTIVATIONS,
     KINDS,
     MAX_LAYERS,
     MAX_STOPS,
@@ -45,6 +46,8 @@ _CONSTANTS = {
     "NUMBERS": isa.largest("EPI", "base") + 1, "LAYERS": MAX_LAYERS, "STOPS": MAX_STOPS,
     "BASE3": WEIGHTS_PER_WORD["base3"], "TWO_BIT": WEIGHTS_PER_WORD["2bit"], "LOGITS": 8192,
     "PAGE": PAGE_TOKENS, "POOL": SLOTS * isa.largest("MULS", "n"),
+    # heads of the least size that fill an activation vector; rows of sigmoids at once
+    "HEADS": isa.ACT_WORDS * WEIGHTS_PER_WORD["base3"] // 32, "SIGMOIDS": 256,
 }
 #: name: parameters, and the body in Python and in C.
 _FUNCTIONS = {
@@ -59,15 +62,22 @@ _FUNCTIONS = {
 #: is kept small by those above.
 LIMITS: tuple[tuple[str, str], ...] = (
     ("(layers >= 1) & (layers <= LAYERS)", "{layers} layers: this machine takes 1 to {LAYERS}"),
-    ("(kv_heads >= 1) & (heads >= kv_heads) & (heads <= REPEATS) & (heads + kv_heads <= REPEATS)",
-     "{heads} query and {kv_heads} key/value heads: this machine takes {REPEATS} in all"),
-    ("(heads % kv_heads == 0) & (heads // kv_heads <= BYTE_VECTORS)",
-     "{heads} query heads on {kv_heads} key/value heads: this machine needs 1 to {BYTE_VECTORS} "
-     "query heads per key/value head"),
+    ("(kv_heads >= 1) & (heads >= kv_heads) & (heads <= HEADS)",
+     "{heads} query and {kv_heads} key/value heads: this machine takes 1 to {HEADS} query heads "
+     "and no more key/value heads than those"),
+    ("heads % kv_heads == 0",
+     "{heads} query heads cannot be shared among {kv_heads} key/value heads"),
+    ("(activation <= 1) & (sub_norms <= 1) & (qk_norms <= 1) & (untied <= 1)",
+     "activation {activation}, sub-norms {sub_norms}, QK-norms {qk_norms} or untied head {untied}: "
+     "this machine knows 0 and 1 of each"),
     ("(hidden >= 32) & (hidden % 32 == 0)",
      "hidden_size is {hidden}; this machine needs a positive multiple of 32"),
     ("(head_dim >= 32) & (head_dim % 32 == 0)",
      "head_dim is {head_dim}; this machine needs a positive multiple of 32"),
+    ("(head_elements >= 1) & (head_elements <= head_dim) & (inner_elements >= 1) & "
+     "(inner_elements <= intermediate)",
+     "{head_elements} of {head_dim} elements of a head or {inner_elements} of {intermediate} inner "
+     "ones: the model's own are at least one and at most all"),
     ("(intermediate >= LANES) & (intermediate % LANES == 0)",
      "intermediate_size is {intermediate}; this machine needs a positive multiple of {LANES}"),
     ("(vocab >= LANES) & (vocab % LANES == 0) & (vocab <= NUMBERS)",
@@ -80,6 +90,9 @@ LIMITS: tuple[tuple[str, str], ...] = (
      "{ROW_WORDS} and {ACT_WORDS} times 32"),
     ("intermediate <= ELEMENTS",
      "intermediate_size is {intermediate}; this machine takes {ELEMENTS}"),
+    ("(activation == 0) | (intermediate >= hidden)",
+     "intermediate_size {intermediate} is smaller than hidden_size {hidden}: with SiLU this "
+     "machine needs it to be as large"),
     ("(context >= 1) & (context <= ELEMENTS)",
      "the context is {context} tokens; this machine takes 1 to {ELEMENTS}: choose a shorter "
      "context"),
@@ -105,32 +118,40 @@ ROWS: dict[str, str] = {
     "context_rows": "even(words(choose(batch > 1, tokens, context), LANES))",
     "hidden_words": "words(hidden, per_word)",
     "query_words": "words(heads * head_dim, per_word)",
+    # words of inner vectors that down_proj by rows takes at once
+    "chunk_words": "choose(larger(hidden_words, query_words) > SHARED_WORDS, ACT_WORDS, "
+                   "SHARED_WORDS)",
+    # queries of a key/value head that are attended to at once
+    "group": "smaller(heads // kv_heads, BYTE_VECTORS)",
     "head_words": "words(head_dim, 32)",
     "x_rows": "hidden // LANES",  # from one token's to the next's
     "qkv_rows": "(heads + 2 * kv_heads) * head_rows",
     "gate_rows": "intermediate // LANES",
     "x": "0",
     "t": "x + batch * x_rows",
-    "rope": "even(t + larger(hidden, heads * head_dim) // LANES) + 1",
+    # beside what norms leave there, norms of queries and keys
+    "rope": "even(t + larger(larger(hidden, heads * head_dim), 2 * head_dim) // LANES) + 1",
     "qkv": "even(rope + 2 * head_rows)",
     "sums": "t + 1",  # of a chunk's values, where nothing else is needed then
     "scores": "qkv + batch * qkv_rows",
-    "cached": "scores + heads // kv_heads * context_rows + 1",
+    "cached": "scores + group * context_rows + 1",
     "direct": "scores",
     "swapped": "direct + (heads + kv_heads) * head_rows + 1",
     # down_proj by rows, for all tokens at once: its products overwrite inner vectors that are
     # already quantised
-    "down_rows": "(batch > 1) & by_rows & (x_rows <= smaller(SHARED_WORDS * per_word // LANES, "
-                 "gate_rows))",
+    "down_rows": "((batch > 1) | activation) & by_rows & (x_rows <= gate_rows)",
+    # of a piece of a gate, and one to put it into the bank that the gate is not in
+    "sigmoid_rows": "choose(activation, smaller(gate_rows, SIGMOIDS) + 1, 0)",
+    "inner_rows": "batch * gate_rows + sigmoid_rows",
     # if inner vectors need the room, the residual vectors of later tokens are kept in DDR meanwhile
-    "gate": "choose(down_rows & (qkv + batch * gate_rows > SCRATCH_ROWS) & (batch * gate_rows + "
-            "x_rows <= SCRATCH_ROWS),"
-            " SCRATCH_ROWS - batch * gate_rows, qkv)",
+    "gate": "choose(down_rows & (qkv + inner_rows > SCRATCH_ROWS) & (inner_rows + x_rows <= "
+            "SCRATCH_ROWS), SCRATCH_ROWS - inner_rows, qkv)",
+    "sigmoid": "gate + batch * gate_rows",
     "kept": "smaller(gate // x_rows, batch)",  # tokens whose residual vectors stay
     "logits": "qkv",
     "logits_chunk": "smaller((SCRATCH_ROWS - logits) * LANES, LOGITS)",
     "end": "larger(larger(cached + context_rows, swapped + (heads + kv_heads) * head_rows), gate + "
-           "batch * gate_rows)",
+           "inner_rows)",
 }
 
 Words = Mapping[str, int]
@@ -163,7 +184,7 @@ def broken_limit(header: Words) -> str:
     for holds, sentence in LIMITS:
         if not _evaluate(holds, values):
             return sentence.format(**values)
-    end = scratch_rows(header)["end"]
+    end = scratch_rows(header, by_rows=True)["end"]
     if end > isa.SCRATCH_ROWS:
         return (f"the model needs {end} of {isa.SCRATCH_ROWS} scratchpad rows: choose a shorter "
                 f"context")
@@ -173,9 +194,9 @@ def broken_limit(header: Words) -> str:
 def tokens_per_pass(header: Words, by_rows: bool, position: int = 0) -> int:
     """How many tokens of a prompt that goes on from ``position`` are processed at once, as the
     firmware chooses it."""
-    rows = scratch_rows(header)
-    wide = max(rows["hidden_words"], rows["query_words"]) > isa.SHARED_WORDS
+    wide = scratch_rows(header)["chunk_words"] > isa.SHARED_WORDS
     batch = isa.BYTE_VECTORS if wide else isa.VECTORS
+    by_rows = by_rows or bool(header["activation"])
     while (batch > 1
            and scratch_rows(header, batch, position + batch, by_rows)["end"] > isa.SCRATCH_ROWS):
         batch -= 1
@@ -248,6 +269,8 @@ def make_plan(header: DdrHeader, down_rows: bool | None = None, cache_tokens: in
     memory_bytes = memory_bytes or MEMORY_BYTES
     laid = replace(header)
     rows = scratch_rows(vars(laid), 2, 2, True)
+    if laid.activation != ACTIVATIONS["relu2"]:
+        down_rows = True  # it has no other
     if down_rows is None:
         laid.cache_tokens = _pool(laid, True, cache_tokens or 1, memory_bytes)
         lay_out(laid, bool(rows["down_rows"]))
@@ -261,7 +284,9 @@ def make_plan(header: DdrHeader, down_rows: bool | None = None, cache_tokens: in
     batch = tokens_per_pass(vars(laid), down_rows)
     rescored = (1 << laid.rank_levels) - 1
     head = words["SKETCH"] + rescored * words["EMBEDDING"] // laid.vocab
-    token_bytes = 32 * (whole + _READ_UP * words["UP"] + _READ_DOWN * words["DOWN"] + head)
+    inner = (words["UP"] + words["DOWN_ROWS"] if laid.activation
+             else _READ_UP * words["UP"] + _READ_DOWN * words["DOWN"])
+    token_bytes = 32 * (whole + inner + head)
     decode = token_bytes / _BYTES_PER_CYCLE
     down = words["DOWN_ROWS"] / batch if down_rows else _READ_DOWN * words["DOWN"]
     prompt = _PROMPT_OVERHEAD * ((whole + words["UP"]) / batch + down)

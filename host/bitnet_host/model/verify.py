@@ -7,18 +7,18 @@ no code of packing.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from xtvu.isa import WORD_BYTES
-from xtvu.layout import row_words, unpack_ternary, unstripe
 
 from bitnet_host.golden.reference import ReferenceModel
-from bitnet_host.model.checkpoint import Checkpoint, Linear
-from bitnet_host.model.convert import rope_table, sketch_rows
-from bitnet_host.model.header import KINDS, WEIGHT_MODES, down_chunks, float_bits
+from bitnet_host.model.checkpoint import Checkpoint, Linear, Rows
+from bitnet_host.model.convert import sketch_rows
+from bitnet_host.model.header import ACTIVATIONS, KINDS, float_bits
 from bitnet_host.model.image import Image
+from bitnet_host.model.padding import fill_up
+from bitnet_host.model.rope import rope_table
 from bitnet_host.reporting import Progress, quiet
 
 __all__ = ["Finding", "compare"]
@@ -55,10 +55,15 @@ def _dimensions(image: Image, checkpoint: Checkpoint) -> str:
     config, header = checkpoint.config, image.header
     pairs = {
         "layers": (header.layers, config.layers), "hidden_size": (header.hidden, config.hidden),
-        "intermediate_size": (header.intermediate, config.intermediate),
+        "intermediate_size": (header.inner_elements, config.intermediate),
         "heads": (header.heads, config.heads), "key and value heads": (header.kv_heads,
                                                                        config.kv_heads),
-        "head_dim": (header.head_dim, config.head_dim), "vocabulary": (image.vocab, config.vocab),
+        "head_dim": (header.head_elements, config.head_dim),
+        "vocabulary": (image.vocab, config.vocab),
+        "activation": (header.activation, ACTIVATIONS[config.activation]),
+        "sub-norms": (header.sub_norms, int(config.sub_norms)),
+        "QK-norms": (header.qk_norms, int(config.qk_norms)),
+        "untied head": (header.untied, int(not config.tied)),
         "eps": (header.eps_bits, float_bits(config.eps)),
         "stop tokens": (_stops(image), set(config.stop_tokens))}
     different = [f"{name} {ours} instead of {theirs}" for name, (ours, theirs) in pairs.items()
@@ -83,7 +88,7 @@ def _text(image: Image, checkpoint: Checkpoint) -> str:
 
 def _vectors(model: ReferenceModel, checkpoint: Checkpoint) -> str:
     header = model.header
-    table = rope_table(checkpoint.config)[:header.context]
+    table = rope_table(replace(checkpoint.config, context=header.context))
     wrong = []
     if not np.array_equal(model.floats("ROPE", table.size).reshape(table.shape), table):
         wrong.append("another RoPE")
@@ -94,22 +99,22 @@ def _vectors(model: ReferenceModel, checkpoint: Checkpoint) -> str:
 
 def _layer(model: ReferenceModel, checkpoint: Checkpoint, layer: int) -> str:
     wrong = []
-    for key, value in checkpoint.layers[layer].items():
+    for key, own in checkpoint.layers[layer].items():
+        value = fill_up(key, own, checkpoint.config)
         if not isinstance(value, Linear):
             if not np.array_equal(model.floats(key.upper(), value.size, layer), value):
                 wrong.append(f"{key} differs")
             continue
-        ours = model.matrix(KINDS.index(key.upper()), layer)
-        if key == "down" and _has(model.image, "DOWN_ROWS"):
-            different = int((_down_rows(model.image, layer) != value.weights).sum())
+        for kind in ("DOWN", "DOWN_ROWS") if key == "down" else (key.upper(),):
+            if not _has(model.image, kind):
+                continue
+            name = "down by rows" if kind == "DOWN_ROWS" else key
+            different = int((model.matrix(KINDS.index(kind), layer) != value.weights).sum())
             if different:
-                wrong.append(f"{different:,} weights of down by rows differ")
-        different = int((ours != value.weights).sum())
-        if different:
-            wrong.append(f"{different:,} weights of {key} differ")
-        stored = model.image.tensor(key.upper(), layer).scale
-        if np.float32(stored) != np.float32(value.scale):
-            wrong.append(f"the scale of {key} is {stored:g} instead of {value.scale:g}")
+                wrong.append(f"{different:,} weights of {name} differ")
+            stored = model.image.tensor(kind, layer).scale
+            if np.float32(stored) != np.float32(value.scale):
+                wrong.append(f"the scale of {name} is {stored:g} instead of {value.scale:g}")
     return ", ".join(wrong)
 
 
@@ -117,37 +122,36 @@ def _has(image: Image, kind: str) -> bool:
     return any(KINDS[tensor.kind] == kind for tensor in image.tensors)
 
 
-def _down_rows(image: Image, layer: int) -> NDArray[np.int8]:
-    """int8 [hidden, intermediate], from the chunks that it is stored in."""
-    header = image.header
-    mode = next(name for name, code in WEIGHT_MODES.items() if code == header.weight_mode)
-    data, start, chunks = unstripe(image.data(image.tensor("DOWN_ROWS", layer))), 0, []
-    for columns in down_chunks(header.intermediate, mode):
-        size = header.hidden * row_words(columns, mode) * WORD_BYTES
-        part = data[start:start + size].reshape(header.hidden, -1)
-        chunks.append(unpack_ternary(part, columns, mode))
-        start += size
-    return np.concatenate(chunks, axis=1)
-
-
 def _embedding(model: ReferenceModel, checkpoint: Checkpoint, progress: Progress) -> str:
+    wrong = _rows(model, checkpoint.embedding, "EMBEDDING", checkpoint.head is None, progress)
+    if checkpoint.head is not None:
+        wrong = ", ".join(filter(None, (wrong, _rows(model, checkpoint.head, "HEAD", True,
+                                                     progress))))
+    return wrong
+
+
+def _rows(model: ReferenceModel, matrix: Rows, kind: str, sketched: bool,
+          progress: Progress) -> str:
     """Rows in int8 are rounded: to half a step of the row's scale, which is 1/127 of its largest
     magnitude."""
-    rows, worst = checkpoint.config.vocab, 0.0
-    sketch, sketch_scales = (model.matrix(KINDS.index("SKETCH"), 0),
-                             model.floats("SKETCH_SCALE", rows))
-    scales = model.floats("EMBEDDING_SCALE", rows)
+    rows, worst = matrix.shape[0], 0.0
+    scales = model.floats(f"{kind}_SCALE", rows)
     for start in range(0, rows, _PIECE):
-        part = np.asarray(checkpoint.embedding[start:min(start + _PIECE, rows)], np.float32)
-        codes, factors = model.embedding(start, start + len(part)), scales[start:][:len(part)]
+        part = np.asarray(matrix[start:min(start + _PIECE, rows)], np.float32)
+        codes, factors = model.rows(kind)[start:start + len(part)], scales[start:][:len(part)]
         steps = np.abs(codes * factors[:, None].astype(np.float64) - part) / factors[:, None]
         wanted = np.maximum(np.abs(part).max(axis=1), 1e-8) / 127
         if not np.allclose(factors, wanted, rtol=1e-6, atol=0):
-            return f"rows from {start} on have other scales"
+            return f"rows of {kind.lower()} from {start} on have other scales"
         worst = max(worst, float(steps.max(initial=0)))
-        signs, magnitudes = sketch_rows(codes, factors)
-        if (not np.array_equal(signs, sketch[start:start + len(part)])
-                or not np.array_equal(magnitudes, sketch_scales[start:][:len(part)])):
+        if sketched and not _sketched(model, start, *sketch_rows(codes, factors)):
             return f"the sketch of the head is another one from row {start} on"
         progress("embedding", start + len(part), rows)
     return "" if worst < 0.5001 else f"a row is {worst:.1f} steps of its scale off"
+
+
+def _sketched(model: ReferenceModel, start: int, signs: NDArray[np.int8],
+              magnitudes: NDArray[np.float32]) -> bool:
+    end = start + len(signs)
+    return (np.array_equal(signs, model.matrix(KINDS.index("SKETCH"), 0)[start:end])
+            and np.array_equal(magnitudes, model.floats("SKETCH_SCALE", end)[start:]))

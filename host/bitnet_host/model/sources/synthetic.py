@@ -13,7 +13,7 @@ import json
 import math
 import re
 import struct
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -24,9 +24,11 @@ from xtvu.layout import stripe
 
 from bitnet_host.errors import BadArgument, BadFile
 from bitnet_host.files import replacing
-from bitnet_host.model.checkpoint import Checkpoint, Linear, ModelConfig
+from bitnet_host.model.checkpoint import Checkpoint, Linear, ModelConfig, norm_sizes
 from bitnet_host.model.convert import check_shape, convert
+from bitnet_host.model.families import FAMILIES
 from bitnet_host.model.header import (
+    ACTIVATIONS,
     BLOCK_BYTES,
     CHUNK_TOKENS,
     FORMAT_VERSION,
@@ -47,12 +49,12 @@ _BIAS_CHANNELS, _BIAS_VALUE = 32, 3.0
 _CODE_SIGMA = 34.0  # of int8 codes of a Gaussian vector of some thousand elements
 _UPDATE = 0.05  # what a layer adds to the residual stream, in its standard deviations
 
-#: hidden, intermediate, layers, heads, kv_heads, head_dim, vocab, context
-SHAPES: dict[str, tuple[int, ...]] = {
-    "2b4t": (2560, 6912, 30, 20, 5, 128, 128256, 2048),
-    "tiny": (256, 512, 4, 8, 2, 32, 2048, 256),
-}
+_TINY = ModelConfig(256, 512, 4, 8, 2, 32, 2048, 256, 500000.0, 1e-5)
+#: Shapes that have a name.
+SHAPES: dict[str, ModelConfig] = ({name: family.config for name, family in FAMILIES.items()}
+                                  | {"tiny": _TINY})
 _NAMES = ("hidden", "intermediate", "layers", "heads", "kv_heads", "head_dim", "vocab", "context")
+_SWITCHES = ("sub_norms", "qk_norms", "tied")
 
 
 def parse_shape(text: str) -> ModelConfig:
@@ -62,20 +64,27 @@ def parse_shape(text: str) -> ModelConfig:
     if name and name not in SHAPES:
         raise BadArgument(f"shape {text}: choose {', '.join(SHAPES)} or give "
                           f"{', '.join(f'{n}=N' for n in _NAMES)}")
-    values = dict(zip(_NAMES, SHAPES[name], strict=True)) if name else {}
+    values: dict[str, Any] = {}
     for item in filter(None, changes.split(",")):
-        match = re.fullmatch(r"(\w+)=(\d{1,7})", item)
-        if not match or match[1] not in _NAMES:
-            raise BadArgument(f"shape {text}: {item} is not one of "
-                              f"{', '.join(f'{n}=N' for n in _NAMES)}")
-        values[match[1]] = int(match[2])
-    missing = [n for n in _NAMES if n not in values]
+        key, _, value = item.partition("=")
+        if key in _NAMES and re.fullmatch(r"[0-9]{1,7}", value):
+            values[key] = int(value)
+        elif key in _SWITCHES and value in ("0", "1"):
+            values[key] = value == "1"
+        elif key == "activation" and value in ACTIVATIONS:
+            values[key] = value
+        else:
+            raise BadArgument(
+                f"shape {text}: {item} is not one of {', '.join(f'{n}=N' for n in _NAMES)}, "
+                f"activation={'|'.join(ACTIVATIONS)}, "
+                f"{', '.join(f'{n}=0|1' for n in _SWITCHES)}")
+    missing = [n for n in _NAMES if n not in values and not name]
     if missing:
         raise BadArgument(f"shape {text} lacks {', '.join(missing)}")
-    hidden, intermediate, layers, heads, kv_heads, head_dim, vocab, context = (values[n]
-            for n in _NAMES)
-    return ModelConfig(hidden, intermediate, layers, heads, kv_heads, head_dim, vocab, context,
-                       500000.0, 1e-5)
+    config = SHAPES[name or "tiny"]
+    if "context" in values:
+        values["trained_context"] = max(values["context"], config.trained_context)
+    return replace(config, **values)
 
 
 @dataclass
@@ -127,11 +136,11 @@ def synthetic_checkpoint(config: ModelConfig, gate_zeros: float, seed: int) -> C
             "o": Linear(o, _UPDATE / math.sqrt(queries * 2 / 3)),
             "gate": Linear(gate, 1 / sigma), "up": Linear(ternary(inner, hidden), 1 / sigma),
             "down": Linear(down, _UPDATE / math.sqrt(inner * 2 / 3)),
-            "input_norm": vector(hidden), "attn_sub_norm": vector(queries),
-            "post_norm": np.ones(hidden, np.float32),
-            "ffn_sub_norm": vector(inner),
+            **{name: np.ones(size, np.float32) if name == "post_norm" else vector(size)
+               for name, size in norm_sizes(config).items()},
         })
-    return Checkpoint(config, embedding, vector(hidden), layers)
+    head = None if config.tied else rng.standard_normal((config.vocab, hidden), np.float32)
+    return Checkpoint(config, embedding, vector(hidden), layers, head=head)
 
 
 def _cache(header: DdrHeader, seed: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
