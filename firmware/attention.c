@@ -101,7 +101,7 @@ static void multiply_keys(uint32_t group, uint32_t index, const struct input *in
         uint32_t place = pages_place(input->pages, at);
         tvu_stream((model.k_base + index * model.k_head_bytes + place * bytes) | FENCE,
                    run * plan.head_words);
-        tvu_epi(plan.cached + at / TVU_LANES, TVU_FACTOR_B, TVU_PICK_NONE, 0, 0);
+        tvu_epi(plan.cached + at / TVU_LANES, TVU_FACTOR_B, TVU_PICK_NONE, 0, 0, 0);
         tvu_dot(plan.scores + at / TVU_LANES, plan.head_words, TVU_MODE_INT8, group - 1, 0, S_OUT,
                 plan.context_rows, run);
     }

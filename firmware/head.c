@@ -48,7 +48,7 @@ bool head_full(bool keep, struct logits *logits)
         tvu_stream(scales->address + 4 * start, n / TVU_LANES);
         tvu_stream(rows->address + start * model.hidden, n * words);
         tvu_loadf(plan.logits, n, 0);
-        tvu_epi(plan.logits, TVU_FACTOR_B, TVU_PICK_NONE, !keep, start);
+        tvu_epi(plan.logits, TVU_FACTOR_B, TVU_PICK_NONE, !keep, 0, start);
         tvu_dot(plan.logits, words, TVU_MODE_INT8, 0, 0, S_OUT, 0, n);
         if (keep)
             tvu_storef(model.logits_base + 4 * start, plan.logits, n);
@@ -72,7 +72,7 @@ void head_rank(uint32_t count)
         tvu_stream(scales->address + 4 * start, n / TVU_LANES);
         tvu_stream(rows->address + start * words * TVU_WORD_BYTES, n * words);
         tvu_loadf(plan.logits, n, 0);
-        tvu_epi(plan.logits, TVU_FACTOR_B, TVU_PICK_NONE, 1, start);
+        tvu_epi(plan.logits, TVU_FACTOR_B, TVU_PICK_NONE, 1, 0, start);
         tvu_dot(0, words, model.weight_mode, count - 1, 1, S_OUTS, 0, n);
     }
 }

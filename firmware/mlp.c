@@ -34,7 +34,7 @@ static void gate_up(uint32_t layer, uint32_t count)
     for (uint32_t i = plan.kept; i < count; i++)
         tvu_storef(kept_residual(i), plan.x + i * plan.x_rows, model.hidden);
     tvu_epi(0, squared ? TVU_FACTOR_RELU2 : TVU_FACTOR_NONE, pick ? TVU_PICK_MARK : TVU_PICK_NONE,
-            0, 0);
+            0, 0, 0);
     tvu_dot(plan.gate, words, model.weight_mode, count - 1, 1, S_OUTS, plan.gate_rows, rows);
     if (!squared) {
         tvu_sset(S_A, TVU_FLOAT_SIGMOID_UNIT);
@@ -48,7 +48,7 @@ static void gate_up(uint32_t layer, uint32_t count)
     else
         stream_tensor(KIND_UP, layer);
     output_scales(KIND_UP, layer, 0, count);
-    tvu_epi(0, TVU_FACTOR_DST, pick ? TVU_PICK_PICKED : TVU_PICK_NONE, 0, 0);
+    tvu_epi(0, TVU_FACTOR_DST, pick ? TVU_PICK_PICKED : TVU_PICK_NONE, 0, 0, 0);
     tvu_dot(plan.gate, words, model.weight_mode, count - 1, 1, S_OUTS, plan.gate_rows, rows);
 }
 

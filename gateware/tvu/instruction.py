@@ -26,6 +26,7 @@ class Epilogue(data.Struct):
     factor: 2
     pick: 2
     rank: 1
+    first: 5
     base: 20
 
 

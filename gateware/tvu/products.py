@@ -33,7 +33,8 @@ def _rests(words: int, dsp_clock: int) -> int:
 
 
 class DotProducts(wiring.Component):
-    """Members: ``start`` latches ``words`` (stream words per row), ``mode``, ``last_vector`` (the
+    """Members: ``start`` latches ``words`` (stream words per row), ``first`` (word of the
+    activations that the first of them meets), ``mode``, ``last_vector`` (the
     number of the last one), ``rows``, ``picked`` (rows are those of ``entry``) and ``columns``
     (picked columns instead of rows); ``word`` and ``entry`` in; ``write`` to the activation memory;
     ``result`` out, one per row; ``column_row`` out, the sums of columns; ``hungry`` while a word
@@ -45,7 +46,7 @@ class DotProducts(wiring.Component):
         self._adder, self._dsp_clock = adder, dsp_clock
         super().__init__({
             "start": In(1),
-            "words": In(7), "mode": In(2), "last_vector": In(3), "rows": In(19), "picked": In(1),
+            "first": In(5), "words": In(7), "mode": In(2), "last_vector": In(3), "rows": In(19), "picked": In(1),
             "columns": In(1),
             "word": In(stream.Signature(256)), "entry": In(stream.Signature(PickedRow)),
             "hungry": Out(1),
@@ -63,6 +64,7 @@ class DotProducts(wiring.Component):
         self._picked, self._columns, self._ending = Signal(), Signal(), Signal()
         # of the word that comes next; whether it is of the first column
         self._index, self._row, self._fresh = Signal(7), Signal(15), Signal()
+        self._first, self._begins = Signal(5), Signal()  # where a row begins; whether one does
         # The upper half of the activation memory holds column codes, one after the other.
         self._spread = Signal(range(ACT_WORDS), init=SHARED_WORDS)
         # Whether words have two passes of a cycle each, and which one enters the array.
@@ -109,13 +111,15 @@ class DotProducts(wiring.Component):
                                           | (self.last_vector >= TOKENS))
         with m.If(self.start):
             m.d.sync += [
-                self._last_word.eq(self.words - 1), self._mode.eq(self.mode),
+                self._last_word.eq(self.words + self.first - 1), self._mode.eq(self.mode),
                 self._rows.eq(Mux(self.picked, 0, self.rows)), self._picked.eq(self.picked),
                 self._columns.eq(self.columns), self._ending.eq(self.picked),
-                self._index.eq(0), self._row.eq(0), self._fresh.eq(1),
+                self._index.eq(self.first), self._first.eq(self.first), self._begins.eq(1),
+                self._row.eq(0), self._fresh.eq(1),
             ]
         with m.Elif(take):
-            m.d.sync += self._index.eq(Mux(self._final, 0, self._index + 1))
+            m.d.sync += [self._index.eq(Mux(self._final, self._first, self._index + 1)),
+                         self._begins.eq(self._final)]
             with m.If(self._final):
                 m.d.sync += [self._row.eq(self._row + 1), self._fresh.eq(0),
                              self._spread.eq((self._spread + 1) | SHARED_WORDS)]
@@ -139,11 +143,10 @@ class DotProducts(wiring.Component):
         m.d.sync += Assert(~array.read_columns | ~Cat(valids).any(),
                            "columns are read while products are added")
         self._feed(m, valids)
-        first = self._index == 0
         m.d.comb += [
             self.awake.eq(Cat(valids).any() | drain.drain | array.read_columns),
             self.awake_fill.eq(array.awake_fill),
-            array.spread.eq(take & self._columns & first), array.spread_address.eq(self._spread),
+            array.spread.eq(take & self._columns & self._begins), array.spread_address.eq(self._spread),
             array.code.eq(self.entry.payload.code),
             drain.start.eq(self.start & self.columns), drain.rows.eq(self.rows),
             drain.digits5.eq(self.mode == MODES["base3"]),
@@ -168,7 +171,7 @@ class DotProducts(wiring.Component):
             array.mode.eq(self._mode), array.columns.eq(self._columns),
             array.both.eq(self._both if self._dsp_clock == 1 else 1),
             array.valid.eq(valids[1]), array.total_valid.eq(valids[late]),
-            array.first.eq(delay(m, self._index == 0, late)),
+            array.first.eq(delay(m, self._begins, late)),
             array.select.eq(delay(m, self._index[(ACT_WORDS - 1).bit_length():], late)),
         ]
 

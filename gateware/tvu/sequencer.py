@@ -61,8 +61,8 @@ class Sequencer(wiring.Component):
                 "start": Out(1), "op": Out(VectorOp), "done": In(1), "reduced": In(1),
                 "value": In(32)})),
             "dot": Out(wiring.Signature({
-                "start": Out(1), "words": Out(7), "mode": Out(2), "last_vector": Out(3),
-                "rows": Out(19), "picked": Out(1), "columns": Out(1)})),
+                "start": Out(1), "first": Out(5), "words": Out(7), "mode": Out(2),
+                "last_vector": Out(3), "rows": Out(19), "picked": Out(1), "columns": Out(1)})),
             "rank": Out(wiring.Signature({
                 "clear": Out(1), "levels": Out(4), "start": Out(1), "base": Out(20),
                 "last_vector": Out(3), "idle": In(1)})),
@@ -168,6 +168,7 @@ class Sequencer(wiring.Component):
         held, field = self._held, self._held.field
         columns, picked = held.name_is("COLS"), held.epilogue.pick == isa.PICKS["picked"]
         m.d.comb += [
+            self.dot.first.eq(Mux(held.name_is("DOT"), held.epilogue.first, 0)),
             self.dot.words.eq(field(dict.fromkeys(DOTS, "words"))),
             self.dot.mode.eq(field(named("mode"))), self.dot.rows.eq(field(named("rows"))),
             self.dot.last_vector.eq(Mux(columns, 0, field(named("last_vector")))),

@@ -210,12 +210,13 @@ class ProgramWriter:
         rows = self._count(min(200, 1200 // words))
         stride = -(-rows // 8) + self._int(0, 2)
         name = "DOTA" if self._maybe(0.3) else "DOT"
-        self._codes(mode, vectors, words)
+        first = self._int(0, most - words) if words <= most and self._maybe(0.5) else 0
+        self._codes(mode, vectors, first + words)
         self._set(2, 0.0005, 0.01)
         self._stream("bytes", rows * words)
-        if self._maybe(0.5):
+        if first or self._maybe(0.5):
             self._add("EPI", b=self._int(0, _ROWS - 64), factor=self._int(0, 3),
-                      pick=isa.PICKS["none"], rank=0, base=0)
+                      pick=isa.PICKS["none"], rank=0, first=first, base=0)
         self._add(name, dst=_ROWS + self._int(0, 100), words=words, mode=isa.MODES[mode],
                   last_vector=vectors - 1, s=2, step_s=0, stride=stride,
                   rows=rows)
@@ -231,12 +232,12 @@ class ProgramWriter:
         for _ in range(self._int(1, 2)):
             if self._maybe(0.5):
                 if self._maybe(0.3):  # an EPI that another one replaces counts for nothing
-                    self._add("EPI", b=0, factor=0, pick=isa.PICKS["mark"], rank=0, base=0)
-                    self._add("EPI", b=0, factor=0, pick=isa.PICKS["none"], rank=0, base=0)
+                    self._add("EPI", b=0, factor=0, pick=isa.PICKS["mark"], rank=0, first=0, base=0)
+                    self._add("EPI", b=0, factor=0, pick=isa.PICKS["none"], rank=0, first=0, base=0)
                     self._add("MULS", dst=_ROWS, a=0, s=2, n=8, t=0)
                 self._stream("bytes", 8 * groups * words)
                 self._add("EPI", b=0, factor=isa.FACTORS["relu2"], pick=isa.PICKS["mark"], rank=0,
-                          base=0)
+                          first=0, base=0)
                 self._add("DOT", **dot)
             else:
                 self._add("SSET", d=3, value=float_bits(float(self.rng.choice([0.05, 0.3, 20]))))
@@ -245,7 +246,7 @@ class ProgramWriter:
             self._add("STREAMP", addr=address, groups=groups, words=words)
             if self._maybe(0.5):
                 self._add("EPI", b=0, factor=isa.FACTORS["dst"], pick=isa.PICKS["picked"], rank=0,
-                          base=0)
+                          first=0, base=0)
                 self._add("DOT", **dot)
             else:
                 rows = self._int(1, words * WEIGHTS_PER_WORD[mode])
@@ -265,7 +266,7 @@ class ProgramWriter:
             self._stream("bytes", rows)
             self._add("EPI",
                       b=self._int(0, 100), factor=isa.FACTORS["b" if self._maybe(0.3) else "none"],
-                      pick=0, rank=1, base=part * 1000)
+                      pick=0, rank=1, first=0, base=part * 1000)
             scale = 0 if self._maybe(0.1) else 2  # 0: all are equal
             self._add("DOT", dst=0, words=1, mode=isa.MODES[mode], last_vector=last, s=scale,
                       step_s=0, stride=0, rows=rows)
@@ -290,6 +291,8 @@ class ProgramWriter:
             ("DOT", dot | dict(rows=self._int(32769, (1 << 19) - 1))),
             ("DOTA", dot | dict(mode=3)), ("DOT", dot | dict(words=33)),
             ("DOT", dot | dict(words=17, last_vector=4)),
+            ("DOT", dot | dict(words=self._int(2, 32), mode=self._int(0, 2), first=31)),
+            ("DOT", dot | dict(words=self._int(2, 16), last_vector=4, first=15)),
             ("COLS", dict(dst=0, words=1, mode=0, s=1, rows=161)),
             ("COLS", dict(dst=0, words=2, mode=1, s=1, rows=257)),
             ("LOADB", dict(dst=0, s=1, n=32 * self._int(1, 3) + 8, t=0)),
@@ -298,6 +301,9 @@ class ProgramWriter:
             ("CHECK", dict(t=0, words=0)),
         ]
         name, operands = choices[self._int(0, len(choices) - 1)]
+        first = operands.pop("first", 0)
+        if first:
+            self._add("EPI", b=0, factor=0, pick=0, rank=0, first=first, base=0)
         self._add(name, **operands)
 
     def _control(self) -> None:

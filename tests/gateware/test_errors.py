@@ -146,7 +146,7 @@ _OPERATIONS = {
     "STOREQT": [("STOREQT", dict(addr=RESULT, a=0, n=8, s=1))],
 }
 _PRODUCT = dict(dst=0, words=1, mode=0, last_vector=0, s=1, step_s=0, stride=0, rows=8)
-_EPI = dict(b=0, factor=0, pick=0, rank=0, base=0)
+_EPI = dict(b=0, factor=0, pick=0, rank=0, first=0, base=0)
 _PRODUCTS = {
     "DOTA": [("DOTA", _PRODUCT)],
     "EPI b": [("EPI", _EPI | dict(factor=isa.FACTORS["b"])), ("DOT", _PRODUCT | dict(dst=100))],

@@ -37,7 +37,7 @@ PROBE = [
     ("SSET", dict(d=1, value=float_bits(20.0))), ("QUANT5", dict(vector=0, a=100, s=1, n=160)),
     ("PICK", dict(a=100, s=1, n=64)),
     ("STREAMP", dict(addr=DATA, groups=8, words=1)),
-    ("EPI", dict(b=0, factor=0, pick=isa.PICKS["picked"], rank=0, base=0)),
+    ("EPI", dict(b=0, factor=0, pick=isa.PICKS["picked"], rank=0, first=0, base=0)),
     ("DOT", dict(dst=200, words=1, mode=0, last_vector=0, s=1, step_s=0, stride=0, rows=64)),
     ("STOREF", dict(addr=RESULT + 4096, a=200, n=8)),
     WAIT, *(("SGET", dict(s=s)) for s in range(2, 5)),
@@ -120,12 +120,12 @@ _WEDGES = {
     "words that nobody takes": [("STREAM", dict(addr=DATA, words=2000))],
     "operation without words": [_CHECK],
     "full queue": [_CHECK] * 33,
-    "product without its picked rows": [("EPI", dict(b=0, factor=0, pick=2, rank=0, base=0)),
+    "product without its picked rows": [("EPI", dict(b=0, factor=0, pick=2, rank=0, first=0, base=0)),
                                         ("DOT", _DOT | dict(words=1))],
     "columns without theirs": [("COLS", dict(dst=0, words=1, mode=0, s=1, rows=8))],
     "half a program": [("REP",
                         dict(count=9, step_s=1, step_t=1, stride_dst=1, stride_a=1, stride_b=1)),
-                       ("EPI", dict(b=0, factor=3, pick=1, rank=1, base=5))],
+                       ("EPI", dict(b=0, factor=3, pick=1, rank=1, first=0, base=5))],
     "picked stream that nobody takes": [("STREAMP", dict(addr=DATA | 1, groups=200, words=2))],
     "full stream queue": [("STREAM", dict(addr=DATA, words=2000))] * 9,
 }
@@ -211,10 +211,10 @@ def test_many_stores_behind_a_fence(tvu_sim, tmp_path, count):
 
 def test_a_mark_that_is_replaced_counts_for_nothing(tvu_sim, tmp_path):
     """Two EPIs before one DOT, an EPI before another operation: STREAMP waits for what happens."""
-    mark = ("EPI", dict(b=0, factor=0, pick=isa.PICKS["mark"], rank=0, base=0))
+    mark = ("EPI", dict(b=0, factor=0, pick=isa.PICKS["mark"], rank=0, first=0, base=0))
     dot = ("DOT", _DOT | dict(words=1, rows=64))
     take = [("STREAMP", dict(addr=DATA | 1, groups=1, words=1)),
-            ("EPI", dict(b=0, factor=0, pick=2, rank=0, base=0)), dot]
+            ("EPI", dict(b=0, factor=0, pick=2, rank=0, first=0, base=0)), dot]
     stream = ("STREAM", dict(addr=DATA, words=64))
     repeat = ("REP", dict(count=1, step_s=0, step_t=0, stride_dst=0, stride_a=0, stride_b=0))
     program = [mark, mark, stream, dot, *take, mark, ("MULS", dict(dst=0, a=0, s=0, n=8, t=0)),

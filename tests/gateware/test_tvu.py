@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tvu_bench import MEGABYTE, WAIT, float_bits, memory_of, run_model, run_rtl
 from xtvu import isa
-from xtvu.layout import pack_ternary, row_words
+from xtvu.layout import WEIGHTS_PER_WORD, pack_ternary, row_words
 from xtvu.machine import Machine
 
 DATA, RESULT, SIZE = 2 * MEGABYTE, 3 * MEGABYTE, 4 * MEGABYTE
@@ -102,6 +102,38 @@ def test_dot(each_tvu_sim, tmp_path, mode, rows, columns, vectors):
     for v in range(vectors):
         _store(program, 5000 + 32 * v, rows, 1024 * v)
     _check(each_tvu_sim, tmp_path, memory_of(data + matrix.tobytes()), program, "conservative")
+
+
+@pytest.mark.parametrize("mode", isa.MODES)
+@pytest.mark.parametrize("first,words,vectors", [(1, 1, 1), (7, 2, 4), (31, 1, 3), (15, 1, 8),
+                                                 (5, 11, 6)])
+def test_dot_from_a_word_on(each_tvu_sim, tmp_path, mode, first, words, vectors):
+    """EPI's `first`: two products with words of the activations from there on, and one without."""
+    if mode == "int8":
+        vectors = min(vectors, isa.BYTE_VECTORS)
+    rng = np.random.default_rng(first)
+    rows, columns = 21, (first + words) * WEIGHTS_PER_WORD[mode]
+    x = rng.standard_normal(vectors * columns).astype(np.float32)
+    weights = rng.integers(0, 256, 3 * rows * words * 32).astype(np.uint8)
+    data = x.tobytes()
+    data += bytes(-len(data) % 512)
+    dot = dict(words=words, mode=isa.MODES[mode], last_vector=vectors - 1, s=4, step_s=0, stride=3,
+               rows=rows)
+    program: list = []
+    for v in range(vectors):
+        program += [("STREAM", dict(addr=DATA + 4 * v * columns, words=columns // 8)),
+                    ("LOADF", dict(dst=0, n=columns, t=0)),
+                    ("SSET", dict(d=1, value=float_bits(40.0))),
+                    (isa.QUANTISERS[mode], dict(vector=v, a=0, s=1, n=columns))]
+    epi = dict(b=0, factor=isa.FACTORS["b"], pick=0, rank=0, first=first, base=0)
+    program += [("SSET", dict(d=4, value=float_bits(0.01))),
+                ("STREAM", dict(addr=DATA + len(data), words=3 * rows * words)),
+                ("EPI", epi), ("DOT", dot | dict(dst=5000)),
+                ("EPI", epi | dict(factor=0)), ("DOT", dot | dict(dst=5100)),
+                ("DOT", dot | dict(dst=5200))]
+    for place in range(3):
+        _store(program, 5000 + 100 * place, 8 * 3 * vectors, 4096 * place)
+    _check(each_tvu_sim, tmp_path, memory_of(data + weights.tobytes()), program)
 
 
 @pytest.mark.parametrize("mode", isa.MODES)
@@ -272,10 +304,10 @@ def test_picked_rows_and_columns(each_tvu_sim, tmp_path, mode, preset, rows, col
         ("SSET", dict(d=1, value=float_bits(40.0))), ("SSET", dict(d=2, value=float_bits(0.01))),
         (quant, dict(vector=0, a=0, s=1, n=columns)),
         ("STREAM", dict(addr=places[0], words=rows * words)),
-        ("EPI", dict(b=0, factor=isa.FACTORS["relu2"], pick=isa.PICKS["mark"], rank=0, base=0)),
+        ("EPI", dict(b=0, factor=isa.FACTORS["relu2"], pick=isa.PICKS["mark"], rank=0, first=0, base=0)),
         ("DOT", dot | dict(dst=1000)),
         ("STREAMP", dict(addr=places[1], groups=groups, words=words)),
-        ("EPI", dict(b=0, factor=isa.FACTORS["dst"], pick=isa.PICKS["picked"], rank=0, base=0)),
+        ("EPI", dict(b=0, factor=isa.FACTORS["dst"], pick=isa.PICKS["picked"], rank=0, first=0, base=0)),
         ("DOT", dot | dict(dst=1000)),
         ("PICK",
          dict(a=1000, s=1, n=rows)), ("STREAMP", dict(addr=places[2], groups=groups, words=words)),
@@ -301,7 +333,7 @@ def test_empty_picked_streams_and_maxima_into_register_zero(each_tvu_sim, tmp_pa
     x = rng.standard_normal(512).astype(np.float32)
     rows = pack_ternary(rng.integers(-1, 2, (16, 160)).astype(np.int8), "base3")
     place = DATA + x.nbytes
-    picked = dict(b=0, factor=0, pick=isa.PICKS["picked"], rank=0, base=0)
+    picked = dict(b=0, factor=0, pick=isa.PICKS["picked"], rank=0, first=0, base=0)
     dot = dict(dst=200, words=1, mode=isa.MODES["base3"], last_vector=0, s=1, step_s=0, stride=0,
                rows=16)
     program: list = []
@@ -334,7 +366,7 @@ def test_factor_from_the_scratchpad(each_tvu_sim, tmp_path):
         ("QUANT8", dict(vector=0, a=0, s=1, n=columns)),
         ("SSET", dict(d=2, value=float_bits(1e-3))),
         ("STREAM", dict(addr=DATA + x.nbytes, words=3 * rows)),
-        ("EPI", dict(b=3, factor=isa.FACTORS["b"], pick=0, rank=0, base=0)),
+        ("EPI", dict(b=3, factor=isa.FACTORS["b"], pick=0, rank=0, first=0, base=0)),
         ("DOT",
          dict(dst=100, words=3,
               mode=isa.MODES["int8"], last_vector=3, s=2, step_s=0, stride=9, rows=rows)),
@@ -363,7 +395,7 @@ def test_ranking_keeps_the_largest(each_tvu_sim, tmp_path, levels, rows, vectors
             # its rows are still leaving when the product, whose rows go to the ranking, could start
             ("STOREQT", dict(addr=RESULT + part, a=0, n=32, s=1)),
             ("STREAM", dict(addr=DATA + 512 + part * rows * 32, words=rows)),
-            ("EPI", dict(b=0, factor=0, pick=0, rank=1, base=part * rows)),
+            ("EPI", dict(b=0, factor=0, pick=0, rank=1, first=0, base=part * rows)),
             ("DOT",
              dict(dst=0, words=1,
                   mode=isa.MODES["int8"], last_vector=vectors - 1, s=1, step_s=0, stride=0,

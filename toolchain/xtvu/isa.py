@@ -273,18 +273,19 @@ _TABLE: tuple[tuple[int, str, int, str, str, str], ...] = (
      "vector."),
     (VECTOR, "PICK", 17, f"{_A} {_S} {_N}", "pick = clamp(rne(a * s), -127, 127)",
      "Quantises into the pick memory; pads with zeros to 8."),
-    (VECTOR, "EPI", 18, "b=1:0+13 factor=1:13+2 pick=1:15+2 rank=1:17+1 base=2:0+20",
+    (VECTOR, "EPI", 18,
+     "b=1:0+13 factor=1:13+2 pick=1:15+2 rank=1:17+1 first=1:18+5 base=2:0+20",
      "the next DOT's scaled products r become: b: r * b[row]; dst: r * dst[row]; relu2: max(r, "
      "0)^2",
      "Prefix for the next DOT. `b` is the same for all vectors. pick = mark: pick[row] = (result > "
      "0); pick = picked: the stream holds "
      "picked rows, others are left alone. rank: results enter their vectors' rankings as numbers "
-     "base + row, not the scratchpad."),
+     "base + row, not the scratchpad. The product takes the activations from word `first` on."),
     (VECTOR, "DOT", 19,
      _DOT,
      "dst[v*stride][r] = float(row r of the stream . act[v]) * s[s + step_s*v], v = 0..last_vector",
      "Matrix rows from the stream times 1 to 8 activation vectors, or 1 to 4 of int8; "
-     "`last_vector` is the number of the last. Up to 32 words "
+     "`last_vector` is the number of the last. Up to 32 words, those before the first counted, "
      "for four vectors, 16 for more; a single int8 vector may go on in the next ones."),
     (VECTOR, "DOTA", 20,
      _DOT,

@@ -329,11 +329,13 @@ class Machine:
 
     def _dot(self, name: str, o: dict[str, int], epilogue: dict[str, int]) -> None:
         mode = _MODE_NAMES.get(o["mode"])
+        first = epilogue.get("first", 0) if name == "DOT" else 0
+        used = slice(first, first + o["words"])
         if mode == "int8":
             last = o["last_vector"]
-            fits = last == 0 or (last < BYTE_VECTORS and o["words"] <= ACT_WORDS)
+            fits = (last == 0 and not first) or (last < BYTE_VECTORS and used.stop <= ACT_WORDS)
         else:
-            fits = o["words"] <= (ACT_WORDS if o["last_vector"] < BYTE_VECTORS else SHARED_WORDS)
+            fits = used.stop <= (ACT_WORDS if o["last_vector"] < BYTE_VECTORS else SHARED_WORDS)
         if (self._refuse(mode is None or not o["rows"] or o["rows"] > MOST_ROWS or not o["words"]
                          or not fits)):
             return
@@ -346,13 +348,13 @@ class Machine:
             weights = matrix.view(np.int8).astype(np.int32)
             codes: list[NDArray[np.int8]] = []
             for v in range(o["last_vector"] + 1):
-                used = self._words_of(v)[:o["words"]].reshape(-1, 5, WORD_BYTES)[:, :4]
-                if np.any(used != used[:, :1]):
+                digits = self._words_of(v)[used].reshape(-1, 5, WORD_BYTES)[:, :4]
+                if np.any(digits != digits[:, :1]):
                     raise ValueError("an int8 product with codes that QUANT8 did not write")
-                codes.append(used[:, 0].reshape(-1))
+                codes.append(digits[:, 0].reshape(-1))
         else:
             weights = self._ternary(matrix, o["words"], mode)
-            codes = [self._words_of(v)[:o["words"], :WEIGHTS_PER_WORD[mode]].reshape(-1)
+            codes = [self._words_of(v)[used, :WEIGHTS_PER_WORD[mode]].reshape(-1)
                      for v in range(o["last_vector"] + 1)]
         for v in range(o["last_vector"] + 1):
             sums = (weights @ codes[v].astype(np.int32)).astype(np.float32)

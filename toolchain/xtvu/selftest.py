@@ -54,7 +54,7 @@ def program() -> tuple[bytes, _Program]:
     """The data and the instructions."""
     data, at = _data()
     rep = dict(count=2, step_s=0, step_t=1, stride_dst=20, stride_a=20, stride_b=0)
-    epi = dict(b=0, factor=0, pick=PICKS["none"], rank=0, base=0)
+    epi = dict(b=0, factor=0, pick=PICKS["none"], rank=0, first=0, base=0)
     n = dict(n=_N)
     p: _Program = [("SSET", dict(d=d, value=0)) for d in range(1, SCALARS)]
     p += [("SSET", dict(d=1, value=_bits(0.75))), ("SSET", dict(d=2, value=_bits(30.0))),
@@ -102,7 +102,7 @@ def program() -> tuple[bytes, _Program]:
         ("PICK", dict(a=0, s=2, n=_ROWS)), ("STREAMP", picked),
         ("COLS", dict(dst=row + 4, words=1, mode=MODES["base3"], s=1, rows=_N)),
         ("RANK", dict(levels=_LEVELS)), ("STREAM", dict(addr=at["base3"], words=_ROWS)),
-        ("EPI", epi | dict(b=20, factor=FACTORS["b"], rank=1, base=100)),
+        ("EPI", epi | dict(b=20, factor=FACTORS["b"], rank=1, first=0, base=100)),
         ("DOT", one | dict(dst=0, last_vector=1)),
         ("STOREF", dict(addr=_OUT, a=0, n=8 * (row + 24))),
         ("STOREQ", n | dict(addr=_OUT + 0x3000, a=0, s=2)),
