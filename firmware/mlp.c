@@ -22,25 +22,15 @@ static void silu(uint32_t gate)
     }
 }
 
-// The MLP's inner vectors, relu(gate)^2 * up or silu(gate) * up. For a single token, rows of up
-// whose squared gate is zero are not read: they count for nothing.
-static void gate_up(uint32_t layer, uint32_t count)
+// The MLP's inner vectors, relu(gate)^2 * up. For a single token, rows of up whose gate is not
+// positive are not read: they count for nothing.
+static void gate_up_relu2(uint32_t layer, uint32_t count)
 {
-    uint32_t rows = model.intermediate, words = plan.hidden_words;
-    bool squared = model.activation == IMAGE_RELU2, pick = squared && count == 1;
-    profile_step(STEP_GATE_PROJ);
+    uint32_t rows = model.intermediate, words = plan.hidden_words, pick = count == 1;
     stream_tensor(KIND_GATE, layer);
     output_scales(KIND_GATE, layer, 0, count);
-    for (uint32_t i = plan.kept; i < count; i++)
-        tvu_storef(kept_residual(i), plan.x + i * plan.x_rows, model.hidden);
-    tvu_epi(0, squared ? TVU_FACTOR_RELU2 : TVU_FACTOR_NONE, pick ? TVU_PICK_MARK : TVU_PICK_NONE,
-            0, 0, 0);
+    tvu_epi(0, TVU_FACTOR_RELU2, pick ? TVU_PICK_MARK : TVU_PICK_NONE, 0, 0, 0);
     tvu_dot(plan.gate, words, model.weight_mode, count - 1, 1, S_OUTS, plan.gate_rows, rows);
-    if (!squared) {
-        tvu_sset(S_A, TVU_FLOAT_SIGMOID_UNIT);
-        for (uint32_t i = 0; i < count; i++)
-            silu(plan.gate + i * plan.gate_rows);
-    }
     profile_step(STEP_UP_PROJ);
     if (pick)
         tvu_streamp(model_tensor(KIND_UP, layer)->address | transformer_all_rows, rows / TVU_LANES,
@@ -52,37 +42,74 @@ static void gate_up(uint32_t layer, uint32_t count)
     tvu_dot(plan.gate, words, model.weight_mode, count - 1, 1, S_OUTS, plan.gate_rows, rows);
 }
 
+// ... silu(gate) * up.
+static void gate_up_silu(uint32_t layer, uint32_t count)
+{
+    struct product gate = {KIND_GATE,         layer, plan.gate, plan.gate_rows, model.intermediate,
+                           plan.hidden_words, count, INTO_NEW},
+                   up = gate;
+    up.kind = KIND_UP;
+    up.into = INTO_FACTOR;
+    project(&gate);
+    tvu_sset(S_A, TVU_FLOAT_SIGMOID_UNIT);
+    for (uint32_t i = 0; i < count; i++)
+        silu(plan.gate + i * plan.gate_rows);
+    profile_step(STEP_UP_PROJ);
+    project(&up);
+}
+
+static void gate_up(uint32_t layer, uint32_t count)
+{
+    profile_step(STEP_GATE_PROJ);
+    for (uint32_t i = plan.kept; i < count; i++)
+        tvu_storef(kept_residual(i), plan.x + i * plan.x_rows, model.hidden);
+    if (model.activation == IMAGE_RELU2)
+        gate_up_relu2(layer, count);
+    else
+        gate_up_silu(layer, count);
+}
+
 // x += W . codes by rows of W for all tokens of the pass. The activation memory holds one chunk of
 // the inner vectors at a time; sums of integers below 2^24 are exact in float32, so adding up
 // chunks before scaling changes nothing.
-static void down_all(uint32_t layer, uint32_t count)
+static void down_chunks(uint32_t layer, uint32_t count)
 {
+    struct product p = {KIND_DOWN_ROWS, layer, plan.gate, plan.gate_rows,
+                        model.hidden,   0,     count,     INTO_NEW};
     uint32_t step = plan.chunk_words * plan.per_word;
     uint32_t address = model_tensor(KIND_DOWN_ROWS, layer)->address;
-    for (uint32_t start = 0; start < model.intermediate; start += step) {
-        uint32_t n = model.intermediate - start < step ? model.intermediate - start : step,
-                 words = plan_words(n, plan.per_word);
+    for (uint32_t start = 0; start < model.intermediate; start += step, p.into = INTO_SUM) {
+        uint32_t n = plan_smaller(model.intermediate - start, step);
+        p.words = plan_words(n, plan.per_word);
         profile_step(STEP_FFN_SUB_NORM);
         for (uint32_t i = 0; i < count; i++)
             quantise(plan.gate + i * plan.gate_rows + start / TVU_LANES, n, i, CODES_TERNARY);
         profile_step(STEP_DOWN_PROJ);
-        tvu_stream(address, model.hidden * words);
+        if (model.group) {
+            project_groups(&p, start / IMAGE_GROUP);
+            continue;
+        }
+        tvu_stream(address, p.rows * p.words);
         if (start == 0)
-            tvu_dot(plan.gate, words, model.weight_mode, count - 1, 0, S_ONE, plan.gate_rows,
-                    model.hidden);
+            tvu_dot(p.dst, p.words, model.weight_mode, count - 1, 0, S_ONE, p.stride, p.rows);
         else
-            tvu_dota(plan.gate, words, model.weight_mode, count - 1, 0, S_ONE, plan.gate_rows,
-                     model.hidden);
-        address += model.hidden * words * TVU_WORD_BYTES;
+            tvu_dota(p.dst, p.words, model.weight_mode, count - 1, 0, S_ONE, p.stride, p.rows);
+        address += p.rows * p.words * TVU_WORD_BYTES;
     }
+}
+
+static void down_all(uint32_t layer, uint32_t count)
+{
     output_scales(KIND_DOWN_ROWS, layer, 0, count);
+    down_chunks(layer, count);
     for (uint32_t i = 0; i < count; i++) {
-        uint32_t x = plan.x + i * plan.x_rows, product = plan.gate + i * plan.gate_rows;
+        uint32_t x = plan.x + i * plan.x_rows, product = plan.gate + i * plan.gate_rows,
+                 scale = model.group ? S_ONE : S_OUTS + i;
         if (i < plan.kept) {
-            tvu_axpy(x, product, S_OUTS + i, x, model.hidden, 0);
+            tvu_axpy(x, product, scale, x, model.hidden, 0);
         } else {
             tvu_stream(kept_residual(i) | FENCE, plan.x_rows);
-            tvu_axpym(x, product, S_OUTS + i, model.hidden, 0);
+            tvu_axpym(x, product, scale, model.hidden, 0);
         }
     }
 }

@@ -14,6 +14,7 @@
 
 struct image_header model;
 bool model_loaded;
+uint32_t model_words[KIND_COUNT];
 static struct tensor single[KIND_INPUT_NORM];
 static struct tensor layered[IMAGE_MAX_LAYERS][PER_LAYER];
 
@@ -114,7 +115,7 @@ static bool complete(void)
     uint32_t down_rows = 0;
     for (uint32_t kind = 0; kind < KIND_COUNT; kind++)
         for (uint32_t layer = 0; layer < (kind < KIND_INPUT_NORM ? 1 : model.layers); layer++) {
-            bool there = slot(kind, layer)->words != 0;
+            bool there = slot(kind, layer)->address != 0;
             if (kind == KIND_DOWN_ROWS)
                 down_rows += there;
             else if (there != image_has(&model, kind))
@@ -150,7 +151,7 @@ bool model_load(bool trust)
                  entry_words = entry->words;
         struct tensor *place =
             layer < (kind < KIND_INPUT_NORM ? 1 : model.layers) ? slot(kind, layer) : 0;
-        if (!place || place->words || entry_words != image_expected_words(&model, kind) ||
+        if (!place || place->address || entry_words != image_expected_words(&model, kind) ||
             offset % TVU_BLOCK_BYTES || offset < model.header_bytes || offset > model.ddr_bytes ||
             (uint64_t)entry_words * TVU_WORD_BYTES > model.ddr_bytes - offset ||
             !finite(((volatile const uint32_t *)entry)[6])) {
@@ -158,12 +159,12 @@ bool model_load(bool trust)
             return false;
         }
         place->address = MODEL_BASE + entry->offset;
-        place->words = entry->words;
+        model_words[kind] = entry_words;
         place->scale = ((volatile const uint32_t *)entry)[6];
         if (trust)
             continue;
-        tvu_stream(place->address, place->words);
-        tvu_check(1, place->words);
+        tvu_stream(place->address, entry_words);
+        tvu_check(1, entry_words);
         if (!tvu_wait())
             return false;
         if (tvu_sget(1) != entry->checksum) {

@@ -4,8 +4,7 @@
 
 void stream_tensor(enum image_kind kind, uint32_t layer)
 {
-    const struct tensor *tensor = model_tensor(kind, layer);
-    tvu_stream(tensor->address, tensor->words);
+    tvu_stream(model_tensor(kind, layer)->address, model_words[kind]);
 }
 
 void quantise(uint32_t a, uint32_t n, uint32_t place, enum codes codes)
@@ -60,4 +59,87 @@ void sub_norm(enum image_kind kind, uint32_t layer, uint32_t a, uint32_t out, ui
         norm(kind, layer, a, out, n, inverse, place, codes);
     else
         codes_of(a, n, place, codes);
+}
+
+static enum image_kind scales_of(enum image_kind kind)
+{
+    switch (kind) {
+    case KIND_Q:
+        return KIND_Q_SCALES;
+    case KIND_K:
+        return KIND_K_SCALES;
+    case KIND_V:
+        return KIND_V_SCALES;
+    case KIND_O:
+        return KIND_O_SCALES;
+    case KIND_GATE:
+        return KIND_GATE_SCALES;
+    case KIND_UP:
+        return KIND_UP_SCALES;
+    default:
+        return KIND_DOWN_SCALES;
+    }
+}
+
+// What a row of results is put into: scratchpad row, and rows from one token's to the next's.
+struct rows {
+    uint32_t row, stride;
+};
+
+static void add_rows(struct rows to, struct rows other, uint32_t n, uint32_t count)
+{
+    tvu_rep(count, 0, 0, to.stride, to.stride, other.stride);
+    tvu_addv(to.row, to.row, other.row, n, 0);
+}
+
+// n results from `row` on, of the groups from `at` on whose codes are in the activation memory.
+static void project_part(const struct product *p, uint32_t at, uint32_t row, uint32_t n,
+                         struct rows sums, bool add)
+{
+    const struct tensor *weights = model_tensor(p->kind, p->layer),
+                        *scales = model_tensor(scales_of(p->kind), p->layer);
+    const struct rows parts = {plan.parts, PLAN_PARTS};
+    for (uint32_t word = 0; word < p->words; word++, add = true) {
+        uint32_t place = (at + word) * p->rows + row;
+        struct rows to = add ? parts : sums;
+        tvu_stream(scales->address + 4 * place, n / TVU_LANES);
+        tvu_stream(weights->address + TVU_WORD_BYTES * place, n);
+        tvu_loadf(plan.factors, n, 0);
+        tvu_epi(plan.factors, TVU_FACTOR_B, TVU_PICK_NONE, 0, word, 0);
+        tvu_dot(to.row, 1, model.weight_mode, p->count - 1, 1, S_OUTS, to.stride, n);
+        if (add)
+            add_rows(sums, parts, n, p->count);
+    }
+}
+
+void project_groups(const struct product *p, uint32_t at)
+{
+    for (uint32_t row = 0, n; row < p->rows; row += n) {
+        struct rows out = {p->dst + row / TVU_LANES, p->stride}, sums = out;
+        n = plan_smaller(p->rows - row, PLAN_PARTS * TVU_LANES);
+        if (p->into == INTO_FACTOR)
+            sums = (struct rows){plan.part_sums, PLAN_PARTS};
+        project_part(p, at, row, n, sums, p->into == INTO_SUM);
+        if (p->into == INTO_FACTOR) {
+            tvu_rep(p->count, 0, 0, out.stride, out.stride, sums.stride);
+            tvu_mulv(out.row, out.row, S_ONE, sums.row, n, 0);
+        }
+    }
+}
+
+void project(const struct product *p)
+{
+    if (!model.group)
+        stream_tensor(p->kind, p->layer);
+    output_scales(p->kind, p->layer, 0, p->count);
+    if (model.group) {
+        project_groups(p, 0);
+        return;
+    }
+    if (p->into == INTO_FACTOR)
+        tvu_epi(0, TVU_FACTOR_DST, TVU_PICK_NONE, 0, 0, 0);
+    if (p->into == INTO_SUM)
+        tvu_dota(p->dst, p->words, model.weight_mode, p->count - 1, 1, S_OUTS, p->stride, p->rows);
+    else
+        tvu_dot(p->dst, p->words, model.weight_mode, p->count - 1, 1, S_OUTS, p->stride, p->rows);
 }

@@ -26,7 +26,7 @@ static uint32_t lay(uint32_t count, uint32_t tokens)
     tokens = (tokens + LAID_TOKENS - 1) / LAID_TOKENS * LAID_TOKENS;
     if (plan.batch != count || (count > 1 && laid != tokens)) {
         laid = tokens;
-        plan_lay(&plan, &model, count, tokens, model_tensor(KIND_DOWN_ROWS, 0)->words != 0);
+        plan_lay(&plan, &model, count, tokens, model_tensor(KIND_DOWN_ROWS, 0)->address != 0);
     }
     return plan.end;
 }
@@ -60,18 +60,6 @@ static void set_constants(void)
     tvu_sset(S_INV_INTERMEDIATE, model.inverse_intermediate_bits);
     tvu_sset(S_INV_127, TVU_FLOAT_MAX_CODE_INVERSE);
     tvu_sset(S_SCORE, model.score_scale_bits);
-}
-
-// For all tokens of the pass: dst = W . codes * (weight scale / activation scale), or added to dst.
-static void project(enum image_kind kind, uint32_t layer, uint32_t dst, uint32_t stride,
-                    uint32_t rows, uint32_t words, uint32_t count, bool add)
-{
-    stream_tensor(kind, layer);
-    output_scales(kind, layer, 0, count);
-    if (add)
-        tvu_dota(dst, words, model.weight_mode, count - 1, 1, S_OUTS, stride, rows);
-    else
-        tvu_dot(dst, words, model.weight_mode, count - 1, 1, S_OUTS, stride, rows);
 }
 
 static void embed(uint32_t token, uint32_t x)
@@ -149,7 +137,8 @@ static void place_heads(uint32_t layer, uint32_t qkv, uint32_t position, bool lo
 
 static void run_layer(uint32_t layer, const struct input *inputs, uint32_t count)
 {
-    uint32_t queries = model.heads * model.head_dim, keys = model.kv_heads * model.head_dim;
+    uint32_t queries = model.heads * model.head_dim, keys = model.kv_heads * model.head_dim,
+             words = plan.hidden_words;
     uint32_t k = plan.qkv + queries / TVU_LANES, v = k + keys / TVU_LANES;
 
     profile_step(STEP_INPUT_NORM);
@@ -157,11 +146,12 @@ static void run_layer(uint32_t layer, const struct input *inputs, uint32_t count
         norm(KIND_INPUT_NORM, layer, plan.x + i * plan.x_rows, plan.t, model.hidden, S_INV_HIDDEN,
              i, CODES_TERNARY);
     profile_step(STEP_Q_PROJ);
-    project(KIND_Q, layer, plan.qkv, plan.qkv_rows, queries, plan.hidden_words, count, false);
+    project(
+        &(struct product){KIND_Q, layer, plan.qkv, plan.qkv_rows, queries, words, count, INTO_NEW});
     profile_step(STEP_K_PROJ);
-    project(KIND_K, layer, k, plan.qkv_rows, keys, plan.hidden_words, count, false);
+    project(&(struct product){KIND_K, layer, k, plan.qkv_rows, keys, words, count, INTO_NEW});
     profile_step(STEP_V_PROJ);
-    project(KIND_V, layer, v, plan.qkv_rows, keys, plan.hidden_words, count, false);
+    project(&(struct product){KIND_V, layer, v, plan.qkv_rows, keys, words, count, INTO_NEW});
     for (uint32_t i = 0; i < count; i++) {
         uint32_t qkv = plan.qkv + i * plan.qkv_rows;
         profile_step(STEP_ROPE);
@@ -174,7 +164,8 @@ static void run_layer(uint32_t layer, const struct input *inputs, uint32_t count
         sub_norm(KIND_ATTN_SUB_NORM, layer, plan.qkv + i * plan.qkv_rows, plan.t, queries,
                  S_INV_QUERY, i, CODES_TERNARY);
     profile_step(STEP_O_PROJ);
-    project(KIND_O, layer, plan.x, plan.x_rows, model.hidden, plan.query_words, count, true);
+    project(&(struct product){KIND_O, layer, plan.x, plan.x_rows, model.hidden, plan.query_words,
+                              count, INTO_SUM});
     profile_step(STEP_POST_NORM);
     for (uint32_t i = 0; i < count; i++)
         norm(KIND_POST_NORM, layer, plan.x + i * plan.x_rows, plan.t, model.hidden, S_INV_HIDDEN, i,

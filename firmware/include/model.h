@@ -6,13 +6,14 @@
 #include <stdint.h>
 
 struct tensor {
-    uint32_t address; // linear DDR address
-    uint32_t words;   // stream words
+    uint32_t address; // linear DDR address; 0: the model has none
     uint32_t scale;   // float32 bits
 };
 
 extern struct image_header model;
 extern bool model_loaded;
+// Stream words of a tensor of each kind that the model has.
+extern uint32_t model_words[KIND_COUNT];
 
 // Reads and checks the header at MODEL_BASE, then, unless told to trust it, the checksum of every
 // tensor. Raises a fault if something is wrong. From then on, until model_unload, hosts cannot

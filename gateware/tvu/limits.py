@@ -28,8 +28,8 @@ def unfit(m: Module, held: Held, op: data.View, units: Any) -> Value:
         limit = Mux(dot.columns, isa.COLUMN_WORDS,
                     Mux(dot.last_vector[2], isa.SHARED_WORDS, isa.ACT_WORDS))
         too_long = dot.words + dot.first > limit
-        many_bytes = (dot.last_vector >= isa.BYTE_VECTORS) | (((dot.last_vector != 0) | (dot.first != 0))
-                                                         & too_long)
+        beyond = (dot.last_vector != 0) | (dot.first != 0)  # else it may go on in other vectors
+        many_bytes = (dot.last_vector >= isa.BYTE_VECTORS) | (beyond & too_long)
         too_long = Mux(dot.mode == isa.MODES["int8"], dot.columns | many_bytes, too_long)
         m.d.comb += unfit.eq((dot.rows == 0) | (dot.words == 0) | (dot.mode == 3)
                              | too_long | too_many)

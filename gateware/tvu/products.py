@@ -46,8 +46,8 @@ class DotProducts(wiring.Component):
         self._adder, self._dsp_clock = adder, dsp_clock
         super().__init__({
             "start": In(1),
-            "first": In(5), "words": In(7), "mode": In(2), "last_vector": In(3), "rows": In(19), "picked": In(1),
-            "columns": In(1),
+            "first": In(5), "words": In(7), "mode": In(2), "last_vector": In(3), "rows": In(19),
+            "picked": In(1), "columns": In(1),
             "word": In(stream.Signature(256)), "entry": In(stream.Signature(PickedRow)),
             "hungry": Out(1),
             "write": In(ActivationWrite()), "result": Out(stream.Signature(DotResult)),
@@ -146,7 +146,8 @@ class DotProducts(wiring.Component):
         m.d.comb += [
             self.awake.eq(Cat(valids).any() | drain.drain | array.read_columns),
             self.awake_fill.eq(array.awake_fill),
-            array.spread.eq(take & self._columns & self._begins), array.spread_address.eq(self._spread),
+            array.spread.eq(take & self._columns & self._begins),
+            array.spread_address.eq(self._spread),
             array.code.eq(self.entry.payload.code),
             drain.start.eq(self.start & self.columns), drain.rows.eq(self.rows),
             drain.digits5.eq(self.mode == MODES["base3"]),

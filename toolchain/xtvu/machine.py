@@ -272,7 +272,7 @@ class Machine:
             return
         if name == "EXP2":
             self._finite(sem.add(sem.multiply(a, s), -self.scalar(o["c"])))
-        result = {
+        results: dict[str, Callable[[], Any]] = {
             "MULS": lambda: sem.multiply(a, s), "MULV": lambda: sem.multiply(sem.multiply(a, s), b),
             "MULM": lambda: sem.multiply(sem.multiply(a, s), b),
             "ADDV": lambda: sem.add(a, b), "AXPY": lambda: sem.add(sem.multiply(a, s), b),
@@ -281,7 +281,8 @@ class Machine:
             "SIGMOID": lambda: sem.sigmoid(a).view(np.float32),
             "EXP2": lambda: sem.exp2(sem.add(sem.multiply(a, s), -self.scalar(o["c"]))),
             "LOADF": lambda: sem.flush(b), "LOADB": lambda: sem.multiply(b, s),
-        }[name]()
+        }
+        result = results[name]()
         self._put(o["dst"], result)
         if o.get("t"):
             self._set_float(o["t"], sem.absmax(result))

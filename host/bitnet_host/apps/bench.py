@@ -40,7 +40,8 @@ def bench(
                     | None,
                     typer.Option(help="measure only a matrix-vector product of "
                                       "ROWSxCOLUMNS")] = None,
-    weights: Annotated[str, typer.Option(help="base3 or 2bit")] = "base3",
+    weights: Annotated[str, typer.Option(help="base3 or 2bit (default: what suits the "
+                                              "model)")] = "",
     ddr: Annotated[str, typer.Option(help="memory model: ug585, conservative, or a file "
                                         "(docs/performance.md)")] = "ug585",
     clock: Annotated[float, typer.Option(help="Hz that seconds are reckoned with")] = CLOCK_HZ,
@@ -68,7 +69,7 @@ def bench(
 ) -> None:
     """Measure cycles on the simulated board."""
     if gemv is not None:
-        result = measure_gemv(gemv, weights, ddr)
+        result = measure_gemv(gemv, weights or "base3", ddr)
     else:
         options = BenchOptions(shape, context, tokens, prefill, weights, ddr, clock,
                                full_head(head), all_rows, all_columns,

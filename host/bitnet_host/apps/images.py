@@ -10,7 +10,13 @@ import typer
 
 from bitnet_host.apps.progress import ProgressDisplay
 from bitnet_host.errors import BadArgument
-from bitnet_host.model.convert import convert_file, longest_fast_context, shorten
+from bitnet_host.model.convert import (
+    convert_file,
+    longest_fast_context,
+    packing,
+    shorten,
+    suit,
+)
 from bitnet_host.model.header import KINDS, WEIGHT_MODES
 from bitnet_host.model.image import read_image
 from bitnet_host.model.open import name_of, open_source
@@ -23,10 +29,11 @@ def convert(
                       typer.Argument(help="folder of a Hugging Face checkpoint, or a GGUF file",
                                      metavar="SRC")],
     output: Annotated[Path, typer.Option("-o", "--output", help="image to write")],
-    weights: Annotated[str, typer.Option(help="base3 (1.6 bit) or 2bit")] = "base3",
+    weights: Annotated[str, typer.Option(help="base3 (1.6 bit) or 2bit (default: what "
+                                              "suits the model)")] = "",
     context: Annotated[int,
                        typer.Option(help="tokens of the longest conversation; 0: as many as the "
-                                         "checkpoint was made for")] = 0,
+                                         "checkpoint was made for, or fit")] = 0,
     cache: Annotated[int,
                      typer.Option(help="tokens of all conversations together; 0: as many as fit "
                                        "the board")] = 0,
@@ -35,11 +42,12 @@ def convert(
                                         "files), 64 or rows")] = "",
 ) -> None:
     """Convert a checkpoint to a model image."""
-    if weights not in WEIGHT_MODES:
+    if weights and weights not in WEIGHT_MODES:
         raise BadArgument(f"--weights must be base3 or 2bit, not {weights}")
     checkpoint = open_source(source, layout)
-    if context:
-        checkpoint = shorten(checkpoint, context)
+    weights = packing(checkpoint.config, weights)
+    checkpoint = (shorten(checkpoint, context) if context
+                  else suit(checkpoint, weights, cache))
     display = ProgressDisplay()
     try:
         plan = convert_file(checkpoint, output, weights, name_of(source), display,

@@ -11,7 +11,7 @@ import typer
 
 from bitnet_host.errors import BadArgument
 from bitnet_host.files import replacing
-from bitnet_host.model.convert import make_header
+from bitnet_host.model.convert import make_header, packing
 from bitnet_host.model.header import (
     KINDS,
     MEMORY_BYTES,
@@ -122,15 +122,15 @@ def _image(asked: _Asked) -> tuple[DdrHeader, Plan, tuple[Path, ...]]:
 
 def _model(asked: _Asked) -> tuple[DdrHeader, Plan | None, tuple[Path, ...]]:
     """A model that is still to be converted; without a plan if the machine cannot run it."""
-    weights = asked.weights or "base3"
-    if weights not in WEIGHT_MODES:
-        raise BadArgument(f"--weights must be {' or '.join(WEIGHT_MODES)}, not {weights}")
+    if asked.weights and asked.weights not in WEIGHT_MODES:
+        raise BadArgument(f"--weights must be {' or '.join(WEIGHT_MODES)}, not {asked.weights}")
     path, inputs = Path(asked.source), tuple[Path, ...]()
     if not path.exists() and (asked.source.split(",")[0] in SHAPES or "=" in asked.source):
         config = parse_shape(asked.source)
     else:
         checkpoint = open_source(path)
         config, inputs = checkpoint.config, checkpoint.files
+    weights = packing(config, asked.weights)
     if not 0 <= asked.context <= config.context:
         raise BadArgument(f"--context must lie between 1 and {config.context}, as many as the "
                           f"model was made for")
@@ -155,7 +155,8 @@ def _advice(header: DdrHeader, made: Plan, asked: _Asked) -> str:
     least = make_plan(replace(header, context=PAGE_TOKENS), cache_tokens=1,
                       memory_bytes=made.memory_bytes)
     needed = (MODEL_BASE + least.total_bytes) / 2**20
-    smaller = ", or base3 weights" if _MODES[header.weight_mode] != "base3" else ""
+    packed = _MODES[header.weight_mode] == "base3" or header.group
+    smaller = "" if packed else ", or base3 weights"
     return (f"{over}, and with a context of {PAGE_TOKENS} tokens it needs {needed:.0f} MB: a board "
             f"with more memory{smaller}, or a smaller model")
 

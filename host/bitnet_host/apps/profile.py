@@ -41,7 +41,7 @@ def profile(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="file to write")] = None,
     plots: Annotated[Path | None,
                      typer.Option(help="folder for pictures, as SVG and PNG")] = None,
-    weights: Annotated[str, typer.Option(help="base3 or 2bit, of shapes")] = "base3",
+    weights: Annotated[str, typer.Option(help="base3 or 2bit, of shapes")] = "",
     ddr: Annotated[str, typer.Option(help="memory model, as for bench")] = "ug585",
     clock: Annotated[float, typer.Option(help="Hz that seconds are reckoned with")] = CLOCK_HZ,
     gate_zeros: Annotated[float, typer.Option(help="share of gates that are not positive, of "

@@ -35,8 +35,8 @@ from bitnet_host.run.sampling import Sampling
 from bitnet_host.run.target import Answer
 
 __all__ = ["CLOCK_HZ", "DDR_PEAK", "PRESETS", "BenchOptions", "bench_board", "bench_model",
-           "bench_words", "check_model", "measure_gemv", "measure_model", "print_measurement",
-           "stream_share"]
+           "bench_words", "check_model", "measure_gemv", "measure_model", "packed",
+           "print_measurement", "stream_share"]
 
 CLOCK_HZ = 125_000_000
 DDR_PEAK = 4_266_640_000  # bytes per second of 32-bit DDR3-1066
@@ -50,13 +50,14 @@ class BenchOptions:
     the KV cache with the decoded one; ``tokens``: passes to average over; ``prefill``: tokens of a
     prompt to measure instead of decoding, 0 for none; ``ddr``: one of PRESETS or a file;
     ``slots``: conversations that are decoded together, each at that context; ``cached``: tokens
-    before those of ``prefill``, which then are a part of a longer prompt."""
+    before those of ``prefill``, which then are a part of a longer prompt; ``weights``: base3, 2bit
+    or nothing for what suits the model."""
 
     shape: str = "2b4t"
     context: int = 128
     tokens: int = 1
     prefill: int = 0
-    weights: str = "base3"
+    weights: str = ""
     ddr: str = "ug585"
     clock: float = CLOCK_HZ
     full_head: bool = False
@@ -69,7 +70,7 @@ class BenchOptions:
 
     def check(self, model_context: int) -> None:
         """Raises UserError for values that make no sense."""
-        if self.weights not in WEIGHT_MODES:
+        if self.weights and self.weights not in WEIGHT_MODES:
             raise UserError(f"--weights must be base3 or 2bit, not {self.weights}")
         _check_ddr(self.ddr)
         if not 1 <= self.tokens <= 1000 or not 0 < self.clock < 1e12:
@@ -205,7 +206,7 @@ def measure_model(options: BenchOptions, progress: Progress = lambda *_: None) -
              for key in next(iter(operators.values()))}
     result: dict[str, Any] = {
         "shape": options.shape, "context": options.context, "prefill": options.prefill,
-        "cached": options.cached, "weights": options.weights, "ddr": options.ddr,
+        "cached": options.cached, "weights": packed(image), "ddr": options.ddr,
         "head": "full" if options.full_head else "screened", "all_rows": options.all_rows,
         "all_columns": options.all_columns,
         "clock_hz": options.clock, "passes": passes, "tokens": answer.token_ids, "cycles": cycles,
@@ -229,6 +230,11 @@ def measure_model(options: BenchOptions, progress: Progress = lambda *_: None) -
                                    / total["bytes"], 2),
     }
     return result
+
+
+def packed(image: Image) -> str:
+    """How an image's weights are packed."""
+    return next(name for name, value in WEIGHT_MODES.items() if value == image.header.weight_mode)
 
 
 def check_model(options: BenchOptions, progress: Progress = lambda *_: None) -> dict[str, Any]:
@@ -266,7 +272,7 @@ def check_model(options: BenchOptions, progress: Progress = lambda *_: None) -> 
                                 f"logits differ from the golden model's")
             same += ours.size
             progress("check", place + 1, options.tokens)
-    return {"shape": options.shape, "context": options.context, "weights": options.weights,
+    return {"shape": options.shape, "context": options.context, "weights": packed(bench.image),
             "ddr": options.ddr, "tokens": chosen,
             "identical_logits": same}
 

@@ -55,7 +55,7 @@ def _command(o: BenchOptions) -> str:
               f"--cached {o.cached}" if o.cached else "",
               f"--tokens {o.tokens}" if o.tokens > 1 else "",
               f"--slots {o.slots}" if o.slots > 1 else ""]
-    words += [f"--weights {o.weights}" if o.weights != "base3" else "",
+    words += [f"--weights {o.weights}" if o.weights else "",
               f"--ddr {_name(o.ddr)}" if o.ddr != "ug585" else "",
               f"--gate-zeros {o.gate_zeros}" if o.gate_zeros != GATE_ZEROS else ""]
     words += ["--head full" if o.full_head else "", "--all-rows" if o.all_rows else "",
@@ -137,7 +137,7 @@ def table(run: Callable[[BenchOptions], dict[str, Any]]) -> str:
               "|---|---|---|---|---|---|---|"]
     for options in _BUNDLED_RUNS:
         r = run(options)
-        lines.append(_row(options.ddr, options.weights, options.context, r["cycles"],
+        lines.append(_row(options.ddr, r["weights"], options.context, r["cycles"],
                           r["tokens_per_second"], _share(r["exposed_share"]),
                           _command(options)))
     lines += ["",

@@ -19,6 +19,7 @@ from xtvu.layout import row_words, unpack_ternary, unstripe
 from bitnet_host.model.header import (
     ACTIVATIONS,
     CHUNK_TOKENS,
+    GROUP,
     KINDS,
     WEIGHT_MODES,
     DdrHeader,
@@ -27,7 +28,8 @@ from bitnet_host.model.header import (
 )
 from bitnet_host.model.image import Image
 
-__all__ = ["Cache", "Quantised", "ReferenceModel", "bitlinear", "inverse_scale", "quantise_vector",
+__all__ = ["Cache", "Quantised", "ReferenceModel", "bitlinear", "group_bitlinear",
+           "inverse_scale", "quantise_vector",
            "rms_norm", "rope", "silu"]
 
 F32 = NDArray[np.float32]
@@ -101,6 +103,21 @@ def ternary_products(weights: NDArray[np.int8] | F32, codes: I8) -> F32:
 def bitlinear(weights: NDArray[np.int8] | F32, x: Quantised, weight_scale: np.float32) -> F32:
     """int_sum * (weight_scale / s). ``weights`` ternary [out, in], as int8 or float32."""
     return sem.multiply(ternary_products(weights, x.codes), sem.divide(weight_scale, x.scale))
+
+
+def group_bitlinear(weights: NDArray[np.int8] | F32, x: Quantised, scales: F32,
+                    start: F32 | None = None) -> F32:
+    """The sum over groups, in their order, of (int_sum * (1 / s)) * scale, added to ``start``.
+    ``scales`` float32 [groups, out]."""
+    total = start
+    factor = sem.divide(ONE, x.scale)
+    for group, each in enumerate(scales):
+        part = slice(group * GROUP, (group + 1) * GROUP)
+        sums = ternary_products(weights[:, part], x.codes[part])
+        product = sem.multiply(sem.multiply(sums, factor), each)
+        total = product if total is None else sem.add(total, product)
+    assert total is not None
+    return total
 
 
 def rope(x: F32, cos: F32, sin: F32) -> F32:
@@ -191,6 +208,11 @@ class ReferenceModel:
         if KINDS[tensor.kind] == "DOWN_ROWS":
             columns = down_chunks(self.header)
         parts, start = [], 0
+        if self.header.group and KINDS[tensor.kind] != "SKETCH":
+            words = row_words(tensor.columns, self._mode)
+            grouped = data[:words * tensor.rows * WORD_BYTES].reshape(words, tensor.rows, -1)
+            data, columns = np.ascontiguousarray(grouped.transpose(1, 0, 2)), [tensor.columns]
+            data = data.reshape(-1)
         for count in columns:
             size = tensor.rows * row_words(count, self._mode) * WORD_BYTES
             packed = data[start:start + size].reshape(tensor.rows, -1)
@@ -212,9 +234,15 @@ class ReferenceModel:
         """Tokens in the KV cache."""
         return self.cache.position
 
-    def _project(self, kind: str, layer: int, x: Quantised) -> F32:
-        tensor = self.image.tensor(kind, layer)
-        return bitlinear(self.matrix(KINDS.index(kind), layer), x, np.float32(tensor.scale))
+    def _project(self, kind: str, layer: int, x: Quantised, start: F32 | None = None) -> F32:
+        """The product, added to ``start``."""
+        tensor, matrix = self.image.tensor(kind, layer), self.matrix(KINDS.index(kind), layer)
+        if self.header.group:
+            name, groups = kind.removesuffix("_ROWS"), -(-tensor.columns // self.header.group)
+            scales = self.floats(f"{name}_SCALES", tensor.rows * groups, layer)
+            return group_bitlinear(matrix, x, scales.reshape(groups, tensor.rows), start)
+        product = bitlinear(matrix, x, np.float32(tensor.scale))
+        return product if start is None else sem.add(product, start)
 
     def _norm(self, kind: str, layer: int, x: F32, inverse_bits: int) -> F32:
         return rms_norm(x, self.floats(kind, x.size, layer), self._bits(inverse_bits),
@@ -284,7 +312,7 @@ class ReferenceModel:
             mixed.append(self._attend(layer, head, q[head * group:(head + 1) * group]))
         attended = self._sub_norm("ATTN_SUB_NORM", layer, np.concatenate(mixed).reshape(-1),
                                   h.inverse_query_bits)
-        x = sem.add(self._project("O", layer, quantise_vector(attended)), x)
+        x = self._project("O", layer, quantise_vector(attended), x)
 
         normed = quantise_vector(self._norm("POST_NORM", layer, x, h.inverse_hidden_bits))
         gate, up = self._project("GATE", layer, normed), self._project("UP", layer, normed)

@@ -19,7 +19,8 @@ F32 = NDArray[np.float32]
 @dataclass(frozen=True)
 class ModelConfig:
     """Hyper-parameters, as config.json names them. ``context``: tokens that the image is for;
-    ``trained_context``: that the model is for, 0 for the same. ``rope_scaling``: parameters as in
+    ``trained_context``: that the model is for, 0 for the same. ``group``: weights of a row that
+    share a scale, 0: all of a matrix. ``rope_scaling``: parameters as in
     config.json's rope_parameters (rope.SCALINGS)."""
 
     hidden: int
@@ -37,16 +38,19 @@ class ModelConfig:
     sub_norms: bool = True
     qk_norms: bool = False
     tied: bool = True
+    group: int = 0
     rope_scaling: dict[str, Any] | None = None
     trained_context: int = 0
 
 
 @dataclass(frozen=True)
 class Linear:
-    """A ternary matrix, int8 [out, in], and the float32 factor of its products."""
+    """A ternary matrix, int8 [out, in], and the float32 factor of its products; or ``scales``,
+    float32 [out, ceil(in / group)], of groups of weights of a row, beside a scale of one."""
 
     weights: NDArray[np.int8]
     scale: float
+    scales: F32 | None = None
 
 
 class Rows(Protocol):

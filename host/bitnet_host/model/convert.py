@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from xtvu.isa import LANES, RANK_LEVELS
+from xtvu.isa import LANES, RANK_LEVELS, WORD_BYTES
 from xtvu.layout import pack_ternary
 
 from bitnet_host.errors import BadArgument, BadModel
@@ -38,10 +38,11 @@ from bitnet_host.reporting import Progress, quiet
 
 __all__ = [
     "check_shape", "convert", "convert_file", "longest_fast_context", "make_header",
-    "quantise_rows", "shorten",
+    "packing", "quantise_rows", "shorten", "suit",
     "sketch_rows",
 ]
 
+_STEP = 256  # in which a context is tried
 _PIECE = 4096  # rows of the embedding at once; a multiple of a block in every packing
 
 
@@ -49,6 +50,9 @@ def check_shape(config: ModelConfig, weights: str) -> None:
     """Raises BadModel, in terms of config.json, if the firmware cannot run such a model."""
     problem = ("" if config.head_dim % 2 == 0 else
                f"head_dim is {config.head_dim}, which RoPE cannot turn in pairs")
+    if config.group and padded_head(config.head_dim) != config.head_dim:
+        problem = (f"head_dim is {config.head_dim} and scales are those of groups of weights, "
+                   f"which this machine takes only if heads are multiples of 32")
     problem = problem or broken_limit(vars(make_header(config, weights)))
     if problem:
         raise BadModel(problem)
@@ -95,7 +99,7 @@ def make_header(config: ModelConfig, weights: str) -> DdrHeader:
         cache_tokens=-(-config.context // PAGE_TOKENS) * PAGE_TOKENS,
         weight_mode=WEIGHT_MODES[weights], activation=ACTIVATIONS[config.activation],
         sub_norms=int(config.sub_norms), qk_norms=int(config.qk_norms),
-        untied=int(not config.tied), head_elements=config.head_dim,
+        untied=int(not config.tied), group=config.group, head_elements=config.head_dim,
         inner_elements=config.intermediate, eps_bits=float_bits(config.eps),
         inverse_hidden_bits=float_bits(1 / hidden), inverse_query_bits=float_bits(1 / queries),
         inverse_head_bits=float_bits(1 / head_dim),
@@ -110,19 +114,52 @@ def make_header(config: ModelConfig, weights: str) -> DdrHeader:
     return header
 
 
+def packing(config: ModelConfig, weights: str = "") -> str:
+    """How weights are packed, unless ``weights`` says it: as small as the machine takes them.
+    Raises BadArgument for another name."""
+    if weights and weights not in WEIGHT_MODES:
+        raise BadArgument(f"weights must be {' or '.join(WEIGHT_MODES)}, not {weights}")
+    return weights or ("2bit" if config.group else "base3")
+
+
 def shorten(checkpoint: Checkpoint, context: int) -> Checkpoint:
     """The checkpoint with a KV cache for ``context`` tokens. Raises BadArgument."""
-    longest = checkpoint.config.context
-    if not 0 < context <= longest:
-        raise BadArgument(f"the context must lie between 1 and {longest}, as many as the "
+    config = checkpoint.config
+    if not 0 < context <= config.context:
+        raise BadArgument(f"the context must lie between 1 and {config.context}, as many as the "
                           f"checkpoint was made for")
-    return replace(checkpoint, config=replace(checkpoint.config, context=context))
+    return replace(checkpoint, config=_of_context(config, context))
+
+
+def _of_context(config: ModelConfig, context: int) -> ModelConfig:
+    return replace(config, context=context,
+                   trained_context=config.trained_context or config.context)
+
+
+def suit(checkpoint: Checkpoint, weights: str = "", cache_tokens: int = 0) -> Checkpoint:
+    """The checkpoint as it is or, if it was made for a longer context than the machine or its
+    memory has room for, with the longest that fits, in steps of 256 tokens. One that does not fit
+    at all stays as it is."""
+    config, weights = checkpoint.config, packing(checkpoint.config, weights)
+
+    def fits(context: int) -> bool:
+        header = make_header(_of_context(config, context), weights)
+        return (not broken_limit(vars(header))
+                and make_plan(header, cache_tokens=cache_tokens).fits)
+
+    if fits(config.context):
+        return checkpoint
+    low, high = 0, config.context // _STEP
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle * _STEP) else (low, middle - 1)
+    return shorten(checkpoint, low * _STEP) if low else checkpoint
 
 
 def longest_fast_context(checkpoint: Checkpoint, weights: str) -> Plan | None:
     """The plan with the longest context, in steps of 256 tokens, in which down_proj is stored by
     rows too, for fast prompts."""
-    for context in range(checkpoint.config.context // 256 * 256, 0, -256):
+    for context in range(checkpoint.config.context // _STEP * _STEP, 0, -_STEP):
         plan = make_plan(make_header(replace(checkpoint.config, context=context), weights))
         if plan.down_rows:
             return plan
@@ -141,6 +178,11 @@ def _by_rows(matrix: NDArray[np.int8], header: DdrHeader, weights: str) -> NDArr
     ends = np.cumsum(down_chunks(header))
     return np.concatenate([pack_ternary(chunk, weights).reshape(-1)
                            for chunk in np.split(matrix, ends[:-1], axis=1)])
+
+
+def _by_group(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Words of rows, uint8 [rows, words * 32], in the order [words, rows]."""
+    return np.ascontiguousarray(packed.reshape(len(packed), -1, WORD_BYTES).transpose(1, 0, 2))
 
 
 def _put_rows(rows: Rows, kind: str, sketch: str, writer: ImageWriter, progress: Progress) -> None:
@@ -176,10 +218,16 @@ def _put_layers(checkpoint: Checkpoint, weights: str, writer: ImageWriter, down_
     columns = checkpoint.config.activation == "relu2"
     for index in range(checkpoint.config.layers):
         for key, value in checkpoint.layers[index].items():
-            _finite(f"layers.{index}.{key}", value if key.endswith("norm") else value.scale)
+            _finite(f"layers.{index}.{key}", value if key.endswith("norm") else value.scale
+                    if value.scales is None else value.scales)
             value = fill_up(key, value, checkpoint.config)
             if key.endswith("norm"):
                 writer.put(key.upper(), index, value)
+                continue
+            if value.scales is not None:
+                writer.put("DOWN_ROWS" if key == "down" else key.upper(), index,
+                           _by_group(pack_ternary(value.weights, weights)))
+                writer.put(f"{key.upper()}_SCALES", index, value.scales.T)
                 continue
             if key != "down":
                 writer.put(key.upper(), index, pack_ternary(value.weights, weights), value.scale)
@@ -193,8 +241,6 @@ def _put_layers(checkpoint: Checkpoint, weights: str, writer: ImageWriter, down_
 
 
 def _prepare(checkpoint: Checkpoint, weights: str, cache_tokens: int) -> tuple[DdrHeader, Plan]:
-    if weights not in WEIGHT_MODES:
-        raise BadArgument(f"weights must be {' or '.join(WEIGHT_MODES)}, not {weights}")
     check_shape(checkpoint.config, weights)
     header = make_header(checkpoint.config, weights)
     plan = make_plan(header, cache_tokens=cache_tokens)
@@ -228,11 +274,12 @@ def _meta(checkpoint: Checkpoint, weights: str, name: str) -> dict[str, Any]:
             "defaults": checkpoint.defaults, "config": config, "weights": weights}
 
 
-def convert(checkpoint: Checkpoint, weights: str = "base3", name: str = "model",
+def convert(checkpoint: Checkpoint, weights: str = "", name: str = "model",
             progress: Progress = quiet, *, cache_tokens: int = 0) -> Image:
-    """The image, in memory, with ``weights`` packed as base3 or 2bit. ``cache_tokens``: of all
-    conversations together, 0 for as many as fit. Raises BadModel if the machine cannot run the
-    model."""
+    """The image, in memory, with ``weights`` packed as base3, 2bit or as ``packing`` has it.
+    ``cache_tokens``: of all conversations together, 0 for as many as fit. Raises BadModel if the
+    machine cannot run the model."""
+    weights = packing(checkpoint.config, weights)
     header, plan = _prepare(checkpoint, weights, cache_tokens)
     tensors = lay_out(header, plan.down_rows)
     store = MemoryStore(header.ddr_bytes)
@@ -240,11 +287,12 @@ def convert(checkpoint: Checkpoint, weights: str = "base3", name: str = "model",
     return Image(header, tensors, store.ddr, _meta(checkpoint, weights, name))
 
 
-def convert_file(checkpoint: Checkpoint, path: Path, weights: str = "base3", name: str = "model",
+def convert_file(checkpoint: Checkpoint, path: Path, weights: str = "", name: str = "model",
                  progress: Progress = quiet, *, cache_tokens: int = 0) -> Plan:
     """Writes ``convert``'s image to a file, whole or not at all, in some hundred megabytes of
     memory whatever the model's size. Raises BadModel, BadArgument for a path that must not be
     written, BadFile if the disk does not take it."""
+    weights = packing(checkpoint.config, weights)
     header, plan = _prepare(checkpoint, weights, cache_tokens)
     tensors = lay_out(header, plan.down_rows)
     text = json_part(_meta(checkpoint, weights, name))

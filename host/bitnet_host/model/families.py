@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from bitnet_host.model.checkpoint import ModelConfig
+from bitnet_host.model.header import GROUP
 
 __all__ = ["FAMILIES", "Family"]
 
@@ -32,6 +33,9 @@ def _family(title: str, layers: int, hidden: int, intermediate: int, heads: int,
 
 _SILU = {"activation": "silu", "sub_norms": False, "tied": False}
 _OLD = {"activation": "silu"}  # with sub-norms and a tied head
+_YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8192}
+_BONSAI = {"activation": "silu", "sub_norms": False, "qk_norms": True, "group": GROUP,
+           "rope_scaling": _YARN}
 
 #: By a short name, which `--shape` and `--family` take.
 FAMILIES: dict[str, Family] = {
@@ -53,6 +57,16 @@ FAMILIES: dict[str, Family] = {
                           1000042.0, 1e-6, 32768, **_SILU),
     "falcon3-10b": _family("tiiuae/Falcon3-10B-Instruct-1.58bit", 40, 3072, 23040, 12, 4, 256,
                            131072, 1000042.0, 1e-6, 32768, **_SILU),
+    "bonsai-1.7b": _family("prism-ml/Ternary-Bonsai-1.7B", 28, 2048, 6144, 16, 8, 128, 151669, 1e6,
+                           1e-6, 32768, **_BONSAI),
+    "bonsai-4b": _family("prism-ml/Ternary-Bonsai-4B", 36, 2560, 9728, 32, 8, 128, 151669, 5e6,
+                         1e-6, 32768, **_BONSAI),
+    "bonsai-8b": _family("prism-ml/Ternary-Bonsai-8B", 36, 4096, 12288, 32, 8, 128, 151669, 1e6,
+                         1e-6, 32768, **(_BONSAI | {"tied": False})),
+    "bitcpm-1b": _family("openbmb/BitCPM-CANN-1B", 28, 2048, 6144, 16, 2, 128, 73448, 1e4, 1e-5,
+                         32768, **(_SILU | {"group": GROUP})),
+    "bitcpm-3b": _family("openbmb/BitCPM-CANN-3B", 32, 2560, 10240, 32, 2, 128, 73448, 1e4, 1e-5,
+                         32768, **(_SILU | {"group": GROUP})),
     "falcon-e-1b": _family("tiiuae/Falcon-E-1B-Instruct", 24, 2048, 9216, 16, 2, 128, 32768, 1e6,
                            1e-5, 32768, **_SILU),
     "falcon-e-3b": _family("tiiuae/Falcon-E-3B-Instruct", 32, 2048, 13312, 16, 2, 128, 32768, 1e6,

@@ -17,7 +17,8 @@ from xtvu.isa import ACT_WORDS, RANK_LEVELS, SHARED_WORDS, VECTORS, WORD_BYTES
 from xtvu.layout import BLOCK_BYTES, WEIGHTS_PER_WORD, row_words
 
 __all__ = [
-    "ACTIVATIONS", "BLOCK_BYTES", "CHUNK_TOKENS", "DDR_MAGIC", "FORMAT_VERSION", "HEAD_BYTES",
+    "ACTIVATIONS", "BLOCK_BYTES", "CHUNK_TOKENS", "DDR_MAGIC", "FORMAT_VERSION", "GROUP",
+    "HEAD_BYTES",
     "KINDS", "LARGE_VOCABULARY", "MAX_LAYERS", "MAX_STOPS",
     "MEMORY_BYTES", "MODEL_BASE", "PAGE_TOKENS", "PRESENT", "RESERVED", "SHAPES", "SLOTS",
     "SMALL_LEVELS", "TENSOR_BYTES",
@@ -49,13 +50,18 @@ SLOTS = 8  # conversations that a board has under way
 KINDS = ("EMBEDDING", "EMBEDDING_SCALE", "HEAD", "HEAD_SCALE", "SKETCH", "SKETCH_SCALE", "ROPE",
          "FINAL_NORM",
          "INPUT_NORM", "Q", "K", "V", "Q_NORM", "K_NORM", "O", "ATTN_SUB_NORM",
-         "POST_NORM", "GATE", "UP", "FFN_SUB_NORM", "DOWN", "DOWN_ROWS")
+         "POST_NORM", "GATE", "UP", "FFN_SUB_NORM", "DOWN", "DOWN_ROWS",
+         "Q_SCALES", "K_SCALES", "V_SCALES", "O_SCALES", "GATE_SCALES", "UP_SCALES", "DOWN_SCALES")
+#: Weights of a row that share a scale, in models that have scales of groups: those of a stream word
+#: in 2 bit.
+GROUP = WEIGHTS_PER_WORD["2bit"]
 #: Which models have a kind, as a C and Python expression of the header's fields; all have the
 #: others. DOWN_ROWS stands in those without DOWN, too, and in the others if there is room.
 PRESENT: dict[str, str] = {
     "HEAD": "untied", "HEAD_SCALE": "untied", "Q_NORM": "qk_norms", "K_NORM": "qk_norms",
     "ATTN_SUB_NORM": "sub_norms", "FFN_SUB_NORM": "sub_norms",
     "DOWN": f"activation == {ACTIVATIONS['relu2']}",
+    **{f"{name}_SCALES": "group != 0" for name in ("Q", "K", "V", "O", "GATE", "UP", "DOWN")},
 }
 
 #: Elements of each kind's tensor: rows, columns (products of header fields), and how they are
@@ -78,6 +84,10 @@ SHAPES: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
     "DOWN": (("intermediate",), ("hidden",), "ternary"),
     "DOWN_ROWS": (("hidden",), ("intermediate",), "ternary"),
 }
+# One float32 for each row, group by group.
+SHAPES |= {f"{name}_SCALES": (SHAPES[kind][0], SHAPES[kind][1], "groups")
+           for name, kind in (("Q", "Q"), ("K", "K"), ("V", "V"), ("O", "O"), ("GATE", "GATE"),
+                              ("UP", "UP"), ("DOWN", "DOWN_ROWS"))}
 #: Memory behind the tensors, in this order: the field with its address, and its bytes as a C and
 #: Python expression of the others.
 RESERVED: dict[str, str] = {
@@ -104,7 +114,8 @@ class DdrHeader:
     fields DDR addresses. ``context``: tokens of the longest conversation; ``cache_tokens``: of all
     conversations together, whole pages. ``head_elements`` and ``inner_elements``: those of head_dim
     and intermediate that are the model's own; the others are zeros which fill up what the machine
-    takes at once."""
+    takes at once. ``group``: weights that share a scale, GROUP or 0 for a whole matrix; with it the
+    words of a matrix lie group by group, in each the rows one behind the other."""
 
     magic: int = DDR_MAGIC
     version: int = FORMAT_VERSION
@@ -126,6 +137,7 @@ class DdrHeader:
     sub_norms: int = 1
     qk_norms: int = 0
     untied: int = 0
+    group: int = 0
     head_elements: int = 0
     inner_elements: int = 0
     tensors: int = 0
@@ -207,7 +219,7 @@ def tensor_list(header: DdrHeader, down_rows: bool) -> list[tuple[str, int]]:
     single, layered = ([kind for kind in present if (KINDS.index(kind) < first) is alone]
                        for alone in (True, False))
     matrices = [kind for kind in layered if SHAPES[kind][2] == "ternary" and kind != "DOWN_ROWS"]
-    norms = [kind for kind in layered if SHAPES[kind][2] == "float"]
+    norms = [kind for kind in layered if SHAPES[kind][2] in ("float", "groups")]
     rows = ["DOWN_ROWS"] if down_rows or "DOWN" not in layered else []
     return ([(kind, 0) for kind in single]
             + [(kind, layer) for layer in range(header.layers)
@@ -278,6 +290,8 @@ def expected_words(header: DdrHeader, kind: str) -> int:
     storage = SHAPES[kind][2]
     if storage == "float":
         return -(-rows * columns * 4 // WORD_BYTES)
+    if storage == "groups":
+        return -(-rows * -(-columns // GROUP) * 4 // WORD_BYTES)
     mode = ("int8"
             if storage == "int8"
             else {value: name for name, value in WEIGHT_MODES.items()}[header.weight_mode])
@@ -304,7 +318,7 @@ def c_header() -> str:
     lines += [f"#define IMAGE_MAGIC 0x{DDR_MAGIC:x}u", f"#define IMAGE_VERSION {FORMAT_VERSION}u",
               f"#define MODEL_BASE 0x{MODEL_BASE:x}u", f"#define IMAGE_MAX_LAYERS {MAX_LAYERS}u",
               f"#define CHUNK_TOKENS {CHUNK_TOKENS}u", f"#define PAGE_TOKENS {PAGE_TOKENS}u",
-              f"#define SLOTS {SLOTS}u", ""]
+              f"#define SLOTS {SLOTS}u", f"#define IMAGE_GROUP {GROUP}u", ""]
     lines += [f"#define IMAGE_{name.upper()} {value}u" for name, value in ACTIVATIONS.items()]
     lines += ["", "struct image_header {", *(f"    uint32_t {f.name};" for f in fields(DdrHeader)),
               "};", ""]
@@ -351,10 +365,13 @@ def _c_expected_words() -> list[str]:
 
     for kind, (rows, columns, storage) in SHAPES.items():
         per_word = {"int8": str(WEIGHTS_PER_WORD["int8"]), "ternary": "per_word",
-                    "float": str(WORD_BYTES // 4)}[storage]
+                    "float": str(WORD_BYTES // 4), "groups": str(GROUP)}[storage]
         value = f"{product(rows)} * (({product(columns)} + {per_word} - 1) / {per_word})"
         if storage == "float":
             value = f"({product(rows + columns)} + {per_word} - 1) / {per_word}"
+        if storage == "groups":
+            each = WORD_BYTES // 4
+            value = f"({value} + {each - 1}) / {each}"
         if kind == "DOWN_ROWS":
             value = (f"{product(rows)} * (h->intermediate / chunk * words"
                      " + (rest + per_word - 1) / per_word)")

@@ -281,7 +281,7 @@ def _check_meta(image: Image) -> str:
                  "activation": next(name for name, value in ACTIVATIONS.items()
                                     if value == header.activation),
                  "sub_norms": bool(header.sub_norms), "qk_norms": bool(header.qk_norms),
-                 "tied": not header.untied}
+                 "tied": not header.untied, "group": header.group}
     for name, value in on_board.items():
         if config.get(name) != value:
             return f"{name} is {config.get(name)!r} in the description and {value} on the board"

@@ -23,8 +23,8 @@ __all__ = ["PARTS", "Part", "as_bar", "as_svg", "parts"]
 #: What a part holds, and kinds of tensors or fields of RESERVED that are in it. Everything has its
 #: place in one of them (tests/host/test_memory.py).
 PARTS: dict[str, tuple[str, ...]] = {
-    "attention": ("Q", "K", "V", "O"),
-    "MLP": ("GATE", "UP", "DOWN"),
+    "attention": ("Q", "K", "V", "O", "Q_SCALES", "K_SCALES", "V_SCALES", "O_SCALES"),
+    "MLP": ("GATE", "UP", "DOWN", "GATE_SCALES", "UP_SCALES", "DOWN_SCALES"),
     "down_proj by rows": ("DOWN_ROWS",),
     "embedding and head": ("EMBEDDING", "EMBEDDING_SCALE", "HEAD", "HEAD_SCALE"),
     "sketch of the head": ("SKETCH", "SKETCH_SCALE"),

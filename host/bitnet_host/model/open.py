@@ -13,7 +13,7 @@ import xtvu.semantics
 from bitnet_host.errors import BadArgument, BadFile
 from bitnet_host.files import cache_folder, regular_size
 from bitnet_host.model.checkpoint import Checkpoint
-from bitnet_host.model.convert import convert, convert_file, shorten
+from bitnet_host.model.convert import convert, convert_file, shorten, suit
 from bitnet_host.model.image import FILE_MAGIC, Image, read_image
 from bitnet_host.model.sources.bundled import BUNDLED
 from bitnet_host.model.sources.gguf_model import open_gguf
@@ -26,13 +26,13 @@ __all__ = ["is_image", "name_of", "open_model", "open_source", "source_digest"]
 _SMALL = 64 << 20  # bytes of a checkpoint that is converted each time, in memory
 
 
-def open_model(path: str | Path | None = None, *, weights: str = "base3", context: int = 0,
+def open_model(path: str | Path | None = None, *, weights: str = "", context: int = 0,
                progress: Progress = quiet) -> Image:
     """Opens an image, or converts a checkpoint (a folder of Hugging Face, a GGUF file, or a name on
     huggingface.co as in sources/hub.py); without a path, the bundled model. A large checkpoint is
     converted once: its image is kept in the cache folder ($XDG_CACHE_HOME/bitnet-zynq) until its
-    files change. ``weights`` (base3 or 2bit) and ``context`` (0: the checkpoint's) are for
-    checkpoints. Raises BadModel, BadFile or BadArgument."""
+    files change. ``weights`` (base3, 2bit or nothing for what suits the model) and ``context`` (0:
+    the checkpoint's, or the longest that fits) are for checkpoints. Raises BadModel, BadFile or BadArgument."""
     source = _on_disk(Path(path)) if path is not None else BUNDLED
     if not source.is_dir() and not _is_gguf(source):
         if context:
@@ -40,8 +40,7 @@ def open_model(path: str | Path | None = None, *, weights: str = "base3", contex
                               f"convert the checkpoint with another one")
         return read_image(source)
     checkpoint = open_source(source)
-    if context:
-        checkpoint = shorten(checkpoint, context)
+    checkpoint = shorten(checkpoint, context) if context else suit(checkpoint, weights)
     name = name_of(path or source)
     if sum(file.stat().st_size for file in checkpoint.files
            if file.suffix in (".safetensors", ".gguf")) < _SMALL:

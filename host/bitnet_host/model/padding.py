@@ -55,4 +55,9 @@ def fill_up(key: str, value: Any, config: ModelConfig) -> Any:
         missing = padded_inner(config.intermediate) - config.intermediate
         widths = [(0, missing if axis == _INNER[key] else 0) for axis in range(array.ndim)]
         array = np.pad(array, widths) if missing else array
-    return Linear(array, value.scale) if isinstance(value, Linear) else array
+    if not isinstance(value, Linear):
+        return array
+    scales = value.scales
+    if scales is not None and array.shape[0] > scales.shape[0]:  # rows of zeros
+        scales = np.pad(scales, ((0, array.shape[0] - scales.shape[0]), (0, 0)))
+    return Linear(array, value.scale, scales)

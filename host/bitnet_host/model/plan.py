@@ -22,6 +22,7 @@ from xtvu.layout import WEIGHTS_PER_WORD
 from bitnet_host.errors import BadArgument
 from bitnet_host.model.header import (
     ACTIVATIONS,
+    GROUP,
     KINDS,
     MAX_LAYERS,
     MAX_STOPS,
@@ -48,6 +49,8 @@ _CONSTANTS = {
     "PAGE": PAGE_TOKENS, "POOL": SLOTS * isa.largest("MULS", "n"),
     # heads of the least size that fill an activation vector; rows of sigmoids at once
     "HEADS": isa.ACT_WORDS * WEIGHTS_PER_WORD["base3"] // 32, "SIGMOIDS": 256,
+    # weights that share a scale; rows of products of such a group at once
+    "GROUP": GROUP, "PARTS": 128,
 }
 #: name: parameters, and the body in Python and in C.
 _FUNCTIONS = {
@@ -90,6 +93,9 @@ LIMITS: tuple[tuple[str, str], ...] = (
      "{ROW_WORDS} and {ACT_WORDS} times 32"),
     ("intermediate <= ELEMENTS",
      "intermediate_size is {intermediate}; this machine takes {ELEMENTS}"),
+    ("(group == 0) | ((group == GROUP) & (weight_mode == 1) & (activation == 1))",
+     "scales for groups of {group} weights, packed as {weight_mode}, activation {activation}: this "
+     "machine takes groups of {GROUP}, in 2 bit, with SiLU"),
     ("(activation == 0) | (intermediate >= hidden)",
      "intermediate_size {intermediate} is smaller than hidden_size {hidden}: with SiLU this "
      "machine needs it to be as large"),
@@ -142,16 +148,21 @@ ROWS: dict[str, str] = {
     "down_rows": "((batch > 1) | activation) & by_rows & (x_rows <= gate_rows)",
     # of a piece of a gate, and one to put it into the bank that the gate is not in
     "sigmoid_rows": "choose(activation, smaller(gate_rows, SIGMOIDS) + 1, 0)",
-    "inner_rows": "batch * gate_rows + sigmoid_rows",
+    # products of one group and their sums for each token, and their scales
+    "group_rows": "choose(group, (2 * batch + 1) * PARTS + 3, 0)",
+    "inner_rows": "batch * gate_rows + sigmoid_rows + group_rows",
     # if inner vectors need the room, the residual vectors of later tokens are kept in DDR meanwhile
     "gate": "choose(down_rows & (qkv + inner_rows > SCRATCH_ROWS) & (inner_rows + x_rows <= "
             "SCRATCH_ROWS), SCRATCH_ROWS - inner_rows, qkv)",
     "sigmoid": "gate + batch * gate_rows",
+    "parts": "even(larger(scores, sigmoid + sigmoid_rows)) + 1",
+    "part_sums": "parts + batch * PARTS + 1",
+    "factors": "part_sums + batch * PARTS",
     "kept": "smaller(gate // x_rows, batch)",  # tokens whose residual vectors stay
     "logits": "qkv",
     "logits_chunk": "smaller((SCRATCH_ROWS - logits) * LANES, LOGITS)",
-    "end": "larger(larger(cached + context_rows, swapped + (heads + kv_heads) * head_rows), gate + "
-           "inner_rows)",
+    "end": "larger(larger(larger(cached + context_rows, swapped + (heads + kv_heads) * head_rows), "
+           "gate + inner_rows), choose(group, factors + PARTS, 0))",
 }
 
 Words = Mapping[str, int]
@@ -284,6 +295,7 @@ def make_plan(header: DdrHeader, down_rows: bool | None = None, cache_tokens: in
     batch = tokens_per_pass(vars(laid), down_rows)
     rescored = (1 << laid.rank_levels) - 1
     head = words["SKETCH"] + rescored * words["EMBEDDING"] // laid.vocab
+    whole += sum(words[kind] for kind in KINDS if kind.endswith("_SCALES"))
     inner = (words["UP"] + words["DOWN_ROWS"] if laid.activation
              else _READ_UP * words["UP"] + _READ_DOWN * words["DOWN"])
     token_bytes = 32 * (whole + inner + head)
@@ -314,7 +326,8 @@ def c_header() -> str:
         signature = ", ".join(f"uint32_t {p.strip()}" for p in parameters.split(","))
         lines += [f"static inline uint32_t plan_{name}({signature})", "{", f"    return {body};",
                   "}", ""]
-    lines += ["struct plan {", "    uint32_t batch;", *(f"    uint32_t {name};" for name in ROWS),
+    lines += [f"#define PLAN_PARTS {_CONSTANTS['PARTS']}u", "", "struct plan {",
+              "    uint32_t batch;", *(f"    uint32_t {name};" for name in ROWS),
               "};", "",
               "// Lays out the scratchpad for a pass of `batch` tokens, of which the one that sees "
               "most sees `tokens`; returns the rows it takes.",

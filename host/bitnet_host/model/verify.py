@@ -64,6 +64,7 @@ def _dimensions(image: Image, checkpoint: Checkpoint) -> str:
         "sub-norms": (header.sub_norms, int(config.sub_norms)),
         "QK-norms": (header.qk_norms, int(config.qk_norms)),
         "untied head": (header.untied, int(not config.tied)),
+        "weights to a scale": (header.group, config.group),
         "eps": (header.eps_bits, float_bits(config.eps)),
         "stop tokens": (_stops(image), set(config.stop_tokens))}
     different = [f"{name} {ours} instead of {theirs}" for name, (ours, theirs) in pairs.items()
@@ -105,6 +106,10 @@ def _layer(model: ReferenceModel, checkpoint: Checkpoint, layer: int) -> str:
             if not np.array_equal(model.floats(key.upper(), value.size, layer), value):
                 wrong.append(f"{key} differs")
             continue
+        if value.scales is not None:
+            groups = model.floats(f"{key.upper()}_SCALES", value.scales.size, layer)
+            if not np.array_equal(groups.reshape(value.scales.T.shape), value.scales.T):
+                wrong.append(f"scales of {key} differ")
         for kind in ("DOWN", "DOWN_ROWS") if key == "down" else (key.upper(),):
             if not _has(model.image, kind):
                 continue

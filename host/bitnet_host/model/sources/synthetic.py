@@ -25,7 +25,7 @@ from xtvu.layout import stripe
 from bitnet_host.errors import BadArgument, BadFile
 from bitnet_host.files import replacing
 from bitnet_host.model.checkpoint import Checkpoint, Linear, ModelConfig, norm_sizes
-from bitnet_host.model.convert import check_shape, convert
+from bitnet_host.model.convert import check_shape, convert, packing
 from bitnet_host.model.families import FAMILIES
 from bitnet_host.model.header import (
     ACTIVATIONS,
@@ -55,6 +55,7 @@ SHAPES: dict[str, ModelConfig] = ({name: family.config for name, family in FAMIL
                                   | {"tiny": _TINY})
 _NAMES = ("hidden", "intermediate", "layers", "heads", "kv_heads", "head_dim", "vocab", "context")
 _SWITCHES = ("sub_norms", "qk_norms", "tied")
+_MORE = ("group",)
 
 
 def parse_shape(text: str) -> ModelConfig:
@@ -67,7 +68,7 @@ def parse_shape(text: str) -> ModelConfig:
     values: dict[str, Any] = {}
     for item in filter(None, changes.split(",")):
         key, _, value = item.partition("=")
-        if key in _NAMES and re.fullmatch(r"[0-9]{1,7}", value):
+        if key in (*_NAMES, *_MORE) and re.fullmatch(r"[0-9]{1,7}", value):
             values[key] = int(value)
         elif key in _SWITCHES and value in ("0", "1"):
             values[key] = value == "1"
@@ -113,6 +114,13 @@ def synthetic_checkpoint(config: ModelConfig, gate_zeros: float, seed: int) -> C
     def vector(size: int) -> NDArray[np.float32]:
         return (1 + 0.1 * rng.standard_normal(size, np.float32)).astype(np.float32)
 
+    def linear(weights: NDArray[np.int8], scale: float) -> Linear:
+        if not config.group:
+            return Linear(weights, scale)
+        groups = -(-weights.shape[1] // config.group)
+        return Linear(weights, 1.0, (scale * rng.uniform(0.5, 1.5, (weights.shape[0], groups)))
+                      .astype(np.float32))
+
     embedding = rng.standard_normal((config.vocab, hidden), np.float32)
     embedding[:, :biased] = _BIAS_VALUE
     sigma = math.sqrt((hidden - biased) * 2 / 3)  # of a sum of weights times unit-variance inputs
@@ -130,12 +138,12 @@ def synthetic_checkpoint(config: ModelConfig, gate_zeros: float, seed: int) -> C
         o, down = ternary(hidden, queries), ternary(hidden, inner)
         o[:biased] = down[:biased] = 0
         layers.append({
-            "q": Linear(ternary(queries, hidden), 1 / sigma),
-            "k": Linear(ternary(keys, hidden), 1 / sigma),
-            "v": Linear(ternary(keys, hidden), 1 / sigma),
-            "o": Linear(o, _UPDATE / math.sqrt(queries * 2 / 3)),
-            "gate": Linear(gate, 1 / sigma), "up": Linear(ternary(inner, hidden), 1 / sigma),
-            "down": Linear(down, _UPDATE / math.sqrt(inner * 2 / 3)),
+            "q": linear(ternary(queries, hidden), 1 / sigma),
+            "k": linear(ternary(keys, hidden), 1 / sigma),
+            "v": linear(ternary(keys, hidden), 1 / sigma),
+            "o": linear(o, _UPDATE / math.sqrt(queries * 2 / 3)),
+            "gate": linear(gate, 1 / sigma), "up": linear(ternary(inner, hidden), 1 / sigma),
+            "down": linear(down, _UPDATE / math.sqrt(inner * 2 / 3)),
             **{name: np.ones(size, np.float32) if name == "post_norm" else vector(size)
                for name, size in norm_sizes(config).items()},
         })
@@ -185,10 +193,11 @@ def _read(path: Path) -> Image:
                  ddr[:header.ddr_bytes], {})
 
 
-def prepare(config: ModelConfig, folder: Path, weights: str = "base3",
+def prepare(config: ModelConfig, folder: Path, weights: str = "",
             gate_zeros: float = GATE_ZEROS, seed: int = 1) -> Bench:
     """Makes the model, or finds the one that an earlier call left in ``folder``. Raises BadArgument
     if the machine cannot run it."""
+    weights = packing(config, weights)
     check_shape(config, weights)
     if not 0 < gate_zeros < 1:
         raise BadArgument(f"gate_zeros must lie between 0 and 1, not {gate_zeros}")
