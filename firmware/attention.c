@@ -53,7 +53,7 @@ static void store_heads(uint32_t index, uint32_t heads, uint32_t place, uint32_t
     tvu_absmax(v, n, S_V_MAXIMA);
     at_least_smallest(S_K_MAXIMA, heads);
     tvu_sdiv(S_A, S_127, S_K_MAXIMA);
-    query_maximum(q, plan.group);
+    query_maximum(q, plan.query_heads);
     at_least_smallest(S_V_MAXIMA, heads);
     query_scale();
     for (uint32_t i = 0; i < heads; i++) {
@@ -211,7 +211,7 @@ static void mix(uint32_t group, uint32_t out, uint32_t index, const struct input
     }
 }
 
-// Attention of the query heads from row q on that share KV head `index`, up to plan.group at a
+// Attention of the query heads from row q on that share KV head `index`, up to plan.query_heads at a
 // time; scales of the first ones are prepared, and those of the next KV head's if there are `more`.
 static void attend(const struct input *input, uint32_t q, uint32_t index, uint32_t v,
                    uint32_t scale, bool more)
@@ -220,7 +220,7 @@ static void attend(const struct input *input, uint32_t q, uint32_t index, uint32
              place = pages_place(input->pages, input->position);
     for (uint32_t first = 0, count; first < heads; first += count) {
         uint32_t rest = heads - first, out = q + first * plan.head_rows;
-        count = plan_smaller(rest, plan.group);
+        count = plan_smaller(rest, plan.query_heads);
         score(count, out, index, input);
         if (first == 0)
             tvu_storeqt(values_address(index, place), v, model.head_dim, scale);
@@ -228,7 +228,7 @@ static void attend(const struct input *input, uint32_t q, uint32_t index, uint32
         bool last = rest == count;
         if (more || !last)
             query_maximum(out + count * plan.head_rows,
-                          last ? plan.group : plan_smaller(rest - count, plan.group));
+                          last ? plan.query_heads : plan_smaller(rest - count, plan.query_heads));
         mix(count, out, index, input, more || !last);
     }
 }

@@ -187,7 +187,8 @@ def _edit_config(folder, **changes):
 
 
 @pytest.mark.parametrize("changes,saying", [
-    ({"model_type": "llama"}, "only BitNet"), ({"hidden_act": "silu"}, "only relu2"),
+    ({"model_type": "llama", "hidden_act": "silu"}, "has no place in a model of this kind"),
+    ({"model_type": "gpt2"}, "describes a gpt2 model"), ({"hidden_act": "silu"}, "only relu2"),
     ({"tie_word_embeddings": False}, "no lm_head.weight"),
     ({"hidden_size": 128}, "config.json says"), ({"num_hidden_layers": 5}, "is missing"),
     ({"num_attention_heads": 0}, "positive whole number"),
@@ -212,12 +213,24 @@ def test_unusable_checkpoints(tmp_path, changes, saying):
 def test_shapes_that_the_machine_refuses(tmp_path):
     folder = write_checkpoint(tmp_path / "a", Shape(80, 96, 1, 1, 1, 104))
     refused("convert", folder, "-o", tmp_path / "out.img", saying="multiple of 32")
-    folder = write_checkpoint(tmp_path / "b", Shape(160, 96, 1, 5, 1, 104))
-    refused("convert", folder, "-o", tmp_path / "out.img", saying="query heads per key/value head")
+    folder = write_checkpoint(tmp_path / "b", Shape(160, 96, 1, 5, 2, 104))
+    refused("convert", folder, "-o", tmp_path / "out.img", saying="cannot be shared among 2")
     folder = write_checkpoint(tmp_path / "d", Shape(32, 32, 65, 1, 1, 104))
     refused("convert", folder, "-o", tmp_path / "out.img", saying="65 layers")
     folder = write_checkpoint(tmp_path / "c", Shape(64, 96, 1, 2, 1, 104, context=1 << 20))
-    refused("convert", folder, "-o", tmp_path / "out.img", saying="choose a shorter context")
+    refused("convert", folder, "-o", tmp_path / "out.img", "--context", "20000",
+            saying="choose a shorter context")
+
+
+def test_a_context_that_does_not_fit_is_shortened(tmp_path):
+    """To the longest that the scratchpad has room for; what the model was made for stays known."""
+    folder = write_checkpoint(tmp_path / "c", Shape(64, 96, 1, 2, 1, 104, context=1 << 20))
+    done = run("convert", folder, "-o", tmp_path / "out.img")
+    assert done.returncode == 0, done.stderr
+    header = read_image(tmp_path / "out.img").header
+    assert header.context % 256 == 0 and 16383 - 256 < header.context <= 16383
+    assert f"context {header.context:,}" in done.stdout
+    assert read_image(tmp_path / "out.img").meta["config"]["trained_context"] == 1 << 20
 
 
 def test_model_larger_than_memory():
@@ -271,7 +284,7 @@ def test_bad_bench_arguments():
     refused("bench", "--slots", "2", "--prefill", "8", saying="is not for --prefill")
     refused("bench", "--cached", "8", saying="--cached is how many tokens stand before")
     refused("bench", "--prefill", "100", "--cached", "200", saying="context of 256 tokens")
-    refused("bench", "--shape", "7b", saying="choose 2b4t, tiny or give hidden=N")
+    refused("bench", "--shape", "7b", saying="choose 2b4t, ")
     refused("bench", "--shape", "tiny,width=8", saying="width=8 is not one of")
     refused("bench", "--shape", "hidden=64", saying="lacks intermediate")
     refused("bench", "--shape", "tiny,hidden=100", saying="multiple of 32")

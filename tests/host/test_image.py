@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from bitnet_host.golden.reference import ReferenceModel
 from bitnet_host.model.convert import convert
-from bitnet_host.model.header import down_chunks
+from bitnet_host.model.header import KINDS, down_chunks
 from bitnet_host.model.image import json_part
 from bitnet_host.model.sources.synthetic import parse_shape, synthetic_checkpoint
 from xtvu.layout import row_words, unpack_ternary, unstripe
@@ -21,13 +21,15 @@ def test_down_rows_is_down(weights, intermediate):
     shape = (f"hidden=64,intermediate={intermediate},layers=1,heads=2,kv_heads=1,head_dim=32,"
              "vocab=64,context=32")
     image = convert(synthetic_checkpoint(parse_shape(shape), 0.6, 1), weights)
-    whole = ReferenceModel(image)._unpack(image.tensor("DOWN"))
+    model = ReferenceModel(image)
+    whole = model.matrix(KINDS.index("DOWN"), 0)
     data, start, chunks = unstripe(image.data(image.tensor("DOWN_ROWS"))), 0, []
-    for columns in down_chunks(intermediate, weights):
+    for columns in down_chunks(image.header):
         size = 64 * row_words(columns, weights) * 32
         chunks.append(unpack_ternary(data[start:start + size].reshape(64, -1), columns, weights))
         start += size
     np.testing.assert_array_equal(np.concatenate(chunks, axis=1), whole)
+    np.testing.assert_array_equal(model.matrix(KINDS.index("DOWN_ROWS"), 0), whole)
 
 
 def test_down_rows_is_left_out_where_it_does_not_fit(monkeypatch):

@@ -115,10 +115,10 @@ def test_what_fits_where():
 
 
 def test_what_the_machine_cannot_run_is_said():
-    done = _plan("2b4t,head_dim=16")
-    assert done.returncode == 1 and "cannot run it: head_dim is 16" in done.stdout
-    code, plan = _json("2b4t,head_dim=16")
-    assert code == 1 and plan["limit"].startswith("head_dim is 16") and not plan["fits"]
+    done = _plan("2b4t,hidden=48")
+    assert done.returncode == 1 and "cannot run it: hidden_size is 48" in done.stdout
+    code, plan = _json("2b4t,hidden=48")
+    assert code == 1 and plan["limit"].startswith("hidden_size is 48") and not plan["fits"]
     for shape in ("2b4t,kv_heads=0", "2b4t,vocab=0", "2b4t,hidden=0", "2b4t,layers=9999999",
                   "2b4t,context=9999999"):
         done = _plan(shape)

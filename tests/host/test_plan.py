@@ -4,15 +4,22 @@ plan."""
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from bitnet_host.model.convert import convert, make_header, rope_table
-from bitnet_host.model.header import DdrHeader
+from bitnet_host.model.header import GROUP, DdrHeader
 from bitnet_host.model.image import check_image
-from bitnet_host.model.plan import LIMITS, broken_limit, make_plan, scratch_rows, tokens_per_pass
+from bitnet_host.model.plan import (
+    LIMITS,
+    ROWS,
+    broken_limit,
+    make_plan,
+    scratch_rows,
+    tokens_per_pass,
+)
 from bitnet_host.model.sources.synthetic import parse_shape, synthetic_checkpoint
 
 
@@ -20,13 +27,16 @@ def _headers(count=300):
     rng = np.random.default_rng(1)
     for _ in range(count):
         kv = int(rng.integers(1, 9))
-        heads = kv * int(rng.integers(1, 5))
+        heads, activation = kv * int(rng.integers(1, 9)), int(rng.integers(2))
         header = DdrHeader(layers=1, kv_heads=kv, heads=heads,
                            head_dim=32 * int(rng.integers(1, 5)),
                            hidden=32 * int(rng.integers(1, 81)),
                            intermediate=8 * int(rng.integers(1, 900)), vocab=64,
                            context=int(rng.integers(1, 5000)), cache_tokens=5120,
-                           weight_mode=int(rng.integers(2)))
+                           weight_mode=int(rng.integers(2)), activation=activation,
+                           head_elements=1, inner_elements=1)
+        if activation and header.weight_mode and rng.random() < 0.5:
+            header.group = GROUP
         if not broken_limit(vars(header)):
             yield header
 
@@ -39,11 +49,13 @@ def test_what_is_live_together_does_not_overlap(by_rows):
         h, queries = header, header.heads * header.head_dim
         batch = tokens_per_pass(vars(h), by_rows, 7)
         for tokens in {1, batch}:
-            r = scratch_rows(vars(h), tokens, 7 + tokens, by_rows)
-            group, context = h.heads // h.kv_heads, h.context if tokens == 1 else 7 + tokens
+            rows = by_rows or bool(h.activation)
+            r = scratch_rows(vars(h), tokens, 7 + tokens, rows)
+            group = min(4, h.heads // h.kv_heads)
+            context = h.context if tokens == 1 else 7 + tokens
             places = sorted([
                 (r["x"],
-                 tokens * h.hidden // 8), (r["t"], max(h.hidden, queries) // 8),
+                 tokens * h.hidden // 8), (r["t"], max(h.hidden, queries, 2 * h.head_dim) // 8),
                 (r["rope"], 2 * h.head_dim // 8),
                 (r["qkv"],
                  tokens * (queries + 2 * h.kv_heads * h.head_dim) // 8),
@@ -55,13 +67,30 @@ def test_what_is_live_together_does_not_overlap(by_rows):
             assert r["direct"] >= r["qkv"] + tokens * (queries + 2 * h.kv_heads * h.head_dim) // 8
             assert r["direct"] + both <= r["swapped"] and r["swapped"] + both <= r["end"]
             inner = tokens * h.intermediate // 8
-            assert r["gate"] + inner <= r["end"] and (r["gate"] >= r["qkv"] or by_rows)
+            assert r["gate"] + inner <= r["end"] and (r["gate"] >= r["qkv"] or rows)
             assert r["kept"] == tokens or r["gate"] >= r["kept"] * h.hidden // 8
             # read together, so in different banks
             assert ((r["rope"] - r["qkv"]) % 2 and (r["scores"] - r["cached"]) % 2
                     and r["context_rows"] % 2 == 0)
+            if h.activation:
+                _check_silu(h, r, tokens, inner)
             seen += 1
     assert seen > 200
+
+
+def _check_silu(h, r, tokens, inner):
+    """A piece of a gate's sigmoids, in either bank; products of a group, their sums and scales."""
+    after = r["sigmoid"] + min(h.intermediate // 8, 256) + 1
+    assert r["gate"] + inner <= r["sigmoid"] and after <= r["end"] and r["down_rows"]
+    if h.group:
+        assert r["parts"] >= max(after, r["qkv"] + tokens * r["qkv_rows"])
+        assert r["parts"] + 128 * tokens <= r["part_sums"]
+        assert r["part_sums"] + 128 * tokens <= r["factors"] and r["factors"] + 128 <= r["end"]
+        assert r["parts"] % 2 and not r["qkv"] % 2 and not r["part_sums"] % 2
+
+
+def test_names_of_rows_are_their_own():
+    assert not set(ROWS) & {field.name for field in fields(DdrHeader)}
 
 
 def test_the_2b_model():
@@ -86,7 +115,7 @@ def test_the_2b_model():
 @pytest.mark.parametrize("field,value", [
     ("layers", 0),
     ("layers", 65),
-    ("heads", 0), ("heads", 60), ("kv_heads", 0), ("kv_heads", 3), ("hidden", 0), ("hidden", 48),
+    ("heads", 0), ("heads", 61), ("heads", 162), ("kv_heads", 0), ("kv_heads", 3), ("hidden", 0), ("hidden", 48),
     ("hidden", 4096 + 32),
     ("head_dim", 16),
     ("head_dim", 1056), ("intermediate", 4), ("intermediate", 16384), ("vocab", 12),

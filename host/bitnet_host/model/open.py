@@ -32,7 +32,8 @@ def open_model(path: str | Path | None = None, *, weights: str = "", context: in
     huggingface.co as in sources/hub.py); without a path, the bundled model. A large checkpoint is
     converted once: its image is kept in the cache folder ($XDG_CACHE_HOME/bitnet-zynq) until its
     files change. ``weights`` (base3, 2bit or nothing for what suits the model) and ``context`` (0:
-    the checkpoint's, or the longest that fits) are for checkpoints. Raises BadModel, BadFile or BadArgument."""
+    the checkpoint's, or the longest that fits) are for checkpoints. Raises BadModel, BadFile or
+    BadArgument."""
     source = _on_disk(Path(path)) if path is not None else BUNDLED
     if not source.is_dir() and not _is_gguf(source):
         if context:

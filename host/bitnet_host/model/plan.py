@@ -128,7 +128,7 @@ ROWS: dict[str, str] = {
     "chunk_words": "choose(larger(hidden_words, query_words) > SHARED_WORDS, ACT_WORDS, "
                    "SHARED_WORDS)",
     # queries of a key/value head that are attended to at once
-    "group": "smaller(heads // kv_heads, BYTE_VECTORS)",
+    "query_heads": "smaller(heads // kv_heads, BYTE_VECTORS)",
     "head_words": "words(head_dim, 32)",
     "x_rows": "hidden // LANES",  # from one token's to the next's
     "qkv_rows": "(heads + 2 * kv_heads) * head_rows",
@@ -140,7 +140,7 @@ ROWS: dict[str, str] = {
     "qkv": "even(rope + 2 * head_rows)",
     "sums": "t + 1",  # of a chunk's values, where nothing else is needed then
     "scores": "qkv + batch * qkv_rows",
-    "cached": "scores + group * context_rows + 1",
+    "cached": "scores + query_heads * context_rows + 1",
     "direct": "scores",
     "swapped": "direct + (heads + kv_heads) * head_rows + 1",
     # down_proj by rows, for all tokens at once: its products overwrite inner vectors that are

@@ -1,8 +1,5 @@
-"""Reads a Hugging Face BitNet checkpoint folder (safetensors, packed or masters).
-
-Nothing in config.json that changes arithmetic is passed over: what this tool does not know is
-refused.
-"""
+"""Reads a Hugging Face folder of a ternary model (safetensors: packed, masters, or floats of three
+values)."""
 
 from __future__ import annotations
 
@@ -25,7 +22,19 @@ from bitnet_host.model.checkpoint import (
     norm_sizes,
 )
 from bitnet_host.model.header import MAX_STOPS
-from bitnet_host.model.sources.matrices import Storage, from_masters, from_packed
+from bitnet_host.model.sources.hf_config import (
+    Architecture,
+    architecture_of,
+    model_config,
+    stated_storage,
+)
+from bitnet_host.model.sources.matrices import (
+    Storage,
+    from_masters,
+    from_packed,
+    from_values,
+    group_of_values,
+)
 from bitnet_host.model.sources.tensors import StoredTensor, TensorFolder
 
 __all__ = ["open_checkpoint"]
@@ -35,120 +44,7 @@ _PROJECTIONS = {
     "o": "self_attn.o_proj",
     "gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj",
 }
-_NORMS = {
-    "input_norm": "input_layernorm", "attn_sub_norm": "self_attn.attn_sub_norm",
-    "post_norm": "post_attention_layernorm", "ffn_sub_norm": "mlp.ffn_sub_norm",
-}
-#: Keys of config.json that are read below, and keys that change nothing in how an answer is
-#: computed.
-_READ = {
-    "model_type", "hidden_act", "tie_word_embeddings", "num_attention_heads", "hidden_size",
-    "intermediate_size", "num_hidden_layers",
-    "num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings", "rope_theta",
-    "rope_parameters", "rms_norm_eps",
-    "quantization_config", "eos_token_id", "bos_token_id",
-}
-_HARMLESS = {
-    "architectures", "auto_map", "initializer_range", "torch_dtype", "dtype", "use_cache",
-    "transformers_version", "pad_token_id",
-    "_name_or_path", "attention_dropout", "pretraining_tp", "name_or_path", "unsloth_version",
-    "id2label", "label2id", "return_dict",
-    "output_attentions", "output_hidden_states", "chunk_size_feed_forward", "is_encoder_decoder",
-    "problem_type", "license",
-}
-#: Keys that change arithmetic, with the values that leave it alone (beside null, false, zero and
-#: empty ones).
-_NEUTRAL: dict[str, tuple[Any, ...]] = {"partial_rotary_factor": (1, 1.0),
-                                        "rope_type": ("default",), "mlp_bias": (),
-                                        "attention_bias": ()}
-
-
-def _refuse_unknown(raw: dict[str, Any], known: set[str], path: Path) -> None:
-    for name, value in raw.items():
-        neutral = (value is None or value is False or value in (0, "", [], {})
-                   or value in _NEUTRAL.get(name, ()))
-        if name not in known and not neutral:
-            raise BadModel(f"{path}: {name} is {str(value)[:60]!r}, which this tool does not know "
-                           f"and cannot compute with: "
-                           "it would give other words than the model's")
-
-
-def _theta(raw: dict[str, Any], path: Path) -> float:
-    """The base of RoPE: rope_parameters, as transformers has it, before a top-level rope_theta."""
-    rope = raw.get("rope_parameters")
-    rope = {} if rope is None else rope
-    if not isinstance(rope, dict):
-        raise BadModel(f"{path}: rope_parameters is {rope!r}; it must be an object")
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise BadModel(f"{path}: RoPE of type {kind!r} is not supported, only the default one "
-                       f"without scaling")
-    _refuse_unknown(rope, {"rope_type", "type", "rope_theta"}, path)
-    value = next(v
-                 for v in (rope.get("rope_theta"), raw.get("rope_theta"), 500000.0)
-                 if v is not None)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 < value < 1e12:
-        raise BadModel(f"{path}: rope_theta is {value!r}; it must be a number above 1")
-    return float(value)
-
-
-def _config(raw: dict[str, Any], path: Path) -> ModelConfig:
-    if raw.get("model_type") != "bitnet":
-        raise BadModel(f"{path} describes a {raw.get('model_type', 'nameless')} model: only BitNet "
-                       f"b1.58 checkpoints "
-                       "(model_type bitnet) run on this machine")
-    if raw.get("hidden_act", "relu2") != "relu2":
-        raise BadModel(f"{path}: activation {raw['hidden_act']!r} is not supported, only relu2 "
-                       f"(squared ReLU)")
-    _refuse_unknown(raw, _READ | _HARMLESS, path)
-
-    def number(name: str, default: Any = None) -> int:
-        value = raw.get(name)
-        value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**24:
-            raise BadModel(f"{path}: {name} is {value!r}; it must be a positive whole number")
-        return value
-
-    heads, hidden = number("num_attention_heads"), number("hidden_size")
-    if hidden % heads and raw.get("head_dim") is None:
-        raise BadModel(f"{path}: hidden_size {hidden} cannot be divided among {heads} heads")
-    eps = raw.get("rms_norm_eps", 1e-5)
-    if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 1e-30 < eps <= 0.1:
-        raise BadModel(f"{path}: rms_norm_eps is {eps!r}; it must be a small positive number")
-    # null means as many as heads
-    keys = number("num_key_value_heads", heads if "num_key_value_heads" in raw else None)
-    return ModelConfig(
-        hidden, number("intermediate_size"), number("num_hidden_layers"), heads, keys,
-        number("head_dim", hidden // heads), number("vocab_size"),
-        number("max_position_embeddings", 2048), _theta(raw, path), float(eps))
-
-
-def _storage(raw: dict[str, Any], path: Path) -> Storage:
-    """How the matrices are stored. Raises BadModel for a quantisation that this tool does not
-    know."""
-    settings = raw.get("quantization_config")
-    if not isinstance(settings, dict):
-        raise BadModel(f"{path}: quantization_config is {settings!r}; a BitNet checkpoint has an "
-                       f"object there, without which transformers computes with unrounded weights")
-    for name, values in (("quant_method", ("bitnet",)),
-                         ("quantization_mode", ("offline", "online", None)),
-                         ("linear_class", ("bitlinear", "autobitlinear", None))):
-        value = settings.get(name)
-        if value not in values:
-            raise BadModel(f"{path}: {name} of quantization_config is {value!r}; this tool knows "
-                           f"{' and '.join(filter(None, values))}")
-    if settings.get("modules_to_not_convert") not in (None, [], ["lm_head"]):  # the head never is
-        raise BadModel(f"{path}: modules_to_not_convert is {settings['modules_to_not_convert']!r}: "
-                       f"this machine needs every matrix ternary")
-    _refuse_unknown(settings, {"quant_method", "quantization_mode", "linear_class", "rms_norm_eps",
-                               "modules_to_not_convert"}, path)
-    multiplies = settings.get("linear_class") == "autobitlinear"
-    if settings.get("quantization_mode") == "online":
-        if not multiplies:
-            raise BadModel(f"{path}: quantization_mode is online, which only the linear_class "
-                           f"autobitlinear has: transformers would take the weights for packed")
-        return Storage.MASTERS
-    return Storage.MULTIPLIES if multiplies else Storage.DIVIDES
+_NORMS = {"input_norm": "input_layernorm", "post_norm": "post_attention_layernorm"}
 
 
 def _token_ids(value: Any, place: Path, vocab: int) -> list[int]:
@@ -202,10 +98,12 @@ def _template(folder: Path, settings: dict[str, Any]) -> str | None:
 
 
 class _Layers(LazyLayers):
-    def __init__(self, tensors: TensorFolder, config: ModelConfig, storage: Storage) -> None:
+    def __init__(self, tensors: TensorFolder, config: ModelConfig, architecture: Architecture,
+                 storage: Storage) -> None:
         super().__init__(config.layers)
-        self._tensors, self._storage = tensors, storage
+        self._tensors, self._storage, self._group = tensors, storage, config.group
         self._shapes, self._norms = matrix_shapes(config), norm_sizes(config)
+        self._norm_places = _NORMS | architecture.norms
         for index in range(config.layers):  # missing or misshapen tensors show now
             list(self._stored(index))
 
@@ -213,7 +111,7 @@ class _Layers(LazyLayers):
         prefix = f"model.layers.{index}."
         for name, place in _PROJECTIONS.items():
             out, columns = self._shapes[name]
-            if self._storage is Storage.MASTERS:
+            if self._storage in (Storage.MASTERS, Storage.VALUES):
                 yield name, (self._tensors.take(f"{prefix}{place}.weight", (out, columns)),)
                 continue
             if out % 4:
@@ -221,30 +119,63 @@ class _Layers(LazyLayers):
                                f"byte do not fit")
             yield name, (self._tensors.take(f"{prefix}{place}.weight", (out // 4, columns)),
                          self._tensors.take(f"{prefix}{place}.weight_scale", (1,)))
-        for name, place in _NORMS.items():
-            yield name, self._tensors.take(f"{prefix}{place}.weight", (self._norms[name],))
+        for name, size in self._norms.items():
+            place = self._norm_places[name]
+            yield name, self._tensors.take(f"{prefix}{place}.weight", (size,))
 
     def read(self, index: int) -> Layer:
         return {name: self._linear(*value) if isinstance(value, tuple) else value.floats()
                 for name, value in self._stored(index)}
 
     def _linear(self, stored: StoredTensor, *scale: StoredTensor) -> Linear:
-        return from_packed(stored, scale[0], self._storage) if scale else from_masters(stored)
+        if scale:
+            return from_packed(stored, scale[0], self._storage)
+        if self._storage is Storage.VALUES:
+            return from_values(stored, self._group)
+        return from_masters(stored)
+
+
+def _storage(raw: dict[str, Any], tensors: TensorFolder, config: ModelConfig,
+             folder: Path) -> tuple[Storage, int]:
+    """How the matrices are stored, by config.json and by what the first of them is, and how many
+    weights share a scale. Raises BadModel."""
+    stated = stated_storage(raw, folder / "config.json")
+    name = f"model.layers.0.{_PROJECTIONS['q']}.weight"
+    if stated is Storage.MASTERS or stated is Storage.MULTIPLIES or not tensors.has(name):
+        return stated or Storage.VALUES, 0
+    first = tensors.find(name)
+    if stated is Storage.DIVIDES and first.kind == "U8":
+        return stated, 0
+    if first.shape != matrix_shapes(config)["q"]:
+        return stated or Storage.VALUES, 0  # who takes it says so
+    group = group_of_values(first)
+    if group is not None:
+        return Storage.VALUES, group
+    if stated is None:
+        raise BadModel(f"{folder / 'config.json'} has no quantization_config, and weights of "
+                       f"{name} have more than three values: this is no ternary model, or the "
+                       f"masters of one whose config.json does not say so")
+    return Storage.MASTERS, 0
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Opens a checkpoint folder; layers are read when they are asked for. Raises BadModel for
-    anything that is no BitNet checkpoint or that this machine would compute otherwise
+    anything that is no ternary checkpoint or that this machine would compute otherwise
     than transformers does."""
     raw = read_json(folder / "config.json")
-    config = _config(raw, folder / "config.json")
-    storage = _storage(raw, folder / "config.json")
+    config = model_config(raw, folder / "config.json")
+    architecture = architecture_of(raw, folder / "config.json")
+    stated_storage(raw, folder / "config.json")
     tensors = TensorFolder(folder)
+    storage, group = _storage(raw, tensors, config, folder)
+    config = replace(config, group=group)
     embedding = tensors.take("model.embed_tokens.weight", (config.vocab, config.hidden))
-    if tensors.has("lm_head.weight") or not raw.get("tie_word_embeddings", False):
-        _tied(raw, tensors, embedding, config, folder)
+    head = _head(raw, tensors, embedding, config, folder)
+    config = replace(config, tied=head is None)
     final_norm = tensors.take("model.norm.weight", (config.hidden,)).floats()
-    layers = _Layers(tensors, config, storage)
+    layers = _Layers(tensors, config, architecture, storage)
+    for layer in range(config.layers):
+        tensors.pass_over(f"model.layers.{layer}.self_attn.rotary_emb.inv_freq")
     tensors.refuse_others()
 
     def optional(name: str) -> dict[str, Any] | None:
@@ -260,23 +191,24 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     files = tuple(path for path in sorted(folder.iterdir()) if path.is_file())
     return Checkpoint(replace(config, stop_tokens=stops), embedding, final_norm, layers, tokenizer,
                       _template(folder, settings),
-                      special, generation, files)
+                      special, generation, files, head)
 
 
-def _tied(raw: dict[str, Any], tensors: TensorFolder, embedding: Any, config: ModelConfig,
-          folder: Path) -> None:
-    """Takes an lm_head.weight that is the embedding; raises BadModel for one that is not, or if
-    there should be one."""
+def _head(raw: dict[str, Any], tensors: TensorFolder, embedding: Any, config: ModelConfig,
+          folder: Path) -> StoredTensor | None:
+    """The output head, or nothing if it is the embedding, as tie_word_embeddings says or as its
+    numbers show. Raises BadModel if there should be one."""
+    tied = bool(raw.get("tie_word_embeddings", False))
     if not tensors.has("lm_head.weight"):
+        if tied:
+            return None
         raise BadModel(f"{folder}: tie_word_embeddings is "
                        f"{raw.get('tie_word_embeddings', 'absent, which means false')} but "
                        f"there is "
                        "no lm_head.weight: the checkpoint is incomplete")
     head = tensors.take("lm_head.weight", (config.vocab, config.hidden))
-    if raw.get("tie_word_embeddings", False):
-        return  # transformers takes the embedding in its place
-    for start in range(0, config.vocab, 4096):
-        if not np.array_equal(head[start:start + 4096], embedding[start:start + 4096]):
-            raise BadModel(f"{folder}: the output head is another matrix than the embedding "
-                           f"(tie_word_embeddings is not true); this "
-                           "machine has one for both")
+    if tied:
+        return None  # transformers takes the embedding in its place
+    same = all(np.array_equal(head[start:start + 4096], embedding[start:start + 4096])
+               for start in range(0, config.vocab, 4096))
+    return None if same else head

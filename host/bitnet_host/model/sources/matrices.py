@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from bitnet_host.errors import BadModel
 from bitnet_host.model.checkpoint import Linear
+from bitnet_host.model.header import GROUP
 from bitnet_host.model.sources.tensors import StoredTensor
 
-__all__ = ["Storage", "absmean", "from_masters", "from_packed", "refuse_holes",
-           "unpack_hf"]
+__all__ = ["Storage", "absmean", "from_masters", "from_packed", "from_values", "group_of_values",
+           "group_scales", "refuse_holes", "unpack_hf"]
 
 _ROWS = 1024  # of masters in memory at once
 _FEW = 32  # weights of a row that may be alike by chance
@@ -31,6 +32,7 @@ class Storage(Enum):
     MULTIPLIES = "packed, products are multiplied by weight_scale"
     DIVIDES = "packed, products are divided by weight_scale"
     MASTERS = "floats that are rounded to three values when they are read"
+    VALUES = "floats that have three values"
 
 
 def unpack_hf(packed: NDArray[np.uint8]) -> NDArray[np.int8]:
@@ -90,6 +92,57 @@ def from_masters(stored: StoredTensor) -> Linear:
                 out=weights[start:start + _ROWS], casting="unsafe")
     refuse_holes(weights, place)
     return Linear(weights, float(np.float32(1) / scale))
+
+
+def group_scales(weights: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    """The magnitude of each group of GROUP weights of a row, float32 [rows, groups], zero of one
+    that is zero everywhere; None if a group has several."""
+    rows, columns = weights.shape
+    padded = np.zeros((rows, -(-columns // GROUP) * GROUP), np.float32)
+    padded[:, :columns] = np.abs(weights)
+    groups = padded.reshape(rows, -1, GROUP)
+    scales: NDArray[np.float32] = groups.max(axis=2)
+    same = (groups == 0) | (groups == scales[:, :, None])
+    return scales if same.all() else None
+
+
+def group_of_values(stored: StoredTensor) -> int | None:
+    """How many weights share the magnitude that each of them has or is zero: 0 for all of the
+    matrix, GROUP, or None if a group has several. Looks at the first rows."""
+    part = stored[:_ROWS]
+    if stored.kind == "U8" or not np.isfinite(part).all():
+        return None
+    magnitudes = np.unique(np.abs(part))
+    if (magnitudes > 0).sum() <= 1:
+        return 0
+    return None if group_scales(part) is None else GROUP
+
+
+def from_values(stored: StoredTensor, group: int) -> Linear:
+    """Floats [out, in] that are zero or one magnitude, of all of the matrix or, with ``group``, of
+    each group of a row. Raises BadModel for others."""
+    place = f"{stored.file}: tensor {stored.name}"
+    if stored.kind == "U8":
+        raise BadModel(f"{place} is packed, where others of this checkpoint are floats: one of "
+                       f"them is another checkpoint's")
+    weights, scales = np.empty(stored.shape, np.int8), []
+    for start in range(0, stored.shape[0], _ROWS):
+        part = stored[start:start + _ROWS]
+        found = group_scales(part) if np.isfinite(part).all() else None
+        if found is None:
+            raise BadModel(f"{place} has groups of {GROUP} weights of more than three values: it "
+                           f"is not ternary throughout")
+        scales.append(found)
+        weights[start:start + _ROWS] = np.sign(part)
+    refuse_holes(weights, place)
+    groups = np.concatenate(scales)
+    if group:
+        return Linear(weights, 1.0, groups)
+    one = groups.max()
+    if not ((groups == 0) | (groups == one)).all():
+        raise BadModel(f"{place} has groups of weights with scales of their own, where the first "
+                       f"matrix of this checkpoint has one for all of it")
+    return Linear(weights, float(one))
 
 
 def refuse_holes(weights: NDArray[np.int8], place: str) -> None:

@@ -114,14 +114,23 @@ class TensorFolder:
     def has(self, name: str) -> bool:
         return name in self._tensors
 
+    def find(self, name: str) -> StoredTensor:
+        """The tensor of that name, whatever its shape; it is still to be taken. Raises
+        KeyError."""
+        return self._tensors[name]
+
+    def pass_over(self, name: str) -> None:
+        """A tensor that may be there and says nothing."""
+        self._taken.add(name)
+
     def refuse_others(self) -> None:
         """Raises BadModel if there are tensors that nobody took: they would change what the model
         computes."""
         others = sorted(self._tensors.keys() - self._taken)
         if others:
             more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-            raise BadModel(f"{self.folder}: tensor {others[0]}{more} has no place in a BitNet "
-                           f"b1.58 model: this is another "
+            raise BadModel(f"{self.folder}: tensor {others[0]}{more} has no place in a model "
+                           f"of this kind: this is another "
                            "architecture, which this tool would get wrong")
 
 
