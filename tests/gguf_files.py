@@ -3,6 +3,7 @@ weight after the other."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from bitnet_host.model.checkpoint import Checkpoint
 
 __all__ = ["NAMES", "pack_i2s", "pack_q2", "pack_tq", "write_gguf"]
 
-NAMES = {"q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output", "gate": "ffn_gate",
+NAMES = {"q_norm": "attn_q_norm", "k_norm": "attn_k_norm",
+         "q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output", "gate": "ffn_gate",
          "up": "ffn_up", "down": "ffn_down", "input_norm": "attn_norm",
          "attn_sub_norm": "attn_sub_norm", "post_norm": "ffn_norm",
          "ffn_sub_norm": "ffn_sub_norm"}
@@ -62,13 +64,28 @@ def _matrix(writer: gguf.GGUFWriter, name: str, linear: Any, kind: str) -> None:
     elif kind.startswith("Q2_0"):
         group = int(kind.partition("/")[2])
         scales = np.full((shape[0], shape[1] // group), linear.scale)
+        if linear.scales is not None:
+            scales = np.repeat(linear.scales, 128 // group, axis=1)
         data = pack_q2(linear.weights, scales, group)
         writer.add_tensor(name, data.view(np.int8), raw_shape=shape, raw_dtype=Q2_0)
     elif kind in ("TQ1_0", "TQ2_0"):
         writer.add_tensor(name, pack_tq(linear.weights, linear.scale, kind),
                           raw_dtype=gguf.GGMLQuantizationType[kind])
     else:
-        writer.add_tensor(name, linear.weights.astype(np.float32) * np.float32(linear.scale))
+        values = linear.weights.astype(np.float32) * np.float32(linear.scale)
+        if linear.scales is not None:
+            values *= np.repeat(linear.scales, 128, axis=1)[:, :shape[1]]
+        writer.add_tensor(name, values)
+
+
+def _permuted(linear: Any, heads: int) -> Any:
+    """Rows of q or k as files of the architecture llama have them: of each head the first of the
+    first half, the first of the second half, and so on."""
+    size = len(linear.weights) // heads
+    order = [head * size + half * size // 2 + pair
+             for head in range(heads) for pair in range(size // 2) for half in range(2)]
+    scales = None if linear.scales is None else linear.scales[order]
+    return replace(linear, weights=linear.weights[order], scales=scales)
 
 
 def write_gguf(path: Path, checkpoint: Checkpoint, kind: str = "I2_S", *,
@@ -106,11 +123,18 @@ def write_gguf(path: Path, checkpoint: Checkpoint, kind: str = "I2_S", *,
     raw = gguf.quants.quantize(rows, gguf.GGMLQuantizationType[embedding])
     for name in ("token_embd.weight", *(() if tied else ("output.weight",))):
         writer.add_tensor(name, raw, raw_dtype=gguf.GGMLQuantizationType[embedding])
+    if checkpoint.head is not None:
+        writer.add_tensor("output.weight", np.ascontiguousarray(checkpoint.head[:]))
     for index, layer in enumerate(checkpoint.layers):
         for key, name in NAMES.items():
+            if key not in layer:
+                continue
             place = f"blk.{index}.{name}.weight"
             if key.endswith("norm"):
                 writer.add_tensor(place, np.asarray(layer[key], np.float32))
+            elif architecture == "llama" and key in ("q", "k"):
+                heads = config.heads if key == "q" else config.kv_heads
+                _matrix(writer, place, _permuted(layer[key], heads), kind)
             else:
                 _matrix(writer, place, layer[key], kind)
     writer.add_tensor("output_norm.weight", np.asarray(checkpoint.final_norm, np.float32))

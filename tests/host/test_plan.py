@@ -115,7 +115,8 @@ def test_the_2b_model():
 @pytest.mark.parametrize("field,value", [
     ("layers", 0),
     ("layers", 65),
-    ("heads", 0), ("heads", 61), ("heads", 162), ("kv_heads", 0), ("kv_heads", 3), ("hidden", 0), ("hidden", 48),
+    ("heads", 0), ("heads", 61), ("heads", 162), ("kv_heads", 0), ("kv_heads", 3),
+    ("hidden", 0), ("hidden", 48),
     ("hidden", 4096 + 32),
     ("head_dim", 16),
     ("head_dim", 1056), ("intermediate", 4), ("intermediate", 16384), ("vocab", 12),

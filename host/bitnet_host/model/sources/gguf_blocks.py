@@ -18,14 +18,15 @@ from numpy.typing import NDArray
 
 from bitnet_host.errors import BadModel
 from bitnet_host.model.checkpoint import F32, Linear
+from bitnet_host.model.header import GROUP
 from bitnet_host.model.sources.gguf import GgufTensor
-from bitnet_host.model.sources.matrices import refuse_holes
+from bitnet_host.model.sources.matrices import group_scales, refuse_holes
 
-__all__ = ["I2S", "LAYOUTS", "FloatRows", "i2s_codes", "read_linear"]
+__all__ = ["I2S", "LAYOUTS", "FloatRows", "TokenRows", "i2s_codes", "read_linear"]
 
 TQ1_0, TQ2_0, I2S, TL1, TL2, Q2_0 = 34, 35, 36, 38, 39, 42
 _TERNARY = (TQ1_0, TQ2_0, I2S, TL1, TL2, Q2_0)
-_GROUP = 256  # weights to a scale in TQ1_0 and TQ2_0
+_BLOCK = 256  # weights to a scale in TQ1_0 and TQ2_0
 
 Codes = NDArray[np.uint8]
 _LOW = np.uint8(3)
@@ -66,8 +67,9 @@ class _Blocks:
 
 
 def read_linear(tensor: GgufTensor, layout: str) -> Linear:
-    """The matrix [out, in], with ``layout`` one of LAYOUTS. Raises BadModel if it is none of three
-    values, or has more than one scale."""
+    """The matrix [out, in], with ``layout`` one of LAYOUTS, with a scale or with those of groups
+    of GROUP weights. Raises BadModel if it is none of three values, or has scales of smaller
+    groups."""
     place = f"{tensor.file}: tensor {tensor.name}"
     if tensor.kind in (TL1, TL2):
         raise BadModel(f"{place} is packed as TL{tensor.kind - TL1 + 1}: how depends on tables of "
@@ -76,26 +78,44 @@ def read_linear(tensor: GgufTensor, layout: str) -> Linear:
     if tensor.kind not in _TERNARY:
         return _of_floats(tensor, place)
     blocks = _READERS[tensor.kind](tensor, layout)
+    weights = _signed(blocks, place)
+    used = np.unique(np.abs(blocks.scales[weights.reshape(-1, blocks.group).any(axis=1)]))
+    if used.size > 1:
+        refuse_holes(weights, place)
+        return Linear(weights, 1.0, _by_group(weights, blocks, place))
+    return _checked(weights, np.float32(used[0] if used.size else 0), place)
+
+
+def _signed(blocks: _Blocks, place: str) -> NDArray[np.int8]:
+    """Weights as scales without a sign mean them; none where a scale is zero."""
     if (blocks.codes == 3).any():
         raise BadModel(f"{place} holds a code that is no weight: it is damaged or packed in "
                        f"another way")
-    weights = blocks.codes.astype(np.int8) - 1
-    scale = _one_scale(weights, blocks, place)
-    return _checked(weights, scale, place)
-
-
-def _one_scale(weights: NDArray[np.int8], blocks: _Blocks, place: str) -> np.float32:
-    """The scale of all of them. Groups whose scale is zero, or that hold nothing, may have any."""
     if not np.isfinite(blocks.scales).all():
         raise BadModel(f"{place} has a scale that is an infinity or NaN: it is damaged")
+    weights = blocks.codes.astype(np.int8) - 1
     groups = weights.reshape(-1, blocks.group)
     groups[blocks.scales == 0] = 0
     groups[blocks.scales < 0] *= -1
-    used = np.unique(np.abs(blocks.scales[groups.any(axis=1)]))
-    if used.size > 1:
-        raise BadModel(f"{place} has {used.size:,} different scales, one for {blocks.group} "
-                       f"weights; this machine takes matrices with one")
-    return np.float32(used[0] if used.size else 0)
+    return weights
+
+
+def _by_group(weights: NDArray[np.int8], blocks: _Blocks, place: str) -> F32:
+    """float32 [rows, columns / GROUP]: the scales of larger groups repeated, those of two smaller
+    ones made one. Raises BadModel where they differ."""
+    rows, columns = weights.shape
+    if blocks.group >= GROUP and blocks.group % GROUP == 0:
+        scales = np.repeat(np.abs(blocks.scales), blocks.group // GROUP)
+        return scales.reshape(rows, columns // GROUP)
+    each, per = np.abs(blocks.scales).reshape(rows, -1), GROUP // blocks.group
+    each = np.where(weights.reshape(rows, -1, blocks.group).any(axis=2), each, 0)
+    missing = -each.shape[1] % per
+    parts = np.pad(each, ((0, 0), (0, missing))).reshape(rows, -1, per)
+    largest: F32 = parts.max(axis=2)
+    if not ((parts == 0) | (parts == largest[:, :, None])).all():
+        raise BadModel(f"{place} has scales for {blocks.group} weights each; this machine has one "
+                       f"for {GROUP}, and neighbours differ")
+    return largest
 
 
 def _checked(weights: NDArray[np.int8], scale: np.float32, place: str) -> Linear:
@@ -106,13 +126,19 @@ def _checked(weights: NDArray[np.int8], scale: np.float32, place: str) -> Linear
 
 
 def _of_floats(tensor: GgufTensor, place: str) -> Linear:
-    """Floats of three values, minus and plus one magnitude and zero."""
+    """Floats of three values, minus and plus one magnitude and zero, of the matrix or of groups of
+    a row."""
     values = FloatRows(tensor)[:]
     if not np.isfinite(values).all():
         raise BadModel(f"{place} holds an infinity or NaN: it is damaged")
     magnitudes = np.unique(np.abs(values))
     magnitudes = magnitudes[magnitudes > 0]
     if magnitudes.size > 1:
+        groups = group_scales(values)
+        if groups is not None:
+            weights = np.sign(values).astype(np.int8)
+            refuse_holes(weights, place)
+            return Linear(weights, 1.0, groups)
         raise BadModel(f"{place} has {magnitudes.size:,} different magnitudes: these are no "
                        f"ternary weights; give the safetensors checkpoint, or an I2_S file")
     return _checked(np.sign(values).astype(np.int8),
@@ -150,15 +176,15 @@ def _half(data: Codes) -> F32:
 
 
 def _tq2(tensor: GgufTensor, _: str) -> _Blocks:
-    data = _blocks(tensor, _GROUP, 66)
+    data = _blocks(tensor, _BLOCK, 66)
     shifts = np.array([0, 2, 4, 6], np.uint8)[:, None]
     codes = data[:, :64].reshape(-1, 2, 1, 32) >> shifts & _LOW
-    return _Blocks(codes.reshape(tensor.shape), _half(data[:, 64:]), _GROUP)
+    return _Blocks(codes.reshape(tensor.shape), _half(data[:, 64:]), _BLOCK)
 
 
 def _tq1(tensor: GgufTensor, _: str) -> _Blocks:
     """Five weights to a byte q: q times a power of three, modulo 256, times three, by 256."""
-    data = _blocks(tensor, _GROUP, 54)
+    data = _blocks(tensor, _BLOCK, 54)
 
     def digits(part: Codes, count: int) -> Codes:
         powers = np.array([3**i for i in range(count)], np.uint16)[:, None]
@@ -167,7 +193,7 @@ def _tq1(tensor: GgufTensor, _: str) -> _Blocks:
 
     codes = np.concatenate([digits(data[:, :32], 5), digits(data[:, 32:48], 5),
                             digits(data[:, 48:52], 4)], axis=1)
-    return _Blocks(codes.reshape(tensor.shape), _half(data[:, 52:]), _GROUP)
+    return _Blocks(codes.reshape(tensor.shape), _half(data[:, 52:]), _BLOCK)
 
 
 def _q2(tensor: GgufTensor, _: str) -> _Blocks:
@@ -233,3 +259,26 @@ class FloatRows:
             raise BadModel(f"{self._tensor.file}: tensor {self._tensor.name} holds an infinity or "
                            f"NaN: it is damaged or was not trained to its end")
         return values
+
+
+class TokenRows:
+    """Rows of an embedding or head [tokens, hidden] as float32, which may be ternary themselves."""
+
+    def __init__(self, tensor: GgufTensor) -> None:
+        self._tensor, self.shape = tensor, tensor.shape
+        self._rows = None if tensor.kind in (TQ1_0, TQ2_0, Q2_0) else FloatRows(tensor)
+        self._ternary: tuple[NDArray[np.int8], F32] | None = None
+
+    def __getitem__(self, rows: slice) -> F32:
+        if self._rows is not None:
+            return self._rows[rows]
+        if self._ternary is None:  # bytes of weights, a quarter of the floats'
+            linear = read_linear(self._tensor, "128")
+            scales = linear.scales
+            if scales is None:
+                groups = -(-self.shape[1] // GROUP)
+                scales = np.full((self.shape[0], groups), np.float32(linear.scale))
+            self._ternary = linear.weights, scales
+        weights, scales = self._ternary
+        return (weights[rows] * np.repeat(scales[rows], GROUP, axis=1)[:, :self.shape[1]]
+                ).astype(np.float32)

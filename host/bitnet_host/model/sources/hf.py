@@ -146,6 +146,9 @@ def _storage(raw: dict[str, Any], tensors: TensorFolder, config: ModelConfig,
     first = tensors.find(name)
     if stated is Storage.DIVIDES and first.kind == "U8":
         return stated, 0
+    if first.kind == "U8":
+        raise BadModel(f"{folder / 'config.json'} has no quantization_config, though {name} is "
+                       f"packed, and does not say how: get the whole checkpoint again")
     if first.shape != matrix_shapes(config)["q"]:
         return stated or Storage.VALUES, 0  # who takes it says so
     group = group_of_values(first)

@@ -1,0 +1,126 @@
+"""Checkpoints of every family, with their structure and names, in each form that they are stored
+in: what is read is what was written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from bitnet_host.errors import BadModel
+from bitnet_host.model.convert import convert
+from bitnet_host.model.image import check_image
+from bitnet_host.model.open import open_source
+from bitnet_host.model.sources.gguf_model import open_gguf
+from bitnet_host.model.sources.hf import open_checkpoint
+from bitnet_host.model.sources.synthetic import synthetic_checkpoint
+from bitnet_host.model.verify import compare
+from families import FORMS, small, write_family
+from gguf_files import write_gguf
+
+
+def _same(ours, theirs, exact=True):
+    """Every weight, scale and norm of two checkpoints."""
+    assert ours.config == theirs.config
+    for a, b in zip(ours.layers, theirs.layers, strict=True):
+        assert a.keys() == b.keys()
+        for key, value in b.items():
+            if key.endswith("norm"):
+                np.testing.assert_array_equal(a[key], value)
+                continue
+            np.testing.assert_array_equal(a[key].weights, value.weights)
+            assert (a[key].scales is None) == (value.scales is None)
+            if value.scales is None:
+                assert a[key].scale == pytest.approx(value.scale, rel=1e-6 if exact else 8e-3)
+            else:
+                used = np.add.reduceat(np.abs(value.weights), np.arange(0, value.weights.shape[1],
+                                                                        128), axis=1) > 0
+                np.testing.assert_allclose(a[key].scales[used], value.scales[used],
+                                           rtol=0 if exact else 8e-3)
+    np.testing.assert_allclose(ours.embedding[:], theirs.embedding[:], rtol=0 if exact else 5e-3)
+    assert (ours.head is None) == (theirs.head is None)
+    if theirs.head is not None:
+        np.testing.assert_allclose(ours.head[:], theirs.head[:], rtol=0 if exact else 5e-3)
+
+
+@pytest.mark.parametrize("family,form", [(family, form) for family, forms in FORMS.items()
+                                         for form in forms])
+def test_what_is_read_is_what_was_written(tmp_path, family, form):
+    checkpoint = small(family, form)
+    path = write_family(tmp_path / "model", checkpoint, family, form)
+    found = open_source(path)
+    # float16 and bfloat16 keep less of a scale; masters are made to give weights, not scales
+    _same(found, checkpoint, "16" not in form and not form.startswith("Q2"))
+    image = convert(found)
+    assert check_image(image) == ""
+    wrong = [finding for finding in compare(image, found) if finding.wrong]
+    assert not wrong
+
+
+def _config(path, **changes):
+    config = json.loads((path / "config.json").read_text()) | changes
+    (path / "config.json").write_text(json.dumps({k: v for k, v in config.items()
+                                                  if v is not ...}))
+    return path
+
+
+@pytest.mark.parametrize("family,form,changes,words", [
+    ("llama3-8b", "packed", {"hidden_act": "relu2"}, "only silu"),
+    ("llama3-8b", "packed", {"tie_word_embeddings": True}, ""),  # its head is not used then
+    ("llama3-8b", "packed", {"attention_bias": True}, "attention_bias"),
+    ("llama3-8b", "packed", {"logits_scaling": 2.0}, "logits_scaling"),
+    ("llama3-8b", "packed", {"quantization_config": ...}, "is packed"),
+    ("llama3-8b", "packed", {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "dynamic"),
+    ("llama3-8b", "packed", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "lacks"),
+    ("llama3-8b", "packed", {"rope_scaling": [1]}, "must be an object"),
+    ("1bitllm-large", "F32", {"weight_bits": 2}, "weight_bits"),
+    ("1bitllm-large", "F32", {"input_bits": 4}, "input_bits"),
+    ("1bitllm-large", "F32", {"architectures": ["LlamaForCausalLM"]}, "no quantization_config"),
+    ("bonsai-1.7b", "values F16", {"head_dim": ...}, "head_dim is None"),
+    ("bonsai-1.7b", "values F16", {"use_sliding_window": True}, "sliding window"),
+    ("bonsai-1.7b", "values F16", {"layer_types": ["sliding_attention"] * 2}, "sliding window"),
+    ("bitcpm-1b", "values BF16", {"rope_scaling": {
+        "rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}}, "short_factor"),
+])
+def test_what_would_be_another_model_is_refused(tmp_path, family, form, changes, words):
+    path = _config(write_family(tmp_path / "model", small(family, form), family, form), **changes)
+    if not words:
+        assert open_checkpoint(path).head is None
+        return
+    with pytest.raises(BadModel, match=words):
+        list(open_checkpoint(path).layers)
+
+
+def test_weights_that_are_not_ternary_throughout_are_refused(tmp_path):
+    checkpoint = small("bonsai-1.7b", "values F16")
+    layers = [dict(layer) for layer in checkpoint.layers]
+    up = layers[1]["up"]
+    values = up.scales.copy()
+    values[3] *= 2
+    layers[1]["up"] = dataclasses.replace(up, scales=values)
+    path = write_family(tmp_path / "a", dataclasses.replace(checkpoint, layers=layers),
+                        "bonsai-1.7b", "values F16", outlier=("layers.1.mlp.up_proj", 3, 5))
+    with pytest.raises(BadModel, match="not ternary throughout"):
+        list(open_checkpoint(path).layers)
+
+
+def test_permuted_heads_of_a_gguf_file(tmp_path):
+    """Files of the architecture llama have them, those of qwen3 do not."""
+    checkpoint = small("falcon-e-1b", "packed")
+    paths = [write_gguf(tmp_path / f"{name}.gguf", checkpoint, "F32", architecture=name,
+                        fields={"tokenizer.ggml.pre": "falcon_e"})
+             for name in ("llama",)]
+    q = open_gguf(paths[0]).layers[0]["q"].weights
+    np.testing.assert_array_equal(q, checkpoint.layers[0]["q"].weights)
+    with pytest.raises(BadModel, match=r"attn_q_norm\.weight is missing"):
+        open_gguf(write_gguf(tmp_path / "q.gguf", checkpoint, "F32", architecture="qwen3"))
+
+
+def test_random_synthetic_shapes_of_all_families_are_different_models():
+    digests = {family: convert(small(family, forms[0])).header.model_id
+               for family, forms in FORMS.items()}
+    assert len(set(digests.values())) == len(digests)
+    again = synthetic_checkpoint(small("falcon-e-1b", "packed").config, 0.6, 1)
+    assert convert(again).header.model_id == convert(synthetic_checkpoint(again.config, 0.6,
+                                                                          1)).header.model_id
