@@ -150,7 +150,7 @@ def _config(checkpoint: Checkpoint, family: str, form: str) -> dict[str, Any]:
                                     else "online"}}
     if family.startswith("1bitllm"):
         return config | {"architectures": ["BitnetForCausalLM"], "model_type": "llama",
-                         "weight_bits": 1, "input_bits": 8, "pad_token_id": 32000}
+                         "weight_bits": 1, "input_bits": 8, "pad_token_id": 2}
     if family.startswith("bonsai"):
         return config | {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3",
                          "use_sliding_window": False, "max_window_layers": 28,

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import numpy as np
 from bitnet_host.golden.reference import (
+    Quantised,
     ReferenceModel,
     bitlinear,
+    group_bitlinear,
     integer_products,
     quantise_vector,
+    relu2,
     rms_norm,
     rope,
+    silu,
 )
 from bitnet_host.model.header import KINDS
 
@@ -25,13 +29,15 @@ _LINEARS = {"q_proj": "Q", "k_proj": "K", "v_proj": "V", "o_proj": "O", "gate_pr
             "up_proj": "UP", "down_proj": "DOWN"}
 _NORMS = {"input_layernorm": "INPUT_NORM", "attn_sub_norm": "ATTN_SUB_NORM",
           "post_attention_layernorm": "POST_NORM",
-          "ffn_sub_norm": "FFN_SUB_NORM", "norm": "FINAL_NORM"}
+          "ffn_sub_norm": "FFN_SUB_NORM", "norm": "FINAL_NORM",
+          "inner_attn_ln": "ATTN_SUB_NORM", "ffn_layernorm": "FFN_SUB_NORM",
+          "q_norm": "Q_NORM", "k_norm": "K_NORM"}
 
 
 @dataclass
 class OperatorRecord:
-    """One operator's run: ``kind`` is linear, norm, rope or attention; ``arrays`` hold its input,
-    output and exact parts."""
+    """One operator's run: ``kind`` is linear, norm, rope, activation or attention; ``arrays`` hold
+    its input, output and exact parts."""
 
     name: str
     kind: str
@@ -65,55 +71,148 @@ def _place(name: str) -> tuple[str, int]:
     return {**_LINEARS, **_NORMS}[parts[-1]], layer
 
 
-def compare_records(model: ReferenceModel, records: list[OperatorRecord]) -> tuple[list[str], str]:
-    """Problems (empty if all agree) and a summary line."""
-    problems: list[str] = []
-    codes = sums = 0
-    worst = attention = 0.0
+def _own(size: int, padded: int) -> np.ndarray:
+    """Places of a head's own elements among those that the machine has."""
+    half = size // 2
+    return np.concatenate([np.arange(half), padded // 2 + np.arange(half)])
 
-    def close(name: str, ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> None:
-        nonlocal worst, attention
+
+class _Places:
+    """Where the model's own rows and columns are in the machine's matrices and vectors."""
+
+    def __init__(self, model: ReferenceModel) -> None:
+        h = model.header
+        self.head = _own(h.head_elements, h.head_dim)
+        self._heads = {count: (np.arange(count)[:, None] * h.head_dim + self.head).reshape(-1)
+                       for count in (h.heads, h.kv_heads)}
+        self._by_kind = {"Q": (h.heads, None), "K": (h.kv_heads, None), "V": (h.kv_heads, None),
+                         "O": (None, h.heads), "ATTN_SUB_NORM": (h.heads, None)}
+        self._inner = h.inner_elements
+
+    def matrix(self, kind: str, weights: np.ndarray) -> np.ndarray:
+        rows, columns = self._by_kind.get(kind, (None, None))
+        if rows:
+            return weights[self._heads[rows]]
+        if columns:
+            return weights[:, self._heads[columns]]
+        return {"GATE": weights[:self._inner], "UP": weights[:self._inner],
+                "DOWN": weights[:, :self._inner]}[kind]
+
+    def vector(self, kind: str, x: np.ndarray, size: int) -> np.ndarray:
+        """A vector of the model as the machine has it, zeros where it has more."""
+        out = np.zeros(size, np.float32)
+        if kind in ("Q_NORM", "K_NORM"):
+            out[self.head] = x
+        elif kind == "ATTN_SUB_NORM":
+            out[self._heads[self._by_kind[kind][0]]] = x
+        else:
+            out[:x.size] = x
+        return out
+
+    def back(self, kind: str, x: np.ndarray, size: int) -> np.ndarray:
+        if kind in ("Q_NORM", "K_NORM"):
+            return x[self.head]
+        return x[self._heads[self._by_kind[kind][0]]] if kind == "ATTN_SUB_NORM" else x[:size]
+
+    def heads(self, x: np.ndarray, padded: int) -> np.ndarray:
+        """[..., head_dim] with zeros where the machine has more."""
+        out = np.zeros((*x.shape[:-1], padded), np.float32)
+        out[..., self.head] = x
+        return out
+
+
+def _tie(x: np.ndarray) -> np.ndarray:
+    """Which elements lie half-way between two codes, as far as float32 can say. PyTorch computes
+    127 / absmax as 127 * (1 / absmax), which may be another float32, and sends those to the other
+    side. Where all elements are multiples of one number, as the values of a first token are that
+    attention hands on, they are many."""
+    exact = np.abs(x.astype(np.float64)) * 127 / max(float(np.abs(x).max()), 1e-5)
+    return np.asarray(np.abs(exact - np.floor(exact) - 0.5) < 2e-7 * np.maximum(exact, 1))
+
+
+class _Comparison:
+    """What differs, and how far."""
+
+    def __init__(self, model: ReferenceModel) -> None:
+        self.model, self.places, self.problems = model, _Places(model), list[str]()
+        self.codes = self.sums = self.ties = 0
+        self.worst = self.attention = 0.0
+
+    def close(self, name: str, ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> None:
         error = float(np.max(np.abs(ours - theirs)) / max(float(np.max(np.abs(theirs))), 1e-9))
         if name == "attention":
-            attention = error
+            self.attention = error
         else:
-            worst = max(worst, error)
+            self.worst = max(self.worst, error)
         if error > tolerance:
-            problems.append(f"{name}: relative error {error:.2e}")
+            self.problems.append(f"{name}: relative error {error:.2e}")
 
-    for r in records:
-        x, theirs = r.arrays.get("input"), r.arrays["output"]
-        if r.kind == "linear":
-            kind, layer = _place(r.name)
-            weights = model.matrix(KINDS.index(kind), layer)
-            scale = np.float32(model.image.tensor(kind, layer).scale)
-            for row in range(x.shape[0]):
-                q = quantise_vector(x[row])
-                codes += q.codes.size
-                sums += weights.shape[0]
-                if not np.array_equal(q.codes, r.arrays["codes"][row]):
-                    problems.append(f"{r.name}: "
-                                    f"{np.count_nonzero(q.codes != r.arrays['codes'][row])} int8 "
-                                    f"codes differ")
-                if (not np.array_equal(integer_products(weights.astype(np.int8), q.codes),
-                                       r.arrays["sums"][row])):
-                    problems.append(f"{r.name}: int32 sums differ")
-                close(r.name, bitlinear(weights, q, scale), theirs[row], 1e-5)
-        elif r.kind == "norm":
-            kind, layer = _place(r.name)
-            weight = model.floats(kind, x.shape[1], layer)
-            h = model.header
-            inverse, eps = np.float32(1 / x.shape[1]), np.uint32(h.eps_bits).view(np.float32)
-            for row in range(x.shape[0]):
-                close(r.name, rms_norm(x[row], weight, inverse, eps), theirs[row], 1e-5)
+    def linear(self, r: OperatorRecord) -> None:
+        kind, layer = _place(r.name)
+        stored = kind if kind != "DOWN" or not self.model.header.activation else "DOWN_ROWS"
+        weights = self.places.matrix(kind, self.model.matrix(KINDS.index(stored), layer))
+        scale = np.float32(self.model.image.tensor(stored, layer).scale)
+        for row, x in enumerate(r.arrays["input"]):
+            q, theirs = quantise_vector(x), r.arrays["codes"][row]
+            self.codes += q.codes.size
+            self.sums += weights.shape[0]
+            different = (q.codes != theirs) & ~_tie(x)
+            if different.any():
+                self.problems.append(f"{r.name}: {different.sum()} int8 codes differ")
+            self.ties += int((q.codes != theirs).sum())
+            q = Quantised(theirs, q.scale)
+            if self.model.header.group:
+                ours = group_bitlinear(weights, q, self._scales(kind, layer, weights.shape))
+            else:
+                sums = integer_products(weights.astype(np.int8), q.codes)
+                if not np.array_equal(sums, r.arrays["sums"][row]):
+                    self.problems.append(f"{r.name}: int32 sums differ")
+                ours = bitlinear(weights, q, scale)
+            self.close(r.name, ours, r.arrays["output"][row], 1e-5)
+
+    def _scales(self, kind: str, layer: int, shape: tuple[int, ...]) -> np.ndarray:
+        """float32 [groups, rows]."""
+        rows = self.model.image.tensor(kind if kind != "DOWN" else "DOWN_ROWS", layer).rows
+        groups = -(-shape[1] // 128)
+        return self.model.floats(f"{kind}_SCALES", rows * groups,
+                                 layer).reshape(groups, rows)[:, :shape[0]]
+
+    def norm(self, r: OperatorRecord) -> None:
+        kind, layer = _place(r.name)
+        eps = np.uint32(self.model.header.eps_bits).view(np.float32)
+        size = r.arrays["input"].shape[-1]
+        weight = self.model.floats(kind, self.model.image.tensor(kind, layer).columns, layer)
+        for x, theirs in zip(r.arrays["input"].reshape(-1, size),
+                             r.arrays["output"].reshape(-1, size), strict=True):
+            ours = rms_norm(self.places.vector(kind, x, weight.size), weight, np.float32(1 / size),
+                            eps)
+            self.close(r.name, self.places.back(kind, ours, size), theirs, 1e-5)
+
+    def other(self, r: OperatorRecord) -> None:
+        h, places = self.model.header, self.places
+        x, theirs = r.arrays["input"], r.arrays["output"]
+        if r.kind == "activation":
+            function = silu if h.activation else relu2
+            self.close(r.name, function(x.reshape(-1)), theirs.reshape(-1), 1e-5)
         elif r.kind == "attention":
             # K, V, q and the weights are int8 here, so this agrees to int8's precision only
-            close("attention", model.attend_once(x, r.arrays["k"], r.arrays["v"]), theirs, 0.03)
+            ours = self.model.attend_once(*(places.heads(part, h.head_dim)
+                                            for part in (x, r.arrays["k"], r.arrays["v"])))
+            self.close("attention", ours[:, places.head], theirs, 0.03)
         elif r.kind == "rope":
             for position in range(x.shape[1]):
-                cos, sin = model.rope_row(position)
-                close(r.name, rope(x[:, position], cos, sin), theirs[:, position], 1e-5)
-    if problems:
-        return problems, "DIFFERS"
-    return [], (f"{codes} codes and {sums} sums identical, worst float error {worst:.1e}, "
-                f"attention {attention:.1e}")
+                cos, sin = self.model.rope_row(position)
+                ours = rope(places.heads(x[:, position], h.head_dim), cos, sin)
+                self.close(r.name, ours[:, places.head], theirs[:, position], 1e-5)
+
+
+def compare_records(model: ReferenceModel, records: list[OperatorRecord]) -> tuple[list[str], str]:
+    """Problems (empty if all agree) and a summary line."""
+    found = _Comparison(model)
+    for r in records:
+        {"linear": found.linear, "norm": found.norm}.get(r.kind, found.other)(r)
+    if found.problems:
+        return found.problems, "DIFFERS"
+    ties = f" but for {found.ties} half-way between two" if found.ties else ""
+    return [], (f"{found.codes} codes{ties} and {found.sums} sums identical, worst float error "
+                f"{found.worst:.1e}, attention {found.attention:.1e}")

@@ -17,6 +17,7 @@ import json
 import math
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from bitnet_host.golden.reference import ReferenceModel
 from bitnet_host.model.convert import convert
 from bitnet_host.model.sources.bundled import BUNDLED
 from bitnet_host.model.sources.hf import open_checkpoint
+from families import FORMS, small, write_family
 from golden import (
     PROMPT_FIXTURE,
     OperatorRecord,
@@ -34,9 +36,8 @@ from golden import (
     save_records,
 )
 from models import RECORDED, SHAPES, write_checkpoint
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.integrations import bitnet as hf_bitnet
-from transformers.models.bitnet import modeling_bitnet as hf_model
+from oracle_models import load, load_family, record
+from transformers import AutoTokenizer
 from xtvu.semantics import argmax
 
 __all__ = ["main"]
@@ -45,77 +46,6 @@ PROMPTS = ["Tell me a story about a dog.", "Write a story about a rabbit.", "Who
            "Tell me a story about Lily and a cat.",
            "Can you tell me a story?", "Hello!"]
 TOKENS = 3
-
-
-def load(folder: Path):
-    """The checkpoint in float32 throughout; transformers leaves norms and embedding in their stored
-    type."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return torch.nn.Module.float(model).eval()
-
-
-def _linear_record(module, x: torch.Tensor, y: torch.Tensor) -> dict[str, np.ndarray]:
-    """Codes and sums as the module's own functions make them."""
-    if isinstance(module, hf_bitnet.AutoBitLinear):
-        scale = 127 / x.abs().max(dim=-1, keepdim=True).values.clamp(min=1e-5)
-        codes = (hf_bitnet.ActQuant.apply(x) * scale).round()
-        weight = module.weight
-        if module.online_quant:
-            weight = (hf_bitnet.WeightQuant.apply(weight) / weight.abs().mean()).round()
-    else:
-        codes, _ = module.activation_quant(x)
-        weight = hf_bitnet.unpack_weights(module.weight, dtype=torch.float32)
-    sums = torch.nn.functional.linear(codes.double(), weight.double())
-    return {"input": x.numpy(), "codes": codes.to(torch.int8).numpy(),
-            "sums": sums.to(torch.int32).numpy(), "output": y.numpy()}
-
-
-@torch.no_grad()
-def record(folder: Path, tokens: list[int]) -> list[OperatorRecord]:
-    """Runs transformers over ``tokens`` and keeps every operator's input and output."""
-    model = load(folder)
-    records: list[OperatorRecord] = []
-
-    def hook(name: str):
-        def keep(module, inputs, output):
-            x, y = inputs[0][0], output[0]
-            if isinstance(module, hf_model.BitNetRMSNorm):
-                records.append(OperatorRecord(name, "norm",
-                                              {"input": x.numpy(), "output": y.numpy()}))
-            else:
-                records.append(OperatorRecord(name, "linear", _linear_record(module, x, y)))
-        return keep
-
-    for name, module in model.named_modules():
-        if (isinstance(module,
-                       (hf_bitnet.AutoBitLinear, hf_bitnet.BitLinear, hf_model.BitNetRMSNorm))):
-            module.register_forward_hook(hook(name))
-    ids = torch.tensor([tokens])
-    model(ids)
-    head_dim = model.model.layers[0].self_attn.head_dim
-    x = torch.from_numpy(np.random.default_rng(5).standard_normal((1, 2, len(tokens),
-            head_dim)).astype(np.float32))
-    cos, sin = model.model.rotary_emb(x, torch.arange(len(tokens))[None])
-    rotated, _ = hf_model.apply_rotary_pos_emb(x, x, cos, sin)
-    records.append(OperatorRecord("rope", "rope",
-                                  {"input": x[0].numpy(), "output": rotated[0].numpy()}))
-    records.append(attention_record(model, len(tokens)))
-    return records
-
-
-def attention_record(model, count: int) -> OperatorRecord:
-    """transformers' attention of the last of ``count`` tokens, on random queries, keys and
-    values."""
-    module = model.model.layers[0].self_attn
-    heads, caches, dim = (model.config.num_attention_heads, model.config.num_key_value_heads,
-                          module.head_dim)
-    rng = np.random.default_rng(6)
-    q, k, v = (rng.standard_normal((1, n, m, dim)).astype(np.float32)
-               for n, m in ((heads, 1), (caches, count), (caches, count)))
-    out, _ = hf_model.eager_attention_forward(module, *(torch.from_numpy(x) for x in (q, k, v)),
-                                              None, scaling=module.scaling)
-    return OperatorRecord("attention", "attention",
-                          {"input": q[0, :, 0], "k": k[0], "v": v[0], "output": out[0, 0].numpy()})
 
 
 @torch.no_grad()
@@ -194,7 +124,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as temporary:
             folder = BUNDLED if shape is None else write_checkpoint(Path(temporary), shape)
             tokens = [0, 807, 29, 1368, 506][:TOKENS] if shape is None else [3, 17, 40][:TOKENS]
-            records = record(folder, tokens)
+            records = record(load(folder), tokens)
             reference = ReferenceModel(convert(open_checkpoint(folder)))
         problems, summary = compare_records(reference, records)
         if shape is not None and shape not in RECORDED:
@@ -209,6 +139,9 @@ def main() -> int:
         bad += len(problems)
         failed |= {name} if problems else set()
         print(f"{name:<10} {summary}", flush=True)
+    for name, problems in compare_families():
+        bad += len(problems)
+        failed |= {name} if problems else set()
     prompts = greedy_prompts()
     if arguments.record:
         PROMPT_FIXTURE.write_text(json.dumps(prompts))
@@ -227,8 +160,28 @@ def main() -> int:
         agreement(arguments.reference)
     if arguments.heldout:
         perplexity(arguments.heldout)
-    print(f"{len(cases) + 2 - len(failed)} passed, {len(failed)} failed")
+    print(f"{len(cases) + len(_FAMILIES) + 2 - len(failed)} passed, {len(failed)} failed")
     return 1 if bad else 0
+
+
+#: Families, and their forms that transformers or a checkpoint's own code loads.
+_FAMILIES = [(family, form) for family, forms in FORMS.items() for form in forms
+             if form != "I2_S" and not form.startswith("Q2_0") and family != "2b4t"
+             and (form != "BF16")]
+
+
+def compare_families() -> Iterator[tuple[str, list[str]]]:
+    """Each family's operators; prints as it goes."""
+    for family, form in _FAMILIES:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = write_family(Path(temporary), small(family, form), family, form)
+            records = record(load_family(folder, family, form), [3, 17, 40, 5, 6][:TOKENS + 2])
+            problems, summary = compare_records(ReferenceModel(convert(open_checkpoint(folder))),
+                                                records)
+        for problem in problems:
+            print(f"{family} {form}: {problem}", file=sys.stderr)
+        print(f"{family:<14} {form:<12} {summary}", flush=True)
+        yield f"{family} {form}", problems
 
 
 def _differences(old: list[OperatorRecord], new: list[OperatorRecord]) -> list[str]:

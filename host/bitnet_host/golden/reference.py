@@ -29,8 +29,8 @@ from bitnet_host.model.header import (
 from bitnet_host.model.image import Image
 
 __all__ = ["Cache", "Quantised", "ReferenceModel", "bitlinear", "group_bitlinear",
-           "inverse_scale", "quantise_vector",
-           "rms_norm", "rope", "silu"]
+           "integer_products", "inverse_scale", "quantise_vector", "relu2", "rms_norm", "rope",
+           "silu"]
 
 F32 = NDArray[np.float32]
 I8 = NDArray[np.int8]
