@@ -156,11 +156,12 @@ class _Comparison:
             q, theirs = quantise_vector(x), r.arrays["codes"][row]
             self.codes += q.codes.size
             self.sums += weights.shape[0]
-            different = (q.codes != theirs) & ~_tie(x)
-            if different.any():
-                self.problems.append(f"{r.name}: {different.sum()} int8 codes differ")
-            self.ties += int((q.codes != theirs).sum())
-            q = Quantised(theirs, q.scale)
+            ours = np.where(_tie(x), theirs, q.codes)
+            if not np.array_equal(ours, theirs):
+                self.problems.append(f"{r.name}: {np.count_nonzero(ours != theirs)} int8 codes "
+                                     f"differ")
+            self.ties += int((q.codes != ours).sum())
+            q = Quantised(ours, q.scale)
             if self.model.header.group:
                 ours = group_bitlinear(weights, q, self._scales(kind, layer, weights.shape))
             else:
