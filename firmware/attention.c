@@ -211,8 +211,9 @@ static void mix(uint32_t group, uint32_t out, uint32_t index, const struct input
     }
 }
 
-// Attention of the query heads from row q on that share KV head `index`, up to plan.query_heads at a
-// time; scales of the first ones are prepared, and those of the next KV head's if there are `more`.
+// Attention of the query heads from row q on that share KV head `index`, up to plan.query_heads at
+// a time; scales of the first ones are prepared, and those of the next KV head's if there are
+// `more`.
 static void attend(const struct input *input, uint32_t q, uint32_t index, uint32_t v,
                    uint32_t scale, bool more)
 {

@@ -5,16 +5,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from bitnet_host.errors import BadModel
 from bitnet_host.model.convert import convert
+from bitnet_host.model.families import FAMILIES
 from bitnet_host.model.image import check_image
 from bitnet_host.model.open import open_source
 from bitnet_host.model.sources.gguf_model import open_gguf
 from bitnet_host.model.sources.hf import open_checkpoint
 from bitnet_host.model.sources.synthetic import synthetic_checkpoint
+from bitnet_host.model.sources.tensors import TensorFolder
 from bitnet_host.model.verify import compare
 from families import FORMS, small, write_family
 from gguf_files import write_gguf
@@ -100,7 +104,12 @@ def test_weights_that_are_not_ternary_throughout_are_refused(tmp_path):
     values[3] *= 2
     layers[1]["up"] = dataclasses.replace(up, scales=values)
     path = write_family(tmp_path / "a", dataclasses.replace(checkpoint, layers=layers),
-                        "bonsai-1.7b", "values F16", outlier=("layers.1.mlp.up_proj", 3, 5))
+                        "bonsai-1.7b", "values F16")
+    assert len(list(open_checkpoint(path).layers)) == 2
+    with (path / "model.safetensors").open("r+b") as file:
+        stored = TensorFolder(path).find("model.layers.1.mlp.up_proj.weight")
+        file.seek(stored.offset + 2 * (3 * stored.shape[1] + 5))
+        file.write(np.float16(0.75).tobytes())
     with pytest.raises(BadModel, match="not ternary throughout"):
         list(open_checkpoint(path).layers)
 
@@ -124,3 +133,43 @@ def test_random_synthetic_shapes_of_all_families_are_different_models():
     again = synthetic_checkpoint(small("falcon-e-1b", "packed").config, 0.6, 1)
     assert convert(again).header.model_id == convert(synthetic_checkpoint(again.config, 0.6,
                                                                           1)).header.model_id
+
+
+def _command(*arguments):
+    return subprocess.run([sys.executable, "-m", "bitnet_host", *map(str, arguments)], text=True,
+                          capture_output=True, timeout=300)
+
+
+def test_models_are_listed_with_what_fits():
+    done = _command("models", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = {row["shape"]: row for row in json.loads(done.stdout)}
+    assert rows.keys() == FAMILIES.keys()
+    assert rows["falcon-e-1b"]["fits"] and rows["falcon-e-1b"]["context"] > 8192
+    assert rows["1bitllm-3b"]["context"] == 1024  # what bitnet-host plan advises
+    assert not rows["falcon3-3b"]["fits"] and "MB too large" in rows["falcon3-3b"]["why"]
+    assert "hidden_size 4096" in rows["llama3-8b"]["why"]
+    assert rows["2b4t"]["model"] == "microsoft/bitnet-b1.58-2B-4T" and 9 < rows["2b4t"]["decode"]
+    smaller = {row["shape"]: row for row in json.loads(
+        _command("models", "--json", "--board", "zedboard").stdout)}
+    assert not smaller["2b4t"]["fits"] and smaller["1bitllm-large"]["fits"]
+    table = _command("models").stdout.splitlines()
+    assert len(table) == len(rows) + 2 and "too large" in table[7]
+    assert _command("models", "--board", "x").returncode == 2
+
+
+def test_a_small_model_of_a_family_is_made_by_a_command(tmp_path):
+    for family, form in (("falcon-e-1b", ""), ("bonsai-1.7b", "values F16")):
+        folder = tmp_path / family
+        done = _command("synthetic", "--family", family, "-o", folder,
+                        *(["--form", form] if form else []))
+        assert done.returncode == 0, done.stderr
+        convert(open_checkpoint(folder))
+        assert _command("convert", folder, "-o", tmp_path / "x.bitnet").returncode == 0
+    again = _command("synthetic", "--family", family, "-o", folder)
+    assert again.returncode == 2 and "cannot make" in again.stderr
+    for bad in (("--family", "gpt2"), ("--family", "2b4t", "--form", "Q9"),
+                ("--family", "2b4t", "--seed", "-1")):
+        done = _command("synthetic", *bad, "-o", tmp_path / "y")
+        assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+        assert not (tmp_path / "y").exists()

@@ -1,5 +1,5 @@
-"""The command line: chat, serve, batch, convert, plan, verify, score, info, bench, profile,
-selftest."""
+"""The command line: chat, serve, batch, convert, plan, models, verify, score, info, bench, profile,
+selftest, synthetic."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ import bitnet_host
 from bitnet_host.apps.batch import batch
 from bitnet_host.apps.bench import bench
 from bitnet_host.apps.chat import Conversation, as_json, interruptible, show, statistics
+from bitnet_host.apps.families import models, synthetic
 from bitnet_host.apps.images import convert, info
 from bitnet_host.apps.options import ModelOption, TakeOverOption, TargetOption, full_head
 from bitnet_host.apps.plan import plan
@@ -208,7 +209,7 @@ def chat(
                 print(as_json(reply), flush=True)
 
 
-for _command in (serve, batch, convert, plan, verify, info, bench, profile):
+for _command in (serve, batch, convert, plan, models, verify, info, bench, profile, synthetic):
     app.command()(_command)
 
 

@@ -23,10 +23,10 @@ from bitnet_host.model.header import (
 from bitnet_host.model.image import read_image
 from bitnet_host.model.memory import Part, as_bar, as_svg, parts
 from bitnet_host.model.open import is_image, open_source
-from bitnet_host.model.plan import Plan, broken_limit, make_plan
+from bitnet_host.model.plan import Plan, broken_limit, longest_context, make_plan
 from bitnet_host.model.sources.synthetic import SHAPES, parse_shape
 
-__all__ = ["plan"]
+__all__ = ["memory_of", "plan"]
 
 _MODES = {code: name for name, code in WEIGHT_MODES.items()}
 
@@ -47,7 +47,7 @@ def plan(
     svg: Annotated[Path | None, typer.Option(help="picture of the memory to write")] = None,
 ) -> None:
     """Show what a model takes of a board, and how fast it will be. Exit code 1: it does not fit."""
-    asked = _Asked(source, _memory(board), context, cache, weights)
+    asked = _Asked(source, memory_of(board), context, cache, weights)
     header, made, inputs = _image(asked) if is_image(Path(source)) else _model(asked)
     limit = "" if made else broken_limit(vars(header))
     found = parts(header, made) if made else []
@@ -94,7 +94,9 @@ def _object(header: DdrHeader, made: Plan | None, found: list[Part], limit: str,
     return out
 
 
-def _memory(board: str) -> int:
+def memory_of(board: str) -> int:
+    """Bytes of a board's memory, by the name that soc/build.py knows it by, or of 1 GB. Raises
+    BadArgument."""
     if not board:
         return MEMORY_BYTES
     try:  # the host works without what describes boards
@@ -147,7 +149,7 @@ def _advice(header: DdrHeader, made: Plan, asked: _Asked) -> str:
     if asked.cache and free.fits:
         return (f"{over}; the largest cache beside this context is that of {free.cache_tokens:,} "
                 f"tokens (--cache {free.cache_tokens})")
-    longest = _longest(header, made.memory_bytes)
+    longest = longest_context(header, made.memory_bytes)
     again = "convert it again with " if is_image(Path(asked.source)) else ""
     if longest:
         return (f"{over}; the longest context that fits is {longest:,} tokens ({again}--context "
@@ -159,16 +161,3 @@ def _advice(header: DdrHeader, made: Plan, asked: _Asked) -> str:
     smaller = "" if packed else ", or base3 weights"
     return (f"{over}, and with a context of {PAGE_TOKENS} tokens it needs {needed:.0f} MB: a board "
             f"with more memory{smaller}, or a smaller model")
-
-
-def _longest(header: DdrHeader, memory_bytes: int) -> int:
-    """Whole pages, the most that fit; 0: none does."""
-    low, high = 0, header.context // PAGE_TOKENS
-    while low < high:
-        pages = (low + high + 1) // 2
-        shorter = replace(header, context=pages * PAGE_TOKENS)
-        if make_plan(shorter, False, 1, memory_bytes).fits:
-            low = pages
-        else:
-            high = pages - 1
-    return low * PAGE_TOKENS

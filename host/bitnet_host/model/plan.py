@@ -35,7 +35,8 @@ from bitnet_host.model.header import (
     lay_out,
 )
 
-__all__ = ["LIMITS", "ROWS", "Plan", "broken_limit", "c_header", "make_plan", "scratch_rows",
+__all__ = ["LIMITS", "ROWS", "Plan", "broken_limit", "c_header", "longest_context",
+           "make_plan", "scratch_rows",
            "tokens_per_pass"]
 
 _CONSTANTS = {
@@ -305,6 +306,21 @@ def make_plan(header: DdrHeader, down_rows: bool | None = None, cache_tokens: in
     return Plan(laid.context, laid.cache_tokens, down_rows, laid.ddr_bytes, laid.total_bytes,
                 memory_bytes, batch, round(token_bytes), _CLOCK / max(prompt, 1),
                 _CLOCK / max(decode, 1))
+
+
+def longest_context(header: DdrHeader, memory_bytes: int) -> int:
+    """Tokens, whole pages, of the longest conversation that the machine and a board's memory have
+    room for, up to the header's context; 0: there is none."""
+    low, high = 0, header.context // PAGE_TOKENS
+    while low < high:
+        pages = (low + high + 1) // 2
+        shorter = replace(header, context=pages * PAGE_TOKENS, cache_tokens=pages * PAGE_TOKENS)
+        if (not broken_limit(vars(shorter))
+                and make_plan(shorter, False, 1, memory_bytes).fits):
+            low = pages
+        else:
+            high = pages - 1
+    return low * PAGE_TOKENS
 
 
 def _c_expression(text: str, prefix: Mapping[str, str]) -> str:

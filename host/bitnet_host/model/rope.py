@@ -34,7 +34,7 @@ SCALINGS: dict[str, tuple[str, ...]] = {
 def check_scaling(scaling: dict[str, Any], head_dim: int) -> str:
     """What is wrong with the parameters of a scaling, or nothing."""
     kind = scaling.get("rope_type")
-    if kind not in SCALINGS:
+    if not isinstance(kind, str) or kind not in SCALINGS:
         return f"its rope_type is {kind!r}; this tool knows {', '.join(SCALINGS)}"
     names = {name.strip("[]") for name in SCALINGS[kind]} | {"rope_type"}
     unknown = sorted(set(scaling) - names)

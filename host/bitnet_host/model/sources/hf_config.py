@@ -124,7 +124,9 @@ def model_config(raw: dict[str, Any], path: Path) -> ModelConfig:
     if architecture.name == "qwen3":
         known = known | {"sliding_window", "layer_types"}
         kinds = raw.get("layer_types")
-        if raw.get("use_sliding_window") or (kinds and set(kinds) != {"full_attention"}):
+        full = kinds is None or (isinstance(kinds, list)
+                                 and all(kind == "full_attention" for kind in kinds))
+        if raw.get("use_sliding_window") or not full:
             raise BadModel(f"{path}: attention within a sliding window is not supported")
     if (raw.get("rope_scaling") or {}) and "original_max_position_embeddings" in raw:
         known = known | {"original_max_position_embeddings"}
