@@ -17,7 +17,7 @@ from bitnet_host.model.convert import (
     shorten,
     suit,
 )
-from bitnet_host.model.header import KINDS, WEIGHT_MODES
+from bitnet_host.model.header import ACTIVATIONS, KINDS, WEIGHT_MODES
 from bitnet_host.model.image import read_image
 from bitnet_host.model.open import name_of, open_source
 
@@ -72,8 +72,12 @@ def info(
     values = {
         "name": model.meta.get("name"), "weights": model.meta.get("weights"),
         "layers": header.layers, "hidden": header.hidden,
-        "intermediate": header.intermediate, "heads": header.heads, "kv_heads": header.kv_heads,
-        "head_dim": header.head_dim,
+        "intermediate": header.inner_elements, "heads": header.heads,
+        "kv_heads": header.kv_heads, "head_dim": header.head_elements,
+        "activation": next(name for name, value in ACTIVATIONS.items()
+                           if value == header.activation),
+        "sub_norms": bool(header.sub_norms), "qk_norms": bool(header.qk_norms),
+        "tied": not header.untied, "group": header.group,
         "vocab": header.vocab, "context": header.context,
         "cache_tokens": header.cache_tokens, "tensors": header.tensors,
         "model_id": f"{header.model_id:08x}",

@@ -15,7 +15,6 @@ from bitnet_host.bench.measure import (
     bench_model,
     bench_words,
     measure_model,
-    packed,
     stream_share,
 )
 from bitnet_host.files import replacing
@@ -53,7 +52,6 @@ def measure_steps(options: BenchOptions, model: Path | None, progress: Progress)
     there is one, or of the shape. Raises UserError."""
     image, path = (bench_model(options) if model is None
                    else _loaded(open_model(model, progress=progress), options))
-    options = replace(options, weights=packed(image))
     count = options.prefill or 1
     start = 0 if options.prefill else options.context - 1
     words = bench_words(image)[:count]

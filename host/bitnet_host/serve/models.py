@@ -17,9 +17,9 @@ __all__ = ["parameters", "routes"]
 def parameters(engine: Engine) -> int:
     """Weights of the model, those of a tied head once."""
     header = engine.image.header
-    attention = header.hidden * header.head_dim * 2 * (header.heads + header.kv_heads)
-    layer = attention + 3 * header.hidden * header.intermediate
-    return header.layers * layer + engine.image.vocab * header.hidden
+    attention = header.hidden * header.head_elements * 2 * (header.heads + header.kv_heads)
+    layer = attention + 3 * header.hidden * header.inner_elements
+    return header.layers * layer + (1 + header.untied) * engine.image.vocab * header.hidden
 
 
 def routes(engine: Engine) -> list[Route]:

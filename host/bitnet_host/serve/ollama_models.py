@@ -84,7 +84,7 @@ def _shown(engine: Engine) -> dict[str, Any]:
             "general.architecture": "bitnet", "general.parameter_count": parameters(engine),
             "bitnet.block_count": header.layers, "bitnet.context_length": engine.context,
             "bitnet.embedding_length": header.hidden,
-            "bitnet.feed_forward_length": header.intermediate,
+            "bitnet.feed_forward_length": header.inner_elements,
             "bitnet.attention.head_count": header.heads,
             "bitnet.attention.head_count_kv": header.kv_heads,
             "bitnet.vocab_size": engine.image.vocab},
