@@ -92,6 +92,7 @@ def write_gguf(path: Path, checkpoint: Checkpoint, kind: str = "I2_S", *,
                embedding: str = "F32", architecture: str = "bitnet-b1.58", tied: bool = True,
                tokens: list[str] | None = None, merges: tuple[str, ...] = ("a b",),
                fields: dict[str, Any] | None = None,
+               ternary_embedding: np.ndarray | None = None,
                tensors: dict[str, np.ndarray] | None = None) -> Path:
     """A file of the model with matrices of ``kind`` (I2_S, I2_S/64, I2_S/rows, TQ1_0, TQ2_0,
     Q2_0/64, Q2_0/128, F32). ``fields`` (None: without it) and ``tensors`` come beside its own."""
@@ -121,7 +122,11 @@ def write_gguf(path: Path, checkpoint: Checkpoint, kind: str = "I2_S", *,
         add(name, value)
     rows = np.ascontiguousarray(checkpoint.embedding[:])
     raw = gguf.quants.quantize(rows, gguf.GGMLQuantizationType[embedding])
-    for name in ("token_embd.weight", *(() if tied else ("output.weight",))):
+    if ternary_embedding is not None:
+        writer.add_tensor("token_embd.weight", ternary_embedding.view(np.int8),
+                          raw_shape=rows.shape, raw_dtype=Q2_0)
+    names = ("token_embd.weight", *(() if tied else ("output.weight",)))
+    for name in names if ternary_embedding is None else ():
         writer.add_tensor(name, raw, raw_dtype=gguf.GGMLQuantizationType[embedding])
     if checkpoint.head is not None:
         writer.add_tensor("output.weight", np.ascontiguousarray(checkpoint.head[:]))

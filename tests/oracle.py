@@ -13,6 +13,7 @@ int8 codes and int32 sums must be identical; float results must agree to roundin
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import sys
@@ -24,8 +25,10 @@ import numpy as np
 import torch
 from bitnet_host.golden.reference import ReferenceModel
 from bitnet_host.model.convert import convert
+from bitnet_host.model.rope import inverse_frequencies
 from bitnet_host.model.sources.bundled import BUNDLED
 from bitnet_host.model.sources.hf import open_checkpoint
+from bitnet_host.model.sources.hf_config import model_config
 from families import FORMS, small, write_family
 from golden import (
     PROMPT_FIXTURE,
@@ -37,7 +40,9 @@ from golden import (
 )
 from models import RECORDED, SHAPES, write_checkpoint
 from oracle_models import load, load_family, record
-from transformers import AutoTokenizer
+from ropes import ROPE_BASE, ROPES
+from transformers import AutoTokenizer, LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from xtvu.semantics import argmax
 
 __all__ = ["main"]
@@ -142,6 +147,12 @@ def main() -> int:
     for name, problems in compare_families():
         bad += len(problems)
         failed |= {name} if problems else set()
+    problems = compare_rope()
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    bad += len(problems)
+    failed |= {"rope"} if problems else set()
+    print(f"RoPE           {len(ROPES)} configurations {'DIFFER' if problems else 'alike'}")
     prompts = greedy_prompts()
     if arguments.record:
         PROMPT_FIXTURE.write_text(json.dumps(prompts))
@@ -160,7 +171,7 @@ def main() -> int:
         agreement(arguments.reference)
     if arguments.heldout:
         perplexity(arguments.heldout)
-    print(f"{len(cases) + len(_FAMILIES) + 2 - len(failed)} passed, {len(failed)} failed")
+    print(f"{len(cases) + len(_FAMILIES) + 3 - len(failed)} passed, {len(failed)} failed")
     return 1 if bad else 0
 
 
@@ -182,6 +193,21 @@ def compare_families() -> Iterator[tuple[str, list[str]]]:
             print(f"{family} {form}: {problem}", file=sys.stderr)
         print(f"{family:<14} {form:<12} {summary}", flush=True)
         yield f"{family} {form}", problems
+
+
+def compare_rope() -> list[str]:
+    """What transformers makes of configurations of RoPE: frequencies and the factor on cosines."""
+    problems = []
+    for name, changes in ROPES.items():
+        raw = ROPE_BASE | changes
+        ours, factor = inverse_frequencies(model_config(raw, Path(name)))
+        config = LlamaConfig(**{key: copy.deepcopy(value) for key, value in raw.items()
+                                if key != "model_type"})
+        theirs = LlamaRotaryEmbedding(config)
+        if (not np.allclose(ours, theirs.inv_freq.numpy(), rtol=3e-7, atol=0)
+                or abs(factor - theirs.attention_scaling) > 1e-12):
+            problems.append(f"RoPE, {name}: other frequencies or another factor")
+    return problems
 
 
 def _differences(old: list[OperatorRecord], new: list[OperatorRecord]) -> list[str]:

@@ -7,6 +7,7 @@ __all__ = [
     "BadArgument", "BadFile", "BadModel", "BoardBusy", "BoardError", "BoardHeld", "BoardRestarted",
     "BoardTaken", "LinkError",
     "LinkTimeout", "NoBoard", "OutOfContext", "UserError",
+    "shown",
 ]
 
 
@@ -75,3 +76,9 @@ class BoardError(UserError):
 class BoardRestarted(BoardError):
     """The board started anew in the middle of something; model and conversation have to be loaded
     again."""
+
+
+def shown(value: object, most: int = 60) -> str:
+    """A value in a sentence, cut to ``most`` characters."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most - 3]}..."

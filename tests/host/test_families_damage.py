@@ -18,6 +18,9 @@ _VALUES = [None, True, False, 0, 1, -1, 2, 3, 7, 8, 16, 31, 33, 64, 2**31, 1e-5,
            float("nan"), "", "silu", "llama", "qwen3", "bitnet", "yarn", [], [1], ["x"], {},
            {"rope_type": "yarn"}, {"type": "linear", "factor": 2.0}, {"rope_type": ["yarn"]},
            {"rope_type": "longrope", "short_factor": [1.0] * 16, "long_factor": "x"},
+           *({"rope_type": "longrope", "short_factor": [1.0] * half, "long_factor": [2.0] * half,
+              "original_max_position_embeddings": original}
+             for half, original in ((16, 1), (32, 0.5), (128, 8), (18, 1e11))),
            {"quant_method": "bitnet", "quantization_mode": "online"}, [["full_attention"]]]
 _KEYS = ["rope_scaling", "rope_parameters", "quantization_config", "layer_types", "architectures",
          "tie_word_embeddings", "head_dim", "use_sliding_window", "weight_bits", "eos_token_id",
@@ -29,7 +32,7 @@ def _read(path):
     try:
         convert(open_source(path))
     except UserError as error:
-        assert str(error) and "\n" not in str(error) and len(str(error)) < 700, error
+        assert str(error) and "\n" not in str(error) and len(str(error)) < 600, str(error)[:900]
         return True
     return False
 

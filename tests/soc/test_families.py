@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from bitnet_host.golden.reference import ReferenceModel
 from bitnet_host.model.convert import convert
+from bitnet_host.model.plan import scratch_rows, tokens_per_pass
 from bitnet_host.model.sources.synthetic import parse_shape, synthetic_checkpoint
 from bitnet_host.run.board import BoardTarget
 from bitnet_host.run.open import open_board
@@ -37,6 +38,11 @@ SHAPES = {
     # more pieces of a gate than one
     "long gate": f"layers=1,vocab=64,context=64,hidden=64,intermediate=4600,heads=2,kv_heads=1,"
                  f"head_dim=32,{_SILU}",
+    # inner vectors that take the place of later tokens' residual vectors, which wait in DDR
+    "Falcon-E in prompts": f"layers=1,vocab=64,context=64,hidden=384,intermediate=7600,heads=2,"
+                           f"kv_heads=1,head_dim=32,{_SILU}",
+    "groups in prompts": f"layers=1,vocab=64,context=64,hidden=384,intermediate=5600,heads=2,"
+                         f"kv_heads=1,head_dim=32,{_SILU},group=128",
     "squared ReLU without sub-norms": f"{_BASE},hidden=160,intermediate=424,heads=4,kv_heads=2,"
                                       "head_dim=32,sub_norms=0",
     "Qwen3": f"{_BASE},hidden=160,intermediate=424,heads=8,kv_heads=4,head_dim=64,{_SILU},"
@@ -57,6 +63,9 @@ def test_answers_and_logits(family):
     image = convert(synthetic_checkpoint(parse_shape(shape), 0.6, 1),
                     "2bit" if "group" in shape else "base3")
     reference = ReferenceModel(image)
+    batch = tokens_per_pass(vars(image.header), True)
+    kept = scratch_rows(vars(image.header), batch, batch, True)["kept"]
+    assert (kept < batch) == ("in prompts" in family)
     with closing(open_board("sim", image)) as board:
         assert isinstance(board, BoardTarget)
         answer = board.generate(PROMPT, TOKENS).token_ids

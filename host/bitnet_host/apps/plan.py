@@ -11,7 +11,7 @@ import typer
 
 from bitnet_host.errors import BadArgument
 from bitnet_host.files import replacing
-from bitnet_host.model.convert import make_header, packing
+from bitnet_host.model.convert import make_header, packing, suitable_context, what_does_not_run
 from bitnet_host.model.header import (
     KINDS,
     MEMORY_BYTES,
@@ -23,7 +23,7 @@ from bitnet_host.model.header import (
 from bitnet_host.model.image import read_image
 from bitnet_host.model.memory import Part, as_bar, as_svg, parts
 from bitnet_host.model.open import is_image, open_source
-from bitnet_host.model.plan import Plan, broken_limit, longest_context, make_plan
+from bitnet_host.model.plan import Plan, longest_context, make_plan
 from bitnet_host.model.sources.synthetic import SHAPES, parse_shape
 
 __all__ = ["memory_of", "plan"]
@@ -42,14 +42,14 @@ def plan(
                                               "model's")] = 0,
     cache: Annotated[int, typer.Option(help="tokens of all conversations together; 0: as many as "
                                             "fit")] = 0,
-    weights: Annotated[str, typer.Option(help="base3 (default) or 2bit")] = "",
+    weights: Annotated[str, typer.Option(help="base3 or 2bit (default: what suits the "
+                                              "model)")] = "",
     as_object: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
     svg: Annotated[Path | None, typer.Option(help="picture of the memory to write")] = None,
 ) -> None:
     """Show what a model takes of a board, and how fast it will be. Exit code 1: it does not fit."""
     asked = _Asked(source, memory_of(board), context, cache, weights)
-    header, made, inputs = _image(asked) if is_image(Path(source)) else _model(asked)
-    limit = "" if made else broken_limit(vars(header))
+    header, made, inputs, limit = _image(asked) if is_image(Path(source)) else _model(asked)
     found = parts(header, made) if made else []
     advice = "" if not made or made.fits else _advice(header, made, asked)
     if svg is not None and made:
@@ -110,7 +110,7 @@ def memory_of(board: str) -> int:
         raise BadArgument(f"--board must be {', '.join(boards.names())}, not {board}") from None
 
 
-def _image(asked: _Asked) -> tuple[DdrHeader, Plan, tuple[Path, ...]]:
+def _image(asked: _Asked) -> _Found:
     """An image as it is: what it holds was decided when it was made."""
     if asked.context or asked.cache or asked.weights:
         raise BadArgument(f"{asked.source} is an image and keeps its context, cache and weights: "
@@ -119,16 +119,20 @@ def _image(asked: _Asked) -> tuple[DdrHeader, Plan, tuple[Path, ...]]:
     rows = any(KINDS[tensor.kind] == "DOWN_ROWS" for tensor in image.tensors)
     header = image.header
     return (header, make_plan(header, rows, header.cache_tokens, asked.memory),
-            (Path(asked.source),))
+            (Path(asked.source),), "")
 
 
-def _model(asked: _Asked) -> tuple[DdrHeader, Plan | None, tuple[Path, ...]]:
-    """A model that is still to be converted; without a plan if the machine cannot run it."""
+_Found = tuple[DdrHeader, Plan | None, tuple[Path, ...], str]
+
+
+def _model(asked: _Asked) -> _Found:
+    """A model that is still to be converted; without a plan, and why, if the machine cannot run
+    it."""
     if asked.weights and asked.weights not in WEIGHT_MODES:
         raise BadArgument(f"--weights must be {' or '.join(WEIGHT_MODES)}, not {asked.weights}")
-    path, inputs = Path(asked.source), tuple[Path, ...]()
+    path, inputs, shape = Path(asked.source), tuple[Path, ...](), False
     if not path.exists() and (asked.source.split(",")[0] in SHAPES or "=" in asked.source):
-        config = parse_shape(asked.source)
+        config, shape = parse_shape(asked.source), True
     else:
         checkpoint = open_source(path)
         config, inputs = checkpoint.config, checkpoint.files
@@ -136,10 +140,15 @@ def _model(asked: _Asked) -> tuple[DdrHeader, Plan | None, tuple[Path, ...]]:
     if not 0 <= asked.context <= config.context:
         raise BadArgument(f"--context must lie between 1 and {config.context}, as many as the "
                           f"model was made for")
-    header = make_header(replace(config, context=asked.context or config.context), weights)
-    if broken_limit(vars(header)):
-        return header, None, inputs
-    return header, make_plan(header, cache_tokens=asked.cache, memory_bytes=asked.memory), inputs
+    context = asked.context or config.context
+    if not asked.context and not shape:
+        context = suitable_context(config, weights, asked.cache, asked.memory)
+    header = make_header(replace(config, context=context), weights)
+    limit = what_does_not_run(replace(config, context=context), weights)
+    if limit:
+        return header, None, inputs, limit
+    return (header, make_plan(header, cache_tokens=asked.cache, memory_bytes=asked.memory), inputs,
+            "")
 
 
 def _advice(header: DdrHeader, made: Plan, asked: _Asked) -> str:

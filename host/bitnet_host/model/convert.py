@@ -32,13 +32,14 @@ from bitnet_host.model.header import (
 from bitnet_host.model.image import FILE_HEAD, Image, file_head, json_part
 from bitnet_host.model.padding import fill_up, padded_head, padded_inner
 from bitnet_host.model.plan import Plan, broken_limit, make_plan
-from bitnet_host.model.rope import rope_table
+from bitnet_host.model.rope import one_kind_of_rope, rope_table
 from bitnet_host.model.writer import FileStore, ImageWriter, MemoryStore
 from bitnet_host.reporting import Progress, quiet
 
 __all__ = [
     "check_shape", "convert", "convert_file", "longest_fast_context", "make_header",
-    "packing", "quantise_rows", "shorten", "suit",
+    "packing", "quantise_rows", "shorten", "suit", "suitable_context",
+    "what_does_not_run",
     "sketch_rows",
 ]
 
@@ -48,14 +49,19 @@ _PIECE = 4096  # rows of the embedding at once; a multiple of a block in every p
 
 def check_shape(config: ModelConfig, weights: str) -> None:
     """Raises BadModel, in terms of config.json, if the firmware cannot run such a model."""
+    problem = what_does_not_run(config, weights)
+    if problem:
+        raise BadModel(problem)
+
+
+def what_does_not_run(config: ModelConfig, weights: str) -> str:
+    """The sentence that says why this machine cannot run such a model, or nothing."""
     problem = ("" if config.head_dim % 2 == 0 else
                f"head_dim is {config.head_dim}, which RoPE cannot turn in pairs")
     if config.group and padded_head(config.head_dim) != config.head_dim:
         problem = (f"head_dim is {config.head_dim} and scales are those of groups of weights, "
                    f"which this machine takes only if heads are multiples of 32")
-    problem = problem or broken_limit(vars(make_header(config, weights)))
-    if problem:
-        raise BadModel(problem)
+    return problem or broken_limit(vars(make_header(config, weights)))
 
 
 def quantise_rows(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -137,23 +143,31 @@ def _of_context(config: ModelConfig, context: int) -> ModelConfig:
 
 
 def suit(checkpoint: Checkpoint, weights: str = "", cache_tokens: int = 0) -> Checkpoint:
-    """The checkpoint as it is or, if it was made for a longer context than the machine or its
-    memory has room for, with the longest that fits, in steps of 256 tokens. One that does not fit
-    at all stays as it is."""
-    config, weights = checkpoint.config, packing(checkpoint.config, weights)
+    """The checkpoint with the context of ``suitable_context``."""
+    context = suitable_context(checkpoint.config, weights, cache_tokens)
+    return checkpoint if context == checkpoint.config.context else shorten(checkpoint, context)
+
+
+def suitable_context(config: ModelConfig, weights: str = "", cache_tokens: int = 0,
+                     memory_bytes: int | None = None) -> int:
+    """The context that the model was made for or, if the machine or its memory has no room for
+    that, the longest that fits, in steps of 256 tokens. Where RoPE has other factors beyond a
+    length, up to that length. For a model that does not fit at all, its own."""
+    weights = packing(config, weights)
 
     def fits(context: int) -> bool:
         header = make_header(_of_context(config, context), weights)
         return (not broken_limit(vars(header))
-                and make_plan(header, cache_tokens=cache_tokens).fits)
+                and make_plan(header, cache_tokens=cache_tokens, memory_bytes=memory_bytes).fits)
 
-    if fits(config.context):
-        return checkpoint
-    low, high = 0, config.context // _STEP
+    longest = one_kind_of_rope(config)
+    if fits(longest):
+        return longest
+    low, high = 0, longest // _STEP
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle * _STEP) else (low, middle - 1)
-    return shorten(checkpoint, low * _STEP) if low else checkpoint
+    return low * _STEP or config.context
 
 
 def longest_fast_context(checkpoint: Checkpoint, weights: str) -> Plan | None:

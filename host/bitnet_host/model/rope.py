@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitnet_host.errors import BadModel
+from bitnet_host.errors import BadModel, shown
 from bitnet_host.model.checkpoint import ModelConfig
 from bitnet_host.model.padding import fill_up_heads
 
-__all__ = ["SCALINGS", "check_scaling", "inverse_frequencies", "rope_table"]
+__all__ = ["SCALINGS", "check_scaling", "inverse_frequencies", "one_kind_of_rope", "rope_table"]
 
 F32 = NDArray[np.float32]
 
@@ -35,7 +35,7 @@ def check_scaling(scaling: dict[str, Any], head_dim: int) -> str:
     """What is wrong with the parameters of a scaling, or nothing."""
     kind = scaling.get("rope_type")
     if not isinstance(kind, str) or kind not in SCALINGS:
-        return f"its rope_type is {kind!r}; this tool knows {', '.join(SCALINGS)}"
+        return f"its rope_type is {shown(kind)}; this tool knows {', '.join(SCALINGS)}"
     names = {name.strip("[]") for name in SCALINGS[kind]} | {"rope_type"}
     unknown = sorted(set(scaling) - names)
     if unknown:
@@ -52,9 +52,11 @@ def check_scaling(scaling: dict[str, Any], head_dim: int) -> str:
                 return f"{plain} must be a list of {head_dim // 2} positive numbers"
         elif plain == "truncate":
             if not isinstance(value, bool):
-                return f"truncate must be true or false, not {value!r}"
+                return f"truncate must be true or false, not {shown(value)}"
         elif not _positive(value):
-            return f"{plain} is {value!r}; it must be a positive number"
+            return f"{plain} is {shown(value)}; it must be a positive number"
+        elif plain == "original_max_position_embeddings" and value < 2:
+            return f"{plain} is {shown(value)}; it must be at least 2"
     if kind == "llama3" and scaling["high_freq_factor"] <= scaling["low_freq_factor"]:
         return "high_freq_factor must be larger than low_freq_factor"
     return ""
@@ -101,7 +103,8 @@ def _llama3(plain: F32, scaling: dict[str, Any]) -> F32:
 def _yarn(plain: F32, config: ModelConfig, scaling: dict[str, Any]) -> tuple[F32, float]:
     """Peng et al., arXiv 2309.00071."""
     factor, dim = float(scaling["factor"]), config.head_dim
-    original = float(scaling.get("original_max_position_embeddings") or config.trained_context)
+    original = float(scaling.get("original_max_position_embeddings")
+                     or max(2, config.trained_context))
 
     def attention(scale: float, mscale: float = 1) -> float:
         return 1.0 if scale <= 1 else 0.1 * mscale * math.log(scale) + 1.0
@@ -131,13 +134,26 @@ def _yarn(plain: F32, config: ModelConfig, scaling: dict[str, Any]) -> tuple[F32
 def _longrope(powers: F32, config: ModelConfig, scaling: dict[str, Any]) -> tuple[F32, float]:
     """Ding et al., arXiv 2402.13753. The factors are those of a conversation within what the model
     was trained for first, unless the context is longer."""
-    original = float(scaling.get("original_max_position_embeddings") or config.trained_context)
+    original = float(scaling.get("original_max_position_embeddings")
+                     or max(2, config.trained_context))
     factor = float(scaling.get("factor") or config.trained_context / original)
     multiplier = scaling.get("attention_factor")
     if multiplier is None:
         multiplier = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
     chosen = scaling["long_factor" if config.context > original else "short_factor"]
     return (1 / (np.asarray(chosen, np.float32) * powers)).astype(np.float32), multiplier
+
+
+def one_kind_of_rope(config: ModelConfig) -> int:
+    """Tokens up to which all positions have the same frequencies: the config's context, unless
+    longrope has others beyond what the model was trained for first. A table has one kind, chosen by
+    its context, where transformers goes over to the other factors during a conversation."""
+    scaling = config.rope_scaling or {}
+    if (scaling.get("rope_type") != "longrope"
+            or scaling["short_factor"] == scaling["long_factor"]):
+        return config.context
+    original = scaling.get("original_max_position_embeddings") or config.trained_context
+    return min(config.context, int(original) or config.context)
 
 
 def rope_table(config: ModelConfig) -> F32:

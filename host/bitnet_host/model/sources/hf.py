@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bitnet_host.errors import BadModel
+from bitnet_host.errors import BadModel, shown
 from bitnet_host.files import read_json, read_text
 from bitnet_host.model.checkpoint import (
     Checkpoint,
@@ -51,7 +51,8 @@ def _token_ids(value: Any, place: Path, vocab: int) -> list[int]:
     ids = value if isinstance(value, list) else [] if value is None else [value]
     if (not all(isinstance(token, int) and not isinstance(token, bool) and 0 <= token < vocab
                 for token in ids)):
-        raise BadModel(f"{place}: eos_token_id is {value!r}; it must be token ids below {vocab}")
+        raise BadModel(f"{place}: eos_token_id is {shown(value)}; it must be token ids below "
+                       f"{vocab}")
     return ids
 
 
@@ -164,7 +165,7 @@ def _storage(raw: dict[str, Any], tensors: TensorFolder, config: ModelConfig,
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Opens a checkpoint folder; layers are read when they are asked for. Raises BadModel for
     anything that is no ternary checkpoint or that this machine would compute otherwise
-    than transformers does."""
+    than transformers does, but for activations, which it always rounds."""
     raw = read_json(folder / "config.json")
     config = model_config(raw, folder / "config.json")
     architecture = architecture_of(raw, folder / "config.json")
@@ -199,19 +200,16 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 def _head(raw: dict[str, Any], tensors: TensorFolder, embedding: Any, config: ModelConfig,
           folder: Path) -> StoredTensor | None:
-    """The output head, or nothing if it is the embedding, as tie_word_embeddings says or as its
-    numbers show. Raises BadModel if there should be one."""
-    tied = bool(raw.get("tie_word_embeddings", False))
+    """The output head, or nothing if it is the embedding. One that the file has counts, whatever
+    tie_word_embeddings says, as for transformers. Raises BadModel if there should be one."""
     if not tensors.has("lm_head.weight"):
-        if tied:
+        if raw.get("tie_word_embeddings", False):
             return None
         raise BadModel(f"{folder}: tie_word_embeddings is "
                        f"{raw.get('tie_word_embeddings', 'absent, which means false')} but "
                        f"there is "
                        "no lm_head.weight: the checkpoint is incomplete")
     head = tensors.take("lm_head.weight", (config.vocab, config.hidden))
-    if tied:
-        return None  # transformers takes the embedding in its place
     same = all(np.array_equal(head[start:start + 4096], embedding[start:start + 4096])
                for start in range(0, config.vocab, 4096))
     return None if same else head

@@ -23,6 +23,7 @@ __all__ = ["Storage", "absmean", "from_masters", "from_packed", "from_values", "
            "group_scales", "refuse_holes", "unpack_hf"]
 
 _ROWS = 1024  # of masters in memory at once
+_DEAD = 64  # neighbouring rows that may be zero everywhere
 _FEW = 32  # weights of a row that may be alike by chance
 
 
@@ -86,11 +87,12 @@ def from_masters(stored: StoredTensor) -> Linear:
         raise BadModel(f"{place} holds an infinity or NaN: it is damaged or was not trained to "
                        f"its end")
     scale = absmean(total, rows * columns)
-    weights = np.empty((rows, columns), np.int8)
+    weights, used = np.empty((rows, columns), np.int8), np.zeros(rows, bool)
     for start in pieces:
-        np.clip(np.rint(stored[start:start + _ROWS] * scale), -1, 1,
-                out=weights[start:start + _ROWS], casting="unsafe")
-    refuse_holes(weights, place)
+        part = stored[start:start + _ROWS]
+        used[start:start + _ROWS] = part.any(axis=1)
+        np.clip(np.rint(part * scale), -1, 1, out=weights[start:start + _ROWS], casting="unsafe")
+    refuse_holes(weights, place, used)
     return Linear(weights, float(np.float32(1) / scale))
 
 
@@ -145,14 +147,23 @@ def from_values(stored: StoredTensor, group: int) -> Linear:
     return Linear(weights, float(one))
 
 
-def refuse_holes(weights: NDArray[np.int8], place: str) -> None:
+def refuse_holes(weights: NDArray[np.int8], place: str,
+                 used: NDArray[np.bool_] | None = None) -> None:
     """Raises BadModel for a matrix int8 [out, in] that is zero everywhere, or has rows of nothing
-    but -1. That is what bytes of zero stand for where weights are packed, and a file has those
-    where a download left a hole."""
+    but -1, or many neighbouring ones of zeros. That is what bytes of zero stand for where weights
+    are packed, or are floats or have scales of groups, and a file has those where a download left a
+    hole. ``used``: which rows hold anything in the file. (Single rows of zeros are known in trained
+    models.)"""
     if not weights.any():
         raise BadModel(f"{place} is zero everywhere, so the model cannot answer sensibly; "
                        f"uploads like that are known: "
                        "get another one")
+    full = np.asarray(weights.any(axis=1)) if used is None else used
+    ends = np.flatnonzero(np.diff(np.concatenate([[True], full, [True]])))
+    longest = int(np.diff(ends)[::2].max(initial=0))
+    if longest > _DEAD:
+        raise BadModel(f"{place} has {longest} neighbouring rows of nothing but zeros, as where a "
+                       f"download left a hole: get the file again")
     holes = int((weights == -1).all(axis=1).sum()) if weights.shape[1] >= _FEW else 0
     if holes:
         raise BadModel(f"{place} has {holes} rows in which every weight is -1, as where a download "
