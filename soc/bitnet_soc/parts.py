@@ -36,12 +36,12 @@ def undated(text: str) -> str:
 
 
 def headers(folder: Path) -> None:
-    from bitnet_host.model import header, plan
+    from bitnet_host.model import header, rows
     from bitnet_host.run import protocol
     from xtvu import datagram, emit, selftest
     for name, text in (("tvu.h", emit.c_header()), ("selftest.h", selftest.c_header()),
                        ("protocol.h", protocol.c_header()),
-                       ("image.h", header.c_header()), ("plan.h", plan.c_header()),
+                       ("image.h", header.c_header()), ("plan.h", rows.c_header()),
                        ("datagram.h", datagram.c_header())):
         write_if_changed(folder / name, text)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from bitnet_host.golden.reference import ReferenceModel
 from bitnet_host.model.convert import convert
-from bitnet_host.model.plan import scratch_rows, tokens_per_pass
+from bitnet_host.model.rows import scratch_rows, tokens_per_pass
 from bitnet_host.model.sources.synthetic import parse_shape, synthetic_checkpoint
 from bitnet_host.run.board import BoardTarget
 from bitnet_host.run.open import open_board

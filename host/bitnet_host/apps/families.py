@@ -14,7 +14,8 @@ from bitnet_host.errors import BadArgument, BadFile
 from bitnet_host.model.convert import make_header, packing
 from bitnet_host.model.families import FAMILIES
 from bitnet_host.model.header import MODEL_BASE, PAGE_TOKENS
-from bitnet_host.model.plan import broken_limit, longest_context, make_plan
+from bitnet_host.model.plan import longest_context, make_plan
+from bitnet_host.model.rows import broken_limit
 from bitnet_host.model.sources.random_folders import FORMS, small_checkpoint, write_folder
 
 __all__ = ["models", "synthetic"]

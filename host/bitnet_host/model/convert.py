@@ -31,8 +31,9 @@ from bitnet_host.model.header import (
 )
 from bitnet_host.model.image import FILE_HEAD, Image, file_head, json_part
 from bitnet_host.model.padding import fill_up, padded_head, padded_inner
-from bitnet_host.model.plan import Plan, broken_limit, make_plan
+from bitnet_host.model.plan import Plan, make_plan
 from bitnet_host.model.rope import one_kind_of_rope, rope_table
+from bitnet_host.model.rows import broken_limit
 from bitnet_host.model.writer import FileStore, ImageWriter, MemoryStore
 from bitnet_host.reporting import Progress, quiet
 

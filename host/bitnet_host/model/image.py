@@ -46,7 +46,7 @@ from bitnet_host.model.header import (
     start_of_id,
 )
 from bitnet_host.model.padding import padded_head, padded_inner
-from bitnet_host.model.plan import broken_limit
+from bitnet_host.model.rows import broken_limit
 
 __all__ = ["FILE_HEAD", "FILE_MAGIC", "Image", "c_file_head", "check_image", "file_head",
            "json_part", "read_image", "write_image"]
