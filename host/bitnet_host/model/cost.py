@@ -3,9 +3,9 @@
 An operator takes a cycle for each stream word, which the shape says, and what it takes beyond that:
 starts of operations, vector operations that nothing streams for, waits for memory. The latter is
 linear in few numbers. Its coefficients were fitted to runs of the simulated SoC with the memory
-model ug585 (tests/cost_fit.py says with which, and how far each is off); tests/soc/test_cost.py
-holds the sum to 3 % of what small shapes are measured to take, tests/host/test_cost.py of what
-docs/performance.md says of large ones.
+model ug585 (tests/cost_check.py has the shapes, and says how far each operator is off);
+tests/soc/test_cost.py holds the sum to 3 % of what small shapes are measured to take,
+tests/host/test_cost.py of what docs/performance.md says of large ones.
 """
 
 from __future__ import annotations
