@@ -38,10 +38,11 @@ SHAPES = {
     # more pieces of a gate than one
     "long gate": f"layers=1,vocab=64,context=64,hidden=64,intermediate=4600,heads=2,kv_heads=1,"
                  f"head_dim=32,{_SILU}",
-    # inner vectors that take the place of later tokens' residual vectors, which wait in DDR
-    "Falcon-E in prompts": f"layers=1,vocab=64,context=64,hidden=384,intermediate=7600,heads=2,"
+    # inner vectors that take the place of later tokens' residual vectors, which wait in DDR for the
+    # next layer
+    "Falcon-E in prompts": f"layers=2,vocab=64,context=64,hidden=384,intermediate=7600,heads=2,"
                            f"kv_heads=1,head_dim=32,{_SILU}",
-    "groups in prompts": f"layers=1,vocab=64,context=64,hidden=384,intermediate=5600,heads=2,"
+    "groups in prompts": f"layers=2,vocab=64,context=64,hidden=384,intermediate=5600,heads=2,"
                          f"kv_heads=1,head_dim=32,{_SILU},group=128",
     "squared ReLU without sub-norms": f"{_BASE},hidden=160,intermediate=424,heads=4,kv_heads=2,"
                                       "head_dim=32,sub_norms=0",
