@@ -10,11 +10,13 @@ import sys
 import numpy as np
 import pytest
 from bitnet_host.model.convert import convert, convert_file, shorten
+from bitnet_host.model.header import KINDS, SHAPES
 from bitnet_host.model.image import write_image
 from bitnet_host.model.open import open_source
 from bitnet_host.model.sources.bundled import BUNDLED
 from bitnet_host.model.sources.synthetic import parse_shape, synthetic_checkpoint
 from bitnet_host.model.verify import compare
+from families import FORMS, small, write_family
 from gguf_files import write_gguf
 from models import Shape, write_checkpoint
 
@@ -88,6 +90,32 @@ def test_a_byte_of_any_tensor_is_found(whole, kind):
         "Q", "K", "V", "O", "GATE", "UP", "DOWN", "DOWN_ROWS") or (
         kind.endswith("NORM") and kind != "FINAL_NORM") else
         "RoPE" if kind in ("ROPE", "FINAL_NORM") else "embedding and head: "), found
+
+
+@pytest.fixture(scope="module", params=["bonsai-1.7b", "llama3-8b", "1bitllm-3b"])
+def other(request, tmp_path_factory):
+    """Families with tensors that the bundled model has not."""
+    form = FORMS[request.param][0]
+    path = write_family(tmp_path_factory.mktemp("other") / "model", small(request.param, form),
+                        request.param, form)
+    source = open_source(path)
+    image = convert(source)
+    assert _found(image, source) == []
+    return image, source
+
+
+def test_a_byte_of_any_tensor_of_another_family_is_found(other):
+    image, source = other
+    kinds = {KINDS[tensor.kind] for tensor in image.tensors}
+    assert kinds & {"HEAD", "Q_NORM", "GATE_SCALES", "DOWN_ROWS"}
+    for kind in sorted(kinds):
+        tensor, ddr = image.tensor(kind, 0), image.ddr.copy()
+        ddr[tensor.offset + 8 + (3 if SHAPES[kind][2] in ("float", "groups") else 0)] ^= 2
+        found = _found(dataclasses.replace(image, ddr=ddr), source)
+        assert len(found) == 1, (kind, found)
+    for field in ("untied", "qk_norms", "sub_norms", "group", "activation"):
+        header = dataclasses.replace(image.header, **{field: 7})
+        assert "instead of" in _found(dataclasses.replace(image, header=header), source)[0]
 
 
 def test_scales_text_and_stops_are_found(whole):

@@ -69,13 +69,14 @@ def test_answers_and_logits(family):
     assert (kept < batch) == ("in prompts" in family)
     with closing(open_board("sim", image)) as board:
         assert isinstance(board, BoardTarget)
-        answer = board.generate(PROMPT, TOKENS).token_ids
+        count = TOKENS if "prompts" not in family else 2  # which are slow, and are about prompts
+        answer = board.generate(PROMPT, count).token_ids
         for token in PROMPT:
             x = reference.advance(token)
-        for place in range(TOKENS):
+        for place in range(count):
             tokens, logits = reference.candidates(x)
             assert answer[place] == tokens[argmax(logits)], place
-            if place < TOKENS - 1:
+            if place < count - 1:
                 x = reference.advance(answer[place])
         theirs = board.score(answer[-1])
         ours = reference.logits(reference.advance(answer[-1]))
