@@ -237,6 +237,20 @@ def test_groups_of_different_scales_are_refused(tmp_path, small):
     np.testing.assert_array_equal(linear(two).scales, expected)
 
 
+def test_scales_of_256_weights_are_those_of_two_groups(tmp_path, small):
+    """TQ2_0 has blocks of 256; each row of this matrix is one, with a scale of its own."""
+    weights, rng = small.layers[0]["v"].weights, np.random.default_rng(4)
+    scales = rng.choice([0.25, 0.5, 1.0], (128, 1)).astype(np.float32)
+    raw = gguf.quants.quantize(weights * scales, gguf.GGMLQuantizationType.TQ2_0)
+    path = tmp_path / "raw"
+    path.write_bytes(raw.tobytes())
+    stored = GgufFile(write_gguf(tmp_path / "model.gguf", small)).tensors["blk.0.attn_v.weight"]
+    found = read_linear(dataclasses.replace(stored, file=path, kind=35, offset=0,
+                                            room=raw.nbytes), "128")
+    np.testing.assert_array_equal(found.weights, weights)
+    np.testing.assert_array_equal(found.scales, np.repeat(scales, 2, axis=1))
+
+
 def test_types_that_depend_on_the_writer_are_refused(tmp_path, small):
     path = write_gguf(tmp_path / "model.gguf", small)
     tensor = GgufFile(path).tensors["blk.0.attn_v.weight"]
