@@ -45,17 +45,13 @@ static void gate_up_relu2(uint32_t layer, uint32_t count)
 // ... silu(gate) * up.
 static void gate_up_silu(uint32_t layer, uint32_t count)
 {
-    struct product gate = {KIND_GATE,         layer, plan.gate, plan.gate_rows, model.intermediate,
-                           plan.hidden_words, count, INTO_NEW},
-                   up = gate;
-    up.kind = KIND_UP;
-    up.into = INTO_FACTOR;
-    project(&gate);
+    uint32_t rows = model.intermediate, words = plan.hidden_words;
+    project(KIND_GATE, layer, plan.gate, plan.gate_rows, rows, words, count, INTO_NEW);
     tvu_sset(S_A, TVU_FLOAT_SIGMOID_UNIT);
     for (uint32_t i = 0; i < count; i++)
         silu(plan.gate + i * plan.gate_rows);
     profile_step(STEP_UP_PROJ);
-    project(&up);
+    project(KIND_UP, layer, plan.gate, plan.gate_rows, rows, words, count, INTO_FACTOR);
 }
 
 static void gate_up(uint32_t layer, uint32_t count)

@@ -127,19 +127,21 @@ void project_groups(const struct product *p, uint32_t at)
     }
 }
 
-void project(const struct product *p)
+void project(enum image_kind kind, uint32_t layer, uint32_t dst, uint32_t stride, uint32_t rows,
+             uint32_t words, uint32_t count, enum into into)
 {
     if (!model.group)
-        stream_tensor(p->kind, p->layer);
-    output_scales(p->kind, p->layer, 0, p->count);
+        stream_tensor(kind, layer);
+    output_scales(kind, layer, 0, count);
     if (model.group) {
-        project_groups(p, 0);
+        struct product p = {kind, layer, dst, stride, rows, words, count, into};
+        project_groups(&p, 0);
         return;
     }
-    if (p->into == INTO_FACTOR)
+    if (into == INTO_FACTOR)
         tvu_epi(0, TVU_FACTOR_DST, TVU_PICK_NONE, 0, 0, 0);
-    if (p->into == INTO_SUM)
-        tvu_dota(p->dst, p->words, model.weight_mode, p->count - 1, 1, S_OUTS, p->stride, p->rows);
+    if (into == INTO_SUM)
+        tvu_dota(dst, words, model.weight_mode, count - 1, 1, S_OUTS, stride, rows);
     else
-        tvu_dot(p->dst, p->words, model.weight_mode, p->count - 1, 1, S_OUTS, p->stride, p->rows);
+        tvu_dot(dst, words, model.weight_mode, count - 1, 1, S_OUTS, stride, rows);
 }

@@ -146,12 +146,11 @@ static void run_layer(uint32_t layer, const struct input *inputs, uint32_t count
         norm(KIND_INPUT_NORM, layer, plan.x + i * plan.x_rows, plan.t, model.hidden, S_INV_HIDDEN,
              i, CODES_TERNARY);
     profile_step(STEP_Q_PROJ);
-    project(
-        &(struct product){KIND_Q, layer, plan.qkv, plan.qkv_rows, queries, words, count, INTO_NEW});
+    project(KIND_Q, layer, plan.qkv, plan.qkv_rows, queries, words, count, INTO_NEW);
     profile_step(STEP_K_PROJ);
-    project(&(struct product){KIND_K, layer, k, plan.qkv_rows, keys, words, count, INTO_NEW});
+    project(KIND_K, layer, k, plan.qkv_rows, keys, words, count, INTO_NEW);
     profile_step(STEP_V_PROJ);
-    project(&(struct product){KIND_V, layer, v, plan.qkv_rows, keys, words, count, INTO_NEW});
+    project(KIND_V, layer, v, plan.qkv_rows, keys, words, count, INTO_NEW);
     for (uint32_t i = 0; i < count; i++) {
         uint32_t qkv = plan.qkv + i * plan.qkv_rows;
         profile_step(STEP_ROPE);
@@ -164,8 +163,7 @@ static void run_layer(uint32_t layer, const struct input *inputs, uint32_t count
         sub_norm(KIND_ATTN_SUB_NORM, layer, plan.qkv + i * plan.qkv_rows, plan.t, queries,
                  S_INV_QUERY, i, CODES_TERNARY);
     profile_step(STEP_O_PROJ);
-    project(&(struct product){KIND_O, layer, plan.x, plan.x_rows, model.hidden, plan.query_words,
-                              count, INTO_SUM});
+    project(KIND_O, layer, plan.x, plan.x_rows, model.hidden, plan.query_words, count, INTO_SUM);
     profile_step(STEP_POST_NORM);
     for (uint32_t i = 0; i < count; i++)
         norm(KIND_POST_NORM, layer, plan.x + i * plan.x_rows, plan.t, model.hidden, S_INV_HIDDEN, i,

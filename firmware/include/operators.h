@@ -22,13 +22,15 @@ void sub_norm(enum image_kind kind, uint32_t layer, uint32_t a, uint32_t out, ui
 // A matrix times the codes of `count` tokens, `words` activation words each, into `rows` elements
 // from scratchpad row dst on and `stride` rows further for each token; what is there is replaced,
 // added to or multiplied with.
+enum into { INTO_NEW, INTO_SUM, INTO_FACTOR };
+void project(enum image_kind kind, uint32_t layer, uint32_t dst, uint32_t stride, uint32_t rows,
+             uint32_t words, uint32_t count, enum into into);
+// The same for the groups of weights from `at` on, in models whose scales are those of groups.
 struct product {
     enum image_kind kind;
     uint32_t layer, dst, stride, rows, words, count;
-    enum { INTO_NEW, INTO_SUM, INTO_FACTOR } into;
+    enum into into;
 };
-void project(const struct product *p);
-// The same for the groups of weights from `at` on, in models whose scales are those of groups.
 void project_groups(const struct product *p, uint32_t at);
 // s[S_OUTS..] = weight scale / activation scale, for `count` tokens from `place` on.
 void output_scales(enum image_kind kind, uint32_t layer, uint32_t place, uint32_t count);

@@ -266,7 +266,8 @@ class Machine:
             value = {
                 "SUM": lambda: sem.reduce_sum(sem.flush(a)),
                 "SUMSQ": lambda: sem.reduce_sum(sem.multiply(a, a)),
-                "MAX": lambda: sem.maximum(a), "ABSMAX": lambda: sem.absmax(a),
+                "MAX": lambda: sem.maximum(sem.flush(a)),
+                "ABSMAX": lambda: sem.absmax(sem.flush(a)),
             }[name]()
             self._set_float(o["t"], value)
             return
