@@ -96,7 +96,8 @@ static void down_chunks(uint32_t layer, uint32_t count)
 
 static void down_all(uint32_t layer, uint32_t count)
 {
-    output_scales(KIND_DOWN_ROWS, layer, 0, count);
+    // DOWN's, where a model has it: one matrix has one scale
+    output_scales(model.activation == IMAGE_RELU2 ? KIND_DOWN : KIND_DOWN_ROWS, layer, 0, count);
     down_chunks(layer, count);
     for (uint32_t i = 0; i < count; i++) {
         uint32_t x = plan.x + i * plan.x_rows, product = plan.gate + i * plan.gate_rows,

@@ -183,6 +183,15 @@ def test_a_wrong_header_checksum_is_refused(board, image):
         words[place] ^= 1
 
 
+def test_down_has_one_scale(board, image):
+    """That of DOWN counts in prompts, too, whose passes take DOWN_ROWS."""
+    header, tensors = _copy(image)
+    for tensor in tensors:
+        if KINDS[tensor.kind] == "DOWN_ROWS":
+            tensor.scale = 3.0
+    assert _try(board, image, header, tensors) is None
+
+
 def test_random_lies(board, image):
     """One to three fields of header and table each; then the good image."""
     print(f"BITNET_SEED={SEED}")
