@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 from xtvu.semantics import exp2
+from xtvu.semantics import sigmoid as tables
 
 VECTORS, SIZE = 300, 8192
 Sigmoid = Callable[[np.ndarray], np.ndarray]
@@ -48,13 +49,14 @@ def codes(gate: np.ndarray, up: np.ndarray, sigmoid: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    even = np.arange(1024) / 64
+    even, rows_of_one = np.arange(1024) / 64, 2.0**23
     two = np.concatenate([np.arange(1024) / 256, 4 + np.arange(768) / 64])
     steps = np.concatenate([np.full(1024, 1 / 256), np.full(768, 1 / 64)])
     kinds: dict[str, Sigmoid] = {
         "EXP2 and a division": by_exp2, "steps of 1/64": by_table(even, np.full(1024, 1 / 64)),
         "steps of 1/64, quadratic": by_table(even, np.full(1024, 1 / 64), True),
-        "1/256 below 4, 1/64 above": by_table(two, steps)}
+        "1/256 below 4, 1/64 above": by_table(two, steps),
+        "the machine's (SIGMOID)": lambda x: tables(x) / rows_of_one}
     rng, different = np.random.default_rng(1), dict.fromkeys(kinds, 0)
     for _ in range(VECTORS):
         gate = (rng.standard_normal(SIZE) * rng.uniform(0.5, 3)).astype(np.float32)

@@ -39,7 +39,7 @@ def models(
         print(f"{row['shape']:<14} {row['model']:<37} {row['used_bytes'] / 2**20:>6.0f} "
               f"{context:>8} {speed:>9}{'' if row['fits'] else '  ' + row['why']}")
     print(f"MB: of the board's {memory / 2**20:.0f} with that context, or with {PAGE_TOKENS} "
-          f"tokens; tokens/s: of an answer at 125 MHz, estimated")
+          f"tokens; tokens/s: of an answer at 125 MHz, predicted")
 
 
 def _row(name: str, memory: int) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from bitnet_host.model.header import (
     PAGE_TOKENS,
     WEIGHT_MODES,
     DdrHeader,
+    mode_of,
 )
 from bitnet_host.model.image import read_image
 from bitnet_host.model.memory import Part, as_bar, as_svg, parts
@@ -28,7 +29,6 @@ from bitnet_host.model.sources.synthetic import SHAPES, parse_shape
 
 __all__ = ["memory_of", "plan"]
 
-_MODES = {code: name for name, code in WEIGHT_MODES.items()}
 
 
 def plan(
@@ -83,7 +83,7 @@ class _Asked:
 def _object(header: DdrHeader, made: Plan | None, found: list[Part], limit: str,
             advice: str) -> dict[str, Any]:
     out: dict[str, Any] = {"fits": bool(made and made.fits), "limit": limit or None,
-                           "advice": advice or None, "weights": _MODES[header.weight_mode]}
+                           "advice": advice or None, "weights": mode_of(header)}
     if made:
         out |= {"context": made.context, "cache_tokens": made.cache_tokens,
                 "down_rows": made.down_rows, "memory_bytes": made.memory_bytes,
@@ -166,7 +166,7 @@ def _advice(header: DdrHeader, made: Plan, asked: _Asked) -> str:
     least = make_plan(replace(header, context=PAGE_TOKENS), cache_tokens=1,
                       memory_bytes=made.memory_bytes)
     needed = (MODEL_BASE + least.total_bytes) / 2**20
-    packed = _MODES[header.weight_mode] == "base3" or header.group
+    packed = mode_of(header) == "base3" or header.group
     smaller = "" if packed else ", or base3 weights"
     return (f"{over}, and with a context of {PAGE_TOKENS} tokens it needs {needed:.0f} MB: a board "
             f"with more memory{smaller}, or a smaller model")

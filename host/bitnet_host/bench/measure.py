@@ -20,7 +20,7 @@ from bitnet_host.bench.together import decode_together
 from bitnet_host.errors import UserError
 from bitnet_host.golden.reference import ReferenceModel
 from bitnet_host.model.convert import convert
-from bitnet_host.model.header import WEIGHT_MODES
+from bitnet_host.model.header import WEIGHT_MODES, mode_of
 from bitnet_host.model.image import Image
 from bitnet_host.model.sources.bundled import BUNDLED
 from bitnet_host.model.sources.hf import open_checkpoint
@@ -35,7 +35,7 @@ from bitnet_host.run.sampling import Sampling
 from bitnet_host.run.target import Answer
 
 __all__ = ["CLOCK_HZ", "DDR_PEAK", "PRESETS", "BenchOptions", "bench_board", "bench_model",
-           "bench_words", "check_model", "measure_gemv", "measure_model", "packed",
+           "bench_words", "check_model", "measure_gemv", "measure_model",
            "print_measurement", "stream_share"]
 
 CLOCK_HZ = 125_000_000
@@ -206,7 +206,7 @@ def measure_model(options: BenchOptions, progress: Progress = lambda *_: None) -
              for key in next(iter(operators.values()))}
     result: dict[str, Any] = {
         "shape": options.shape, "context": options.context, "prefill": options.prefill,
-        "cached": options.cached, "weights": packed(image), "ddr": options.ddr,
+        "cached": options.cached, "weights": mode_of(image.header), "ddr": options.ddr,
         "head": "full" if options.full_head else "screened", "all_rows": options.all_rows,
         "all_columns": options.all_columns,
         "clock_hz": options.clock, "passes": passes, "tokens": answer.token_ids, "cycles": cycles,
@@ -230,11 +230,6 @@ def measure_model(options: BenchOptions, progress: Progress = lambda *_: None) -
                                    / total["bytes"], 2),
     }
     return result
-
-
-def packed(image: Image) -> str:
-    """How an image's weights are packed."""
-    return next(name for name, value in WEIGHT_MODES.items() if value == image.header.weight_mode)
 
 
 def check_model(options: BenchOptions, progress: Progress = lambda *_: None) -> dict[str, Any]:
@@ -272,8 +267,8 @@ def check_model(options: BenchOptions, progress: Progress = lambda *_: None) -> 
                                 f"logits differ from the golden model's")
             same += ours.size
             progress("check", place + 1, options.tokens)
-    return {"shape": options.shape, "context": options.context, "weights": packed(bench.image),
-            "ddr": options.ddr, "tokens": chosen,
+    return {"shape": options.shape, "context": options.context,
+            "weights": mode_of(bench.image.header), "ddr": options.ddr, "tokens": chosen,
             "identical_logits": same}
 
 

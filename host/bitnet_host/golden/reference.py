@@ -21,10 +21,10 @@ from bitnet_host.model.header import (
     CHUNK_TOKENS,
     GROUP,
     KINDS,
-    WEIGHT_MODES,
     DdrHeader,
     Tensor,
     down_chunks,
+    mode_of,
 )
 from bitnet_host.model.image import Image
 
@@ -162,7 +162,7 @@ class ReferenceModel:
         self.image = image
         h = image.header
         self.header = h
-        self._mode = next(name for name, code in WEIGHT_MODES.items() if code == h.weight_mode)
+        self._mode = mode_of(h)
         # what down_proj is computed with; the other is the same matrix
         self._down = "DOWN" if h.activation == ACTIVATIONS["relu2"] else "DOWN_ROWS"
         ternary = [t for t in image.tensors if KINDS[t.kind] in (*_MATRICES, self._down)]

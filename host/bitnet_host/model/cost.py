@@ -65,17 +65,14 @@ def _product(shape: _Shape, kinds: Sequence[str]) -> float:
             added = c * n / 8 + _VECTOR
             # results of eight vectors leave every second cycle
             each = 100 + added + max(0.0, c * n / 4 - n)
-            total += _groups(h, kind) * each - added * (kind != "O") * _chunks_of(h, kind)
+            # the first group's products are the sum so far, unless there is one already
+            total += _groups(h, kind) * each - added * (kind not in ("O", "DOWN_ROWS"))
     return total
 
 
 def _groups(h: DdrHeader, kind: str) -> int:
     columns = {"O": h.heads * h.head_dim, "DOWN_ROWS": h.intermediate}.get(kind, h.hidden)
     return -(-columns // h.group)
-
-
-def _chunks_of(h: DdrHeader, kind: str) -> int:
-    return 1 if kind != "DOWN_ROWS" else 0
 
 
 def _norms(shape: _Shape) -> float:

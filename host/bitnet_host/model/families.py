@@ -6,6 +6,7 @@ Sources, and what could not be seen in a config of the model's own, stand in doc
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from bitnet_host.model.checkpoint import ModelConfig
 from bitnet_host.model.header import GROUP
@@ -25,10 +26,10 @@ class Family:
 
 def _family(title: str, layers: int, hidden: int, intermediate: int, heads: int, kv_heads: int,
             head_dim: int, vocab: int, theta: float, eps: float, context: int,
-            **other: object) -> Family:
+            **other: Any) -> Family:
     config = ModelConfig(hidden, intermediate, layers, heads, kv_heads, head_dim, vocab,
                          min(context, _CONTEXT), theta, eps, trained_context=context)
-    return Family(title, replace(config, **other))  # type: ignore[arg-type]
+    return Family(title, replace(config, **other))
 
 
 _SILU = {"activation": "silu", "sub_norms": False, "tied": False}

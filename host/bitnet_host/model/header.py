@@ -23,7 +23,7 @@ __all__ = [
     "MEMORY_BYTES", "MODEL_BASE", "PAGE_TOKENS", "PRESENT", "RESERVED", "SHAPES", "SLOTS",
     "SMALL_LEVELS", "TENSOR_BYTES",
     "WEIGHT_MODES", "DdrHeader", "Tensor", "c_header",
-    "down_chunks", "expected_words", "float_bits", "head_bytes", "header_sum", "lay_out",
+    "down_chunks", "expected_words", "float_bits", "head_bytes", "header_sum", "lay_out", "mode_of",
     "pack_head", "shape_of", "start_of_id",
     "tensor_list",
 ]
@@ -283,6 +283,12 @@ def pack_head(header: DdrHeader, tensors: list[Tensor]) -> bytes:
     return _raw(header, tensors).ljust(header.header_bytes, b"\0")
 
 
+def mode_of(header: DdrHeader) -> str:
+    """How weights are packed, by its name in WEIGHT_MODES. Raises KeyError for a mode that does not
+    exist."""
+    return {value: name for name, value in WEIGHT_MODES.items()}[header.weight_mode]
+
+
 def expected_words(header: DdrHeader, kind: str) -> int:
     """Stream words of a model's tensor of that kind. Raises KeyError for a kind or weight mode that
     does not exist."""
@@ -292,9 +298,7 @@ def expected_words(header: DdrHeader, kind: str) -> int:
         return -(-rows * columns * 4 // WORD_BYTES)
     if storage == "groups":
         return -(-rows * -(-columns // GROUP) * 4 // WORD_BYTES)
-    mode = ("int8"
-            if storage == "int8"
-            else {value: name for name, value in WEIGHT_MODES.items()}[header.weight_mode])
+    mode = "int8" if storage == "int8" else mode_of(header)
     if kind == "DOWN_ROWS":
         return rows * sum(row_words(chunk, mode) for chunk in down_chunks(header))
     return rows * row_words(columns, mode)
@@ -303,7 +307,7 @@ def expected_words(header: DdrHeader, kind: str) -> int:
 def down_chunks(header: DdrHeader) -> list[int]:
     """Columns in each chunk of DOWN_ROWS: what the activation memory holds of as many vectors as a
     pass of the model can have, eight or four."""
-    mode = next(name for name, value in WEIGHT_MODES.items() if value == header.weight_mode)
+    mode = mode_of(header)
     widest = max(header.hidden, header.heads * header.head_dim)
     words = ACT_WORDS if row_words(widest, mode) > SHARED_WORDS else SHARED_WORDS
     step = words * WEIGHTS_PER_WORD[mode]

@@ -13,7 +13,7 @@ from typing import Any
 from xtvu.isa import WORD_BYTES
 from xtvu.layout import WEIGHTS_PER_WORD
 
-from bitnet_host.bench.measure import packed
+from bitnet_host.model.header import mode_of
 from bitnet_host.profile.measure import Measured
 from bitnet_host.profile.work import GROUPS, Work, work_of
 from bitnet_host.run.protocol import PARTS, STEPS
@@ -113,7 +113,7 @@ class Report:
     @property
     def peak_gops(self) -> float:
         """Ternary products and sums of one token's vector at a word of weights each cycle."""
-        return 2 * WEIGHTS_PER_WORD[packed(self.measured.image)] * self._clock / 1e9
+        return 2 * WEIGHTS_PER_WORD[mode_of(self.measured.image.header)] * self._clock / 1e9
 
     @property
     def stream_mb_s(self) -> float:
@@ -124,7 +124,7 @@ class Report:
         measured = self.measured
         what = (f"a prompt of {self.tokens} tokens" if self.tokens > 1
                 else f"one token at context {measured.contexts[0]}")
-        return (f"{measured.name}, {what}, {packed(measured.image)} weights, DDR "
+        return (f"{measured.name}, {what}, {mode_of(measured.image.header)} weights, DDR "
                 f"{measured.options.ddr}, {self._clock / 1e6:g} MHz")
 
     def closing(self) -> str:
@@ -141,7 +141,8 @@ class Report:
         return {
             "model": measured.name, "model_id": f"{measured.image.header.model_id:08x}",
             "tokens": self.tokens, "contexts": [measured.contexts[0], measured.contexts[-1]],
-            "weights": packed(measured.image), "ddr": options.ddr, "clock_hz": options.clock,
+            "weights": mode_of(measured.image.header), "ddr": options.ddr,
+            "clock_hz": options.clock,
             "head": "full" if options.full_head else "screened",
             "all_rows": options.all_rows, "all_columns": options.all_columns,
             "cycles": measured.whole,

@@ -136,11 +136,10 @@ class _Layers(LazyLayers):
         return from_masters(stored)
 
 
-def _storage(raw: dict[str, Any], tensors: TensorFolder, config: ModelConfig,
+def _storage(stated: Storage | None, tensors: TensorFolder, config: ModelConfig,
              folder: Path) -> tuple[Storage, int]:
     """How the matrices are stored, by config.json and by what the first of them is, and how many
     weights share a scale. Raises BadModel."""
-    stated = stated_storage(raw, folder / "config.json")
     name = f"model.layers.0.{_PROJECTIONS['q']}.weight"
     if stated is Storage.MASTERS or stated is Storage.MULTIPLIES or not tensors.has(name):
         return stated or Storage.VALUES, 0
@@ -169,9 +168,9 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     raw = read_json(folder / "config.json")
     config = model_config(raw, folder / "config.json")
     architecture = architecture_of(raw, folder / "config.json")
-    stated_storage(raw, folder / "config.json")
+    stated = stated_storage(raw, folder / "config.json")
     tensors = TensorFolder(folder)
-    storage, group = _storage(raw, tensors, config, folder)
+    storage, group = _storage(stated, tensors, config, folder)
     config = replace(config, group=group)
     embedding = tensors.take("model.embed_tokens.weight", (config.vocab, config.hidden))
     head = _head(raw, tensors, embedding, config, folder)
