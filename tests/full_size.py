@@ -105,6 +105,7 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "build/bench/full-size")
     if not (folder / "tokenizer.json").exists():
         write(folder)
+    (folder / "model.bitnet").unlink(missing_ok=True)  # of an earlier run
     print(step("convert", "convert", folder, "-o", folder / "model.bitnet"), end="")
     step("info", "info", folder / "model.bitnet", limit=200)
     step("chat --target reference, a token", "chat", "--target", "reference", "--model",
