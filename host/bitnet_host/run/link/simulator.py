@@ -7,6 +7,7 @@ import os
 import select
 import socket
 import subprocess
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,9 @@ class Simulator:
         command: list[str | Path] = [binary, "--preset", preset, "--seed", str(seed)]
         if preload is not None:
             command += ["--preload", preload.resolve()]
+        self._ending = threading.Lock()
+        self._failure: str | None = None
+        self._closed = False
         try:
             # cwd: the simulated ROM reads soc_rom.init from there
             self._process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE,
@@ -82,13 +86,19 @@ class Simulator:
             return line.recv(1024).decode()
 
     def failure(self) -> str | None:
-        """What the simulator said if it has ended by itself, else None."""
-        if self._process.poll() is None:
-            return None
-        assert self._process.stderr is not None
-        return self._process.stderr.read().strip() or f"exit code {self._process.returncode}"
+        """What the simulator said if it has ended by itself, else None. Any thread may ask, at any
+        time."""
+        with self._ending:
+            if self._failure is None and not self._closed and self._process.poll() is not None:
+                assert self._process.stderr is not None
+                self._failure = (self._process.stderr.read().strip()
+                                 or f"exit code {self._process.returncode}")
+            return self._failure
 
     def close(self) -> None:
+        self.failure()  # others may ask for it afterwards
+        with self._ending:
+            self._closed = True
         if self._process.poll() is None:
             self._process.terminate()
             try:
