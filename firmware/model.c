@@ -40,6 +40,12 @@ static bool finite(uint32_t bits)
     return (bits >> 23 & 255) != 255;
 }
 
+// Where groups of weights have scales, the matrix has none of its own.
+static bool scale_fits(uint32_t bits)
+{
+    return finite(bits) && (!model.group || bits == TVU_FLOAT_ONE);
+}
+
 static uint32_t float_bits(float value)
 {
     union {
@@ -154,7 +160,7 @@ bool model_load(bool trust)
         if (!place || place->address || entry_words != image_expected_words(&model, kind) ||
             offset % TVU_BLOCK_BYTES || offset < model.header_bytes || offset > model.ddr_bytes ||
             (uint64_t)entry_words * TVU_WORD_BYTES > model.ddr_bytes - offset ||
-            !finite(((volatile const uint32_t *)entry)[6])) {
+            !scale_fits(((volatile const uint32_t *)entry)[6])) {
             fault_raise(ERROR_IMAGE, i);
             return false;
         }

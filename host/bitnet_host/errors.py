@@ -12,7 +12,15 @@ __all__ = [
 
 
 class UserError(Exception):
-    """Base of all of them; the command line prints it and ends with exit code 2."""
+    """Base of all of them; the command line prints it and ends with exit code 2.
+
+    It stays one line whatever a file calls its parts: characters that cannot be printed are shown
+    as Python's escapes.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__("".join(
+            c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
 
 
 class BadArgument(UserError):

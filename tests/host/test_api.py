@@ -46,3 +46,8 @@ main()
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True,
                           timeout=120)
     assert done.returncode == 0 and done.stdout.strip(), done.stderr
+
+
+def test_an_error_is_one_line_whatever_a_file_calls_its_parts():
+    assert str(UserError("tensor a\nb\x1b[2J \udcff é is wrong")) == (
+        "tensor a\\nb\\x1b[2J \\udcff é is wrong")

@@ -13,6 +13,7 @@ from bitnet_host.model.open import open_source
 from bitnet_host.model.sources.gguf import GgufFile
 from bitnet_host.model.sources.gguf_model import open_gguf
 from bitnet_host.model.sources.synthetic import parse_shape, synthetic_checkpoint
+from families import small, write_family
 from gguf_files import write_gguf
 
 SHAPE = "hidden=64,intermediate=128,layers=1,heads=2,kv_heads=1,head_dim=32,vocab=64,context=32"
@@ -24,6 +25,17 @@ def good(tmp_path_factory):
     path = tmp_path_factory.mktemp("good") / "model.gguf"
     checkpoint = synthetic_checkpoint(parse_shape(SHAPE), 0.6, 1)
     return write_gguf(path, checkpoint, merges=("t 1", "t 2")).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def files(good, tmp_path_factory):
+    """One of each architecture, in each form of weights that its own files have."""
+    made = [good]
+    for family, form in (("falcon3-1b", "I2_S"), ("falcon-e-1b", "I2_S"),
+                         ("bonsai-1.7b", "Q2_0/64"), ("bonsai-1.7b", "Q2_0/128")):
+        folder = tmp_path_factory.mktemp(family)
+        made.append(write_family(folder, small(family, form), family, form).read_bytes())
+    return made
 
 
 def _head(raw):
@@ -54,11 +66,11 @@ def _mutated(raw, rng):
     return bytes(out)
 
 
-def test_damaged_files_are_read_or_refused(tmp_path, good):
+def test_damaged_files_are_read_or_refused(tmp_path, files):
     rng, path = np.random.default_rng(1), tmp_path / "model.gguf"
     before, refused = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0
-    for _ in range(MUTATIONS):
-        path.write_bytes(_mutated(good, rng))
+    for number in range(MUTATIONS):
+        path.write_bytes(_mutated(files[number % len(files)], rng))
         try:
             convert(open_source(path))
         except UserError as error:

@@ -233,7 +233,8 @@ def check_image(image: Image) -> str:
         if replace(wanted, scale=tensor.scale, checksum=tensor.checksum) != tensor:
             return (f"tensor {KINDS[wanted.kind]} of layer {wanted.layer} is not where or what it "
                     f"has to be")
-        if not math.isfinite(tensor.scale) or tensor.scale == 0:
+        if (not math.isfinite(tensor.scale) or tensor.scale == 0
+                or (header.group and tensor.scale != 1)):  # each group has its own
             return (f"tensor {KINDS[wanted.kind]} of layer {wanted.layer} has the scale "
                     f"{tensor.scale}")
     return _check_constants(header) or _check_meta(image)
