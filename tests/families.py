@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from bitnet_host.model.checkpoint import Checkpoint
 from bitnet_host.model.sources import random_folders
+from bitnet_host.model.sources.synthetic import synthetic_checkpoint
 from gguf_files import write_gguf
 
-__all__ = ["FORMS", "small", "write_family"]
+__all__ = ["FORMS", "small", "write_family", "write_gguf_of"]
 
 _GGUF = {"2b4t": ("I2_S",), "falcon3-1b": ("I2_S",), "falcon-e-1b": ("I2_S",),
          "bonsai-1.7b": ("Q2_0/64", "Q2_0/128")}
@@ -36,6 +37,15 @@ def write_family(folder: Path, checkpoint: Checkpoint, family: str, form: str) -
         return _write_gguf(folder, checkpoint, family, form)
     random_folders.write_folder(folder, checkpoint, family, form)
     return folder
+
+
+def write_gguf_of(folder: Path, family: str, form: str) -> Path:
+    """A file of a family in any form that tests/gguf_files.py writes."""
+    checkpoint = small(family, _GGUF[family][0])
+    if form.startswith("TQ"):  # blocks of 256 weights
+        config = replace(checkpoint.config, intermediate=512)
+        checkpoint = synthetic_checkpoint(config, 0.6, 1)
+    return _write_gguf(folder, checkpoint, family, form)
 
 
 def _write_gguf(folder: Path, checkpoint: Checkpoint, family: str, form: str) -> Path:

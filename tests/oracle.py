@@ -13,33 +13,34 @@ int8 codes and int32 sums must be identical; float results must agree to roundin
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
+import io
 import json
 import math
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
+import typer
+from bitnet_host.apps import verify as command
 from bitnet_host.golden.reference import ReferenceModel
 from bitnet_host.model.convert import convert
+from bitnet_host.model.image import write_image
 from bitnet_host.model.rope import inverse_frequencies
 from bitnet_host.model.sources.bundled import BUNDLED
 from bitnet_host.model.sources.hf import open_checkpoint
 from bitnet_host.model.sources.hf_config import model_config
+from bitnet_host.verify.forward import load, record
+from bitnet_host.verify.operators import OperatorRecord, compare_records
 from families import FORMS, small, write_family
-from golden import (
-    PROMPT_FIXTURE,
-    OperatorRecord,
-    compare_records,
-    fixture_path,
-    load_records,
-    save_records,
-)
+from golden import PROMPT_FIXTURE, fixture_path, load_records, save_records
 from models import RECORDED, SHAPES, write_checkpoint
-from oracle_models import load, load_family, record
 from ropes import ROPE_BASE, ROPES
 from transformers import AutoTokenizer, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
@@ -57,7 +58,7 @@ TOKENS = 3
 def greedy_prompts() -> list[dict]:
     """transformers' greedy continuations of PROMPTS: 64 tokens, not stopped, and the first
     logits."""
-    model, tokenizer = load(BUNDLED), AutoTokenizer.from_pretrained(BUNDLED)
+    model, tokenizer = load(BUNDLED, "packed"), AutoTokenizer.from_pretrained(BUNDLED)
     out = []
     for prompt in PROMPTS:
         text = tokenizer.apply_chat_template([{"role": "user", "content": prompt}],
@@ -78,7 +79,7 @@ def greedy_prompts() -> list[dict]:
 @torch.no_grad()
 def perplexity(file: Path) -> None:
     """Prints the perplexity of both models over the held-out token lists."""
-    model, reference = load(BUNDLED), ReferenceModel(convert(open_checkpoint(BUNDLED)))
+    model, reference = load(BUNDLED, "packed"), ReferenceModel(convert(open_checkpoint(BUNDLED)))
     sums, count = [0.0, 0.0], 0
     for story in json.loads(file.read_text()):
         ids = story[:reference.header.context]
@@ -129,8 +130,9 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as temporary:
             folder = BUNDLED if shape is None else write_checkpoint(Path(temporary), shape)
             tokens = [0, 807, 29, 1368, 506][:TOKENS] if shape is None else [3, 17, 40][:TOKENS]
-            records = record(load(folder), tokens)
-            reference = ReferenceModel(convert(open_checkpoint(folder)))
+            checkpoint = open_checkpoint(folder)
+            records = record(load(folder, checkpoint.stored), tokens)
+            reference = ReferenceModel(convert(checkpoint))
         problems, summary = compare_records(reference, records)
         if shape is not None and shape not in RECORDED:
             pass  # compared live only
@@ -153,6 +155,11 @@ def main() -> int:
     bad += len(problems)
     failed |= {"rope"} if problems else set()
     print(f"RoPE           {len(ROPES)} configurations {'DIFFER' if problems else 'alike'}")
+    problems = compare_command()
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    bad += len(problems)
+    failed |= {"verify"} if problems else set()
     prompts = greedy_prompts()
     if arguments.record:
         PROMPT_FIXTURE.write_text(json.dumps(prompts))
@@ -171,14 +178,13 @@ def main() -> int:
         agreement(arguments.reference)
     if arguments.heldout:
         perplexity(arguments.heldout)
-    print(f"{len(cases) + len(_FAMILIES) + 3 - len(failed)} passed, {len(failed)} failed")
+    print(f"{len(cases) + len(_FAMILIES) + 4 - len(failed)} passed, {len(failed)} failed")
     return 1 if bad else 0
 
 
 #: Families, and their forms that transformers or a checkpoint's own code loads.
 _FAMILIES = [(family, form) for family, forms in FORMS.items() for form in forms
-             if form != "I2_S" and not form.startswith("Q2_0") and family != "2b4t"
-             and (form != "BF16")]
+             if form != "I2_S" and not form.startswith("Q2_0")]
 
 
 def compare_families() -> Iterator[tuple[str, list[str]]]:
@@ -186,13 +192,41 @@ def compare_families() -> Iterator[tuple[str, list[str]]]:
     for family, form in _FAMILIES:
         with tempfile.TemporaryDirectory() as temporary:
             folder = write_family(Path(temporary), small(family, form), family, form)
-            records = record(load_family(folder, family, form), [3, 17, 40, 5, 6][:TOKENS + 2])
-            problems, summary = compare_records(ReferenceModel(convert(open_checkpoint(folder))),
-                                                records)
+            checkpoint = open_checkpoint(folder)
+            records = record(load(folder, checkpoint.stored), [3, 17, 40, 5, 6][:TOKENS + 2])
+            problems, summary = compare_records(ReferenceModel(convert(checkpoint)), records)
         for problem in problems:
             print(f"{family} {form}: {problem}", file=sys.stderr)
         print(f"{family:<14} {form:<12} {summary}", flush=True)
         yield f"{family} {form}", problems
+
+
+def compare_command() -> list[str]:
+    """`bitnet-host verify` of a folder, and of two readers that are wrong where nothing but the
+    model's own forward pass tells."""
+    problems = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, image = Path(temporary) / "model", Path(temporary) / "m.bitnet"
+        write_family(folder, small("falcon-e-1b", "packed"), "falcon-e-1b", "packed")
+        checkpoint = open_checkpoint(folder)
+        for name, wrong, said in (
+                ("as it is", {}, "2 layers compute what transformers does"),
+                ("RoPE", {"rope_theta": 500.0}, "operator rope: relative error"),
+                ("norms", {"eps": 0.003}, "operator model.layers.0.input_layernorm: "),
+                ("activation", {"activation": "relu2"}, "operator model.layers.0.mlp.act_fn: ")):
+            other = replace(checkpoint, config=replace(checkpoint.config, **wrong))
+            write_image(convert(other), image)
+            text = io.StringIO()
+            with contextlib.redirect_stdout(text), mock.patch.object(command, "open_source",
+                                                                     lambda *_, it=other: it):
+                try:
+                    command.verify(image, folder)
+                    ended = 0
+                except typer.Exit as end:
+                    ended = end.exit_code
+            if said not in text.getvalue() or ended != bool(wrong):
+                problems.append(f"verify, {name}: {text.getvalue()}")
+    return problems
 
 
 def compare_rope() -> list[str]:

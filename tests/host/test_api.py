@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+from bitnet_host import UserError
 from conftest import ROOT
 
 

@@ -20,7 +20,7 @@ from bitnet_host.model.sources.gguf import GgufFile
 from bitnet_host.model.sources.gguf_model import open_gguf
 from bitnet_host.model.sources.hf import open_checkpoint
 from bitnet_host.model.sources.tensors import TensorFolder
-from bitnet_host.model.verify import compare
+from bitnet_host.verify.image import compare
 from families import FORMS, small, write_family
 from gguf_files import pack_q2, write_gguf
 

@@ -10,7 +10,8 @@ from bitnet_host.golden.reference import ReferenceModel
 from bitnet_host.model.convert import convert
 from bitnet_host.model.sources.bundled import BUNDLED
 from bitnet_host.model.sources.hf import open_checkpoint
-from golden import PROMPT_FIXTURE, compare_records, fixture_path, load_records
+from bitnet_host.verify.operators import compare_records
+from golden import PROMPT_FIXTURE, fixture_path, load_records
 from models import RECORDED, write_checkpoint
 from xtvu import semantics
 

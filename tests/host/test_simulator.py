@@ -65,7 +65,7 @@ def test_one_that_was_closed_did_not_fail(tmp_path):
 
 
 def test_one_that_does_not_start(tmp_path):
-    with pytest.raises(BadArgument, match="^no such preset$"):
+    with pytest.raises(BadArgument, match=r"^no such preset$"):
         Simulator(build=_build(tmp_path, "echo 'no such preset' >&2; exit 2"))
     (tmp_path / "b").mkdir()
     with pytest.raises(LinkError, match="did not start: run `make build` again"):

@@ -9,21 +9,28 @@ import sys
 
 import numpy as np
 import pytest
+import typer
+from bitnet_host.apps import verify as verify_command
+from bitnet_host.apps.verify import verify
+from bitnet_host.errors import BadArgument
+from bitnet_host.golden.reference import ReferenceModel
 from bitnet_host.model.convert import convert, convert_file, shorten
 from bitnet_host.model.header import KINDS, SHAPES
 from bitnet_host.model.image import write_image
 from bitnet_host.model.open import open_source
+from bitnet_host.model.sources import gguf_blocks, gguf_model
 from bitnet_host.model.sources.bundled import BUNDLED
 from bitnet_host.model.sources.synthetic import parse_shape, synthetic_checkpoint
-from bitnet_host.model.verify import compare
-from families import FORMS, small, write_family
+from bitnet_host.verify.gguf import compare_gguf
+from bitnet_host.verify.image import compare
+from families import FORMS, small, write_family, write_gguf_of
 from gguf_files import write_gguf
 from models import Shape, write_checkpoint
 
 
 def _verify(*arguments):
-    done = subprocess.run([sys.executable, "-m", "bitnet_host", "verify", *map(str, arguments)],
-                          capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-m", "bitnet_host", "verify", "--no-operators",
+                           *map(str, arguments)], capture_output=True, text=True, timeout=120)
     assert "Traceback" not in done.stderr, done.stderr
     return done
 
@@ -144,3 +151,53 @@ def test_a_changed_checkpoint_is_found_by_the_command(tmp_path, folder):
     (other / "config.json").write_text(json.dumps({}))
     assert _verify(image, other).returncode == 2
     assert _verify(tmp_path / "none", folder).returncode == 2
+
+
+@pytest.mark.parametrize("family, form", [
+    *((family, form) for family, forms in FORMS.items() for form in forms
+      if form == "I2_S" or form.startswith("Q2_0")),
+    *(("falcon3-1b", form) for form in ("TQ1_0", "TQ2_0", "F16", "I2_S/64", "I2_S/rows"))])
+def test_gguf_files_are_unpacked_once_more(tmp_path, monkeypatch, family, form):
+    """By code of its own: a reader that is wrong in a way that conversion and comparison share."""
+    layout = form.partition("/")[2] if form.startswith("I2_S") else ""
+    path = write_gguf_of(tmp_path, family, form)
+    image = convert(open_source(path, layout))
+    model = ReferenceModel(image)
+    assert [finding.wrong for finding in compare_gguf(model, path, layout)] == ["", ""]
+    if image.header.group or form.startswith("TQ") or form == "I2_S/rows":
+        swapped = {"I2_S/rows": "_four_rows"}.get(form, "_half")
+        real = getattr(gguf_blocks, swapped)
+        wrong = {"_half": lambda data: 2 * real(data),
+                 "_four_rows": lambda data, columns: real(data, columns)[::-1]}[swapped]
+        monkeypatch.setattr(gguf_blocks, swapped, wrong)
+        monkeypatch.setitem(gguf_blocks.LAYOUTS, "rows", (4, wrong))
+    elif family != "2b4t":
+        monkeypatch.setattr(gguf_model, "_as_turned", lambda rows, head_dim: np.arange(rows))
+    else:
+        monkeypatch.setitem(gguf_blocks.LAYOUTS, "128",
+                            (128, lambda data, _: gguf_blocks._planes(data, 16)))
+    source = open_source(path, layout)
+    image = convert(source)
+    assert _found(image, source) == []
+    found = [finding.wrong for finding in compare_gguf(ReferenceModel(image), path, layout)]
+    assert all("values of q are not those of model.gguf" in text for text in found)
+
+
+def test_the_command_unpacks_gguf_files_once_more(tmp_path, monkeypatch, capsys):
+    path, image = write_gguf_of(tmp_path, "falcon-e-1b", "I2_S"), tmp_path / "m.bitnet"
+    monkeypatch.setattr(gguf_model, "_as_turned", lambda rows, head_dim: np.arange(rows))
+    write_image(convert(open_source(path)), image)
+    with pytest.raises(typer.Exit):
+        verify(image, path, operators=False)
+    assert "values of q are not those of model.gguf" in capsys.readouterr().out
+
+
+def test_without_transformers_it_says_so(tmp_path, folder, monkeypatch, capsys):
+    monkeypatch.setattr(verify_command, "find_spec", lambda name: None)
+    image = tmp_path / "m.bitnet"
+    write_image(convert(open_source(folder)), image)
+    verify(image, folder)
+    assert "operators were not compared: PyTorch or transformers is missing: pip install " in (
+        capsys.readouterr().out)
+    with pytest.raises(BadArgument, match="operators cannot be compared: PyTorch or"):
+        verify(image, folder, operators=True)

@@ -114,7 +114,8 @@ class LazyLayers(Sequence[Layer]):
 @dataclass
 class Checkpoint:
     """A model on its way into an image. ``layers`` may read each Layer when it is asked for;
-    ``head``: the output head if it is not the embedding.
+    ``head``: the output head if it is not the embedding; ``stored``: packed, masters or values,
+    how the matrices of a folder were, or nothing.
     ``files`` are what it was read from; ``defaults`` what its generation_config.json says of
     sampling."""
 
@@ -128,3 +129,4 @@ class Checkpoint:
     defaults: dict[str, Any] | None = None
     files: tuple[Path, ...] = ()
     head: Rows | None = None
+    stored: str = ""

@@ -44,6 +44,7 @@ _PROJECTIONS = {
     "o": "self_attn.o_proj",
     "gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj",
 }
+_STORED = {Storage.MASTERS: "masters", Storage.VALUES: "values"}
 _NORMS = {"input_norm": "input_layernorm", "post_norm": "post_attention_layernorm"}
 
 
@@ -194,7 +195,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     files = tuple(path for path in sorted(folder.iterdir()) if path.is_file())
     return Checkpoint(replace(config, stop_tokens=stops), embedding, final_norm, layers, tokenizer,
                       _template(folder, settings),
-                      special, generation, files, head)
+                      special, generation, files, head, _STORED.get(storage, "packed"))
 
 
 def _head(raw: dict[str, Any], tensors: TensorFolder, embedding: Any, config: ModelConfig,
