@@ -1,5 +1,5 @@
 """A tokenizer.json from the fields of a GGUF file, for byte-level BPE (``tokenizer.ggml.model``
-gpt2).
+gpt2) and sentencepiece (llama).
 
 The patterns that texts are cut by before pairs are merged are those of llama.cpp's
 src/llama-vocab.cpp, where a field names them; files of BitNet b1.58 2B4T name none and mean Llama
@@ -12,8 +12,9 @@ from typing import Any
 
 from bitnet_host.errors import BadModel
 from bitnet_host.model.sources.gguf import GgufFile
+from bitnet_host.model.sources.pieces import Pieces, tokenizer_of_pieces
 
-__all__ = ["special_tokens", "stop_tokens", "tokenizer_json"]
+__all__ = ["special_tokens", "starting_with", "stop_tokens", "tokenizer_json"]
 
 _CONTROL, _USER_DEFINED = 3, 4
 _PREFIX = "tokenizer.ggml."
@@ -63,10 +64,12 @@ def tokenizer_json(file: GgufFile, vocab: int) -> dict[str, Any]:
     """The tokenizer as the ``tokenizers`` library stores it. Raises BadModel for one of another
     kind."""
     model = file.get(_PREFIX + "model", str)
+    if model == "llama":
+        return _of_pieces(file, vocab)
     if model != "gpt2":
         raise BadModel(f"{file.path}: its tokenizer is of the kind {model!r}; this tool rebuilds "
-                       f"gpt2 (byte-level BPE): convert the safetensors checkpoint with its "
-                       f"tokenizer.json")
+                       f"gpt2 (byte-level BPE) and llama (sentencepiece): convert the safetensors "
+                       f"checkpoint with its tokenizer.json")
     pre = file.get(_PREFIX + "pre", str) or "llama3"
     if pre not in _PATTERNS:
         raise BadModel(f"{file.path}: how its tokenizer cuts words, {pre!r}, is not known to this "
@@ -95,6 +98,24 @@ def tokenizer_json(file: GgufFile, vocab: int) -> dict[str, Any]:
     }
 
 
+def _of_pieces(file: GgufFile, vocab: int) -> dict[str, Any]:
+    """As llama.cpp reads them: a space before each stretch of text, and BOS first, unless the file
+    says otherwise."""
+    tokens = _tokens(file, vocab)
+    scores = file.get(_PREFIX + "scores", list)
+    if scores is None or len(scores) != len(tokens) or not all(isinstance(score, (int, float))
+                                                               for score in scores):
+        raise BadModel(f"{file.path} has no scores of its {len(tokens)} tokens: it is damaged")
+    if (file.get(_PREFIX + "remove_extra_whitespaces", bool)
+            or file.get(_PREFIX + "precompiled_charsmap", list)):
+        raise BadModel(f"{file.path}: its tokenizer changes texts, which this tool does not "
+                       f"rebuild: convert the safetensors checkpoint with its tokenizer.json")
+    prefix = "never" if file.get(_PREFIX + "add_space_prefix", bool) is False else "always"
+    pieces = Pieces(tokens, scores, _kinds(file, len(tokens)), prefix)
+    made = tokenizer_of_pieces(pieces, str(file.path))
+    return made | {"post_processor": _first(file, tokens, True)}
+
+
 def _byte_level(add_prefix_space: bool) -> dict[str, Any]:
     return {"type": "ByteLevel", "add_prefix_space": add_prefix_space, "trim_offsets": True,
             "use_regex": False}
@@ -105,7 +126,11 @@ def _first(file: GgufFile, tokens: list[str], starts: bool) -> dict[str, Any] | 
     bos, wanted = _id(file, "bos_token_id", len(tokens)), file.get(_PREFIX + "add_bos_token", bool)
     if bos is None or not (starts if wanted is None else wanted):
         return None
-    word = tokens[bos]
+    return starting_with(tokens[bos], bos)
+
+
+def starting_with(word: str, bos: int) -> dict[str, Any]:
+    """A post_processor of tokenizer.json that puts a token before texts."""
     start, text = {"SpecialToken": {"id": word, "type_id": 0}}, {"Sequence": {"id": "A",
                                                                               "type_id": 0}}
     second = {"Sequence": {"id": "B", "type_id": 1}}

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from bitnet_host.errors import BadModel, shown
-from bitnet_host.files import read_json, read_text
+from bitnet_host.errors import BadModel
+from bitnet_host.files import read_json
 from bitnet_host.model.checkpoint import (
     Checkpoint,
     Layer,
@@ -21,12 +21,18 @@ from bitnet_host.model.checkpoint import (
     matrix_shapes,
     norm_sizes,
 )
-from bitnet_host.model.header import MAX_STOPS
 from bitnet_host.model.sources.hf_config import (
     Architecture,
     architecture_of,
     model_config,
     stated_storage,
+)
+from bitnet_host.model.sources.hf_text import (
+    chat_template,
+    content,
+    stop_tokens,
+    token_ids,
+    tokenizer_of_folder,
 )
 from bitnet_host.model.sources.matrices import (
     Storage,
@@ -46,57 +52,6 @@ _PROJECTIONS = {
 }
 _STORED = {Storage.MASTERS: "masters", Storage.VALUES: "values"}
 _NORMS = {"input_norm": "input_layernorm", "post_norm": "post_attention_layernorm"}
-
-
-def _token_ids(value: Any, place: Path, vocab: int) -> list[int]:
-    ids = value if isinstance(value, list) else [] if value is None else [value]
-    if (not all(isinstance(token, int) and not isinstance(token, bool) and 0 <= token < vocab
-                for token in ids)):
-        raise BadModel(f"{place}: eos_token_id is {shown(value)}; it must be token ids below "
-                       f"{vocab}")
-    return ids
-
-
-def _stop_tokens(folder: Path, raw: dict[str, Any], settings: dict[str, Any], text: dict[str, Any],
-                 tokenizer: dict[str, Any] | None,
-                 vocab: int) -> tuple[int, ...]:
-    """End-of-text ids: those of generation_config.json, of config.json, and of the tokenizer."""
-    stops = _token_ids(settings.get("eos_token_id"), folder / "generation_config.json", vocab)
-    stops += _token_ids(raw.get("eos_token_id"), folder / "config.json", vocab)
-    word = _content(text.get("eos_token"))
-    listed = (tokenizer or {}).get("added_tokens")
-    for added in listed if isinstance(listed, list) else []:
-        if isinstance(added, dict) and word is not None and added.get("content") == word:
-            stops += _token_ids(added.get("id"), folder / "tokenizer.json", vocab)
-    different = tuple(dict.fromkeys(stops))
-    if len(different) > MAX_STOPS:
-        raise BadModel(f"{folder} names {len(different)} end-of-text tokens; this machine knows "
-                       f"{MAX_STOPS}")
-    return different
-
-
-def _content(token: Any) -> str | None:
-    """A token of tokenizer_config.json, which is text or an object."""
-    value = token.get("content") if isinstance(token, dict) else token
-    return value if isinstance(value, str) else None
-
-
-def _template(folder: Path, settings: dict[str, Any]) -> str | None:
-    """The chat template: a file of its own, or text in tokenizer_config.json, or there a list of
-    named ones."""
-    if (folder / "chat_template.jinja").exists():
-        return read_text(folder / "chat_template.jinja")
-    value = settings.get("chat_template")
-    if isinstance(value, list):
-        named = {str(item.get("name")): item.get("template")
-                 for item in value if isinstance(item, dict)}
-        value = named.get("default",
-                          next(iter(named.values()), 0) if len(named) == 1 else 0 if value
-                          else None)
-    if value is not None and not isinstance(value, str):
-        raise BadModel(f"{folder / 'tokenizer_config.json'}: chat_template is neither text nor a "
-                       f"list with one named default")
-    return value
 
 
 class _Layers(LazyLayers):
@@ -185,17 +140,18 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     def optional(name: str) -> dict[str, Any] | None:
         return read_json(folder / name) if (folder / name).exists() else None
 
-    tokenizer, settings = optional("tokenizer.json"), optional("tokenizer_config.json") or {}
+    settings = optional("tokenizer_config.json") or {}
+    tokenizer = optional("tokenizer.json") or tokenizer_of_folder(folder, settings, config.vocab)
     generation = optional("generation_config.json") or {}
-    special = {"bos_token": _content(settings.get("bos_token")),
-               "eos_token": _content(settings.get("eos_token")),
-               "bos_token_id": next(iter(_token_ids(raw.get("bos_token_id"),
-                                                    folder / "config.json", config.vocab)), None)}
-    stops = _stop_tokens(folder, raw, generation, settings, tokenizer, config.vocab)
+    special = {"bos_token": content(settings.get("bos_token")),
+               "eos_token": content(settings.get("eos_token")),
+               "bos_token_id": next(iter(token_ids(raw.get("bos_token_id"),
+                                                   folder / "config.json", config.vocab)), None)}
+    stops = stop_tokens(folder, raw, generation, settings, tokenizer, config.vocab)
     files = tuple(path for path in sorted(folder.iterdir()) if path.is_file())
     return Checkpoint(replace(config, stop_tokens=stops), embedding, final_norm, layers, tokenizer,
-                      _template(folder, settings),
-                      special, generation, files, head, _STORED.get(storage, "packed"))
+                      chat_template(folder, settings), special, generation, files, head,
+                      _STORED.get(storage, "packed"))
 
 
 def _head(raw: dict[str, Any], tensors: TensorFolder, embedding: Any, config: ModelConfig,
