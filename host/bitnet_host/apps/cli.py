@@ -1,5 +1,5 @@
 """The command line: chat, serve, batch, convert, plan, models, verify, score, info, bench, profile,
-selftest, synthetic."""
+selftest, synthetic, train."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from bitnet_host.apps.profile import profile
 from bitnet_host.apps.progress import ProgressDisplay
 from bitnet_host.apps.prompt import Prompt
 from bitnet_host.apps.serve import serve
+from bitnet_host.apps.train import train
 from bitnet_host.apps.verify import verify
 from bitnet_host.errors import BadArgument, UserError
 from bitnet_host.files import read_text, replacing
@@ -209,7 +210,8 @@ def chat(
                 print(as_json(reply), flush=True)
 
 
-for _command in (serve, batch, convert, plan, models, verify, info, bench, profile, synthetic):
+for _command in (serve, batch, convert, plan, models, verify, info, bench, profile, synthetic,
+                 train):
     app.command()(_command)
 
 

@@ -96,6 +96,10 @@ class LazyLayers(Sequence[Layer]):
     def read(self, index: int) -> Layer:
         raise NotImplementedError  # by a reader
 
+    def masters(self, index: int) -> dict[str, F32] | None:
+        """The float32 matrices that a layer's were rounded from, if the files hold them."""
+        return None
+
     def __len__(self) -> int:
         return self._count
 

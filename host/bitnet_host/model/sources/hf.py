@@ -13,6 +13,7 @@ import numpy as np
 from bitnet_host.errors import BadModel
 from bitnet_host.files import read_json
 from bitnet_host.model.checkpoint import (
+    F32,
     Checkpoint,
     Layer,
     LazyLayers,
@@ -43,15 +44,16 @@ from bitnet_host.model.sources.matrices import (
 )
 from bitnet_host.model.sources.tensors import StoredTensor, TensorFolder
 
-__all__ = ["open_checkpoint"]
+__all__ = ["NORMS", "PROJECTIONS", "open_checkpoint"]
 
-_PROJECTIONS = {
+#: Where a layer's matrices and norms are; other norms are in Architecture.norms.
+PROJECTIONS = {
     "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj",
     "o": "self_attn.o_proj",
     "gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj",
 }
 _STORED = {Storage.MASTERS: "masters", Storage.VALUES: "values"}
-_NORMS = {"input_norm": "input_layernorm", "post_norm": "post_attention_layernorm"}
+NORMS = {"input_norm": "input_layernorm", "post_norm": "post_attention_layernorm"}
 
 
 class _Layers(LazyLayers):
@@ -60,13 +62,13 @@ class _Layers(LazyLayers):
         super().__init__(config.layers)
         self._tensors, self._storage, self._group = tensors, storage, config.group
         self._shapes, self._norms = matrix_shapes(config), norm_sizes(config)
-        self._norm_places = _NORMS | architecture.norms
+        self._norm_places = NORMS | architecture.norms
         for index in range(config.layers):  # missing or misshapen tensors show now
             list(self._stored(index))
 
     def _stored(self, index: int) -> Iterator[tuple[str, Any]]:
         prefix = f"model.layers.{index}."
-        for name, place in _PROJECTIONS.items():
+        for name, place in PROJECTIONS.items():
             out, columns = self._shapes[name]
             if self._storage in (Storage.MASTERS, Storage.VALUES):
                 yield name, (self._tensors.take(f"{prefix}{place}.weight", (out, columns)),)
@@ -84,6 +86,14 @@ class _Layers(LazyLayers):
         return {name: self._linear(*value) if isinstance(value, tuple) else value.floats()
                 for name, value in self._stored(index)}
 
+    def masters(self, index: int) -> dict[str, F32] | None:
+        """The matrices of a layer before they were rounded, or nothing if they are stored
+        rounded."""
+        if self._storage is not Storage.MASTERS:
+            return None
+        return {name: value[0].floats() for name, value in self._stored(index)
+                if isinstance(value, tuple)}
+
     def _linear(self, stored: StoredTensor, *scale: StoredTensor) -> Linear:
         if scale:
             return from_packed(stored, scale[0], self._storage)
@@ -96,7 +106,7 @@ def _storage(stated: Storage | None, tensors: TensorFolder, config: ModelConfig,
              folder: Path) -> tuple[Storage, int]:
     """How the matrices are stored, by config.json and by what the first of them is, and how many
     weights share a scale. Raises BadModel."""
-    name = f"model.layers.0.{_PROJECTIONS['q']}.weight"
+    name = f"model.layers.0.{PROJECTIONS['q']}.weight"
     if stated is Storage.MASTERS or stated is Storage.MULTIPLIES or not tensors.has(name):
         return stated or Storage.VALUES, 0
     first = tensors.find(name)

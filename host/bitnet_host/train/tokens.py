@@ -1,0 +1,95 @@
+"""The tokenizer of a new model, and texts as rows of tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from bitnet_host.errors import BadArgument, BadFile
+from bitnet_host.model.template import ChatTemplate
+from bitnet_host.train.texts import Document, Texts
+
+__all__ = ["BOS", "EOS", "EOT", "TEMPLATE", "new_tokenizer", "pack", "row_order"]
+
+BOS, EOS, EOT, PAD = SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|pad|>")
+#: As 2B-4T's: "User: ...<|eot_id|>Assistant: ...<|eot_id|>".
+TEMPLATE = (
+    "{% for message in messages %}{% if loop.first %}{{ bos_token }}{% endif %}"
+    "{{ message['role'] | capitalize + ': ' + message['content'] | trim + '<|eot_id|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}")
+
+
+def new_tokenizer(texts: Texts, vocab: int) -> dict[str, Any]:
+    """Byte-level BPE of ``vocab`` tokens, learnt from what is learnt from, as the ``tokenizers``
+    library stores it. Raises BadArgument for too few tokens, BadFile for too little text."""
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    least = len(alphabet) + len(SPECIAL)
+    if vocab < least:
+        raise BadArgument(f"a vocabulary of {vocab} is too small: {least} tokens are bytes and "
+                          f"control tokens")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(_words(texts.learnt), trainers.BpeTrainer(
+        vocab_size=vocab, special_tokens=list(SPECIAL), initial_alphabet=alphabet,
+        show_progress=False))
+    if tokenizer.get_vocab_size() < vocab:
+        raise BadFile(f"the texts are too little for a vocabulary of {vocab}: they give "
+                      f"{tokenizer.get_vocab_size()} tokens; give more text or a smaller --vocab")
+    bos = tokenizer.token_to_id(BOS)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A {BOS}:1 $B:1", special_tokens=[(BOS, bos)])
+    made: dict[str, Any] = json.loads(tokenizer.to_str())
+    return made
+
+
+def _words(documents: list[Document]) -> Iterator[str]:
+    for document in documents:
+        if isinstance(document, str):
+            yield document
+        else:
+            for message in document:
+                yield f"{message['role'].capitalize()}: {message['content']}"
+
+
+def pack(documents: list[Document], tokenizer: dict[str, Any], template: str,
+         special: dict[str, Any], context: int) -> NDArray[np.int32]:
+    """int32 [rows, 1 + context]: the documents one behind the other, each from BOS to EOS (a
+    conversation as its template renders it), cut where a row is full. The last row is filled with
+    the beginning of the first document. Raises BadFile if there is nothing."""
+    encoder = Tokenizer.from_str(json.dumps(tokenizer))
+    chat = ChatTemplate(template, special)
+    bos, eos = (encoder.token_to_id(special[name]) if special.get(name) else None
+                for name in ("bos_token", "eos_token"))
+    tokens: list[int] = []
+    for document in documents:
+        if isinstance(document, str):
+            own = encoder.encode(document, add_special_tokens=False).ids
+            tokens += [*([] if bos is None else [bos]), *own, *([] if eos is None else [eos])]
+        else:
+            rendered = chat.render(document, add_generation_prompt=False)
+            tokens += encoder.encode(rendered, add_special_tokens=False).ids
+    if not tokens:
+        raise BadFile("the texts have no tokens: give some to learn from")
+    size = context + 1
+    missing = -len(tokens) % size
+    filled = np.resize(np.array(tokens, np.int32), len(tokens) + missing)
+    return filled.reshape(-1, size)
+
+
+def row_order(rows: int, seed: int, place: int, count: int) -> NDArray[np.int64]:
+    """Which rows the batch takes that begins with the ``place``-th row of the run: all of them in a
+    random order, then all of them in another one. It depends on nothing else, so a run that goes on
+    takes what it would have taken."""
+    places = np.arange(place, place + count)
+    out = np.empty(count, np.int64)
+    for epoch in np.unique(places // rows):
+        order = np.random.default_rng([seed, int(epoch)]).permutation(rows)
+        chosen = places // rows == epoch
+        out[chosen] = order[places[chosen] % rows]
+    return out
