@@ -30,7 +30,7 @@ endif
 test: $(VENV)/.test-tools
 	@$(BIN)/python soc/build.py $(BUILD_OPTIONS) --with-ps
 	@$(BIN)/python soc/build.py --vector-unit --dsp-clock 1x --output build/1x
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations 150
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations 150 --ignore tests/train
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -38,8 +38,10 @@ check: $(VENV)/.installed
 	$(BIN)/clang-format --dry-run -Werror $(C_SOURCES)
 	$(BIN)/python -m xtvu.emit --check docs/isa.md
 
-oracle: $(VENV)/.oracle
+# what needs PyTorch: the comparison with transformers, and training
+oracle: $(VENV)/.oracle build
 	TORCHDYNAMO_DISABLE=1 $(BIN)/python tests/oracle.py
+	$(BIN)/python -m pytest -q -n 2 --durations 20 tests/train
 
 # llama.cpp's tests of its server, all of them; CI runs those that are known to pass
 conformance: $(VENV)/.test-tools

@@ -20,6 +20,7 @@ import zlib
 
 import numpy as np
 import pytest
+from bitnet_host.apps.cli import main
 from bitnet_host.errors import BadModel
 from bitnet_host.golden.reference import ReferenceModel
 from bitnet_host.model.checkpoint import Checkpoint
@@ -477,3 +478,15 @@ def test_make_with_another_target_builds_no_simulator():
     assert plan.returncode == 0 and "soc/build.py" not in plan.stdout
     assert ("soc/build.py" in subprocess.run(["make", "-n", "chat"], cwd=ROOT, capture_output=True,
                                              text=True).stdout)
+
+
+def test_training_without_pytorch_says_what_to_install(tmp_path, monkeypatch, capsys):
+    from bitnet_host.apps import train
+
+    monkeypatch.setattr(train, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["bitnet-host", "train", "a.txt", "-o", str(tmp_path / "m")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2 and capsys.readouterr().err == (
+        "bitnet-host: training needs PyTorch: pip install 'bitnet-zynq[train]'\n")
+    assert not (tmp_path / "m").exists()
