@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from bitnet_host.train.job import Job, Settings
     from bitnet_host.train.run import Run
 
-__all__ = ["train"]
+__all__ = ["SIZES", "train"]
 
 #: Sizes by name; small is that of the bundled model.
-_SIZES = {
+SIZES = {
     "tiny": ModelConfig(128, 256, 2, 4, 1, 32, 1024, 128, 5e5, 1e-5),
     "small": ModelConfig(256, 512, 4, 8, 2, 32, 2048, 256, 5e5, 1e-5),
 }
@@ -45,7 +45,7 @@ def train(
     output: Annotated[Path, typer.Option("-o", "--output", help="folder of the checkpoint")] = Path(
         "checkpoint"),
     size: Annotated[str | None, typer.Option(
-        help=f"{', '.join(_SIZES)} (default: small) or dimensions, as hidden=256,layers=4,...",
+        help=f"{', '.join(SIZES)} (default: small) or dimensions, as hidden=256,layers=4,...",
     )] = None,
     minutes: Annotated[float | None, typer.Option(
         help=f"of the run, which always ends with a learning rate of zero (default: "
@@ -147,11 +147,11 @@ def _or(value: Any, default: Any) -> Any:
 
 def _config(given: dict[str, Any]) -> ModelConfig:
     name = given["size"] or "small"
-    if name not in _SIZES and "=" not in name:
-        raise BadArgument(f"--size must be {', '.join(_SIZES)} or dimensions, as "
+    if name not in SIZES and "=" not in name:
+        raise BadArgument(f"--size must be {', '.join(SIZES)} or dimensions, as "
                           f"hidden=256,intermediate=512,layers=4,heads=8,kv_heads=2,head_dim=32,"
                           f"vocab=2048,context=256, not {name}")
-    config = _SIZES[name] if name in _SIZES else parse_shape(name)
+    config = SIZES[name] if name in SIZES else parse_shape(name)
     config = replace(config, vocab=given["vocab"] or config.vocab,
                      context=given["context"] or config.context)
     if config.activation != "relu2" or not (config.sub_norms and config.tied) or config.qk_norms:
