@@ -207,6 +207,13 @@ def test_where_groups_have_scales_a_matrix_has_none(board, image):
     assert bool(refused) == bool(header.group)
 
 
+def test_words_in_another_packing(board, image):
+    """Bytes that no packing gives are zeros for board and golden model alike."""
+    header, tensors = _copy(image)
+    header.weight_mode ^= 1
+    _try(board, image, header, tensors)
+
+
 def test_random_lies(board, image):
     """One to three fields of header and table each; then the good image."""
     print(f"BITNET_SEED={SEED}")

@@ -108,6 +108,19 @@ def test_packing_round_trip(mode):
     weights = np.random.default_rng(1).integers(-1, 2, (7, 333)).astype(np.int8)
     packed = pack_ternary(weights, mode)
     np.testing.assert_array_equal(unpack_ternary(packed, 333, mode), weights)
+
+
+def test_what_no_packing_gives_counts_as_zeros():
+    """In every byte; digits of a byte stand a word's bytes apart."""
+    data = np.arange(256, dtype=np.uint8).reshape(8, 32)
+    threes, fours = (unpack_ternary(data, digits * 32, mode).reshape(8, digits, 32)
+                     for mode, digits in (("base3", 5), ("2bit", 4)))
+    for byte in range(256):
+        row, place = divmod(byte, 32)
+        wanted = ([0] * 5 if byte >= 243 else [byte // 3**digit % 3 - 1 for digit in range(5)])
+        assert threes[row, :, place].tolist() == wanted
+        assert fours[row, :, place].tolist() == [
+            {0: -1, 1: 0, 2: 1, 3: 0}[byte >> 2 * digit & 3] for digit in range(4)]
     with pytest.raises(ValueError, match="-1, 0 or 1"):
         pack_ternary(np.full((1, 4), 2, np.int8), mode)
 

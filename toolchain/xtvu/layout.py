@@ -82,11 +82,13 @@ def pack_ternary(weights: NDArray[np.int8], mode: str) -> NDArray[np.uint8]:
 
 
 def unpack_ternary(packed: NDArray[np.uint8], columns: int, mode: str) -> NDArray[np.int8]:
-    """The inverse of ``pack_ternary``: int8 [rows, columns]."""
+    """The inverse of ``pack_ternary``: int8 [rows, columns]. As for the TVU, bytes and codes that
+    no packing gives count as zeros."""
     rows, digits = packed.shape[0], WEIGHTS_PER_WORD[mode] // WORD_BYTES
     weights = np.zeros((256, 8), np.int8)  # of every byte, looked up eight at a time
     for digit in range(digits):
-        weights[:, digit] = np.arange(256) // _BASE[mode]**digit % _BASE[mode] - 1
+        codes = np.arange(_BASE[mode]**digits) // _BASE[mode]**digit % _BASE[mode]
+        weights[:len(codes), digit] = np.where(codes == 3, 0, codes.astype(np.int8) - 1)
     table, words = weights.view(np.uint64).reshape(-1), packed.reshape(rows, -1, WORD_BYTES)
     out = np.empty((rows, words.shape[1], digits, WORD_BYTES), np.int8)
     for start in range(0, rows, 64):  # so that what is looked up stays in the processor's cache
