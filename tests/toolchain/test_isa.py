@@ -108,6 +108,8 @@ def test_packing_round_trip(mode):
     weights = np.random.default_rng(1).integers(-1, 2, (7, 333)).astype(np.int8)
     packed = pack_ternary(weights, mode)
     np.testing.assert_array_equal(unpack_ternary(packed, 333, mode), weights)
+    with pytest.raises(ValueError, match="-1, 0 or 1"):
+        pack_ternary(np.full((1, 4), 2, np.int8), mode)
 
 
 def test_what_no_packing_gives_counts_as_zeros():
@@ -121,8 +123,6 @@ def test_what_no_packing_gives_counts_as_zeros():
         assert threes[row, :, place].tolist() == wanted
         assert fours[row, :, place].tolist() == [
             {0: -1, 1: 0, 2: 1, 3: 0}[byte >> 2 * digit & 3] for digit in range(4)]
-    with pytest.raises(ValueError, match="-1, 0 or 1"):
-        pack_ternary(np.full((1, 4), 2, np.int8), mode)
 
 
 def test_striping_is_the_address_map():
