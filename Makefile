@@ -54,6 +54,7 @@ container: $(VENV)/.test-tools
 bench: build
 	$(BIN)/python -m bitnet_host.bench.performance docs/performance.md
 	$(BIN)/bitnet-host bench --shape 2b4t --context 128 --tokens 2 --check
+	BITNET_SLACK=all $(BIN)/python -m pytest -q tests/soc/test_slack.py
 	$(BIN)/python tests/screening.py --positions 10000
 	$(BIN)/python tests/upload_speed.py
 	$(BIN)/python tests/lookup_speed.py
@@ -62,6 +63,7 @@ bench: build
 
 # Long random runs; BITNET_SEED repeats one.
 fuzz: build
+	BITNET_LINES=all $(BIN)/python -m pytest -q tests/soc/test_selftest.py
 	BITNET_PROGRAMS=20000 $(BIN)/python -m pytest -q --timeout 20000 tests/gateware/test_random.py
 	BITNET_HEADERS=50000 $(BIN)/python -m pytest -q --timeout 20000 tests/soc/test_lying_images.py
 	BITNET_DATAGRAMS=200000 BITNET_MEGABYTES=960 $(BIN)/python -m pytest -q -s --timeout 20000 tests/soc/test_network.py

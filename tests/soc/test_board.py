@@ -56,20 +56,31 @@ def _opened(image, preset, connect):
         board.close()
 
 
-@pytest.fixture(scope="module", params=["base3", "2bit"])
-def bundled(request):
+def _bundled(weights):
+    image = convert(open_checkpoint(BUNDLED), weights)
+    return _opened(image, "ug585", lambda ports: over_udp("127.0.0.1", ports["udp"]))
+
+
+@pytest.fixture(scope="module")
+def bundled():
     """The bundled model over the network."""
-    image = convert(open_checkpoint(BUNDLED), request.param)
-    with _opened(image, "ug585", lambda ports: over_udp("127.0.0.1", ports["udp"])) as pair:
+    with _bundled("base3") as pair:
         yield pair
 
 
-def test_scores_are_bit_identical(bundled, request):
+@pytest.fixture(scope="module", params=["base3", "2bit"])
+def packed(request):
+    """The same in each packing, for what products see of it."""
+    with _bundled(request.param) as pair:
+        yield pair
+
+
+def test_scores_are_bit_identical(packed, request):
     """Every logit of some positions; fewer of the packing that is the same from the products on."""
-    positions = {"base3": 60, "2bit": 16}[request.node.callspec.params["bundled"]]
-    board, reference = bundled
+    positions = {"base3": 60, "2bit": 16}[request.node.callspec.params["packed"]]
+    board, reference = packed
     rng = np.random.default_rng(3)
-    for target in bundled:
+    for target in packed:
         target.reset()
     for token in [0, *rng.integers(4, 2048, positions - 1).tolist()]:
         np.testing.assert_array_equal(board.score(token).view(np.uint32),
@@ -86,23 +97,23 @@ def _chat(pair, messages, max_tokens, **options):
     return ours
 
 
-def test_greedy_conversation(bundled):
+def test_greedy_conversation(packed):
     """Two turns; the second goes on from the KV cache. Decode stays within its cycle budget at
     context 64."""
-    for target in bundled:
+    for target in packed:
         target.reset()
     messages = [{"role": "user", "content": "Tell me a story about a cat."}]
-    first = _chat(bundled, messages, 48)
+    first = _chat(packed, messages, 48)
     assert 0 < first.answer.decode_cycles_per_token <= 60_000 and first.usage.cached == 0
     assert (0.97 < sum(first.answer.operators.values()) / first.answer.decode_cycles_per_token
             <= 1.001)
     messages += [{"role": "assistant", "content": first.text},
                  {"role": "user", "content": "Hello!"}]
-    second = _chat(bundled, messages, 8)
+    second = _chat(packed, messages, 8)
     assert second.usage.cached > 50 and 0 < second.answer.decode_cycles_per_token <= 400_000
     # the same words as without a cache
-    bundled[0].reset()
-    assert Session(bundled[0]).chat(messages, max_tokens=8).reply.text == second.text
+    packed[0].reset()
+    assert Session(packed[0]).chat(messages, max_tokens=8).reply.text == second.text
 
 
 def test_sampled_conversation(bundled):
@@ -132,10 +143,10 @@ def test_a_stop_string_keeps_the_cache(bundled):
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 8, 11])
-def test_prompts_of_all_lengths(bundled, length):
+def test_prompts_of_all_lengths(packed, length):
     """Up to eight tokens share a pass; the KV cache is as if each had one of its own."""
-    board, reference = bundled
-    for target in bundled:
+    board, reference = packed
+    for target in packed:
         target.reset()
     _same(board, reference, [0, *range(500, 499 + length)], 3, Sampling())
     np.testing.assert_array_equal(board.score(9).view(np.uint32),
@@ -155,10 +166,10 @@ def test_prompts_that_fill_the_scratchpad(weights):
                                       reference.score(9).view(np.uint32))
 
 
-def test_the_full_head_on_demand(bundled):
-    board, reference = bundled
+def test_the_full_head_on_demand(packed):
+    board, reference = packed
     for options in (Sampling(full_head=True), Sampling(0.9, 40, 0.95, seed=3, full_head=True)):
-        for target in bundled:
+        for target in packed:
             target.reset()
         _same(board, reference, [0, 807, 29, 1368], 6, options)
 

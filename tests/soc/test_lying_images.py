@@ -24,7 +24,7 @@ from bitnet_host.run.link.simulator import Simulator
 from bitnet_host.run.link.transport import over_udp
 from bitnet_host.run.sampling import Sampling
 
-HEADERS = int(os.environ.get("BITNET_HEADERS", 600))
+HEADERS = int(os.environ.get("BITNET_HEADERS", 300))
 SEED = int(os.environ.get("BITNET_SEED") or secrets.randbits(31))
 PROMPT = [3, 17, 90]
 _NAN = 0x7FC00000
