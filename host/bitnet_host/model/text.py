@@ -77,17 +77,25 @@ class TextModel:
         """Token ids of plain text that stands behind other text."""
         return self._checked(self._ids(self._tokenizer, text))
 
+    def encode_literal(self, text: str) -> list[int]:
+        """Token ids of text in which nothing is a control token, whatever it reads like."""
+        return self._checked(self._ids(self._literal, text))
+
     def encode_chat(self, messages: list[Message], *, control: bool = False,
                     **options: Any) -> tuple[str, list[int]]:
         """The conversation rendered as text, and its token ids. What reads like a control token in
         a message is text, unless ``control``. Where the tokenizer starts texts with BOS and the
         template does not, it is put first. ``options`` are ``render``'s."""
         self._check(messages)
-        if not control:
-            messages = [{key: self._mark(value) if isinstance(value, str) else value
-                         for key, value in message.items()} for message in messages]
-        rendered = self.render(messages, **options)
+        rendered = self.render(messages if control else self._marked(messages), **options)
         return rendered, self.encode_rendered(rendered, start=True)
+
+    def encode_finished(self, messages: list[Message]) -> list[int]:
+        """Token ids of a whole conversation, in which nobody is to speak any more. What reads like
+        a control token in a message is text. Raises BadModel."""
+        self._check(messages)
+        rendered = self._templated(self._marked(messages), add_generation_prompt=False)
+        return self.encode_rendered(rendered, start=True)
 
     def encode_rendered(self, rendered: str, *, start: bool) -> list[int]:
         """Token ids of rendered text, from the ``start`` of a conversation or in it."""
@@ -130,8 +138,6 @@ class TextModel:
         """The conversation as text that ends where the assistant is to speak, or with what it has
         said if the last message is the assistant's. ``options`` are the template's own. Raises
         BadModel."""
-        if self._template is None:
-            raise BadModel("the model has no chat template: use it with plain text (raw)")
         self._check(messages)
         said = ""
         if messages and messages[-1]["role"] == "assistant":
@@ -140,7 +146,16 @@ class TextModel:
             if messages and messages[-1]["role"] == "assistant":
                 raise BadArgument("the conversation ends with two messages of the assistant: it "
                                   "can go on with one only")
-        return self._template.render(messages, **options) + said
+        return self._templated(messages, **options) + said
+
+    def _templated(self, messages: list[Message], **options: Any) -> str:
+        if self._template is None:
+            raise BadModel("the model has no chat template: use it with plain text (raw)")
+        return self._template.render(messages, **options)
+
+    def _marked(self, messages: list[Message]) -> list[Message]:
+        return [{key: self._mark(value) if isinstance(value, str) else value
+                 for key, value in message.items()} for message in messages]
 
     def _check(self, messages: list[Message]) -> None:
         for message in messages:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 
 from bitnet_host.errors import BadArgument, BadFile
 from bitnet_host.files import read_json, replacing
@@ -22,7 +23,7 @@ from bitnet_host.train.report import card, picture
 from bitnet_host.train.run import Budget, Run, Stop
 from bitnet_host.train.state import Interval, Record, State, load_state, save_state
 from bitnet_host.train.texts import read_texts
-from bitnet_host.train.tokens import BOS, EOS, TEMPLATE, new_tokenizer, pack
+from bitnet_host.train.tokens import BOS, EOS, TEMPLATE, new_tokenizer, pack, text_model
 
 __all__ = ["FOLDER", "Job", "Settings", "check_machine", "resumed", "settings_of"]
 
@@ -78,16 +79,16 @@ class Job:
             checkpoint, self.form = form_of(Path(settings.start))
             self.config, self.tokenizer = _begun_with(checkpoint, settings)
             self._start: Checkpoint | None = checkpoint
-            special, template = checkpoint.special or {}, checkpoint.chat_template or TEMPLATE
+            special, template = checkpoint.special or {}, checkpoint.chat_template
         else:
             self.config, self._start = ModelConfig(**settings.config), None
             self.tokenizer = _kept_tokenizer(folder) or new_tokenizer(texts, self.config.vocab)
             self.form = new_form(self.config, self.tokenizer, settings.packed)
             special, template = {"bos_token": BOS, "eos_token": EOS}, TEMPLATE
-        self._special = special
+        text = text_model(self.tokenizer, template, special, self.config.vocab)
+        self._ends = _ends(self.tokenizer, special)
         self._rows, self._kept = (
-            torch.from_numpy(pack(documents, self.tokenizer, template, special,
-                                  self.config.context))
+            torch.from_numpy(pack(documents, text, self._ends, self.config.context))
             for documents in (texts.learnt, texts.kept))
 
     def parameters(self) -> Parameters:
@@ -158,11 +159,9 @@ class Job:
     def finish(self, run: Run, command: str, comparison: dict[str, float] | None) -> str:
         """Writes the checkpoint and its model card; what the model says by itself."""
         state = run.state
-        ids = {token["content"]: token["id"] for token in self.tokenizer["added_tokens"]}
-        bos, eos = (ids.get(self._special.get(name) or "") for name in ("bos_token", "eos_token"))
-        start = [bos] if bos is not None else [0]
-        state.sample = sample(run.network, run.parameters, run.rounded(), self.tokenizer, start,
-                              () if eos is None else (eos,), _SAMPLE, self.settings.seed)
+        start, end = self._ends
+        state.sample = sample(run.network, run.parameters, run.rounded(), self.tokenizer,
+                              [start or 0], end, _SAMPLE, self.settings.seed)
         write_model(self.folder, self.form, run.parameters, self.config)
         _write(self.folder / FOLDER / "curve.svg", picture(state.history, self.folder.name))
         _write(self.folder / "README.md", card(state, command, comparison))
@@ -199,6 +198,13 @@ def _begun_with(checkpoint: Checkpoint,
         raise BadFile(f"{settings.start} has no tokenizer: put its tokenizer.json there")
     context = min(settings.context or checkpoint.config.context, checkpoint.config.context)
     return replace(checkpoint.config, context=context), checkpoint.tokenizer
+
+
+def _ends(tokenizer: dict[str, Any], special: dict[str, Any]) -> tuple[int | None, int | None]:
+    """BOS and EOS, where a tokenizer has them."""
+    made = Tokenizer.from_str(json.dumps(tokenizer))
+    bos, eos = (made.token_to_id(special.get(name) or "") for name in ("bos_token", "eos_token"))
+    return bos, eos
 
 
 def _kept_tokenizer(folder: Path) -> dict[str, Any] | None:

@@ -45,8 +45,9 @@ def zeros_of_weights(network: Network, parameters: Parameters) -> float:
 
 @torch.no_grad()
 def sample(network: Network, parameters: Parameters, rounded: Rounded, tokenizer: dict[str, Any],
-           start: list[int], stops: tuple[int, ...], count: int, seed: int) -> str:
-    """What the model says behind the tokens ``start``: up to ``count`` tokens, by chance."""
+           start: list[int], end: int | None, count: int, seed: int) -> str:
+    """What the model says behind the tokens ``start``: up to ``count`` tokens by chance, or to
+    the token ``end``."""
     decoder, words = Tokenizer.from_str(json.dumps(tokenizer)), list(start)
     chance = np.random.default_rng(seed)
     for _ in range(min(count, network.config.context - len(start))):
@@ -54,6 +55,6 @@ def sample(network: Network, parameters: Parameters, rounded: Rounded, tokenizer
         logits = network.logits(parameters, rounded, ids)[0, -1].double().cpu().numpy()
         weights = np.exp((logits - logits.max()) / _TEMPERATURE)
         words.append(int(chance.choice(len(weights), p=weights / weights.sum())))
-        if words[-1] in stops:
+        if words[-1] == end:
             break
     return str(decoder.decode(words))

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from bitnet_host.errors import BadArgument, BadFile
-from bitnet_host.model.template import ChatTemplate
+from bitnet_host.model.text import TextModel
 from bitnet_host.train.texts import Document, Texts
 
-__all__ = ["BOS", "EOS", "EOT", "TEMPLATE", "new_tokenizer", "pack", "row_order"]
+__all__ = ["BOS", "EOS", "EOT", "TEMPLATE", "new_tokenizer", "pack", "row_order",
+           "text_model"]
 
+_LONGEST = 1 << 40  # tokens of a text
 BOS, EOS, EOT, PAD = SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|pad|>")
 #: As 2B-4T's: "User: ...<|eot_id|>Assistant: ...<|eot_id|>".
 TEMPLATE = (
@@ -57,23 +60,29 @@ def _words(documents: list[Document]) -> Iterator[str]:
                 yield f"{message['role'].capitalize()}: {message['content']}"
 
 
-def pack(documents: list[Document], tokenizer: dict[str, Any], template: str,
-         special: dict[str, Any], context: int) -> NDArray[np.int32]:
-    """int32 [rows, 1 + context]: the documents one behind the other, each from BOS to EOS (a
-    conversation as its template renders it), cut where a row is full. The last row is filled with
-    the beginning of the first document. Raises BadFile if there is nothing."""
-    encoder = Tokenizer.from_str(json.dumps(tokenizer))
-    chat = ChatTemplate(template, special)
-    bos, eos = (encoder.token_to_id(special[name]) if special.get(name) else None
-                for name in ("bos_token", "eos_token"))
+def text_model(tokenizer: dict[str, Any], template: str | None, special: dict[str, Any],
+               vocab: int) -> TextModel:
+    """What encodes texts while learning as it will while chatting. Raises BadModel for a tokenizer
+    or a template that is not usable."""
+    described = SimpleNamespace(
+        meta={"tokenizer": tokenizer, "chat_template": template, "special": special},
+        header=SimpleNamespace(context=_LONGEST), vocab=vocab)
+    return TextModel(cast(Any, described))
+
+
+def pack(documents: list[Document], text: TextModel, ends: tuple[int | None, int | None],
+         context: int) -> NDArray[np.int32]:
+    """int32 [rows, 1 + context]: the documents one behind the other, texts between the tokens
+    ``ends`` (BOS and EOS), conversations as their template renders them, cut where a row is full.
+    The last row is filled with the beginning of the first document. Raises BadFile if there is
+    nothing, BadModel for a conversation where the model has no template."""
+    first, last = ([] if token is None else [token] for token in ends)
     tokens: list[int] = []
     for document in documents:
         if isinstance(document, str):
-            own = encoder.encode(document, add_special_tokens=False).ids
-            tokens += [*([] if bos is None else [bos]), *own, *([] if eos is None else [eos])]
+            tokens += [*first, *text.encode_literal(document), *last]
         else:
-            rendered = chat.render(document, add_generation_prompt=False)
-            tokens += encoder.encode(rendered, add_special_tokens=False).ids
+            tokens += text.encode_finished(document)
     if not tokens:
         raise BadFile("the texts have no tokens: give some to learn from")
     size = context + 1

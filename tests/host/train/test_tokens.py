@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from bitnet_host.errors import BadArgument, BadFile
+from bitnet_host.errors import BadArgument, BadFile, BadModel
 from bitnet_host.train.texts import Texts, read_texts
 from bitnet_host.train.tokens import (
     BOS,
@@ -16,10 +16,12 @@ from bitnet_host.train.tokens import (
     new_tokenizer,
     pack,
     row_order,
+    text_model,
 )
 from small_language import write_grammar
 from tokenizers import Tokenizer
 
+ENDS = (0, 1)
 SPECIAL = {"bos_token": BOS, "eos_token": EOS}
 
 
@@ -59,7 +61,8 @@ def test_what_is_kept_back_teaches_the_tokenizer_nothing():
 def test_rows_hold_all_tokens_in_their_order(tokenizer):
     made = Tokenizer.from_str(json.dumps(tokenizer))
     chat = [{"role": "user", "content": "Ada?"}, {"role": "assistant", "content": "Bob."}]
-    rows = pack(["Ada has", chat, "Bob"], tokenizer, TEMPLATE, SPECIAL, 15)
+    text = text_model(tokenizer, TEMPLATE, SPECIAL, 320)
+    rows = pack(["Ada has", chat, "Bob"], text, ENDS, 15)
     wanted = f"{BOS}Ada has{EOS}{BOS}User: Ada?{EOT}Assistant: Bob.{EOT}{BOS}Bob{EOS}"
     ids = made.encode(wanted, add_special_tokens=False).ids
     assert rows.shape == (-(-len(ids) // 16), 16)
@@ -69,10 +72,31 @@ def test_rows_hold_all_tokens_in_their_order(tokenizer):
 
 
 def test_few_tokens_fill_a_row(tokenizer):
-    rows = pack(["A"], tokenizer, TEMPLATE, SPECIAL, 15)
+    text = text_model(tokenizer, TEMPLATE, SPECIAL, 320)
+    rows = pack(["A"], text, ENDS, 15)
     assert rows.tolist() == [rows[0, :3].tolist() * 5 + [rows[0, 0]]]
     with pytest.raises(BadFile, match="have no tokens"):
-        pack([""], tokenizer, TEMPLATE, {}, 15)
+        pack([""], text, (None, None), 15)
+
+
+def test_what_reads_like_a_control_token_is_text(tokenizer):
+    """In texts and in what is said; the template's own are none of either."""
+    text = text_model(tokenizer, TEMPLATE, SPECIAL, 320)
+    chat = [{"role": "user", "content": f"a{EOT}b"}]
+    for document, controls in ((f"a{EOT}b", [0, 1]), (chat, [0, 2])):
+        tokens = pack([document], text, ENDS, 200)[0].tolist()
+        length = tokens[1:].index(0) + 1  # where the row begins anew
+        assert [token for token in tokens[:length] if token < 4] == controls
+
+
+def test_what_does_not_go_with_a_model(tokenizer):
+    chat = [{"role": "user", "content": "Hi"}]
+    with pytest.raises(BadModel, match="has no chat template"):
+        pack([chat], text_model(tokenizer, None, SPECIAL, 320), ENDS, 15)
+    with pytest.raises(BadModel, match="vocabulary of 300"):
+        pack(["Ada has 5 red cats"], text_model(tokenizer, None, SPECIAL, 300), ENDS, 15)
+    with pytest.raises(BadModel, match="tokenizer is not usable"):
+        text_model({"model": 3}, None, SPECIAL, 320)
 
 
 def test_every_row_comes_once_an_epoch():
