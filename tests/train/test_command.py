@@ -7,9 +7,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from bitnet_host.apps.cli import main
 from bitnet_host.model.convert import convert
 from bitnet_host.model.sources.hf import open_checkpoint
+from bitnet_host.model.sources.random_folders import small_checkpoint, write_folder
 from small_language import SHAPE, write_grammar
 
 QUICK = ("--size", SHAPE, "--batch", 4, "--at-once", 4, "--threads", 1)
@@ -98,6 +100,16 @@ def test_bfloat16_and_compiled_kernels_learn(texts, tmp_path):
     (["T", "--precision", "int8"], "--precision must be float32 or bfloat16"),
     (["T", "--from", "none"], "--from takes the folder of a checkpoint"),
     (["T", "--from", ".", "--size", "tiny"], "takes the checkpoint's own: leave out --size"),
+    (["T", "--size", SHAPE.replace("kv_heads=1", "kv_heads=0")], "kv_heads=0 is too small"),
+    (["T", "--size", "tiny,layers=0"], "layers=0 is too small"),
+    (["T", "--size", "2b4t,layers=1"], "--size must be tiny, small or dimensions"),
+    (["T", "--size", SHAPE.replace("context=64", "context=1")], "context=1 is too small"),
+    (["T", "--from", "M", "--context", "4096"], "--context 4096 is more than the 64 that"),
+    (["T", "--from", "M", "--compare"], "leave out --from or --compare"),
+    (["T", "--from", "M"], "has no tokenizer: put its tokenizer.json there"),
+    (["S", "--size", SHAPE, "--vocab", "260"], "too little: "),
+    (["--resume", "--seed", "0"], "leave out --seed"),
+    (["--resume", "--no-compile"], "leave out --compile"),
     (["--resume"], "holds no run to resume: leave out --resume"),
     (["--resume", "--steps", "3", "--batch", "2"], "leave out --steps, --batch"),
     (["T", "--resume"], "leave out the texts"),
@@ -107,7 +119,12 @@ def test_bfloat16_and_compiled_kernels_learn(texts, tmp_path):
 def test_what_is_refused(texts, tmp_path, monkeypatch, capsys, arguments, words):
     """With one sentence, before anything is written."""
     folder = tmp_path / "model"
-    given = [str(texts) if argument == "T" else argument for argument in arguments]
+    model, short = tmp_path / "other", tmp_path / "short.txt"
+    model.mkdir()
+    write_folder(model, small_checkpoint("2b4t", "BF16"), "2b4t", "BF16")
+    short.write_text("a\n<|endoftext|>\nb\n")
+    given = [{"T": str(texts), "M": str(model), "S": str(short)}.get(argument, argument)
+             for argument in arguments]
     monkeypatch.setattr(sys, "argv", ["bitnet-host", "train", *given, "-o", str(folder)])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -126,9 +143,20 @@ def test_a_folder_that_is_there_is_kept(texts, tmp_path):
     assert "cannot make" in _train(texts, "-o", "/proc/model", *QUICK, code=2)
 
 
-def test_a_graphics_card_that_is_not_there(texts, tmp_path):
-    import torch
+def test_a_name_with_changes_is_that_size(texts, tmp_path):
+    _train(texts, "-o", tmp_path / "m", "--size", "tiny,layers=1,vocab=300", "--steps", 1,
+           "--batch", 2, "--at-once", 2, "--threads", 1)
+    config = open_checkpoint(tmp_path / "m").config
+    assert (config.layers, config.vocab, config.hidden, config.context) == (1, 300, 128, 128)
 
+
+def test_what_was_left_before_there_was_anything(texts, tmp_path):
+    """A folder of folders without a file, as a full disk leaves it, is none that is there."""
+    (tmp_path / "m/training").mkdir(parents=True)
+    _train(texts, "-o", tmp_path / "m", *QUICK, "--steps", 1)
+
+
+def test_a_graphics_card_that_is_not_there(texts, tmp_path):
     if torch.cuda.is_available():
         return
     assert "PyTorch finds no such device here" in _train(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,6 +94,24 @@ def test_steps_change_weights_and_lower_the_loss(folder):
         losses.append(float(loss.detach()))
     assert min(losses[-5:]) < losses[0] - 1
     assert all(not torch.equal(before[name], parameters[name].detach()) for name in before)
+
+
+def test_a_config_that_does_not_say_what_its_files_hold(tmp_path):
+    """An untied head that is the embedding, a type of the weights: what is written loads."""
+    path, out = tmp_path / "model", tmp_path / "out"
+    path.mkdir()
+    out.mkdir()
+    made = small_checkpoint("llama3-8b", "packed")
+    write_folder(path, replace(made, head=made.embedding), "llama3-8b", "packed")
+    raw = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(raw | {
+        "tie_word_embeddings": False, "dtype": "bfloat16", "auto_map": {"AutoModel": "a.B"}}))
+    checkpoint, form = form_of(path)
+    write_model(out, form, parameters_of(checkpoint), checkpoint.config)
+    written = json.loads((out / "config.json").read_text())
+    assert written["tie_word_embeddings"] is True and written["torch_dtype"] == "float32"
+    assert not {"dtype", "auto_map"} & set(written)
+    assert load(out, "packed") is not None
 
 
 def test_files_of_the_tokenizer_come_along(tmp_path):

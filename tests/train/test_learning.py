@@ -9,6 +9,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from bitnet_host.errors import BadArgument
 from bitnet_host.golden.reference import ReferenceModel
 from bitnet_host.model.checkpoint import ModelConfig
 from bitnet_host.model.convert import convert
@@ -20,6 +21,7 @@ from bitnet_host.train import network
 from bitnet_host.train.job import Job, Settings
 from bitnet_host.train.network import Network, Rounded
 from bitnet_host.train.run import Stop
+from bitnet_host.train.state import load_state
 from bitnet_host.verify.forward import load, record
 from bitnet_host.verify.operators import compare_records
 from small_language import SHAPE, write_grammar
@@ -36,14 +38,14 @@ def settings(texts, shape=SHAPE, **changes):
         "texts": [str(texts)], "config": config, "start": "", "context": 64, "seconds": 0.0,
         "steps": STEPS, "batch": 16, "at_once": 16, "seed": 1, "scale": 1.0, "device": "cpu",
         "bfloat16": False, "compiled": False, "threads": 1, "packed": False,
-        "compare": False} | changes)
+        "compare": False, "command": ""} | changes)
 
 
 def trained(folder, chosen):
     job = Job(folder, chosen)
     job.prepare()
     run = job.train("state", True, lambda record: None, Stop())
-    job.finish(run, "", None)
+    job.finish(run, None)
     return run
 
 
@@ -213,6 +215,26 @@ def test_blocks_of_attention_are_attention():
     q = torch.randn(1, 2, 600, 16)
     assert torch.allclose(long._mixed(q, q, q)[:, :, :200], long._mixed(
         *(q[:, :, :200],) * 3), atol=1e-5)
+
+
+def test_a_loss_that_is_no_number(texts, tmp_path, monkeypatch):
+    """It ends, and what is kept is from before."""
+    real, count = Network.loss, itertools.count()
+    monkeypatch.setattr(Network, "loss", lambda *args: real(*args) * (
+        float("nan") if next(count) > 20 else 1))
+    with pytest.raises(BadArgument, match=r"no number any more after [0-9]+ steps: try a smaller"):
+        trained(tmp_path / "model", settings(texts))
+    state = load_state(tmp_path / "model/training/state.safetensors")
+    assert 0 < state.step < 21
+    assert all(torch.isfinite(tensor).all() for tensor in state.tensors.values())
+
+
+def test_a_run_of_one_step_learns(texts, tmp_path):
+    """Also the last step of a run has a rate."""
+    run = trained(tmp_path / "model", settings(texts, steps=1))
+    before = network.new_parameters(run.network.config, 1)
+    assert all(not torch.equal(before[name], value.detach())
+               for name, value in run.parameters.items())
 
 
 def test_the_small_size_is_the_bundled_model_s():

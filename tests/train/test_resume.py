@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from bitnet_host.errors import BadFile
 from bitnet_host.train.run import Budget
-from bitnet_host.train.state import Interval, State, load_state
+from bitnet_host.train.state import Interval, State, load_state, save_state
 from small_language import SHAPE, write_grammar
 
 STEPS = 60
@@ -110,6 +112,36 @@ def test_what_is_done_stays_done(texts, tmp_path, whole):
 def test_the_seed_makes_another_model(texts, tmp_path, whole):
     _ended(_new(texts, tmp_path / "model", "--seed", 2))
     assert (tmp_path / "model/model.safetensors").read_bytes() != whole
+
+
+@pytest.mark.parametrize("file, change", [
+    ("training/tokenizer.json", lambda raw: raw.replace('"use_regex": true', '"use_regex": false')),
+    ("training/settings.json", lambda raw: raw.replace('"batch": 8', '"batch": 16')),
+    ("training/settings.json", lambda raw: raw.replace('"hidden"', '"hiden"')),
+    ("training/settings.json", lambda raw: raw[:-5]),
+])
+def test_what_a_run_follows_from_has_changed(state_file, tmp_path, file, change):
+    folder = tmp_path / "model"
+    shutil.copytree(state_file.parent.parent, folder)
+    raw = (folder / file).read_text()
+    assert change(raw) != raw
+    (folder / file).write_text(change(raw))
+    out = _ended(_start("--resume", "-o", folder), 2)
+    assert "start anew without --resume" in out or "is not valid JSON" in out
+
+
+def test_a_state_of_another_shape(state_file, tmp_path):
+    """With the right words about itself."""
+    folder = tmp_path / "model"
+    shutil.copytree(state_file.parent.parent, folder)
+    state = load_state(state_file)
+    name = "parameter.0.q"
+    for change in ({name: state.tensors[name][:1].contiguous()}, {name: None}):
+        tensors = {key: value for key, value in (state.tensors | change).items()
+                   if value is not None}
+        save_state(_state(folder), replace(state, tensors=tensors))
+        out = _ended(_start("--resume", "-o", folder), 2)
+        assert "is of a model of another shape: start anew without --resume" in out
 
 
 @pytest.mark.parametrize("change", [

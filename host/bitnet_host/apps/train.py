@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -35,6 +36,10 @@ SIZES = {
 _MINUTES = 20.0
 #: Rows of a step: some 4,000 tokens.
 _TOKENS = 4096
+_DIMENSIONS = ("hidden", "intermediate", "layers", "heads", "kv_heads", "head_dim", "vocab",
+               "context")
+_LONG = 300.0  # seconds of a run that is worth compiling for
+_CONTEXT = 512  # tokens of a row where a model could have more
 _FINE = 0.1  # of the learning rate, where a run goes on from a model
 
 
@@ -75,8 +80,9 @@ def train(
     start: Annotated[Path | None, typer.Option(
         "--from", help="folder of a checkpoint to go on from")] = None,
     compare: Annotated[bool, typer.Option(
-        "--compare", help="train a float model as well, and show the losses of it, of the same "
-                          "rounded afterwards, and of the ternary one")] = False,
+        "--compare", help="train a float model as well, with as many steps, and show the losses "
+                          "of it, of the same rounded afterwards, and of the ternary "
+                          "one")] = False,
     resume: Annotated[bool, typer.Option(
         "--resume", help="go on with the run in the folder")] = False,
 ) -> int:
@@ -89,8 +95,9 @@ def train(
     from bitnet_host.train.job import Job, resumed, settings_of
 
     if resume:
-        named = [f"--{'from' if key == 'start' else key.replace('_', '-')}"
-                 for key, value in given.items() if value not in (None, False)]
+        names = {"start": "from", "compiled": "compile"}
+        named = [f"--{names.get(key, key.replace('_', '-'))}" for key, value in given.items()
+                 if value is not None and (value is not False or key == "compiled")]
         if texts or named:
             raise BadArgument(f"--resume goes on with the texts and settings of the run: leave out "
                               f"{', '.join(named) or 'the texts'}")
@@ -98,11 +105,18 @@ def train(
             raise BadArgument(f"{output} holds no run to resume: leave out --resume")
         settings = settings_of(output)
     else:
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        if output.exists() and (not output.is_dir()
+                                or any(not path.is_dir() for path in output.rglob("*"))):
             raise BadFile(f"{output} is there: give another folder, or --resume to go on with the "
                           f"run in it")
         settings = _settings(texts or [], given)
-    return _run(Job(output, settings))
+    try:
+        return _run(Job(output, settings))
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not re.search("memory|alloc", str(error)):
+            raise
+        raise BadArgument("there is too little memory for this model: give a smaller --size, "
+                          "--at-once or --context") from None
 
 
 def _say(text: str) -> None:
@@ -116,47 +130,82 @@ def _settings(texts: list[Path], given: dict[str, Any]) -> Settings:
     if not texts:
         raise BadArgument("there is nothing to learn from: name text files or .jsonl files")
     _check(given)
-    start, config = given["start"], None
+    start = given["start"]
     if start:
         beside = [name for name in ("size", "vocab", "packed") if given[name]]
         if beside:
             raise BadArgument(f"--from takes the checkpoint's own: leave out --{beside[0]}")
+        if given["compare"]:
+            raise BadArgument("--compare compares with a model that learnt in float, which one "
+                              "that learnt with rounding is not: leave out --from or --compare")
+        context = _context_of(start, given["context"])
+        config = {}
     else:
-        config = _config(given)
-        check_machine(config)
-    context = config.context if config else given["context"] or 0
+        new = _config(given)
+        check_machine(new)
+        context, config = new.context, asdict(new)
     at_once = given["at_once"] or 4
-    batch = given["batch"] or max(at_once, _TOKENS // (context or 256) // at_once * at_once)
+    batch = given["batch"] or max(at_once, _TOKENS // context // at_once * at_once)
     steps = given["steps"] or 0
     seconds = 60.0 * (given["minutes"] or _MINUTES)
-    compiled = given["compiled"]
-    if compiled is None:
-        compiled = not steps and seconds >= 300 and bool(shutil.which("g++"))
     return Settings(
-        texts=[str(path.resolve()) for path in texts], config=asdict(config) if config else {},
-        start=str(start.resolve()) if start else "", context=context, seconds=seconds, steps=steps,
-        batch=batch, at_once=min(at_once, batch), seed=_or(given["seed"], 1),
+        texts=[os.path.abspath(path) for path in texts], config=config,
+        start=os.path.abspath(start) if start else "", context=context, seconds=seconds,
+        steps=steps, batch=batch, at_once=min(at_once, batch),
+        seed=1 if given["seed"] is None else given["seed"],
         scale=given["rate"] or (_FINE if start else 1.0), device=given["device"] or "cpu",
-        bfloat16=given["precision"] == "bfloat16", compiled=compiled,
-        threads=given["threads"] or 0, packed=given["packed"], compare=given["compare"])
+        bfloat16=given["precision"] == "bfloat16",
+        compiled=_compiled(given["compiled"], not steps and seconds >= _LONG),
+        threads=given["threads"] or 0, packed=given["packed"], compare=given["compare"],
+        command=shlex.join(["bitnet-host", *sys.argv[1:]]))
 
 
-def _or(value: Any, default: Any) -> Any:
-    return default if value is None else value
+def _compiled(wanted: bool | None, long: bool) -> bool:
+    """Whether kernels are compiled: tried out first, as that takes a C++ compiler and Python's
+    headers. Raises BadArgument if it was asked for and does not work."""
+    if wanted is False or (wanted is None and not (long and shutil.which("g++"))):
+        return False
+    import torch
+
+    try:
+        torch.compile(lambda x: x * 2 + 1)(torch.zeros(4))
+    except Exception as error:  # the compiler's, of whatever kind
+        if wanted:
+            raise BadArgument(f"torch.compile does not work here ({type(error).__name__}): leave "
+                              f"out --compile") from error
+        return False
+    return True
+
+
+def _context_of(start: Path, wanted: int | None) -> int:
+    """Tokens of a row, of a model that is gone on from. Raises BadArgument."""
+    from bitnet_host.train.folder import form_of
+
+    most = form_of(start)[0].config.context
+    if wanted and wanted > most:
+        raise BadArgument(f"--context {wanted} is more than the {most} that {start} was made for")
+    return wanted or min(most, _CONTEXT)
 
 
 def _config(given: dict[str, Any]) -> ModelConfig:
     name = given["size"] or "small"
-    if name not in SIZES and "=" not in name:
+    first, _, changes = name.partition(",")
+    if first not in SIZES and "=" not in first:
         raise BadArgument(f"--size must be {', '.join(SIZES)} or dimensions, as "
                           f"hidden=256,intermediate=512,layers=4,heads=8,kv_heads=2,head_dim=32,"
                           f"vocab=2048,context=256, not {name}")
-    config = SIZES[name] if name in SIZES else parse_shape(name)
+    if first in SIZES:
+        own = ",".join(f"{key}={getattr(SIZES[first], key)}" for key in _DIMENSIONS)
+        name = f"{own},{changes}" if changes else own
+    config = parse_shape(name)
     config = replace(config, vocab=given["vocab"] or config.vocab,
                      context=given["context"] or config.context)
     if config.activation != "relu2" or not (config.sub_norms and config.tied) or config.qk_norms:
         raise BadArgument("a new model is of 2B-4T's architecture: leave out activation, "
                           "sub_norms, qk_norms and tied")
+    small = [key for key in _DIMENSIONS if getattr(config, key) < (8 if key == "context" else 1)]
+    if small:
+        raise BadArgument(f"{small[0]}={getattr(config, small[0])} is too small")
     if config.heads % config.kv_heads or config.head_dim * config.heads != config.hidden:
         raise BadArgument(f"{config.heads} heads of {config.head_dim} must make up hidden="
                           f"{config.hidden}, and be a multiple of {config.kv_heads} kv_heads")
@@ -218,7 +267,7 @@ def _run(job: Job) -> int:
         _say(f"stopped: `bitnet-host train --resume -o {shlex.quote(str(job.folder))}` goes on")
         return 130
     comparison = job.compared(run, other) if other else None
-    said = job.finish(run, shlex.join(["bitnet-host", *sys.argv[1:]]), comparison)
+    said = job.finish(run, comparison)
     _say(f"\n{curve(run.state.history)}\n\nIt says: {said}\n")
     for name, loss in (comparison or {}).items():
         _say(f"{name:<20} {loss:.3f} nats per token")

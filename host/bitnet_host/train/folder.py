@@ -82,7 +82,9 @@ def form_of(folder: Path) -> tuple[Checkpoint, Form]:
     quantised = raw.get("quantization_config") or {}
     files = {path.name: read_regular(path, _LIMIT) for path in checkpoint.files
              if _TEXT.fullmatch(path.name)}
-    files["config.json"] = _json(raw | {"torch_dtype": "float32"})
+    kept = {key: value for key, value in raw.items() if key not in ("dtype", "auto_map")}
+    files["config.json"] = _json(kept | {"torch_dtype": "float32",
+                                         "tie_word_embeddings": checkpoint.config.tied})
     return checkpoint, Form(files, checkpoint.stored,
                             quantised.get("linear_class") == "autobitlinear",
                             NORMS | architecture_of(raw, folder).norms)
@@ -126,8 +128,8 @@ def _that_rounds_to(linear: Any, group: int) -> Any:
 
 
 def write_model(folder: Path, form: Form, parameters: Parameters, config: ModelConfig) -> None:
-    """All files but the model card; the weights come last, without which it is no checkpoint.
-    Raises BadFile."""
+    """All files but the model card; the weights come last, without which it is no checkpoint, and
+    then it is read once. Raises BadFile."""
     tensors = {"model.embed_tokens.weight": parameters["embedding"],
                "model.norm.weight": parameters["final_norm"]}
     if not config.tied:
@@ -144,6 +146,7 @@ def write_model(folder: Path, form: Form, parameters: Parameters, config: ModelC
     for name, content in form.files.items():
         _write(folder / name, content)
     _write(folder / "model.safetensors", safetensors.torch.save(ready, {"format": "pt"}))
+    open_checkpoint(folder)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -17,13 +18,21 @@ from bitnet_host.files import read_json, replacing
 from bitnet_host.model.checkpoint import Checkpoint, ModelConfig, matrix_shapes
 from bitnet_host.model.convert import packing, what_does_not_run
 from bitnet_host.train.folder import form_of, new_form, parameters_of, write_model
-from bitnet_host.train.look import sample, validate
+from bitnet_host.train.look import sample
 from bitnet_host.train.network import Network, Parameters, Rounded, new_parameters
 from bitnet_host.train.report import card, picture
 from bitnet_host.train.run import Budget, Run, Stop
 from bitnet_host.train.state import Interval, Record, State, load_state, save_state
 from bitnet_host.train.texts import read_texts
-from bitnet_host.train.tokens import BOS, EOS, TEMPLATE, new_tokenizer, pack, text_model
+from bitnet_host.train.tokens import (
+    BOS,
+    EOS,
+    NOTHING,
+    TEMPLATE,
+    new_tokenizer,
+    pack,
+    text_model,
+)
 
 __all__ = ["FOLDER", "Job", "Settings", "check_machine", "resumed", "settings_of"]
 
@@ -54,13 +63,17 @@ class Settings:
     threads: int
     packed: bool
     compare: bool
+    command: str
 
 
 def settings_of(folder: Path) -> Settings:
     """Those of the run that a folder holds. Raises BadFile."""
     found = read_json(folder / FOLDER / "settings.json")
     try:
-        return Settings(**found)
+        settings = Settings(**found)
+        if settings.config:
+            ModelConfig(**settings.config)
+        return settings
     except TypeError:
         raise BadFile(f"{folder / FOLDER / 'settings.json'} is of another version of this tool: "
                       f"start anew without --resume") from None
@@ -78,7 +91,7 @@ class Job:
         if settings.start:
             checkpoint, self.form = form_of(Path(settings.start))
             self.config, self.tokenizer = _begun_with(checkpoint, settings)
-            self._start: Checkpoint | None = checkpoint
+            self._start: Parameters | None = parameters_of(checkpoint)
             special, template = checkpoint.special or {}, checkpoint.chat_template
         else:
             self.config, self._start = ModelConfig(**settings.config), None
@@ -86,15 +99,14 @@ class Job:
             self.form = new_form(self.config, self.tokenizer, settings.packed)
             special, template = {"bos_token": BOS, "eos_token": EOS}, TEMPLATE
         text = text_model(self.tokenizer, template, special, self.config.vocab)
-        self._ends = _ends(self.tokenizer, special)
+        self._ends = _ends(self.tokenizer, special, self.config)
         self._rows, self._kept = (
-            torch.from_numpy(pack(documents, text, self._ends, self.config.context))
-            for documents in (texts.learnt, texts.kept))
+            torch.from_numpy(pack(documents, text, self._ends, self.config.context, filled))
+            for documents, filled in ((texts.learnt, False), (texts.kept, True)))
 
     def parameters(self) -> Parameters:
-        made = (parameters_of(self._start) if self._start
-                else new_parameters(self.config, self.settings.seed))
-        return {name: value.to(self.settings.device) for name, value in made.items()}
+        made = self._start or new_parameters(self.config, self.settings.seed)
+        return {name: value.clone().to(self.settings.device) for name, value in made.items()}
 
     # -- the run -----------------------------------------------------------------------------------
 
@@ -141,7 +153,16 @@ class Job:
         total = sum(int(torch.Size(shape).numel()) for shape in shapes.values())
         return asdict(self.settings) | {
             "digest": self.texts.digest, "files": self.texts.files, "parameters": total,
-            "ternary": matrices * self.config.layers}
+            "ternary": matrices * self.config.layers, "learnt": self._digest()}
+
+    def _digest(self) -> str:
+        """Of all that a run follows from beside its settings."""
+        digest = hashlib.sha256(json.dumps(asdict(self.config)).encode())
+        for rows in (self._rows, self._kept):
+            digest.update(rows.numpy().tobytes())
+        for name, content in sorted(self.form.files.items()):
+            digest.update(name.encode() + content)
+        return digest.hexdigest()
 
     def _shapes(self) -> Parameters:
         with torch.device("meta"):
@@ -149,14 +170,13 @@ class Job:
 
     def heading(self) -> str:
         about = self._about()
-        tokens = self._rows.numel() - len(self._rows)
+        kept = int((self._kept != NOTHING).sum())
         return (f"{about['parameters']:,} parameters, {about['ternary']:,} of them ternary; "
-                f"{tokens:,} tokens to learn from, {len(self._kept):,} rows of "
-                f"{self.config.context} to validate")
+                f"{self._rows.numel():,} tokens to learn from, {kept:,} kept back")
 
     # -- what comes of it --------------------------------------------------------------------------
 
-    def finish(self, run: Run, command: str, comparison: dict[str, float] | None) -> str:
+    def finish(self, run: Run, comparison: dict[str, float] | None) -> str:
         """Writes the checkpoint and its model card; what the model says by itself."""
         state = run.state
         start, end = self._ends
@@ -164,17 +184,14 @@ class Job:
                               [start or 0], end, _SAMPLE, self.settings.seed)
         write_model(self.folder, self.form, run.parameters, self.config)
         _write(self.folder / FOLDER / "curve.svg", picture(state.history, self.folder.name))
-        _write(self.folder / "README.md", card(state, command, comparison))
+        _write(self.folder / "README.md", card(state, self.settings.command, comparison))
         return state.sample
 
     def compared(self, run: Run, other: Run) -> dict[str, float]:
         """Losses on what was kept back: of the float model, of the same rounded afterwards, and of
         the one that learnt with rounding."""
-        kept = self._kept.to(self.settings.device).long()
         network = Network(self.config, self.settings.device)
-        rounded = Rounded.of(other.parameters, self.config, True)
-        after, _, _ = validate(network, other.parameters, rounded, kept[:128],
-                               self.settings.at_once)
+        after, _, _ = other.validated(network, Rounded.of(other.parameters, self.config, True))
         return {"float": other.state.history[-1].valid, "rounded afterwards": after,
                 "trained ternary": run.state.history[-1].valid}
 
@@ -196,15 +213,16 @@ def _begun_with(checkpoint: Checkpoint,
                 settings: Settings) -> tuple[ModelConfig, dict[str, Any]]:
     if checkpoint.tokenizer is None:
         raise BadFile(f"{settings.start} has no tokenizer: put its tokenizer.json there")
-    context = min(settings.context or checkpoint.config.context, checkpoint.config.context)
-    return replace(checkpoint.config, context=context), checkpoint.tokenizer
+    return replace(checkpoint.config, context=settings.context), checkpoint.tokenizer
 
 
-def _ends(tokenizer: dict[str, Any], special: dict[str, Any]) -> tuple[int | None, int | None]:
-    """BOS and EOS, where a tokenizer has them."""
+def _ends(tokenizer: dict[str, Any], special: dict[str, Any],
+          config: ModelConfig) -> tuple[int | None, int | None]:
+    """BOS and EOS, where there are any: by their words or, without, by the model's numbers."""
     made = Tokenizer.from_str(json.dumps(tokenizer))
     bos, eos = (made.token_to_id(special.get(name) or "") for name in ("bos_token", "eos_token"))
-    return bos, eos
+    return (special.get("bos_token_id") if bos is None else bos,
+            next(iter(config.stop_tokens), None) if eos is None else eos)
 
 
 def _kept_tokenizer(folder: Path) -> dict[str, Any] | None:
@@ -221,4 +239,4 @@ def check_machine(config: ModelConfig) -> None:
 
 def _write(path: Path, text: str) -> None:
     with replacing(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="replace"))

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from bitnet_host.model.checkpoint import matrix_shapes
 from bitnet_host.train.network import Network, Parameters, Rounded, ternary
+from bitnet_host.train.tokens import NOTHING
 
 __all__ = ["sample", "validate", "zeros_of_weights"]
 
@@ -24,10 +25,11 @@ def validate(network: Network, parameters: Parameters, rounded: Rounded, rows: A
     the codes of the MLP's inner vectors."""
     total, look = 0.0, dict[str, Any]()
     for part in rows.split(batch):
-        logits = network.logits(parameters, rounded, part[:, :-1], look)
+        logits = network.logits(parameters, rounded, part[:, :-1].clamp(min=0), look)
         total += float(torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1).float(), part[:, 1:].flatten(), reduction="sum"))
-    count = rows[:, 1:].numel()
+            logits.flatten(0, 1).float(), part[:, 1:].flatten(), reduction="sum",
+            ignore_index=NOTHING))
+    count = int((rows[:, 1:] != NOTHING).sum())
     return (total / count, float(torch.stack(look["gates"]).mean()),
             float(torch.stack(look["codes"]).mean()))
 

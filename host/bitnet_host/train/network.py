@@ -3,8 +3,8 @@ picture, and activations rounded to int8 before every matrix.
 
 Rounding has a gradient of zero almost everywhere, so nothing could be learnt through it. The
 straight-through estimator (Bengio et al., arXiv 1308.3432) takes the gradient of the rounded number
-for that of the number itself. It stands here in two places: ``_codes`` for activations, ``Rounded``
-for weights.
+for that of the number itself. It stands here in two places: ``Network.codes`` for activations,
+``Rounded`` for weights.
 
 Formulas of rounding: transformers' ActQuant and WeightQuant (integrations/bitnet.py), after "The
 Era of 1-bit LLMs" (arXiv 2402.17764).

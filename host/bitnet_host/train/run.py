@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 
+from bitnet_host.errors import BadArgument, BadFile
 from bitnet_host.train.look import validate, zeros_of_weights
 from bitnet_host.train.network import Network, Parameters, Rounded
 from bitnet_host.train.optimiser import Optimiser
@@ -77,10 +79,15 @@ class Run:
     # -- state -------------------------------------------------------------------------------------
 
     def _restore(self) -> None:
+        """Raises BadFile for a state of a model of another shape."""
+        ours, theirs = self._tensors(), self.state.tensors
+        if theirs and ({name: tuple(tensor.shape) for name, tensor in ours.items()}
+                       != {name: tuple(tensor.shape) for name, tensor in theirs.items()}):
+            raise BadFile("what was saved is of a model of another shape: start anew without "
+                          "--resume")
         with torch.no_grad():
-            for name, tensor in self._tensors().items():
-                if name in self.state.tensors:
-                    tensor.copy_(self.state.tensors[name])
+            for name, tensor in theirs.items():
+                ours[name].copy_(tensor)
         self.state.tensors = {}
 
     def _tensors(self) -> dict[str, Any]:
@@ -105,7 +112,10 @@ class Run:
         return Rounded.of(self.parameters, self.network.config, self.network.quantised)
 
     def train(self, tell: Callable[[Record], None]) -> bool:
-        """Goes on to the end; False if it was asked to stop before. ``tell`` hears each record."""
+        """Goes on to the end; False if it was asked to stop before. ``tell`` hears each record.
+        Raises BadArgument if the loss is no number any more."""
+        if self.done:
+            return True
         pace, began = self._pace(), time.monotonic() - self.state.seconds
         if not self.state.step:
             self.state.interval = self.budget.interval(self.state, pace)
@@ -133,7 +143,8 @@ class Run:
             (loss * (len(rows) / self._batch)).backward()
             self.state.loss += float(loss.detach()) * len(rows) / self._batch
         rounded.pass_on(self.parameters)
-        self.optimiser.step(self.state.step + 1, self.state.interval.after(self.state.step + 1))
+        interval, step = self.state.interval, self.state.step
+        self.optimiser.step(step + 1, (interval.after(step) + interval.after(step + 1)) / 2)
         self.state.step += 1
         self.state.batches += 1
 
@@ -151,12 +162,22 @@ class Run:
         for _ in range(2):
             began = time.monotonic()
             self._loss_of(self.rounded(), rows).backward()
+            if self._device == "cuda":
+                torch.cuda.synchronize()
             taken = time.monotonic() - began
         for parameter in self.parameters.values():
             parameter.grad = None
-        return max(1e-4, taken * self._batch / self._at_once)
+        return max(1e-4, taken * self._batch / len(rows))
 
     # -- looks -------------------------------------------------------------------------------------
+
+    def validated(self, network: Network, rounded: Rounded) -> tuple[float, float, float]:
+        """Loss and shares of zeros (look.validate) on what was kept back."""
+        with self._precision():
+            found: tuple[float, float, float] = validate(
+                network, self.parameters, rounded, self._kept.to(self._device).long(),
+                self._at_once)
+        return found
 
     def _look(self, tell: Callable[[Record], None], pace: float) -> float:
         """Keeps a record; the pace of the steps since the one before."""
@@ -164,9 +185,10 @@ class Run:
         steps = state.step - (before[0].step if before else 0)
         if before or steps > 1:
             pace = (state.seconds - (before[0].seconds if before else 0.0)) / steps
-        with self._precision():
-            valid, gates, codes = validate(self.network, self.parameters, self.rounded(),
-                                           self._kept.to(self._device).long(), self._at_once)
+        valid, gates, codes = self.validated(self.network, self.rounded())
+        if not math.isfinite(valid) or not math.isfinite(state.loss):
+            raise BadArgument(f"the loss is no number any more after {state.step:,} steps: try a "
+                              f"smaller --rate")
         record = Record(state.step, state.step * self._batch * self.network.config.context,
                         state.seconds, state.loss / max(1, state.batches), valid,
                         zeros_of_weights(self.network, self.parameters), gates, codes)

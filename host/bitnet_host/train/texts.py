@@ -13,7 +13,7 @@ from bitnet_host.errors import BadFile, shown
 from bitnet_host.files import read_text
 from bitnet_host.model.template import Message
 
-__all__ = ["Document", "Texts", "read_texts"]
+__all__ = ["Document", "Text", "Texts", "read_texts"]
 
 _LIMIT = 4 << 30  # bytes of a file
 #: A line of a text file that ends a document, as collections of stories have it.
@@ -23,8 +23,18 @@ _END = "<|endoftext|>"
 _PIECE = 8000
 _ROLES = ("system", "user", "assistant")
 
+
+@dataclass(frozen=True)
+class Text:
+    """A text, or a piece of one: whether a document ``begins`` and ``ends`` with it."""
+
+    text: str
+    begins: bool = True
+    ends: bool = True
+
+
 #: A text, or the messages of a conversation.
-Document = str | list[Message]
+Document = Text | list[Message]
 
 
 @dataclass(frozen=True)
@@ -39,15 +49,19 @@ class Texts:
 
 def read_texts(paths: list[Path], seed: int, share: float = 0.05) -> Texts:
     """Text files (documents end at lines of ``<|endoftext|>``), and JSON lines (.jsonl) of objects
-    with a "text" or with "messages". One piece in twenty, by ``share``, is kept back. Raises
-    BadFile."""
+    with a "text" or with "messages". What comes twice counts once, so that nothing that is learnt
+    is validated on; one piece in twenty, by ``share``, is kept back. Raises BadFile."""
     found: list[Document] = []
     digest = hashlib.sha256()
     for path in paths:
-        text = read_text(path, _LIMIT)
+        text = read_text(path, _LIMIT).replace("\r\n", "\n")
         digest.update(text.encode() + b"\0")
-        found += _of_lines(path, text) if path.suffix == ".jsonl" else _of_text(text)
-    found = [document for document in found if document]
+        kind = path.suffix.lower()
+        if kind == ".json":
+            raise BadFile(f"{path}: give JSON lines, an object a line, in a file that ends in "
+                          f".jsonl")
+        found += _of_lines(path, text) if kind in (".jsonl", ".ndjson") else _of_text(text)
+    found = list({repr(document): document for document in found}.values())
     if not found:
         raise BadFile(f"{', '.join(map(str, paths))}: there is no text: give some to learn from")
     random.Random(seed).shuffle(found)
@@ -58,7 +72,7 @@ def read_texts(paths: list[Path], seed: int, share: float = 0.05) -> Texts:
     return Texts(found[kept:], found[:kept], digest.hexdigest(), [path.name for path in paths])
 
 
-def _of_text(text: str) -> list[Document]:
+def _of_text(text: str) -> list[Text]:
     documents, lines = [], list[str]()
     for line in text.splitlines(keepends=True):
         if line.strip() == _END:
@@ -67,18 +81,20 @@ def _of_text(text: str) -> list[Document]:
         else:
             lines.append(line)
     documents.append("".join(lines))
-    return [piece for document in documents for piece in _pieces(document.strip())]
+    return [piece for document in documents if document.strip()
+            for piece in _pieces(document.strip())]
 
 
-def _pieces(document: str) -> list[str]:
+def _pieces(document: str) -> list[Text]:
     """At ends of paragraphs or, where there is none, of lines."""
-    out = []
+    out = list[str]()
     while len(document) > _PIECE:
         end = max(document.rfind("\n\n", _PIECE // 2, _PIECE), 0)
         end = end or max(document.rfind("\n", _PIECE // 2, _PIECE), 0) or _PIECE
         out.append(document[:end])
         document = document[end:].strip("\n")
-    return [*out, document]
+    out.append(document)
+    return [Text(piece, place == 0, place == len(out) - 1) for place, piece in enumerate(out)]
 
 
 def _of_lines(path: Path, text: str) -> list[Document]:
@@ -92,8 +108,13 @@ def _of_object(path: Path, number: int, line: str) -> Document:
     except (ValueError, RecursionError):
         raise BadFile(f"{path}, line {number}: this is no JSON: each line has to hold one "
                       f"object") from None
-    if isinstance(value, dict) and isinstance(value.get("text"), str):
-        return str(value["text"])
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise BadFile(f"{path}, line {number}: it holds half a character, which is no "
+                      f"text") from None
+    if isinstance(value, dict) and isinstance(value.get("text"), str) and value["text"].strip():
+        return Text(value["text"])
     messages = value.get("messages") if isinstance(value, dict) else None
     if isinstance(messages, list) and messages and all(map(_is_message, messages)):
         return [{"role": message["role"], "content": message["content"]} for message in messages]

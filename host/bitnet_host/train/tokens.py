@@ -13,11 +13,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from bitnet_host.errors import BadArgument, BadFile
 from bitnet_host.model.text import TextModel
-from bitnet_host.train.texts import Document, Texts
+from bitnet_host.train.texts import Document, Text, Texts
 
-__all__ = ["BOS", "EOS", "EOT", "TEMPLATE", "new_tokenizer", "pack", "row_order",
+__all__ = ["BOS", "EOS", "EOT", "NOTHING", "TEMPLATE", "new_tokenizer", "pack", "row_order",
            "text_model"]
 
+#: Stands where a row has no token any more.
+NOTHING = -100
 _LONGEST = 1 << 40  # tokens of a text
 BOS, EOS, EOT, PAD = SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|pad|>")
 #: As 2B-4T's: "User: ...<|eot_id|>Assistant: ...<|eot_id|>".
@@ -53,8 +55,8 @@ def new_tokenizer(texts: Texts, vocab: int) -> dict[str, Any]:
 
 def _words(documents: list[Document]) -> Iterator[str]:
     for document in documents:
-        if isinstance(document, str):
-            yield document
+        if isinstance(document, Text):
+            yield document.text
         else:
             for message in document:
                 yield f"{message['role'].capitalize()}: {message['content']}"
@@ -71,24 +73,26 @@ def text_model(tokenizer: dict[str, Any], template: str | None, special: dict[st
 
 
 def pack(documents: list[Document], text: TextModel, ends: tuple[int | None, int | None],
-         context: int) -> NDArray[np.int32]:
+         context: int, filled: bool = False) -> NDArray[np.int32]:
     """int32 [rows, 1 + context]: the documents one behind the other, texts between the tokens
     ``ends`` (BOS and EOS), conversations as their template renders them, cut where a row is full.
-    The last row is filled with the beginning of the first document. Raises BadFile if there is
-    nothing, BadModel for a conversation where the model has no template."""
+    What fills no row is left out or, if it is to be ``filled``, goes on with NOTHING. Raises
+    BadFile if there is too little, BadModel for a conversation where the model has no template."""
     first, last = ([] if token is None else [token] for token in ends)
     tokens: list[int] = []
     for document in documents:
-        if isinstance(document, str):
-            tokens += [*first, *text.encode_literal(document), *last]
+        if isinstance(document, Text):
+            tokens += [*(first if document.begins else []), *text.encode_literal(document.text),
+                       *(last if document.ends else [])]
         else:
             tokens += text.encode_finished(document)
-    if not tokens:
-        raise BadFile("the texts have no tokens: give some to learn from")
     size = context + 1
-    missing = -len(tokens) % size
-    filled = np.resize(np.array(tokens, np.int32), len(tokens) + missing)
-    return filled.reshape(-1, size)
+    if len(tokens) < (2 if filled else size):
+        raise BadFile(f"the texts are too little: {len(tokens)} tokens, where a row has {size}; "
+                      f"give more, or a smaller --context")
+    if filled:
+        tokens += [NOTHING] * (-len(tokens) % size)
+    return np.array(tokens[:len(tokens) // size * size], np.int32).reshape(-1, size)
 
 
 def row_order(rows: int, seed: int, place: int, count: int) -> NDArray[np.int64]:

@@ -7,7 +7,11 @@ import os
 
 import pytest
 from bitnet_host.errors import BadFile
-from bitnet_host.train.texts import read_texts
+from bitnet_host.train.texts import Text, read_texts
+
+
+def _texts(texts):
+    return [piece.text for piece in (*texts.learnt, *texts.kept)]
 
 
 def _write(path, content):
@@ -19,8 +23,7 @@ def test_documents_end_at_their_lines(tmp_path):
     path = _write(tmp_path / "a.txt", "one\ntwo\n<|endoftext|>\n  three ü\n<|endoftext|>\n\n"
                                       "four <|endoftext|> five\n")
     texts = read_texts([path], 1)
-    assert sorted([*texts.learnt, *texts.kept]) == ["four <|endoftext|> five", "one\ntwo",
-                                                    "three ü"]
+    assert sorted(_texts(texts)) == ["four <|endoftext|> five", "one\ntwo", "three ü"]
     assert len(texts.kept) == 1 and texts.files == ["a.txt"]
 
 
@@ -32,19 +35,22 @@ def test_conversations_and_texts_of_json_lines(tmp_path):
                                                 for line in lines))
     texts = read_texts([path], 1)
     found = [*texts.learnt, *texts.kept]
-    assert all(document in found for document in ("a\nb", chat, "c\u2028d")) and len(found) == 3
+    assert all(document in found for document in (Text("a\nb"), chat, Text("c\u2028d")))
+    assert len(found) == 3
 
 
 def test_a_long_document_is_kept_back_in_pieces(tmp_path):
     paragraphs = [f"{n}: " + "word " * 100 for n in range(400)]
     texts = read_texts([_write(tmp_path / "a.txt", "\n\n".join(paragraphs))], 3)
-    pieces = [*texts.learnt, *texts.kept]
+    pieces = _texts(texts)
+    assert [sum(getattr(piece, end) for piece in [*texts.learnt, *texts.kept])
+            for end in ("begins", "ends")] == [1, 1]
     assert all(len(piece) <= 8000 for piece in pieces) and len(pieces) == 26 + 1
     assert len(texts.kept) == 1
     found = sorted(int(line.split(":")[0]) for piece in pieces for line in piece.split("\n\n"))
     assert found == list(range(400))
     unbroken = read_texts([_write(tmp_path / "b.txt", "x" * 20_000 + "y")], 3)
-    assert sum(map(len, [*unbroken.learnt, *unbroken.kept])) == 20_001
+    assert sum(map(len, _texts(unbroken))) == 20_001
 
 
 def test_the_seed_decides_what_is_kept_back(tmp_path):
@@ -52,6 +58,7 @@ def test_the_seed_decides_what_is_kept_back(tmp_path):
     one, again, other = (read_texts([path], seed) for seed in (1, 1, 2))
     assert one == again and one.kept != other.kept and len(one.kept) == 5
     assert not set(one.kept) & set(one.learnt)
+    assert read_texts([path, path], 1).kept == one.kept  # what comes twice is not validated on
     assert one.digest == other.digest
     changed = read_texts([_write(tmp_path / "a.txt", "\n<|endoftext|>\n".join("abc"))], 1)
     assert changed.digest != one.digest
@@ -64,6 +71,8 @@ def test_the_seed_decides_what_is_kept_back(tmp_path):
     ("a.jsonl", b'{"text": "a"}\n{"text"', "line 2: this is no JSON"),
     ("a.jsonl", b"[" * 100_000, "line 1: this is no JSON"),
     ("a.jsonl", b'{"text": 3}', "line 1: {'text': 3} has neither a \"text\" nor"),
+    ("a.jsonl", b'{"text": "\\ud800"}', "line 1: it holds half a character"),
+    ("a.json", b'{"text": "a"}', "give JSON lines"), ("a.jsonl", b'{"text": " "}', "has neither"),
     ("a.jsonl", b'"text"', "has neither"), ("a.jsonl", b'{"messages": []}', "has neither"),
     ("a.jsonl", b'{"messages": [{"role": "bot", "content": "x"}]}', "has neither"),
     ("a.jsonl", b'{"messages": [{"role": "user", "content": 3}]}', "has neither"),

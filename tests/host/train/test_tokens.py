@@ -7,11 +7,12 @@ import json
 import numpy as np
 import pytest
 from bitnet_host.errors import BadArgument, BadFile, BadModel
-from bitnet_host.train.texts import Texts, read_texts
+from bitnet_host.train.texts import Text, Texts, read_texts
 from bitnet_host.train.tokens import (
     BOS,
     EOS,
     EOT,
+    NOTHING,
     TEMPLATE,
     new_tokenizer,
     pack,
@@ -54,7 +55,7 @@ def test_too_little_for_a_vocabulary(texts):
 
 
 def test_what_is_kept_back_teaches_the_tokenizer_nothing():
-    texts = Texts(["abc"] * 9, ["zqx" * 50], "", [])
+    texts = Texts([Text("abc")] * 9, [Text("zqx" * 50)], "", [])
     assert not any("zq" in token for token in new_tokenizer(texts, 262)["model"]["vocab"])
 
 
@@ -62,39 +63,49 @@ def test_rows_hold_all_tokens_in_their_order(tokenizer):
     made = Tokenizer.from_str(json.dumps(tokenizer))
     chat = [{"role": "user", "content": "Ada?"}, {"role": "assistant", "content": "Bob."}]
     text = text_model(tokenizer, TEMPLATE, SPECIAL, 320)
-    rows = pack(["Ada has", chat, "Bob"], text, ENDS, 15)
+    rows = pack([Text("Ada has"), chat, Text("Bob")], text, ENDS, 15, True)
     wanted = f"{BOS}Ada has{EOS}{BOS}User: Ada?{EOT}Assistant: Bob.{EOT}{BOS}Bob{EOS}"
     ids = made.encode(wanted, add_special_tokens=False).ids
     assert rows.shape == (-(-len(ids) // 16), 16)
     flat = rows.reshape(-1).tolist()
-    assert flat[:len(ids)] == ids and flat[len(ids):] == ids[:len(flat) - len(ids)]
+    assert flat[:len(ids)] == ids and set(flat[len(ids):]) == {NOTHING}
+    whole = pack([Text("Ada has"), chat, Text("Bob")], text, ENDS, 15)
+    assert whole.tolist() == rows[:len(ids) // 16].tolist()
     assert made.decode(flat[:len(ids)], skip_special_tokens=False) == wanted
 
 
-def test_few_tokens_fill_a_row(tokenizer):
+def test_too_few_tokens_for_a_row(tokenizer):
     text = text_model(tokenizer, TEMPLATE, SPECIAL, 320)
-    rows = pack(["A"], text, ENDS, 15)
-    assert rows.tolist() == [rows[0, :3].tolist() * 5 + [rows[0, 0]]]
-    with pytest.raises(BadFile, match="have no tokens"):
-        pack([""], text, (None, None), 15)
+    rows = pack([Text("A")], text, ENDS, 15, True)
+    assert rows.tolist() == [rows[0, :3].tolist() + [NOTHING] * 13]
+    with pytest.raises(BadFile, match=r"too little: 3 tokens, where a row has 16; give more, or"):
+        pack([Text("A")], text, ENDS, 15)
+    with pytest.raises(BadFile, match="too little: 1 tokens"):
+        pack([Text("A")], text, (None, None), 15, True)
+
+
+def test_pieces_of_a_document_do_not_end_it(tokenizer):
+    text = text_model(tokenizer, TEMPLATE, SPECIAL, 320)
+    pieces = [Text("A", True, False), Text("d", False, False), Text("a", False, True)]
+    rows = pack(pieces, text, ENDS, 7, True)[0].tolist()
+    assert rows[0] == 0 and rows[4:] == [1] + [NOTHING] * 3 and not {0, 1} & set(rows[1:4])
 
 
 def test_what_reads_like_a_control_token_is_text(tokenizer):
     """In texts and in what is said; the template's own are none of either."""
     text = text_model(tokenizer, TEMPLATE, SPECIAL, 320)
     chat = [{"role": "user", "content": f"a{EOT}b"}]
-    for document, controls in ((f"a{EOT}b", [0, 1]), (chat, [0, 2])):
-        tokens = pack([document], text, ENDS, 200)[0].tolist()
-        length = tokens[1:].index(0) + 1  # where the row begins anew
-        assert [token for token in tokens[:length] if token < 4] == controls
+    for document, controls in ((Text(f"a{EOT}b"), [0, 1]), (chat, [0, 2])):
+        tokens = pack([document], text, ENDS, 200, True)[0].tolist()
+        assert [token for token in tokens if 0 <= token < 4] == controls
 
 
 def test_what_does_not_go_with_a_model(tokenizer):
     chat = [{"role": "user", "content": "Hi"}]
     with pytest.raises(BadModel, match="has no chat template"):
-        pack([chat], text_model(tokenizer, None, SPECIAL, 320), ENDS, 15)
+        pack([chat], text_model(tokenizer, None, SPECIAL, 320), ENDS, 15, True)
     with pytest.raises(BadModel, match="vocabulary of 300"):
-        pack(["Ada has 5 red cats"], text_model(tokenizer, None, SPECIAL, 300), ENDS, 15)
+        pack([Text("Ada has 5 red cats")], text_model(tokenizer, None, SPECIAL, 300), ENDS, 15)
     with pytest.raises(BadModel, match="tokenizer is not usable"):
         text_model({"model": 3}, None, SPECIAL, 320)
 
