@@ -17,7 +17,7 @@ from bitnet_host import BadArgument, BadFile, BadModel, Session, UserError, open
 from bitnet_host.files import replacing
 from bitnet_host.model.convert import convert, convert_file
 from bitnet_host.model.header import KINDS, TENSOR_BYTES, DdrHeader, Tensor
-from bitnet_host.model.image import read_image
+from bitnet_host.model.image import check_image, read_image
 from bitnet_host.model.open import open_model
 from bitnet_host.model.sources.bundled import BUNDLED
 from bitnet_host.model.sources.hf import open_checkpoint
@@ -129,6 +129,14 @@ def test_mutated_images(folder, tmp_path, shape):
         assert harmless or answer == right, (f"mutation {number} of seed {SEED}: other words in "
                                              f"silence")
     assert accepted < MUTATIONS / 2
+
+
+def test_a_matrix_whose_groups_have_scales_has_none():
+    """The board multiplies by it, the golden model does not: nobody shall have to choose."""
+    image = convert(synthetic_checkpoint(parse_shape(_OTHERS["QK-norms, groups"]), 0.6, 1))
+    assert check_image(image) == ""
+    image.tensor("UP", 0).scale = 2.0
+    assert check_image(image) == "tensor UP of layer 0 has the scale 2.0"
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"{", b"[" * 100_000, b'"\xff"', b"null"])

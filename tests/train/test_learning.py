@@ -19,9 +19,11 @@ from bitnet_host.run.open import open_board
 from bitnet_host.run.session import Session
 from bitnet_host.train import network
 from bitnet_host.train.job import Job, Settings
+from bitnet_host.train.look import validate
 from bitnet_host.train.network import Network, Rounded
-from bitnet_host.train.run import Stop
+from bitnet_host.train.run import Run, Stop
 from bitnet_host.train.state import load_state
+from bitnet_host.train.tokens import NOTHING
 from bitnet_host.verify.forward import load, record
 from bitnet_host.verify.operators import compare_records
 from small_language import SHAPE, write_grammar
@@ -227,6 +229,32 @@ def test_a_loss_that_is_no_number(texts, tmp_path, monkeypatch):
     state = load_state(tmp_path / "model/training/state.safetensors")
     assert 0 < state.step < 21
     assert all(torch.isfinite(tensor).all() for tensor in state.tensors.values())
+
+
+def test_what_fills_a_row_up_does_not_count(whole):
+    """The loss is that of the tokens which are there."""
+    run = whole[1]
+    row = torch.tensor([[0, 290, 280, 285, 300, 281, 262, 270, 275]])
+    filled = torch.cat([row, torch.full((1, 7), NOTHING)], 1)
+    found = [validate(run.network, run.parameters, run.rounded(), rows, 1)[0]
+             for rows in (row, filled)]
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_a_stop_keeps_the_step_that_it_came_in(texts, tmp_path, monkeypatch):
+    """Which is none at which a run is saved by itself: those are every six."""
+    stop, real = Stop(), Run._step
+
+    def step(self):
+        real(self)
+        if self.state.step == 10:
+            stop.ask()
+    monkeypatch.setattr(Run, "_step", step)
+    job = Job(tmp_path / "model", settings(texts))
+    job.prepare()
+    run = job.train("state", True, lambda record: None, stop)
+    assert run.state.step == 10 and not run.done
+    assert load_state(tmp_path / "model/training/state.safetensors").step == 10
 
 
 def test_a_run_of_one_step_learns(texts, tmp_path):

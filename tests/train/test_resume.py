@@ -86,8 +86,9 @@ def test_stopped_between_two_looks(texts, tmp_path, whole, number):
     _wait_for_state(folder, process, 0.15)
     process.send_signal(number)
     out = _ended(process, 130)
-    assert f"stopped: `bitnet-host train --resume -o {folder}` goes on" in out
-    assert 0 < load_state(_state(folder)).step < STEPS
+    step = load_state(_state(folder)).step
+    assert 0 < step < STEPS
+    assert f"stopped after {step} steps: `bitnet-host train --resume -o {folder}` goes on" in out
     out = _ended(_start("--resume", "-o", folder))
     assert "It says: " in out
     assert (folder / "model.safetensors").read_bytes() == whole

@@ -259,18 +259,19 @@ def _run(job: Job) -> int:
     with _stoppable(stop):
         run = job.train("state", True, tell, stop)
         other: Run | None = None
-        if run and job.settings.compare:
+        if run.done and job.settings.compare:
             _say("the same in float:")
             lines.clear()
             other = job.train("float", False, tell, stop)
-    if run is None or (job.settings.compare and other is None):
-        _say(f"stopped: `bitnet-host train --resume -o {shlex.quote(str(job.folder))}` goes on")
+    ended, where = other or run, shlex.quote(os.fspath(job.folder))
+    if not ended.done:
+        _say(f"stopped after {ended.state.step:,} steps: `bitnet-host train --resume -o {where}` "
+             f"goes on")
         return 130
     comparison = job.compared(run, other) if other else None
     said = job.finish(run, comparison)
     _say(f"\n{curve(run.state.history)}\n\nIt says: {said}\n")
     for name, loss in (comparison or {}).items():
         _say(f"{name:<20} {loss:.3f} nats per token")
-    where = shlex.quote(os.fspath(job.folder))
     _say(f"wrote {job.folder}; `bitnet-host chat --model {where}` talks to it")
     return 0

@@ -121,9 +121,9 @@ class Job:
         _write(place / "tokenizer.json", json.dumps(self.tokenizer, ensure_ascii=False))
 
     def train(self, name: str, quantised: bool, tell: Callable[[Record], None],
-              stop: Stop) -> Run | None:
-        """The run that is kept as ``name``, from where it is to its end; None if it was asked to
-        stop before."""
+              stop: Stop) -> Run:
+        """The run that is kept as ``name``, from where it is to its end, or to where it was asked
+        to stop."""
         path, settings = self.folder / FOLDER / f"{name}.safetensors", self.settings
         about = self._about()
         if path.exists():
@@ -138,7 +138,8 @@ class Job:
                   self._kept, batch=settings.batch, at_once=settings.at_once, seed=settings.seed,
                   scale=settings.scale, bfloat16=settings.bfloat16, compiled=settings.compiled,
                   save=lambda state: save_state(path, state), stop=stop)
-        return run if run.train(tell) else None
+        run.train(tell)
+        return run
 
     def _budget(self, quantised: bool) -> Budget:
         """The model that is compared with takes as many steps as the other one took."""

@@ -111,11 +111,11 @@ class Run:
     def rounded(self) -> Rounded:
         return Rounded.of(self.parameters, self.network.config, self.network.quantised)
 
-    def train(self, tell: Callable[[Record], None]) -> bool:
-        """Goes on to the end; False if it was asked to stop before. ``tell`` hears each record.
-        Raises BadArgument if the loss is no number any more."""
+    def train(self, tell: Callable[[Record], None]) -> None:
+        """Goes on until it is ``done``, or was asked to stop. ``tell`` hears each record. Raises
+        BadArgument if the loss is no number any more."""
         if self.done:
-            return True
+            return
         pace, began = self._pace(), time.monotonic() - self.state.seconds
         if not self.state.step:
             self.state.interval = self.budget.interval(self.state, pace)
@@ -123,7 +123,7 @@ class Run:
         while not self.done:
             if self._stop.asked:
                 self.save()
-                return False
+                return
             self._step()
             self.state.seconds = time.monotonic() - began
             if self.state.step == self.state.interval.end:
@@ -132,7 +132,6 @@ class Run:
                 if not self.done:
                     self.state.interval = self.budget.interval(self.state, pace)
                 self.save()
-        return True
 
     def _step(self) -> None:
         rounded = self.rounded()
