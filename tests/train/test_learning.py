@@ -46,7 +46,7 @@ def settings(texts, shape=SHAPE, **changes):
 def trained(folder, chosen):
     job = Job(folder, chosen)
     job.prepare()
-    run = job.train("state", True, lambda record: None, Stop())
+    run = job.train("state", True, lambda record, said: None, Stop())
     job.finish(run, None)
     return run
 
@@ -241,6 +241,19 @@ def test_what_fills_a_row_up_does_not_count(whole):
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
+def test_it_says_something_as_it_goes(texts, tmp_path):
+    """Four times in twenty looks, the last of which is the end; more of the language each time."""
+    told = []
+    job = Job(tmp_path / "model", settings(texts))
+    job.prepare()
+    job.train("state", True, lambda record, said: told.append((record.step, said)), Stop())
+    assert [step for step, said in told if said] == [30, 60, 90] and len(told) == 20
+    words = set(re.findall(r"\w+", texts.read_text()))
+    known = [len(set(re.findall(r"\w+", said)) & words) / max(1, len(re.findall(r"\w+", said)))
+             for _, said in told if said]
+    assert known[-1] > 0.5 and known[-1] >= known[0]
+
+
 def test_a_stop_keeps_the_step_that_it_came_in(texts, tmp_path, monkeypatch):
     """Which is none at which a run is saved by itself: those are every six."""
     stop, real = Stop(), Run._step
@@ -252,7 +265,7 @@ def test_a_stop_keeps_the_step_that_it_came_in(texts, tmp_path, monkeypatch):
     monkeypatch.setattr(Run, "_step", step)
     job = Job(tmp_path / "model", settings(texts))
     job.prepare()
-    run = job.train("state", True, lambda record: None, stop)
+    run = job.train("state", True, lambda record, said: None, stop)
     assert run.state.step == 10 and not run.done
     assert load_state(tmp_path / "model/training/state.safetensors").step == 10
 

@@ -252,8 +252,10 @@ def _run(job: Job) -> int:
     _say(f"{job.heading()}\n{HEADING}")
     stop, lines = Stop(), list[Any]()
 
-    def tell(record: Any) -> None:
+    def tell(record: Any, said: str) -> None:
         _say(line(record, lines[-1] if lines else None))
+        if said:
+            _say(f"{'':>7} says: {' '.join(said.split())}")
         lines.append(record)
 
     with _stoppable(stop):

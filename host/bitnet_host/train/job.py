@@ -38,7 +38,8 @@ __all__ = ["FOLDER", "Job", "Settings", "check_machine", "resumed", "settings_of
 
 #: Of what only the run needs, in the checkpoint's folder.
 FOLDER = "training"
-_SAMPLE = 60  # tokens
+_SHORT, _LONG = 24, 60  # tokens of a sample, as it goes and at the end
+_SAMPLES = 5  # looks between them
 
 
 @dataclass(frozen=True)
@@ -120,10 +121,10 @@ class Job:
         _write(place / "settings.json", json.dumps(asdict(self.settings), indent=2))
         _write(place / "tokenizer.json", json.dumps(self.tokenizer, ensure_ascii=False))
 
-    def train(self, name: str, quantised: bool, tell: Callable[[Record], None],
+    def train(self, name: str, quantised: bool, tell: Callable[[Record, str], None],
               stop: Stop) -> Run:
         """The run that is kept as ``name``, from where it is to its end, or to where it was asked
-        to stop."""
+        to stop. ``tell`` hears each record, now and then with words of the model."""
         path, settings = self.folder / FOLDER / f"{name}.safetensors", self.settings
         about = self._about()
         if path.exists():
@@ -138,8 +139,19 @@ class Job:
                   self._kept, batch=settings.batch, at_once=settings.at_once, seed=settings.seed,
                   scale=settings.scale, bfloat16=settings.bfloat16, compiled=settings.compiled,
                   save=lambda state: save_state(path, state), stop=stop)
-        run.train(tell)
+
+        def look(record: Record) -> None:
+            often = len(run.state.history) % _SAMPLES == 0 and not run.done
+            tell(record, self.sample(run, _SHORT) if often else "")
+
+        run.train(look)
         return run
+
+    def sample(self, run: Run, tokens: int) -> str:
+        """What the model says by itself."""
+        start, end = self._ends
+        return str(sample(run.network, run.parameters, run.rounded(), self.tokenizer, [start or 0],
+                          end, tokens, self.settings.seed))
 
     def _budget(self, quantised: bool) -> Budget:
         """The model that is compared with takes as many steps as the other one took."""
@@ -180,9 +192,7 @@ class Job:
     def finish(self, run: Run, comparison: dict[str, float] | None) -> str:
         """Writes the checkpoint and its model card; what the model says by itself."""
         state = run.state
-        start, end = self._ends
-        state.sample = sample(run.network, run.parameters, run.rounded(), self.tokenizer,
-                              [start or 0], end, _SAMPLE, self.settings.seed)
+        state.sample = self.sample(run, _LONG)
         write_model(self.folder, self.form, run.parameters, self.config)
         _write(self.folder / FOLDER / "curve.svg", picture(state.history, self.folder.name))
         _write(self.folder / "README.md", card(state, self.settings.command, comparison))
