@@ -97,7 +97,8 @@ class LazyLayers(Sequence[Layer]):
         raise NotImplementedError  # by a reader
 
     def masters(self, index: int) -> dict[str, F32] | None:
-        """The float32 matrices that a layer's were rounded from, if the files hold them."""
+        """A layer with the float32 matrices that its own were rounded from, if the files hold
+        them."""
         return None
 
     def __len__(self) -> int:

@@ -14,7 +14,7 @@ import torch
 
 from bitnet_host.errors import BadArgument, BadFile
 from bitnet_host.files import read_json, read_regular, replacing
-from bitnet_host.model.checkpoint import Checkpoint, LazyLayers, ModelConfig, matrix_shapes
+from bitnet_host.model.checkpoint import Checkpoint, LazyLayers, Linear, ModelConfig, matrix_shapes
 from bitnet_host.model.sources.hf import NORMS, PROJECTIONS, open_checkpoint
 from bitnet_host.model.sources.hf_config import architecture_of
 from bitnet_host.train.network import Parameters, ternary
@@ -100,13 +100,9 @@ def parameters_of(checkpoint: Checkpoint) -> Parameters:
     for index in range(checkpoint.config.layers):
         layers = checkpoint.layers
         masters = layers.masters(index) if isinstance(layers, LazyLayers) else None
-        for name, value in layers[index].items():
-            if name.endswith("norm"):
-                made[f"{index}.{name}"] = _tensor(value)
-            elif masters is not None:
-                made[f"{index}.{name}"] = _tensor(masters[name])
-            else:
-                made[f"{index}.{name}"] = _that_rounds_to(value, checkpoint.config.group)
+        for name, value in (masters or layers[index]).items():
+            made[f"{index}.{name}"] = (_that_rounds_to(value, checkpoint.config.group)
+                                       if isinstance(value, Linear) else _tensor(value))
     return made
 
 

@@ -162,8 +162,8 @@ class Job:
 
     def _about(self) -> dict[str, Any]:
         matrices = sum(rows * columns for rows, columns in matrix_shapes(self.config).values())
-        shapes = {name: tuple(value.shape) for name, value in self._shapes().items()}
-        total = sum(int(torch.Size(shape).numel()) for shape in shapes.values())
+        with torch.device("meta"):  # shapes, no numbers
+            total = sum(value.numel() for value in new_parameters(self.config, 0).values())
         return asdict(self.settings) | {
             "digest": self.texts.digest, "files": self.texts.files, "parameters": total,
             "ternary": matrices * self.config.layers, "learnt": self._digest()}
@@ -176,10 +176,6 @@ class Job:
         for name, content in sorted(self.form.files.items()):
             digest.update(name.encode() + content)
         return digest.hexdigest()
-
-    def _shapes(self) -> Parameters:
-        with torch.device("meta"):
-            return new_parameters(self.config, 0)
 
     def heading(self) -> str:
         about = self._about()

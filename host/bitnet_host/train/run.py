@@ -64,11 +64,11 @@ class Run:
     def __init__(self, network: Network, parameters: Parameters, state: State, budget: Budget,
                  rows: Any, kept: Any, *, batch: int, at_once: int, seed: int, scale: float,
                  bfloat16: bool, compiled: bool, save: Callable[[State], None],
-                 stop: Stop | None = None) -> None:
+                 stop: Stop) -> None:
         self.network, self.parameters, self.state, self.budget = network, parameters, state, budget
         self._rows, self._kept = rows, kept[:_KEPT]
         self._batch, self._at_once, self._seed = batch, at_once, seed
-        self._bfloat16, self._save, self._stop = bfloat16, save, stop or Stop()
+        self._bfloat16, self._save, self._stop = bfloat16, save, stop
         self._device = network.cos.device.type
         self._loss = torch.compile(network.loss, dynamic=False) if compiled else network.loss
         for parameter in parameters.values():

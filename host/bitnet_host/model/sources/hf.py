@@ -87,12 +87,10 @@ class _Layers(LazyLayers):
                 for name, value in self._stored(index)}
 
     def masters(self, index: int) -> dict[str, F32] | None:
-        """The matrices of a layer before they were rounded, or nothing if they are stored
-        rounded."""
         if self._storage is not Storage.MASTERS:
             return None
-        return {name: value[0].floats() for name, value in self._stored(index)
-                if isinstance(value, tuple)}
+        return {name: (value[0] if isinstance(value, tuple) else value).floats()
+                for name, value in self._stored(index)}
 
     def _linear(self, stored: StoredTensor, *scale: StoredTensor) -> Linear:
         if scale:
