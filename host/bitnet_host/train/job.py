@@ -187,12 +187,11 @@ class Job:
 
     def finish(self, run: Run, comparison: dict[str, float] | None) -> str:
         """Writes the checkpoint and its model card; what the model says by itself."""
-        state = run.state
-        state.sample = self.sample(run, _LONG)
+        state, said = run.state, self.sample(run, _LONG)
         write_model(self.folder, self.form, run.parameters, self.config)
         _write(self.folder / FOLDER / "curve.svg", picture(state.history, self.folder.name))
-        _write(self.folder / "README.md", card(state, self.settings.command, comparison))
-        return state.sample
+        _write(self.folder / "README.md", card(state, said, comparison))
+        return said
 
     def compared(self, run: Run, other: Run) -> dict[str, float]:
         """Losses on what was kept back: of the float model, of the same rounded afterwards, and of

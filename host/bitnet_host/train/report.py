@@ -67,8 +67,8 @@ def picture(history: list[Record], title: str) -> str:
         path([place(record, record.valid) for record in history], "#3b6fb6"), "</svg>", ""])
 
 
-def card(state: State, command: str, comparison: dict[str, float] | None) -> str:
-    """The model card (README.md)."""
+def card(state: State, said: str, comparison: dict[str, float] | None) -> str:
+    """The model card (README.md). ``said``: words of the model."""
     last, settings = state.history[-1], state.settings
     rows: list[tuple[str, Any]] = [
         ("parameters", f"{settings['parameters']:,}, {settings['ternary']:,} of them ternary"),
@@ -86,5 +86,5 @@ def card(state: State, command: str, comparison: dict[str, float] | None) -> str
         "# A ternary language model", "",
         "Weights of -1, 0 and 1, trained with `bitnet-host train` (BitNet b1.58).", "",
         "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows), "",
-        "```", command, "```", "", "What it says by itself:", "",
-        *(f"> {text}" for text in state.sample.splitlines() or [""]), ""])
+        "```", settings["command"], "```", "", "What it says by itself:", "",
+        *(f"> {text}" for text in said.splitlines() or [""]), ""])

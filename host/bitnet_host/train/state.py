@@ -65,7 +65,6 @@ class State:
     loss: float = 0.0
     batches: int = 0
     history: list[Record] = field(default_factory=list)
-    sample: str = ""
     tensors: dict[str, Any] = field(default_factory=dict)
 
 
